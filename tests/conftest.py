@@ -1,0 +1,49 @@
+"""What several test files share: a tiny network's weights file, and pictures made on the spot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def scene() -> np.ndarray:
+    """A synthetic photograph: smooth shading, edges and texture; float32 (60,44,3) in [0,1]."""
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[0:60, 0:44].astype(np.float32)
+    base = np.stack([x / 44, y / 60, 0.5 + 0.3 * np.sin(x / 3) * np.cos(y / 4)], 2)
+    base[20:40, 10:30] = [0.9, 0.2, 0.1]
+    base += rng.normal(0, 0.02, base.shape)
+    return np.clip(base, 0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A weights file of a small SR3 network whose every parameter matters, for scales 1 to 8."""
+    import torch
+
+    from upscale import methods, weights
+    from upscale.nets.compact import CompactConfig, CompactNet
+
+    torch.manual_seed(3)
+    sizes = CompactConfig(
+        channels=(16, 16, 16), down=(1, 1, 1), up=(1, 1), encoder=1, head=(8, 4), embedding=16
+    )
+    net = CompactNet(sizes)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.03)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    metadata = {
+        "method": "sr3",
+        "net": "tiny",
+        "architecture": methods.describe(net),
+        "domain": "photo",
+        "scales": {"min": 1.0, "max": 8.0},
+        "parametrisation": "v",
+        "std": 0.24,
+        "defaults": {"sampler": "ddim", "steps": 2, "spacing": "phi"},
+        "licence": "test",
+    }
+    weights.save(path, net.state_dict(), metadata)
+    return str(path)

@@ -1,0 +1,540 @@
+"""`diffsr upscale`: every option, names of results, what goes to which stream."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from cli_fake import FakeUpscaler
+from click.testing import CliRunner
+from PIL import Image
+
+import upscale.cli.upscale as command_module
+from upscale.cli.main import COMMANDS, cli
+from upscale.errors import DiffsrError, InputError, OutputError, UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def picture(path: Path, size: tuple[int, int] = (6, 5), **options) -> Path:
+    """A small picture of (width, height); the pixels depend on the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("DIFFSR_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the upscaler was made with and called with."""
+    log: list[dict] = []
+    names = ("method", "weights", "domain", "device", "dtype", "offline")
+
+    def make(*settings):
+        log.append(dict(zip(names, settings, strict=True)))
+        return FakeUpscaler(log)
+
+    monkeypatch.setattr(command_module, "make_upscaler", make)
+    return log
+
+
+def run(*args: str, code: int = 0, **options):
+    """`diffsr args` in this process; its own errors are told from their exit codes."""
+    result = CliRunner().invoke(cli, [str(a) for a in args], standalone_mode=False, **options)
+    error = result.exception
+    if isinstance(error, (DiffsrError, click.ClickException)):
+        found = error.exit_code
+        result.told = result.stderr + str(getattr(error, "message", error))
+    else:
+        if error is not None and not isinstance(error, SystemExit):
+            raise error
+        found = result.return_value or 0
+        result.told = result.stderr
+    assert found == code, result.told
+    return result
+
+
+def size_of(path: Path | str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+# --- names of results ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "size"),
+    [
+        ([], "in_x4.png", (24, 20)),
+        (["--scale", "2"], "in_x2.png", (12, 10)),
+        (["--scale", "3.7"], "in_x3.7.png", (22, 19)),
+        (["--scale", "1"], "in_x1.png", (6, 5)),
+        (["--size", "13x11"], "in_13x11.png", (13, 11)),
+        (["--size", "13X11"], "in_13x11.png", (13, 11)),
+        (["--max-side", "18"], "in_max18.png", (18, 15)),
+    ],
+)
+def test_name_and_size_of_the_result(here, calls, args, name, size):
+    picture(here / "in.png")
+    result = run("upscale", "in.png", *args)
+    assert result.stdout == f"{name}\n"
+    assert size_of(name) == size
+
+
+def test_default_command(here, calls):
+    picture(here / "in.png")
+    assert run("in.png").stdout == "in_x4.png\n"
+    assert run("--scale", "2", "in.png").stdout == "in_x2.png\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("a.jpg", "jpg"), ("a.JPEG", "JPEG"), ("a.webp", "webp"), ("a.tif", "tif"), ("a.bmp", "bmp"),
+     ("a.gif", "gif")],
+)  # fmt: skip
+def test_the_format_of_the_input_is_kept(here, calls, name, suffix):
+    picture(here / name)
+    assert run(name).stdout == f"a_x4.{suffix}\n"
+    with Image.open(f"a_x4.{suffix}") as made, Image.open(name) as source:
+        assert made.format == source.format
+
+
+def test_format_follows_the_name_asked_for_and_the_option(here, calls):
+    picture(here / "in.png")
+    run("in.png", "-o", "out.webp")
+    run("in.png", "--format", "jpg", "--quality", "40")
+    run("in.png", "--format", "png", "-o", "plain", "--strip")
+    for name, kind in (("out.webp", "WEBP"), ("in_x4.jpg", "JPEG"), ("plain", "PNG")):
+        with Image.open(name) as image:
+            assert image.format == kind
+    assert run("in.png", "-o", "out", code=2).told.count("no suffix")
+    assert "one of .png" in run("in.png", "-o", "out.xyz", code=2).told
+
+
+def test_a_picture_with_a_wrong_suffix_keeps_the_suffix_s_format(here, calls):
+    picture(here / "true.png").rename(here / "a.jpg")
+    run("a.jpg")
+    with Image.open("a_x4.jpg") as image:
+        assert image.format == "JPEG"
+
+
+def test_folder_keeps_its_tree_and_leaves_out_what_is_no_picture(here, calls):
+    for name in ("p/a.png", "p/b/c.jpg", "p/b/d e.webp", "p/.hidden.png", "p/.git/x.png"):
+        picture(here / name)
+    for name in ("p/Thumbs.db", "p/.DS_Store", "p/notes.txt"):
+        (here / name).write_bytes(b"\0")
+    out = run("p", "-o", "big").stdout.splitlines()
+    assert out == ["big/a_x4.png", "big/b/c_x4.jpg", "big/b/d e_x4.webp"]
+    assert all(Path(path).is_file() for path in out)
+
+
+def test_earlier_results_are_not_enlarged_again(here, calls):
+    for name in ("p/a.png", "p/b.jpg", "p/lone_x4.png"):
+        picture(here / name)
+    first = run("p").stdout.splitlines()
+    assert first == ["p/a_x4.png", "p/b_x4.jpg", "p/lone_x4_x4.png"]
+    again = run("p", "--scale", "2")
+    assert again.stdout.splitlines() == ["p/a_x2.png", "p/b_x2.jpg", "p/lone_x4_x2.png"]
+    assert "earlier results" in again.stderr
+    assert run("p", "-o", "p/out").stdout.count("out/") == 3
+    assert run("p", "-o", "p/out", "--overwrite").stdout.count("\n") == 3
+    assert run("p/a_x4.png").stdout == "p/a_x4_x4.png\n"  # named, so wanted
+
+
+def test_no_two_pictures_claim_one_name(here, calls):
+    for name in ("a.jpg", "a.png", "x/a.png", "a_x4.png", "B.png", "b.png"):
+        picture(here / name)
+    names = ["a.jpg", "a.png", "x/a.png", "a_x4.png", "B.png", "b.png"]
+    out = run(*names, "-o", "d/", "--format", "png").stdout.split()
+    assert len({name.lower() for name in out}) == 6
+    assert out[:2] == ["d/a_jpg_x4.png", "d/a_x4.png"]
+    beside = run("a.jpg", "a.png", "a_x4.png").stdout.split()
+    assert beside == ["a_x4.jpg", "a_png_x4.png", "a_x4_x4.png"]  # never onto an input
+
+
+def test_one_picture_named_twice_is_done_once(here, calls):
+    picture(here / "a.png")
+    assert run("a.png", "./a.png", "*.png").stdout == "a_x4.png\n"
+
+
+def test_long_names_are_shortened(here, calls):
+    long = [picture(here / ("é" * 120 + end + ".png")) for end in ("aaaa", "bbbb")]
+    out = run(*long, "--scale", "3.7").stdout.splitlines()
+    assert len(set(out)) == 2
+    assert all(Path(name).is_file() and len(Path(name).name.encode()) <= 255 for name in out)
+
+
+def test_leading_dash_space_and_bytes_that_are_no_text(here, calls):
+    for name in ("-a.png", "a b#.png"):
+        picture(here / name)
+    raw = os.fsdecode(b"\xff\xfe.png")
+    try:
+        picture(here / "tmp.png").rename(raw)
+    except OSError:  # a file system that takes only text
+        raw = "a b#.png"
+    assert run("--", "-a.png").stdout == "-a_x4.png\n"
+    assert run("a b#.png").stdout == "a b#_x4.png\n"
+    result = run(raw, "--overwrite", "--json")
+    assert json.loads(result.stdout)["input"] == raw
+    assert run(raw, "--overwrite").stdout_bytes == os.fsencode(raw[:-4] + "_x4.png\n")
+
+
+def test_patterns_and_lists(here, calls):
+    for name in ("p/a.png", "p/q/b.png", "p/c.jpg"):
+        picture(here / name)
+    (here / "p/x.txt").write_text("no picture")
+    assert run("p/**/*.png", "--dry-run").stdout.split() == ["p/a_x4.png", "p/q/b_x4.png"]
+    assert run("p/*", "--dry-run").stdout.split() == ["p/a_x4.png", "p/c_x4.jpg"]
+    (here / "list").write_bytes(b"p/a.png\r\n\n p/none.png\np/c.jpg")
+    found = run("--from-file", "list", "--dry-run", code=1)
+    assert found.stdout.split() == ["p/a_x4.png", "p/c_x4.jpg"]
+    null = run("--from-file", "-", "--null", "--dry-run", input=b"p/a.png\0p/q/b.png\0")
+    assert null.stdout.split() == ["p/a_x4.png", "p/q/b_x4.png"]
+    picture(here / "s[1].png")
+    assert run("s[1].png").stdout == "s[1]_x4.png\n"
+    run("--from-file", "absent", code=3)
+    run("a.png", "--null", code=2)
+    run("*.tif", code=3)
+
+
+def test_output_forms(here, calls):
+    picture(here / "a.png")
+    picture(here / "b.png")
+    assert run("a.png", "-o", "new/deep/x.png").stdout == "new/deep/x.png\n"
+    assert run("a.png", "-o", "dir/").stdout == "dir/a_x4.png\n"
+    assert run("b.png", "-o", "dir").stdout == "dir/b_x4.png\n"
+    assert run("a.png", "b.png", "-o", "many").stdout == "many/a_x4.png\nmany/b_x4.png\n"
+    assert "one file" in run("a.png", "b.png", "-o", "x.png", code=2).told
+    assert "the input itself" in run("a.png", "-o", "./a.png", "--overwrite", code=2).told
+    run("a.png", "b.png", "-o", "-", code=2)
+    (here / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        CliRunner().invoke(cli, ["a.png", "-o", "file/x/"], standalone_mode=False,
+                           catch_exceptions=False)  # fmt: skip
+
+
+def test_a_folder_that_takes_no_files_is_found_before_the_work(here, calls, monkeypatch):
+    picture(here / "p/a.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root every folder takes them
+    assert "no permission" in run("p/a.png", code=1).stderr
+    assert "no permission" in run("p/a.png", "-o", "q/", code=1).told
+    assert calls == []
+
+
+def test_standard_input_and_output(here, calls):
+    data = picture(here / "a.jpg").read_bytes()
+    result = run("-", input=data)
+    with Image.open(io.BytesIO(result.stdout_bytes)) as image:
+        assert (image.format, image.size) == ("JPEG", (24, 20))
+    assert run("-", "-o", "dir/", input=data).stdout == "dir/stdin_x4.jpg\n"
+    result = run("a.jpg", "-o", "-", "--format", "png")
+    assert result.stdout_bytes.startswith(b"\x89PNG")
+    assert run("-", "-o", "x.png", "--json", input=data).stdout.startswith('{"input": "-"')
+    run("-", "--json", input=data, code=2)
+    run("-", "--samples", "2", input=data, code=2)
+    run("-", input=b"", code=3)
+    assert "standard input" in run("-", input=b"<html>", code=3).stderr
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def test_every_setting_reaches_the_upscaler(here, calls):
+    picture(here / "in.png")
+    run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
+        "--device", "cpu", "--dtype", "fp32", "--offline", "--scale", "2", "--steps", "7",
+        "--sampler", "heun", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
+        "--tile", "256", "--overlap", "32", "--consistency", "off")  # fmt: skip
+    assert calls == [
+        {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
+         "dtype": "fp32", "offline": True},
+        {"seed": 9, "sample": 0, "temperature": 0.5, "consistency": "off", "scale": 2.0,
+         "size": None, "max_side": None, "steps": 7, "sampler": "heun", "spacing": "phi",
+         "tile": 256, "overlap": 32},
+    ]  # fmt: skip
+
+
+def test_environment(here, calls, monkeypatch):
+    picture(here / "in.png")
+    for name, value in {"STEPS": "5", "SIZE": "12x10", "SAMPLER": "ddim", "QUIET": "1"}.items():
+        monkeypatch.setenv(f"DIFFSR_{name}", value)
+    assert run("in.png").stderr == ""
+    assert (calls[-1]["steps"], calls[-1]["size"], calls[-1]["sampler"]) == (5, (10, 12), "ddim")
+    run("in.png", "--scale", "2", "--steps", "3")  # the command line goes before
+    assert (calls[-1]["steps"], calls[-1]["size"], calls[-1]["scale"]) == (3, None, 2.0)
+    monkeypatch.setenv("DIFFSR_METHOD", "regression")
+    run("in.png", "--weights", "sr3-photo", "--overwrite")
+    assert (calls[-2]["method"], calls[-2]["weights"]) == (None, "sr3-photo")
+    monkeypatch.setenv("DIFFSR_STEPS", "none")
+    run("in.png", code=2)
+
+
+@pytest.mark.parametrize("name", ["upscale", "train", "bench", "doctor"])
+def test_every_option_has_an_environment_variable(name):
+    command = cli.get_command(click.Context(cli), name)
+    for param in command.params:
+        if isinstance(param, click.Option):
+            long = max(param.opts, key=len)[2:]
+            assert param.envvar == "DIFFSR_" + long.replace("-", "_").upper()
+            assert param.show_envvar
+            assert param.help or isinstance(param.type, click.Choice)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--scale", "17"], ["--scale", "0.9"], ["--scale", "nan"], ["--scale", "x"],
+        ["--size", "10"], ["--size", "0x5"], ["--max-side", "0"], ["--steps", "0"],
+        ["--seed", "-1"], ["--samples", "0"], ["--temperature", "-1"], ["--temperature", "inf"],
+        ["--tile", "5"], ["--tile", "-128"], ["--tile", "big"], ["--overlap", "-1"],
+        ["--quality", "101"], ["--max-pixels", "0"], ["--format", "exe"], ["--frames", "all"],
+        ["--device", "tpu"], ["--dtype", "fp8"], ["--consistency", "on"], ["--spacing", "x"],
+        ["--scale", "2", "--size", "9x9"], ["--size", "9x9", "--max-side", "9"],
+        ["--overwrite", "--skip-existing"], ["-q", "-v"], ["--uncertainty"], ["--nonsense"],
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant(here, calls, args):
+    picture(here / "in.png")
+    run("in.png", *args, code=2)
+    assert calls == []
+    assert os.listdir() == ["in.png"]
+
+
+def test_misspelt_names_are_answered_with_the_nearest(here, calls):
+    assert "Did you mean bicubic?" in run("a", "--method", "bicubc", code=2).told
+    assert "Did you mean dpmpp2m?" in run("a", "--sampler", "dpm++2m", code=2).told
+    assert "have" in run("a", "--method", "zzz", code=2).told.lower()
+    assert "did you mean `diffsr train`" in run("trian", code=3).stderr
+    picture(here / "photo.png")
+    assert "did you mean photo.png" in run("phto.png", code=3).stderr
+    run("upscale", code=2)
+
+
+def test_samples_and_their_deviation(here, calls):
+    picture(here / "in.jpg")
+    result = run("in.jpg", "--samples", "3", "--uncertainty", "--json")
+    record = json.loads(result.stdout)
+    assert record["outputs"] == ["in_x4_s1.jpg", "in_x4_s2.jpg", "in_x4_s3.jpg"]
+    assert record["uncertainty"] == "in_x4_std.png"
+    assert len(record["samples"]) == 3
+    assert [call["sample"] for call in calls[1:]] == [0, 1, 2]
+    with Image.open("in_x4_std.png") as image:
+        grey = np.asarray(image.convert("L"), dtype=float)
+    # 0, 0.2, 0.2 apart in every colour: a deviation of 0.1155, shown as 0.1155 / 0.25
+    assert abs(grey[0, 0] / 255 - 0.11547 / 0.25) < 0.01
+    assert grey[1:].max() == 0
+
+
+def test_existing_results(here, calls):
+    picture(here / "a.png")
+    run("a.png")
+    before = os.stat("a_x4.png")
+    assert "--overwrite" in run("a.png", code=1).stderr
+    skipped = run("a.png", "--skip-existing", "--json")
+    assert json.loads(skipped.stdout)["status"] == "skipped"
+    assert run("a.png", "--skip-existing").stdout == ""
+    assert os.stat("a_x4.png").st_ino == before.st_ino
+    run("a.png", "--overwrite")
+    assert os.stat("a_x4.png").st_ino != before.st_ino
+    picture(here / "b.png")
+    assert run("a.png", "b.png", code=1).stdout == "b_x4.png\n"
+    run("a.png", "--samples", "2")
+    Path("a_x4_s1.png").unlink()
+    kept = os.stat("a_x4_s2.png").st_ino
+    run("a.png", "--samples", "2", "--skip-existing")
+    assert Path("a_x4_s1.png").exists()
+    assert os.stat("a_x4_s2.png").st_ino == kept
+
+
+def test_json_holds_one_object_a_picture(here, calls):
+    picture(here / "a.png")
+    (here / "b.png").write_bytes(b"")
+    result = run("a.png", "b.png", "none.png", "--json", code=1)
+    records = {r["input"]: r for r in map(json.loads, result.stdout.splitlines())}
+    assert records["a.png"]["status"] == "ok"
+    assert records["a.png"]["output"] == "a_x4.png"
+    assert records["a.png"]["lr_psnr"] is None  # infinite
+    assert records["b.png"]["status"] == records["none.png"]["status"] == "failed"
+    assert "empty" in records["b.png"]["error"]
+
+
+def test_dry_run_does_nothing(here, calls):
+    picture(here / "a.png")
+    result = run("a.png", "--dry-run", "--json", "-o", "new/")
+    record = json.loads(result.stdout)
+    assert (record["status"], record["output"]) == ("planned", "new/a_x4.png")
+    assert (record["size_in"], record["size_out"]) == ([5, 6], [20, 24])
+    assert {"stages", "steps", "nfe", "tiles", "memory", "exists"} <= record.keys()
+    assert os.listdir() == ["a.png"]
+    text = run("a.png", "--dry-run")
+    assert text.stdout == "a_x4.png\n"
+    assert "network calls" in text.stderr
+    assert len(calls) == 2  # made twice, never called
+
+
+def test_quiet_verbose_and_lines(here, calls):
+    picture(here / "a.png")
+    assert "6x5 to 24x20" in run("a.png").stderr
+    assert run("a.png", "-q", "--overwrite").stderr == ""
+    assert "method fake" in run("a.png", "-v", "--overwrite").stderr
+    assert "none.png" in run("none.png", "-q", code=3).stderr
+
+
+def test_reading_options(here, calls):
+    picture(here / "big.png", (40, 30))
+    assert "--max-pixels" in run("big.png", "--max-pixels", "1000", code=3).stderr
+    frames = [Image.new("RGB", (6, 5), c) for c in ("red", "blue")]
+    frames[0].save(here / "m.gif", save_all=True, append_images=frames[1:])
+    assert "--frames first" in run("m.gif", code=3).stderr
+    assert "first of 2" in run("m.gif", "--frames", "first", "-o", "m.png").stderr
+    data = picture(here / "t.jpg", (64, 64)).read_bytes()
+    (here / "t.jpg").write_bytes(data[: len(data) // 2])
+    assert "--allow-truncated" in run("t.jpg", code=3).stderr
+    run("t.jpg", "--allow-truncated")
+
+
+def test_provenance_is_written_and_stripped(here, calls):
+    picture(here / "a.png", dpi=(300, 300))
+    run("a.png", "--seed", "3")
+    with Image.open("a_x4.png") as image:
+        assert re.match(r"diffsr .*method=fake.*seed=3", image.info["Software"])
+        assert round(image.info["dpi"][0]) == 300
+    run("a.png", "--strip", "-o", "bare.png")
+    with Image.open("bare.png") as image:
+        assert not {"Software", "dpi", "exif"} & image.info.keys()
+
+
+def test_size_limits_are_checked_before_the_work(here, calls):
+    picture(here / "wide.png", (1200, 1))
+    assert "16383" in run("wide.png", "--scale", "16", "--format", "webp", code=1).stderr
+    assert len(calls) == 1  # made, never called
+
+
+# --- other commands -----------------------------------------------------------------------------
+
+
+def test_copies_of_tables_are_true():
+    from upscale.cli import options
+    from upscale.diffusion.process import SPACINGS
+    from upscale.diffusion.samplers import SAMPLERS
+
+    methods = pytest.importorskip("upscale.methods")
+    pipeline = pytest.importorskip("upscale.pipeline")
+    assert set(options.METHODS) == set(methods.METHODS)
+    assert set(options.SAMPLERS) == set(SAMPLERS)
+    assert set(options.SPACINGS) == set(SPACINGS)
+    assert set(options.CONSISTENCY) == set(pipeline.CONSISTENCY)
+    assert options.SMALLEST_TILE == pipeline.SMALLEST_TILE
+
+
+def test_doctor(here, monkeypatch):
+    monkeypatch.setenv("DIFFSR_STEPS", "5")
+    monkeypatch.setenv("HF_TOKEN", "very-secret")
+    report = json.loads(run("doctor", "--json").stdout)
+    assert {"versions", "pictures", "device", "weights", "environment"} == report.keys()
+    assert report["environment"]["DIFFSR_STEPS"] == "5"
+    text = run("doctor").stdout
+    assert "torch" in text
+    assert "very-secret" not in text
+
+
+def test_completion(here):
+    for shell, word in {"bash": "complete", "zsh": "compdef", "fish": "complete"}.items():
+        script = run("completion", shell).stdout
+        assert word in script
+        assert "_DIFFSR_COMPLETE" in script
+    run("completion", "tcsh", code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("diffsr in.png --sampler d", {"ddpm", "ddpm-posterior", "ddim", "dpmpp2m"}),
+        ("diffsr upscale --method bi", {"bicubic"}),
+        ("diffsr tr", {"train"}),
+        ("diffsr --sam", {"--sampler", "--samples"}),
+    ],
+)
+def test_completing_words_without_torch(here, words, expected):
+    code = (
+        "import sys\nfrom upscale.cli.main import cli\n"
+        "try: cli.main(prog_name='diffsr')\n"
+        "finally: assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    env = {**os.environ, "_DIFFSR_COMPLETE": "bash_complete", "COMP_WORDS": words,
+           "COMP_CWORD": str(len(words.split()) - 1), "PYTHONPATH": str(ROOT)}  # fmt: skip
+    made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert made.stderr == ""
+    assert {line.partition(",")[2] for line in made.stdout.split()} - {"tr"} == expected
+
+
+def test_train_options_mirror_the_config(here, monkeypatch):
+    from dataclasses import fields
+
+    from upscale.cli.train import command
+    from upscale.train.config import TrainConfig
+
+    names = {param.name for param in command.params}
+    assert {known.name for known in fields(TrainConfig)} <= names
+    picture(here / "p/a.png")
+    args = ["train", "--dataset", "folder:p", "--output", "r", "--batch", "3"]
+    shown = run(*args, "--dry-run").stdout
+    assert "1 pictures in p" in shown
+    assert re.search(r"batch +3\n", shown)
+    assert not Path("r").exists()
+    run("train", "--dataset", "none", "--output", "r", code=3)
+    run("train", "--dataset", "zip:p", "--output", "r", code=2)
+    run(*args, "--patch", "17", code=2)
+    run(*args, "--method", "sr33", code=2)
+    run("train", code=2)
+
+
+def test_train_calls_the_trainer(here, monkeypatch):
+    trainer = pytest.importorskip("upscale.train.run")
+    from upscale.train.loop import Progress
+
+    picture(here / "p/a.png")
+    seen = {}
+
+    def fake(config, dataset, output, **rest):
+        seen.update(rest, config=config, dataset=dataset, output=output)
+        rest["say"]("1 picture")
+        rest["on_progress"](Progress(100, 200, 0.5, 1600, 8.0))
+        assert rest["should_stop"]() is False
+        return output / "w.safetensors"
+
+    monkeypatch.setattr(trainer, "run_training", fake)
+    result = run("train", "--dataset", "p", "--output", "r", "--iterations", "200",
+                 "--max-minutes", "2", "--whole", "--quality-l1", "3")  # fmt: skip
+    assert result.stdout == f"{Path('r') / 'w.safetensors'}\n"
+    assert "iteration 100 of 200, loss 0.5000" in result.stderr
+    assert (seen["config"].whole, seen["config"].quality_l1) == (True, 3.0)
+    assert (seen["max_minutes"], seen["name"], seen["init"]) == (2.0, "sr3-photo", None)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, ""])
+def test_help_of_every_command(name):
+    result = run(*filter(None, [name]), "--help")
+    assert "Usage: diffsr" in result.output.replace("Usage: cli", "Usage: diffsr")
+
+
+def test_errors_have_their_codes():
+    assert (UsageError.exit_code, InputError.exit_code, OutputError.exit_code) == (2, 3, 1)

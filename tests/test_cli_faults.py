@@ -1,0 +1,249 @@
+"""`diffsr` as a process: exit codes, broken files, signals, a full disk, pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_cli import picture
+
+ROOT = Path(__file__).parents[1]
+FAKE = [sys.executable, str(Path(__file__).with_name("cli_fake.py"))]
+REAL = [sys.executable, "-m", "upscale"]
+
+
+@pytest.fixture
+def env():
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DIFFSR_", "FAKE_"))}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def diffsr(env, cwd, *args, program=FAKE, **options):
+    return subprocess.run(
+        [*program, *map(str, args)], env=env, cwd=cwd, capture_output=True, timeout=60, **options
+    )
+
+
+def started(env, cwd, *args, until):
+    """A running process, once `until()` holds."""
+    process = subprocess.Popen(
+        [*FAKE, *args], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 20
+    while not until() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    return process
+
+
+def test_help_is_quick_and_without_torch(env, tmp_path):
+    code = (
+        "import sys, time\nstart = time.perf_counter()\n"
+        "from upscale.cli.main import main\n"
+        "try: main([sys.argv[1]])\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'numpy', 'rich', 'PIL'} & set(sys.modules)\n"
+        "print(code, sorted(heavy), file=sys.stderr)"
+    )
+    for flag in ("--help", "--version"):
+        seconds = []
+        for _ in range(3):  # the best: other work may be going on
+            start = time.perf_counter()
+            made = diffsr(env, tmp_path, flag, program=[sys.executable, "-c", code])
+            seconds.append(time.perf_counter() - start)
+        assert made.stderr.decode().strip() == "0 []"
+        assert min(seconds) < 0.4
+
+
+def test_one_bad_file_among_ten(env, tmp_path):
+    for number in range(9):
+        picture(tmp_path / f"in/{number}.png")
+    (tmp_path / "in/broken.png").write_bytes(b"<html>not found</html>")
+    made = diffsr(env, tmp_path, "in", "-o", "out")
+    assert made.returncode == 1
+    assert len(made.stdout.splitlines()) == len(list((tmp_path / "out").iterdir())) == 9
+    text = made.stderr.decode()
+    assert "1 of 10 pictures failed:" in text
+    assert "HTML" in text.rpartition("failed:")[2]
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["none.png"], 3, "no such file"),
+        (["none.png", "nor.png"], 3, "2 of 2"),
+        (["none.png", "ok.png"], 1, "1 of 2"),
+        (["empty.png"], 3, "empty"),
+        (["oom.png"], 4, "tiles of 128"),
+        (["oom.png", "ok.png"], 1, "tiles of 128"),
+        (["fault.png"], 1, "diffsr doctor"),
+        (["ok.png", "--scale", "99"], 2, "1<=x<=16"),
+        (["ok.png", "-o", "ok.png/sub/"], 1, "cannot be made"),
+        (["folder"], 3, "no pictures"),
+        ([], 2, "Usage"),
+    ],
+)
+def test_exit_codes(env, tmp_path, args, code, told):
+    picture(tmp_path / "ok.png")
+    picture(tmp_path / "oom.png", (13, 9))
+    picture(tmp_path / "fault.png", (17, 9))
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    made = diffsr(env, tmp_path, *args)
+    text = made.stderr.decode()
+    assert (made.returncode, told in text, "Traceback" in text) == (code, True, False), text
+
+
+def test_debug_shows_the_traceback(env, tmp_path):
+    picture(tmp_path / "fault.png", (17, 9))
+    assert b"Traceback" in diffsr(env, tmp_path, "fault.png", "--debug").stderr
+    assert b"Traceback" in diffsr({**env, "DIFFSR_DEBUG": "1"}, tmp_path, "fault.png").stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("slow", ["FAKE_SLEEP", "FAKE_SLOW_WRITE"])
+def test_interrupted_leaves_nothing(env, tmp_path, number, slow):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    ready = tmp_path.with_name(tmp_path.name + "-ready")
+
+    def busy() -> bool:
+        if slow == "FAKE_SLOW_WRITE":
+            return any(tmp_path.glob(".diffsr*"))
+        return ready.exists()
+
+    if slow == "FAKE_SLEEP":  # the output folder is made just before the work
+        process = started({**env, slow: "5"}, tmp_path, "a.png", "b.png", "-o", str(ready),
+                          until=busy)  # fmt: skip
+        time.sleep(0.3)
+    else:
+        process = started({**env, slow: "5"}, tmp_path, "a.png", "b.png", until=busy)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert out == b""
+    assert b"Traceback" not in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert not ready.exists() or not list(ready.iterdir())
+
+
+def test_killed_leaves_no_half_written_picture(env, tmp_path):
+    picture(tmp_path / "a.png")
+    process = started({**env, "FAKE_SLOW_WRITE": "9"}, tmp_path, "a.png",
+                      until=lambda: any(tmp_path.glob(".diffsr*")))  # fmt: skip
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "a_x4.png").exists()
+    assert diffsr(env, tmp_path, "a.png").returncode == 0
+    with Image.open(tmp_path / "a_x4.png") as image:
+        image.load()
+
+
+def test_full_disk(env, tmp_path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    made = diffsr({**env, "FAKE_FULL": "1"}, tmp_path, "a.png", "b.png")
+    assert made.returncode == 4
+    assert b"disk is full" in made.stderr
+    assert b"1 more pictures not begun" in made.stderr
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
+
+
+def test_a_picture_through_a_pipe(env, tmp_path):
+    data = picture(tmp_path / "a.png").read_bytes()
+    made = diffsr(env, tmp_path, "-", "-o", "-", input=data)
+    assert made.returncode == 0
+    assert made.stdout.startswith(b"\x89PNG")
+    assert diffsr(env, tmp_path, "-", input=b"nonsense").returncode == 3
+
+
+def test_a_reader_that_goes_away_is_no_fault(env, tmp_path):
+    for number in range(3):
+        picture(tmp_path / f"{number}.png")
+    process = started({**env, "FAKE_SLEEP": "0.05"}, tmp_path, ".", "-o", "out",
+                      until=lambda: (tmp_path / "out").exists())  # fmt: skip
+    process.stdout.close()
+    err = process.stderr.read()
+    process.wait(20)
+    process.stderr.close()
+    assert b"Traceback" not in err
+    assert b"Broken" not in err
+
+
+def _on_a_terminal(env, cwd, *args) -> tuple[int, str]:
+    """Exit code and what a terminal shows, stdout included."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*FAKE, *args], env=env, cwd=cwd, stdin=child, stdout=child, stderr=child
+    )
+    os.close(child)
+    shown = b""
+    while select.select([parent], [], [], 20)[0]:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(parent)
+    return process.wait(20), shown.decode()
+
+
+def test_bar_on_a_terminal_and_its_colours(env, tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    base = {**env, "TERM": "xterm-256color", "FAKE_SLEEP": "0.05", "COLUMNS": "100"}
+    base.pop("NO_COLOR", None)
+    code, shown = _on_a_terminal(base, tmp_path, "a.png", "b.png")
+    assert code == 0
+    assert "pictures" in shown
+    assert "a_x4.png" in shown
+    assert "\x1b[3" in shown or "\x1b[38;" in shown
+    plain = {**base, "NO_COLOR": "1"}
+    code, shown = _on_a_terminal(plain, tmp_path, "a.png", "b.png", "--overwrite")
+    assert "\x1b[3" not in shown
+    code, shown = _on_a_terminal({**base, "TERM": "dumb"}, tmp_path, "a.png", "--overwrite")
+    assert "\x1b[" not in shown
+    assert "6x5 to 24x20" in shown
+
+
+def test_no_picture_goes_to_a_terminal(env, tmp_path):
+    picture(tmp_path / "a.png")
+    code, shown = _on_a_terminal(env, tmp_path, "a.png", "-o", "-")
+    assert code == 2
+    assert "not written to a terminal" in shown
+    code, shown = _on_a_terminal(env, tmp_path, "-")
+    assert code == 2
+    assert "that is the terminal" in shown
+
+
+def test_the_real_thing(env, tmp_path):
+    """The one test here that pays for torch: bicubic, from end to end."""
+    picture(tmp_path / "a.jpg", (31, 22))
+    picture(tmp_path / "b.png", (7, 3))
+    made = diffsr(env, tmp_path, "a.jpg", "b.png", "--method", "bicubic", "--scale", "3.7",
+                  "--json", program=REAL)  # fmt: skip
+    assert made.returncode == 0, made.stderr.decode()
+    first, second = map(json.loads, made.stdout.splitlines())
+    assert (first["output"], first["size_out"]) == ("a_x3.7.jpg", [81, 115])
+    assert (second["output"], second["method"]) == ("b_x3.7.png", "bicubic")
+    with Image.open(tmp_path / "a_x3.7.jpg") as image:
+        assert image.size == (115, 81)
+
+
+def test_weights_that_do_not_exist(env, tmp_path):
+    picture(tmp_path / "a.png")
+    made = diffsr(env, tmp_path, "a.png", "--weights", "sr3-foto", program=REAL)
+    assert made.returncode == 5
+    assert b"no weights named sr3-foto" in made.stderr

@@ -1,0 +1,236 @@
+"""The whole way from picture to picture, with a tiny network."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from upscale import methods, weights
+from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
+from upscale.image.picture import Picture
+from upscale.image.resize import resize_array
+from upscale.nets.compact import CompactNet
+from upscale.pipeline import Upscaler, output_size
+
+
+@pytest.fixture
+def upscaler(tiny_weights: str) -> Upscaler:
+    return Upscaler(weights=tiny_weights, device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (2, 60), (17, 23)])
+@pytest.mark.parametrize("scale", [1, 1.3, 3.7, 8])
+def test_any_size_at_any_scale_is_exact(upscaler: Upscaler, size, scale) -> None:
+    rgb = np.random.default_rng(0).random((*size, 3), dtype=np.float32)
+    result = upscaler(Picture(rgb), scale=scale)
+    wanted = tuple(int(np.floor(side * scale + 0.5)) for side in size)
+    assert result.picture.size == wanted
+    assert result.report["size_out"] == list(wanted)
+    assert np.isfinite(result.picture.rgb).all()
+
+
+def test_exact_size_and_longest_side(upscaler: Upscaler, scene) -> None:
+    assert upscaler(Picture(scene), size=(333, 100)).picture.size == (333, 100)
+    assert upscaler(Picture(scene), max_side=101).picture.size == (101, 74)
+
+
+def test_scale_past_the_weights_is_a_cascade_and_says_so(upscaler: Upscaler) -> None:
+    rgb = np.random.default_rng(0).random((9, 5, 3), dtype=np.float32)
+    report = upscaler(Picture(rgb), scale=16, steps=4).report
+    assert report["stages"] == [[36, 20], [144, 80]]
+    assert report["nfe"] == 4 + 2  # fewer steps at the high resolution
+    assert "two stages" in report["notes"][0]
+
+
+def test_weights_for_one_scale_are_followed_by_a_resize(tiny_weights, tmp_path, scene) -> None:
+    state, metadata = weights.read(tiny_weights)
+    weights.save(tmp_path / "x4.safetensors", state, {**metadata, "scales": [4.0]})
+    result = Upscaler(weights=str(tmp_path / "x4.safetensors"))(Picture(scene), scale=3)
+    assert result.picture.size == (180, 132)
+    assert result.report["stages"] == [[240, 176]]
+    assert "then resized" in result.report["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": 0.5},
+        {"scale": 17.0},
+        {"scale": float("nan")},
+        {"exact": (0, 5)},
+        {"exact": (5, 5)},
+        {"scale": 2.0, "max_side": 90},
+    ],
+)
+def test_sizes_that_are_no_enlargement_are_refused(wrong) -> None:
+    with pytest.raises(UsageError):
+        output_size((60, 44), **wrong)
+
+
+def test_same_seed_same_picture_and_another_seed_another(upscaler: Upscaler, scene) -> None:
+    def make(**settings) -> np.ndarray:
+        return upscaler(Picture(scene), scale=2, **settings).picture.rgb
+
+    first = make(seed=5)
+    make(seed=6)  # what was done between must not matter
+    np.testing.assert_array_equal(first, make(seed=5))
+    assert np.abs(first - make(seed=6)).max() > 1e-3
+    assert np.abs(first - make(seed=5, sample=1)).max() > 1e-3
+
+
+def test_tiles_change_nothing_that_can_be_seen(upscaler: Upscaler) -> None:
+    rgb = np.random.default_rng(1).random((70, 90, 3), dtype=np.float32)
+    whole = upscaler(Picture(rgb), scale=4, steps=3, tile=0)
+    parts = upscaler(Picture(rgb), scale=4, steps=3, tile=192, overlap=96)
+    assert (whole.report["tile"], parts.report["tile"]) == (0, 192)
+    assert np.abs(whole.picture.rgb - parts.picture.rgb).max() < 2e-3
+
+
+def test_projection_brings_the_output_back_to_the_input(upscaler: Upscaler, scene) -> None:
+    scores = {
+        mode: upscaler(Picture(scene), scale=4, consistency=mode).report["consistency"]
+        for mode in ("project", "off")
+    }
+    assert scores["project"] < 5 < scores["off"]
+
+
+def test_reported_consistency_is_the_outputs(upscaler: Upscaler, scene) -> None:
+    result = upscaler(Picture(scene), scale=4)
+    error = np.mean((resize_array(result.picture.rgb, (60, 44)) - scene) ** 2)
+    assert result.report["consistency"] == pytest.approx(error * 1e5, abs=1e-3)
+
+
+def test_report_is_json(upscaler: Upscaler, scene) -> None:
+    report = json.loads(json.dumps(upscaler(Picture(scene), scale=2).report))
+    assert report["method"] == "sr3" and len(report["weights_sha256"]) == 64
+
+
+def test_what_a_picture_carries_is_carried_over(upscaler: Upscaler, scene) -> None:
+    alpha = np.zeros(scene.shape[:2], np.float32)
+    alpha[10:, 5:] = 1
+    source = Picture(scene, alpha=alpha, bits=16, icc=b"icc", exif=b"exif", format="TIFF")
+    made = upscaler(source, scale=2).picture
+    assert (made.bits, made.icc, made.exif, made.format) == (16, b"icc", b"exif", "TIFF")
+    assert made.alpha.shape == made.size and made.alpha.max() == 1 and made.alpha.min() == 0
+
+
+def test_colour_under_full_transparency_does_not_bleed(upscaler: Upscaler) -> None:
+    rgb = np.full((24, 20, 3), 0.5, np.float32)
+    alpha = np.ones((24, 20), np.float32)
+    alpha[:, 10:] = 0
+    pictures = []
+    for hidden in (0.0, 1.0):
+        rgb[:, 10:] = hidden
+        pictures.append(Picture(rgb.copy(), alpha=alpha))
+    a, b = (Upscaler("bicubic")(p, scale=4).picture.rgb[:, :40] for p in pictures)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_grey_stays_grey(upscaler: Upscaler, scene) -> None:
+    grey = np.repeat(scene.mean(2, keepdims=True), 3, 2)
+    made = upscaler(Picture(grey, grey=True), scale=2).picture
+    assert made.grey and np.ptp(made.rgb, axis=2).max() == 0
+
+
+def test_memory_running_out_makes_the_tiles_smaller(upscaler, scene, monkeypatch) -> None:
+    forward = CompactNet.forward
+
+    def small_only(self, x, cond, c_noise):
+        if x.shape[-1] > 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x, cond, c_noise)
+
+    monkeypatch.setattr(CompactNet, "forward", small_only)
+    result = upscaler(Picture(scene), scale=8, tile=0)
+    assert result.report["tile"] == 128
+    assert any("tiles of 128" in note for note in result.report["notes"])
+    monkeypatch.undo()
+    alone = upscaler(Picture(scene), scale=8, tile=128)
+    np.testing.assert_array_equal(result.picture.rgb, alone.picture.rgb)  # nothing stale is left
+
+
+def test_memory_that_never_suffices_is_an_error(upscaler, scene, monkeypatch) -> None:
+    def fail(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(CompactNet, "forward", fail)
+    with pytest.raises(OutOfMemory, match="try a smaller --scale"):
+        upscaler(Picture(scene), scale=8)
+
+
+def test_a_nan_is_never_a_picture(upscaler, scene, monkeypatch) -> None:
+    monkeypatch.setattr(CompactNet, "forward", lambda self, x, cond, c_noise: x * float("nan"))
+    with pytest.raises(NumericalError):
+        upscaler(Picture(scene), scale=2)
+
+
+@pytest.mark.parametrize("name", ["bicubic", "lanczos"])
+def test_methods_without_a_network(name: str, scene) -> None:
+    made = Upscaler(name)(Picture(scene), scale=2.5)
+    wanted = np.clip(resize_array(scene, (150, 110), name), 0, 1)
+    np.testing.assert_allclose(made.picture.rgb, wanted, atol=2e-6)
+    assert made.report["nfe"] == 0 and made.report["weights"] is None
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m"])
+@pytest.mark.parametrize("spacing", ["logsnr", "phi", "t", "beta"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_every_sampler_on_every_schedule(upscaler, sampler, spacing, steps) -> None:
+    rgb = np.random.default_rng(2).random((12, 10, 3), dtype=np.float32)
+    seen: list[tuple[int, int]] = []
+    report = upscaler(
+        Picture(rgb), scale=2, sampler=sampler, spacing=spacing, steps=steps,
+        on_step=lambda done, total: seen.append((done, total)),
+    ).report  # fmt: skip
+    assert report["nfe"] == (2 * steps - 1 if sampler == "heun" else steps)
+    assert seen == [(i + 1, steps) for i in range(steps)]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"sampler": "euler"}, "no sampler 'euler'; have ddpm"),
+        ({"spacing": "x"}, "no spacing 'x'; have logsnr"),
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"consistency": "maybe"}, "have project, blend, off"),
+        ({"tile": 5}, "at least 128"),
+        ({"temperature": -1.0}, "--temperature"),
+        ({"overlap": -1}, "--overlap"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(upscaler, scene, settings, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        upscaler(Picture(scene), scale=2, **settings)
+
+
+def test_weights_of_another_method_are_refused(tiny_weights: str) -> None:
+    with pytest.raises(UsageError, match="are for --method sr3"):
+        Upscaler("regression", weights=tiny_weights)
+
+
+@pytest.mark.parametrize("std", [0, -1.0])
+def test_a_std_that_is_not_positive_is_refused(tiny_weights, std) -> None:
+    state, metadata = weights.read(tiny_weights)
+    with pytest.raises(WeightsError, match="std"):
+        methods.build(state, {**metadata, "std": std})
+
+
+def test_weights_that_do_not_fit_their_description_are_refused(tiny_weights) -> None:
+    state, metadata = weights.read(tiny_weights)
+    state.pop("head3.bias")
+    with pytest.raises(WeightsError, match=r"head3\.bias"):
+        methods.build(state, metadata)
+    with pytest.raises(WeightsError, match="cannot build"):
+        methods.build(state, {**metadata, "architecture": {"kind": "other"}})
+
+
+def test_plan_promises_what_is_done(upscaler: Upscaler, scene) -> None:
+    plan = upscaler.plan((60, 44), scale=4, steps=3, tile=128)
+    report = upscaler(Picture(scene), scale=4, steps=3, tile=128).report
+    assert (list(plan.size_out), plan.nfe, plan.tile) == (
+        report["size_out"], report["nfe"], report["tile"],
+    )  # fmt: skip
+    assert plan.tiles > 1 and plan.memory > 0

@@ -1,0 +1,117 @@
+"""resize against Pillow's float mode, which is its own implementation of the same kernels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from upscale.image.resize import KERNELS, resize, resize_array
+
+SIZES = [
+    ((7, 3), (28, 12)),
+    ((40, 27), (10, 9)),
+    ((13, 22), (29, 5)),
+    ((600, 2), (75, 16)),
+    ((1, 1), (3, 5)),
+    ((9, 4), (1, 1)),
+    ((5, 8), (5, 17)),
+]
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def by_pillow(plane: np.ndarray, size: tuple[int, int], kernel: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), RESAMPLING[kernel]))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_equals_pillow_float(old, new, kernel):
+    a = noise(*old)
+    got = resize(torch.from_numpy(a)[None, None], new, kernel)
+    assert got.shape == (1, 1, *new)
+    np.testing.assert_allclose(got[0, 0].numpy(), by_pillow(a, new, kernel), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_batch_and_channels_stay_apart(kernel):
+    x = torch.from_numpy(noise(2, 3, 11, 6))
+    got = resize(x, (5, 13), kernel)
+    for b in range(2):
+        for c in range(3):
+            alone = resize(x[b : b + 1, c : c + 1], (5, 13), kernel)
+            torch.testing.assert_close(got[b, c], alone[0, 0], atol=1e-6, rtol=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from(sorted(KERNELS)),
+    st.floats(0, 1, width=32),
+)
+def test_constants_are_kept(old, new, kernel, value):
+    got = resize(torch.full((1, 2, *old), value), new, kernel)
+    torch.testing.assert_close(got, torch.full((1, 2, *new), value), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_dtype_is_kept(dtype, kernel):
+    x = torch.from_numpy(noise(1, 3, 9, 14))
+    got = resize(x.to(dtype), (18, 7), kernel)
+    assert got.dtype == dtype
+    coarse = {torch.bfloat16: 2e-2, torch.float16: 2e-3}.get(dtype, 1e-6)
+    torch.testing.assert_close(got.float(), resize(x, (18, 7), kernel), atol=coarse, rtol=0)
+
+
+def test_float64_bicubic_is_computed_in_float64():
+    x = torch.from_numpy(noise(1, 1, 12, 7)).double()
+    ramp = torch.arange(24.0, dtype=torch.float64) / 2 - 0.25
+    line = torch.arange(12.0, dtype=torch.float64)[None, None, :, None].expand(1, 1, 12, 7)
+    # a cubic with a = -0.5 reproduces straight lines (away from the ends), to the last bits
+    inner = resize(line, (24, 7))[0, 0, 6:-6, 3]
+    torch.testing.assert_close(inner, ramp[6:-6], atol=1e-13, rtol=0)
+    assert (resize(x, (6, 5)) - resize(x.float(), (6, 5)).double()).abs().max() > 0
+
+
+def test_same_size_is_a_copy():
+    x = torch.from_numpy(noise(1, 3, 5, 8))
+    got = resize(x, (5, 8))
+    assert torch.equal(got, x)
+    assert got.data_ptr() != x.data_ptr()
+
+
+def test_bicubic_passes_a_gradient():
+    x = torch.from_numpy(noise(1, 3, 8, 12)).requires_grad_()
+    resize(x, (4, 3)).sum().backward()
+    torch.testing.assert_close(x.grad.sum(), torch.tensor(3.0 * 4 * 3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("shape", [(6, 11), (6, 11, 1), (6, 11, 3)])
+def test_array_equals_tensor(shape, kernel):
+    a = noise(*shape)
+    a.flags.writeable = False
+    got = resize_array(a, (9, 4), kernel)
+    assert got.shape == (9, 4, *shape[2:])
+    assert got.dtype == np.float32
+    planes = a.reshape(6, 11, -1)
+    for c in range(planes.shape[2]):
+        want = by_pillow(np.array(planes[..., c]), (9, 4), kernel)
+        np.testing.assert_allclose(got.reshape(9, 4, -1)[..., c], want, atol=1e-6)
+
+
+def test_mistakes_are_named():
+    x = torch.zeros(1, 3, 4, 6)
+    with pytest.raises(ValueError, match="have bicubic, lanczos"):
+        resize(x, (2, 3), "nearest")
+    with pytest.raises(ValueError, match=r"\(B,C,H,W\)"):
+        resize(x[0], (2, 3))
+    with pytest.raises(ValueError, match="cannot resize"):
+        resize(x, (0, 3))

@@ -1,0 +1,126 @@
+"""`diffsr doctor`: what a bug report needs, about this machine and this installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upscale import __version__
+from upscale.cli.options import CONTEXT, option
+from upscale.errors import DiffsrError
+
+_PACKAGES = (
+    "torch", "torchvision", "numpy", "pillow", "pillow-heif", "pypng", "tifffile", "click", "rich",
+    "huggingface-hub", "safetensors", "lpips",
+)  # fmt: skip
+_SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
+
+
+@click.command(name="doctor", context_settings=CONTEXT)
+@option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@option("--debug", is_flag=True, help="Show tracebacks.")
+def command(as_json: bool, debug: bool) -> int:
+    """Print what a bug report needs: versions, devices, memory, weights, settings.
+
+    Uses no network. Exit code 5 where weights that come with diffsr are damaged.
+    """
+    weights, damaged = _weights()
+    report = {
+        "versions": _versions(),
+        "pictures": _pictures(),
+        "device": _device(),
+        "weights": weights,
+        "environment": _environment(),
+    }
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        for title, lines in report.items():
+            click.echo(f"{title}")
+            for key, value in lines.items():
+                click.echo(f"  {key:<24} {value}")
+    return 5 if damaged else 0
+
+
+def _versions() -> dict[str, str]:
+    found = {
+        "diffsr": __version__,
+        "from": str(Path(__file__).parents[1]),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _pictures() -> dict[str, str]:
+    from upscale.image.formats import FORMATS
+
+    found = {}
+    for name, known in FORMATS.items():
+        found[name] = "read and written" if known.writable else "read"
+    if importlib.util.find_spec("pillow_heif") is None:
+        found["HEIC"] = "not read; pip install 'diffsr[heic]'"
+    return found
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    from upscale.device import available_memory, fast_bf16
+
+    cpu = torch.device("cpu")
+    found = {
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "cpu bf16": "fast" if fast_bf16(cpu) else "slow; --dtype auto takes fp32",
+        "memory available": f"{available_memory(cpu) / 2**30:.1f} GiB",
+        "cuda": torch.version.cuda or "torch is built without it",
+    }
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            place = torch.device("cuda", index)
+            free = available_memory(place) / 2**30
+            bf16 = "fast" if fast_bf16(place) else "slow"
+            name = torch.cuda.get_device_name(place)
+            found[f"cuda:{index}"] = f"{name}, {free:.1f} GiB free, bf16 {bf16}"
+    elif torch.version.cuda:
+        found["cuda:0"] = "none usable"
+    return found
+
+
+def _weights() -> tuple[dict[str, str], bool]:
+    """The state of every listed file, and whether a bundled one is damaged."""
+    from upscale.weights import entries, locate
+
+    found, damaged = {}, False
+    for name, entry in entries().items():
+        try:
+            path = locate(entry, offline=True)
+            found[name] = f"{entry.method} {entry.scales_text()}, checked: {path}"
+        except DiffsrError as error:
+            found[name] = str(error)
+            damaged |= entry.bundled is not None
+    return found, damaged
+
+
+def _environment() -> dict[str, str]:
+    """Variables that change what diffsr does; secrets are only said to exist."""
+    prefixes = ("DIFFSR_", "HF_", "TORCH_", "OMP_", "MKL_", "CUDA_")
+    single = ("NO_COLOR", "FORCE_COLOR", "TERM", "LANG", "XDG_CACHE_HOME")
+    return {
+        name: "(set)" if any(word in name for word in _SECRET) else value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(prefixes) or name in single
+    }

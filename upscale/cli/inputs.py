@@ -1,0 +1,183 @@
+"""Which pictures a command line names: files, folders, patterns, lists, standard input."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from upscale.errors import InputError, UsageError
+from upscale.image.formats import SUFFIXES
+
+STDIN = "-"
+# A name that diffsr gives: in_x4, in_x3.7, in_1000x333, in_max2000; samples and their deviation.
+_RESULT = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+x\d+|max\d+)(?:_s\d+|_std)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture to read. inside: its path below the folder searched, or its bare name."""
+
+    name: str
+    inside: Path
+    data: bytes | None = None  # of standard input
+
+    def open(self) -> str | BinaryIO:
+        """What `image.io.read` takes."""
+        return self.name if self.data is None else _Named(self.data)
+
+
+class _Named(io.BytesIO):
+    """Bytes that can say in an error where they came from."""
+
+    name = "standard input"
+
+
+@dataclass
+class Found:
+    """sources to do; failures (path, why) known already; many: an output folder is needed."""
+
+    sources: list[Source] = field(default_factory=list)
+    failures: list[tuple[str, InputError]] = field(default_factory=list)
+    left_out: int = 0  # earlier results met in folders
+    many: bool = False
+
+
+def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | None = None) -> Found:
+    """Everything that `inputs` and the lines of a list name, in their order, each picture once.
+
+    Folders are searched to the bottom, in alphabetical order; hidden files, other files than
+    pictures (by suffix), earlier results beside their picture, and the folder `but_not` (where the
+    results go) are passed over. Patterns (`*.png`, `**/*.jpg`) are for quoted ones that the shell
+    left alone; a line of a list is a plain path.
+    """
+    found = Found()
+    for text in inputs:
+        if text == STDIN:
+            found.sources.append(_standard_input())
+        elif glob.has_magic(text) and not os.path.lexists(text):
+            _match(text, found)
+        else:
+            _add(text, found, but_not)
+    for text in listed:
+        found.many = True
+        _add(text, found, but_not)
+    unique: dict[str, Source] = {}
+    for source in found.sources:
+        unique.setdefault(os.path.abspath(source.name) if source.data is None else STDIN, source)
+    found.sources = list(unique.values())
+    found.many |= len(found.sources) + len(found.failures) > 1
+    return found
+
+
+def read_list(name: str, null: bool) -> list[str]:
+    """The paths in a file (or, for "-", in standard input), one a line or ended by NUL."""
+    try:
+        data = _stdin_bytes() if name == STDIN else Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: the list cannot be read: {error.strerror}") from error
+    parts = data.split(b"\0") if null else data.splitlines()
+    return [os.fsdecode(part) for part in parts if part.strip()]
+
+
+def _add(text: str, found: Found, but_not: str | None) -> None:
+    if os.path.isdir(text):
+        found.many = True
+        before = len(found.sources)
+        for path in _walk(text, found, but_not):
+            found.sources.append(Source(path, Path(os.path.relpath(path, text))))
+        if len(found.sources) == before:
+            why = f"{text}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})"
+            found.failures.append((text, InputError(why)))
+    elif os.path.exists(text):
+        found.sources.append(Source(text, Path(Path(text).name)))
+    else:
+        found.failures.append((text, InputError(f"{text}: {_why_missing(text)}")))
+
+
+def _match(pattern: str, found: Found) -> None:
+    found.many = True
+    files = sorted(
+        path
+        for path in glob.glob(pattern, recursive=True)
+        if os.path.isfile(path) and Path(path).suffix.lower() in SUFFIXES
+    )
+    stems = {os.path.splitext(path)[0] for path in files}
+    kept = [path for path in files if not _is_result(path, stems)]
+    found.left_out += len(files) - len(kept)
+    found.sources += [Source(path, Path(Path(path).name)) for path in kept]
+    if not kept:
+        why = InputError(f"{pattern}: no picture matches this pattern")
+        found.failures.append((pattern, why))
+
+
+def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
+    """Pictures below `folder`, by name; a subfolder that cannot be opened is a failure."""
+
+    def refused(error: OSError) -> None:
+        why = InputError(f"{error.filename}: {error.strerror}; this folder is left out")
+        found.failures.append((str(error.filename), why))
+
+    shut = os.path.abspath(but_not) if but_not else None
+    if shut == os.path.abspath(folder):
+        shut = None
+    for here, folders, files in os.walk(folder, onerror=refused):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.abspath(os.path.join(here, name)) != shut
+        )
+        pictures = sorted(
+            os.path.join(here, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        )
+        stems = {os.path.splitext(path)[0] for path in pictures}
+        for path in pictures:
+            if _is_result(path, stems):
+                found.left_out += 1
+            else:
+                yield path
+
+
+def _is_result(path: str, stems: set[str]) -> bool:
+    """Whether a picture lies beside the one that it was made from (stems: names, no suffixes)."""
+    match = _RESULT.fullmatch(os.path.splitext(path)[0])
+    return bool(match) and match[1] in stems
+
+
+def _why_missing(text: str) -> str:
+    from upscale.cli.main import COMMANDS
+
+    if os.path.islink(text):
+        return f"a link to {os.readlink(text)}, which does not exist"
+    if near := difflib.get_close_matches(text, COMMANDS, n=1, cutoff=0.75):
+        return f"no such file or folder, nor a command; did you mean `diffsr {near[0]}`?"
+    folder, name = os.path.split(text)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return f"no such file: the folder {folder} does not exist or cannot be opened"
+    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+        return f"no such file or folder; did you mean {os.path.join(folder, near[0])}?"
+    return "no such file or folder"
+
+
+def _standard_input() -> Source:
+    data = _stdin_bytes()
+    if not data:
+        raise InputError("standard input is empty; pipe a picture into it: diffsr - < in.png")
+    return Source(STDIN, Path("stdin"), data)
+
+
+def _stdin_bytes() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("- reads standard input, and that is the terminal: diffsr - < in.png")
+    return sys.stdin.buffer.read()

@@ -1,0 +1,174 @@
+"""The console entry `diffsr`: finds the command and turns every ending into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
+
+from upscale import __version__
+from upscale.errors import DiffsrError
+
+DEFAULT = "upscale"
+COMMANDS = {  # module of upscale.cli -> the line in `diffsr --help`
+    "upscale": "Enlarge pictures. The default: `diffsr in.png` is `diffsr upscale in.png`.",
+    "train": "Train weights from a folder of pictures.",
+    "bench": "Measure methods on a folder of pictures.",
+    "doctor": "Print what a bug report needs.",
+    "completion": "Print the completion script of a shell.",
+}
+_OWN = {"-h", "--help", "--version"}
+
+EXIT_CODES = """\b
+Exit codes:
+  0    all done
+  1    some pictures failed (the others are written), or a picture cannot be written
+  2    the command line cannot be meant
+  3    the input cannot be read
+  4    memory or disk ran out
+  5    weights missing or wrong
+  130  interrupted"""
+
+
+class Commands(click.Group):
+    """Commands loaded when named; what names none of them goes to the default one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name == "completion":
+            return completion
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"upscale.cli.{name}").command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in COMMANDS and args[0] not in _OWN:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # click's own would import every command
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        if incomplete.startswith("-"):
+            default = self.get_command(ctx, DEFAULT)
+            inner = click.Context(default, parent=ctx, info_name=DEFAULT)
+            return super().shell_complete(ctx, incomplete) + default.shell_complete(
+                inner, incomplete
+            )
+        return [*found, CompletionItem(incomplete, type="file")]
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Enlarge photos and faces with diffusion models.\n\n\b\n"
+    "  diffsr in.png                  writes in_x4.png beside it\n"
+    "  diffsr in.jpg --scale 2.5      writes in_x2.5.jpg\n"
+    "  diffsr photos/ -o large/       a whole folder\n"
+    "  diffsr upscale --help          every option\n\n" + EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="diffsr")
+def cli() -> None:
+    """The root command; see `Commands`."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    \b
+      bash   eval "$(diffsr completion bash)"           in ~/.bashrc
+      zsh    eval "$(diffsr completion zsh)"            in ~/.zshrc
+      fish   diffsr completion fish | source            in ~/.config/fish/config.fish
+    """
+    script = get_completion_class(shell)(cli, {}, "diffsr", "_DIFFSR_COMPLETE")
+    click.echo(ShellComplete.source(script))  # bash's own first runs bash to ask its version
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run `diffsr` with `args` (of the process by default) and exit."""
+    args = list(sys.argv[1:] if args is None else args)
+    debug = debugging(args)
+    if not debug and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # for programmers; ours to users go through stderr lines
+    _catch_signals()
+    code = _run(args, debug)
+    _flush()
+    sys.exit(code)
+
+
+def debugging(args: Sequence[str] = ()) -> bool:
+    """Whether tracebacks are wanted: --debug, or DIFFSR_DEBUG set to anything but 0 and no."""
+    wish = os.environ.get("DIFFSR_DEBUG", "").lower()
+    return "--debug" in args or wish not in {"", "0", "no", "false", "off"}
+
+
+def _run(args: list[str], debug: bool) -> int:
+    try:
+        value = cli.main(args, prog_name="diffsr", standalone_mode=False)
+        return value if isinstance(value, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except DiffsrError as error:
+        text, code = str(error), error.exit_code
+    except MemoryError:
+        text, code = "memory ran out; try --tile 64, or a smaller --scale", 4
+    except Exception as error:
+        text, code = unexpected(error), 1
+    if debug:
+        traceback.print_exc()
+    click.echo(f"Error: {text}", err=True)
+    return code
+
+
+def unexpected(error: Exception) -> str:
+    """What is said of an exception that is none of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return (
+        f"{type(error).__name__}: {error}. This is a fault of diffsr: run again with --debug "
+        "and report it with the output of `diffsr doctor`"
+    )
+
+
+def _catch_signals() -> None:
+    """Ctrl-C and `kill` both unwind the stack, so that temporary files are removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
+            signal.signal(number, interrupt)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # or Python complains about it while it shuts down
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

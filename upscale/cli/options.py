@@ -1,0 +1,150 @@
+"""What an option may be: its types, its environment variable, and which exclude each other."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from upscale.errors import UsageError
+
+# Copies of tables that live beside torch; tests/test_cli.py compares them.
+METHODS = ("sr3", "regression", "bicubic", "lanczos")
+SAMPLERS = ("ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "once")
+SPACINGS = ("logsnr", "phi", "t", "beta")
+CONSISTENCY = ("project", "blend", "off")
+DOMAINS = ("photo", "face")
+SMALLEST_TILE = 128
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def option(*names: str, **settings: Any) -> Callable:
+    """`click.option` with the environment variable DIFFSR_<LONG NAME>, shown in the help."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "DIFFSR_" + long.split("/")[0][2:].replace("-", "_").upper()
+    shown = settings.get("default") is not None and not settings.get("is_flag")
+    defaults = {"envvar": variable, "show_envvar": True, "show_default": shown}
+    return click.option(*names, **{**defaults, **settings})
+
+
+class Named(click.Choice):
+    """One of some names; for a misspelt one the nearest is proposed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.choices:
+            return value
+        lower = str(value).lower()
+        if lower in self.choices:
+            return lower
+        near = difflib.get_close_matches(lower, self.choices, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        self.fail(f"there is no {value}. {hint}Have {', '.join(self.choices)}.", param, ctx)
+
+
+class Several(click.ParamType):
+    """Names or numbers, separated by commas."""
+
+    def __init__(self, one: click.ParamType, metavar: str) -> None:
+        self.one, self.name = one, metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"{self.name},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts:
+            self.fail("the list is empty.", param, ctx)
+        return tuple(dict.fromkeys(self.one.convert(part, param, ctx) for part in parts))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list:
+        before, comma, last = incomplete.rpartition(",")
+        found = self.one.shell_complete(ctx, param, last)
+        for item in found:
+            item.value = f"{before}{comma}{item.value}"
+        return found
+
+
+class Finite(click.FloatRange):
+    """A number in a range; nan is in none, though it compares so."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Size(click.ParamType):
+    """WIDTHxHEIGHT as people write it -> (height, width)."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"([0-9]{1,7})[xX×]([0-9]{1,7})", value.strip())
+        if not match or 0 in (int(match[1]), int(match[2])):
+            self.fail(f"{value!r} is no size; write width x height: 1920x1080.", param, ctx)
+        return int(match[2]), int(match[1])
+
+
+class Tile(click.ParamType):
+    """auto, 0 (the whole picture at once) or a side in pixels of the result."""
+
+    name = "tile"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto":
+            return value
+        try:
+            side = int(value)
+        except ValueError:
+            side = -1
+        if side < 0 or 0 < side < SMALLEST_TILE:
+            why = f"{value!r} is none of auto, 0 and a number from {SMALLEST_TILE}."
+            self.fail(why, param, ctx)
+        return side
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list:
+        values = ("auto", "0", "256", "512")
+        return [CompletionItem(v) for v in values if v.startswith(incomplete)]
+
+
+def weights_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """For the shell: the names in weights.toml, else files."""
+    from upscale.registry import entries
+
+    names = [name for name, entry in entries().items() if entry.domain in DOMAINS]
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
+    """Which of some exclusive parameters is given; the command line goes before the environment.
+
+    Raises UsageError for two from the same place.
+    """
+    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+        given = [
+            name
+            for name in names
+            if ctx.get_parameter_source(name) is source
+            and ctx.params.get(name) not in (None, False)
+        ]
+        if len(given) > 1:
+            flags = " and ".join("--" + name.replace("_", "-") for name in given)
+            raise UsageError(f"{flags} exclude each other; give one")
+        if given:
+            return given[0]
+    return None

@@ -1,0 +1,187 @@
+"""Where every result goes, decided for all pictures before the first is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from upscale.cli.inputs import Found, Source
+from upscale.errors import OutputError, UsageError
+from upscale.image.formats import FORMATS, SUFFIXES, canonical, format_of, sniff
+
+STDOUT = "-"
+_NAME_BYTES = 255  # of one name, in every common file system
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How names are made: tag ("_x4"), a format asked for, samples, their deviation."""
+
+    tag: str
+    format: str | None = None  # Pillow's name
+    samples: int = 1
+    uncertainty: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture's work: outputs has a path for every sample, and is empty for stdout."""
+
+    source: Source
+    format: str
+    outputs: tuple[Path, ...] = ()
+    deviation: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.outputs + ((self.deviation,) if self.deviation else ())
+
+
+def tag_of(scale: float, size: tuple[int, int] | None, max_side: int | None) -> str:
+    """4.0 -> "_x4"; (height, width) -> "_1000x333"; 2000 -> "_max2000"."""
+    if size:
+        return f"_{size[1]}x{size[0]}"
+    if max_side:
+        return f"_max{max_side}"
+    return f"_x{scale:g}"
+
+
+def is_folder(output: str | None, many: bool) -> bool:
+    """Whether -o means a folder. Raises UsageError where it cannot be what is needed."""
+    if output in (None, STDOUT):
+        return False
+    assert output is not None
+    if os.path.isdir(output) or output.endswith(("/", os.sep)):
+        return True
+    if not many:
+        return False
+    if os.path.exists(output) or Path(output).suffix.lower() in SUFFIXES:
+        raise UsageError(
+            f"-o {output} is one file, and there are more pictures; name a folder: -o {output}/"
+        )
+    return True
+
+
+def plan(found: Found, output: str | None, naming: Naming) -> list[Item]:
+    """An item for every source, in order; no two claim one file, and none claims an input."""
+    if output == STDOUT or (output is None and [s.name for s in found.sources] == ["-"]):
+        return [_to_stdout(found, naming)]
+    folder = Path(output) if output and is_folder(output, found.many) else None
+    if output and not folder:
+        return [_to_file(found.sources[0], Path(output), naming)]
+    taken = {_key(Path(source.name)) for source in found.sources}
+    # A picture that keeps its suffix goes first: a.png is a_x4.png whether a.jpg is there or not.
+    order = sorted(found.sources, key=lambda s: _format(s, naming)[1] != Path(s.name).suffix)
+    items: dict[str, Item] = {}
+    for source in order:
+        items[source.name] = _free(source, folder, naming, taken)
+        taken.update(_key(path) for path in items[source.name].files)
+    return [items[source.name] for source in found.sources]
+
+
+def prepare(output: str | None, many: bool) -> None:
+    """Make the output folder and see that it can be written to. Raises OutputError."""
+    if not output or output == STDOUT:
+        return
+    folder = Path(output) if is_folder(output, many) else Path(output).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: the folder cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: no permission to write there; give another -o")
+
+
+def _to_stdout(found: Found, naming: Naming) -> Item:
+    if found.many or naming.samples > 1:
+        raise UsageError("standard output holds one picture; name a folder: -o results/")
+    return Item(found.sources[0], _format(found.sources[0], naming)[0])
+
+
+def _to_file(source: Source, path: Path, naming: Naming) -> Item:
+    if naming.format:
+        format = naming.format
+    else:
+        try:
+            format = format_of(path)
+        except OutputError as error:
+            raise UsageError(f"-o {error}; a folder ends in /") from error
+    item = _item(source, path.parent, path.stem, "", path.suffix, format, naming)
+    if source.data is None and _key(Path(source.name)) in map(_key, item.files):
+        raise UsageError(f"-o {path} is the input itself, and inputs are never replaced")
+    return item
+
+
+def _free(source: Source, folder: Path | None, naming: Naming, taken: set[str]) -> Item:
+    """The item under the first name that nothing else claims."""
+    format, suffix = _format(source, naming)
+    where = folder / source.inside.parent if folder else Path(source.name).parent
+    for stem in _stems(source.inside):
+        item = _item(source, where, stem, naming.tag, suffix, format, naming)
+        if not taken.intersection(map(_key, item.files)):
+            return item
+    raise AssertionError("the numbers ran out")
+
+
+def _stems(inside: Path) -> Iterator[str]:
+    """in, in_jpg, in_jpg_2, in_jpg_3 ..."""
+    yield inside.stem
+    longer = f"{inside.stem}_{inside.suffix[1:]}" if inside.suffix else inside.stem
+    yield longer
+    number = 2
+    while True:
+        yield f"{longer}_{number}"
+        number += 1
+
+
+def _item(
+    source: Source, folder: Path, stem: str, tag: str, suffix: str, format: str, naming: Naming
+) -> Item:
+    tails = [f"{tag}_s{n}{suffix}" for n in range(1, naming.samples + 1)]
+    if naming.samples == 1:
+        tails = [tag + suffix]
+    room = _NAME_BYTES - max(len(tag + suffix), *map(len, tails), len(tag) + 8)
+    stem = _shortened(stem, room)
+    item = Item(source, format, tuple(folder / (stem + tail) for tail in tails))
+    if naming.uncertainty:
+        item = replace(item, deviation=folder / f"{stem}{tag}_std.png")
+    return item
+
+
+def _shortened(stem: str, room: int) -> str:
+    """At most `room` bytes; what is cut off lives on as six digits of its hash."""
+    raw = os.fsencode(stem)
+    if len(raw) <= room:
+        return stem
+    digest = hashlib.blake2b(raw, digest_size=3).hexdigest()
+    cut = raw[: room - 7].decode(errors="ignore")
+    return f"{cut}~{digest}"
+
+
+def _format(source: Source, naming: Naming) -> tuple[str, str]:
+    """(format, suffix) of the result: as asked for, else the input's own, else PNG."""
+    if naming.format:
+        return naming.format, FORMATS[naming.format].suffixes[0]
+    if source.data is not None:
+        known = sniff(source.data[:64])
+        if known and FORMATS[known].writable:
+            return known, FORMATS[known].suffixes[0]
+        return "PNG", ".png"
+    try:
+        return format_of(source.name), Path(source.name).suffix
+    except OutputError:
+        return "PNG", ".png"
+
+
+def asked_format(name: str | None) -> str | None:
+    """--format's value under Pillow's name."""
+    return canonical(name) if name else None
+
+
+def _key(path: Path) -> str:
+    """Equal for two names that are one file on any file system, case-blind ones too."""
+    return unicodedata.normalize("NFC", os.path.abspath(path)).casefold()

@@ -1,0 +1,138 @@
+"""What is said while the work goes on: all on stderr, the results alone on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def on_terminal() -> bool:
+    """Whether a bar can be drawn on stderr."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class Reporter:
+    """A bar on a terminal, lines elsewhere, errors only if `quiet`. A context manager.
+
+    total: how many pieces of work; above one they get a bar of their own. unit: their name.
+    """
+
+    def __init__(
+        self, total: int = 1, *, quiet: bool = False, verbose: bool = False, unit: str = "pictures"
+    ) -> None:
+        self.quiet, self.verbose, self.total, self.unit = quiet, verbose, total, unit
+        self.live: Progress | None = None
+        self._batch = self._work = None
+
+    def __enter__(self) -> Reporter:
+        if not self.quiet and on_terminal():
+            self.live = _bars()
+            self.live.start()
+            if self.total > 1:
+                self._batch = self.live.add_task(self.unit, total=self.total)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+    def begin(self, name: str) -> None:
+        """A piece of work starts."""
+        if self.live:
+            self._work = self.live.add_task(_short(name), total=None)
+
+    def step(self, done: int, of: int) -> None:
+        """`done` of `of` parts of it are finished."""
+        if self.live and self._work is not None:
+            self.live.update(self._work, completed=done, total=of)
+
+    def end(self) -> None:
+        """The piece of work is over, well or not."""
+        if self.live:
+            if self._work is not None:
+                self.live.remove_task(self._work)
+                self._work = None
+            if self._batch is not None:
+                self.live.advance(self._batch)
+
+    def line(self, text: str) -> None:
+        """One for every piece of work, where there is no bar."""
+        if not self.quiet and (self.verbose or not self.live):
+            self._stderr(text)
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        if not self.quiet:
+            self._stderr(text)
+
+    def detail(self, text: str) -> None:
+        """Something for --verbose."""
+        if self.verbose:
+            self._stderr(text)
+
+    def error(self, text: str) -> None:
+        self._stderr(f"Error: {text}", style="red")
+
+    def plain(self, text: str) -> None:
+        """Goes on from an error; said even if quiet."""
+        self._stderr(text)
+
+    def result(self, text: str) -> None:
+        """A line of stdout, in the file system's own encoding."""
+        if self.live and sys.stdout.isatty():
+            self._stderr(text)  # the same terminal; only so does the bar not run through it
+            return
+        stream = sys.stdout.buffer
+        stream.write(os.fsencode(text + "\n"))
+        stream.flush()
+
+    def _stderr(self, text: str, style: str | None = None) -> None:
+        if self.live:
+            printable = text.encode(errors="backslashreplace").decode()
+            self.live.console.print(
+                printable, style=style, markup=False, highlight=False, soft_wrap=True
+            )
+        else:
+            click.echo(text.encode(errors="backslashreplace").decode(), err=True)
+
+
+def _bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # it would send the results to stderr
+        redirect_stderr=False,
+    )
+
+
+def _short(name: str, most: int = 40) -> str:
+    printable = name.encode(errors="backslashreplace").decode()
+    return printable if len(printable) <= most else "…" + printable[1 - most :]

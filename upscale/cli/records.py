@@ -1,0 +1,71 @@
+"""The account of one picture: as JSON, a line, a comment in the file, a map of deviations."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from upscale import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WHITE = 0.25  # the standard deviation that is white in --uncertainty's map
+
+
+def as_json(record: dict[str, Any]) -> str:
+    """One line; JSON has no infinity, so null stands for it."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
+    return json.dumps(finite)
+
+
+def summarised(record: dict[str, Any]) -> str:
+    if record["status"] == "skipped":
+        return "exists, skipped"
+    (h, w), (height, width) = record["size_in"], record["size_out"]
+    sizes = f"{w}x{h} to {width}x{height}"
+    if record["status"] == "ok":
+        return f"{sizes}, {record['seconds']:.1f} s"
+    exists = ", exists already" if record["exists"] else ""
+    return (
+        f"{sizes}, {len(record['stages'])} stages, {record['steps']} {record['sampler']} steps, "
+        f"{record['nfe']} network calls, {record['tiles']} tiles, about "
+        f"{record['memory'] / 2**20:.0f} MiB{exists}"
+    )
+
+
+def comment(report: dict[str, Any]) -> str:
+    """Provenance, for the picture's own metadata."""
+    known = [
+        f"{key}={report[key]}"
+        for key in ("method", "weights", "sampler", "steps", "seed", "scale")
+        if report.get(key) is not None
+    ]
+    return f"diffsr {__version__}; " + " ".join(known)
+
+
+class Spread:
+    """Standard deviation over samples, one at a time (Welford 1962), so that none is kept."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, None, None
+
+    def add(self, rgb: np.ndarray) -> None:
+        """rgb (H,W,3)."""
+        self.count += 1
+        if self.mean is None:
+            self.mean, self.squares = rgb.copy(), rgb * 0
+            return
+        difference = rgb - self.mean
+        self.mean += difference / self.count
+        self.squares += difference * (rgb - self.mean)
+
+    def map(self) -> np.ndarray:
+        """float32 (H,W,3) grey: root of the colours' mean variance, WHITE or more being 1."""
+        variance = self.squares.mean(2, keepdims=True) / (self.count - 1)
+        grey = (variance.clip(0) ** 0.5 / WHITE).clip(0, 1)
+        return grey.repeat(3, 2).astype("float32")

@@ -1,0 +1,200 @@
+"""`diffsr upscale`: from options to a list of work, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from upscale.cli import batch, inputs, outputs
+from upscale.cli.options import (
+    CONSISTENCY,
+    CONTEXT,
+    DOMAINS,
+    METHODS,
+    SAMPLERS,
+    SPACINGS,
+    Finite,
+    Named,
+    Size,
+    Tile,
+    one_of,
+    option,
+    weights_names,
+)
+from upscale.cli.progress import Reporter, on_terminal
+from upscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from upscale.pipeline import Upscaler
+
+FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "avif", "gif")
+
+_OPTIONS = [
+    option("-o", "--output", metavar="FILE|DIR|-", type=click.Path(allow_dash=True),
+           help="Where to write. A folder exists or ends in /; - is standard output. "
+                "Default: beside the input, in.png -> in_x4.png."),
+    option("--from-file", metavar="FILE|-", type=click.Path(allow_dash=True),
+           help="Also take the paths in FILE, one a line."),
+    option("--null", is_flag=True, help="The paths in --from-file end in NUL (find -print0)."),
+    option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT",
+           help="Magnification, 1 to 16."),
+    option("--size", type=Size(), metavar="WxH", help="Exact size of the result, in pixels."),
+    option("--max-side", type=click.IntRange(1), metavar="N",
+           help="Length of the result's longer side."),
+    option("--method", type=Named(METHODS), help="How to enlarge. Default: sr3."),
+    option("--weights", metavar="NAME|FILE", shell_complete=weights_names,
+           help="Weights by name (`diffsr doctor` lists them) or a .safetensors file; they bring "
+                "their method."),
+    option("--domain", type=Named(DOMAINS), default="photo",
+           help="What is on the pictures, for choosing weights."),
+    option("--steps", type=click.IntRange(1), metavar="N",
+           help="Sampler steps. Default: what the weights were made for."),
+    option("--sampler", type=Named(SAMPLERS), help="Default: the weights'."),
+    option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'."),
+    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N",
+           help="Same seed and picture, same result."),
+    option("--samples", type=click.IntRange(1), default=1, metavar="N",
+           help="Write N variants: in_x4_s1.png, in_x4_s2.png, ..."),
+    option("--uncertainty", is_flag=True,
+           help="With --samples: also in_x4_std.png, their standard deviation; black is 0, white "
+                "is 0.25 or more of the range from black to white."),
+    option("--temperature", type=Finite(0, 10), default=1.0, metavar="FLOAT",
+           help="Strength of the noise; below 1 smoother."),
+    option("--device", type=Named(("auto", "cpu", "cuda")), default="auto"),
+    option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto",
+           help="Number format of the network."),
+    option("--tile", type=Tile(), metavar="auto|0|N", default="auto",
+           help="Side of the windows that a large picture is worked in; 0: no windows."),
+    option("--overlap", type=click.IntRange(0), default=64, metavar="N",
+           help="Pixels that windows share."),
+    option("--consistency", type=Named(CONSISTENCY), default="project",
+           help="Whether the result, shrunk, must equal the input."),
+    option("--overwrite", is_flag=True, help="Replace results that exist."),
+    option("--skip-existing", is_flag=True, help="Leave out pictures whose results exist."),
+    option("--format", type=Named(FORMATS), help="Of the results. Default: the input's."),
+    option("--quality", type=click.IntRange(1, 100), metavar="1-100",
+           help="For JPEG, WebP (100: lossless) and AVIF."),
+    option("--strip", is_flag=True, help="Write no EXIF, colour profile or comment."),
+    option("--frames", type=Named(("error", "first")), default="error",
+           help="What to do with an animation."),
+    option("--allow-truncated", is_flag=True, help="Take what is there of a file cut short."),
+    option("--max-pixels", type=click.IntRange(1), default=250_000_000, metavar="N",
+           help="Refuse larger inputs."),
+    option("--json", "as_json", is_flag=True,
+           help="Print an object a line for every picture instead of the paths."),
+    option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    option("-v", "--verbose", is_flag=True, help="Say more."),
+    option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    option("--offline", is_flag=True, help="Never use the network."),
+    option("--debug", is_flag=True, help="Show tracebacks."),
+]  # fmt: skip
+
+
+def _with_options(function: Callable) -> Callable:
+    for decorate in reversed(_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+@click.command(name="upscale", context_settings=CONTEXT)
+@click.argument("paths", nargs=-1, metavar="INPUTS...", type=click.Path(allow_dash=True))
+@_with_options
+@click.pass_context
+def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
+    """Enlarge pictures: files, folders (with all below them), quoted patterns, - for standard
+    input.
+
+    The paths written go to standard output, one a line; everything else to standard error.
+    Options can also be set by environment variables. Exit codes: `diffsr --help`.
+    """
+    _check(ctx, paths, options)
+    reporter = Reporter(quiet=options["quiet"], verbose=options["verbose"])
+    found = _find(paths, options)
+    naming = outputs.Naming(
+        outputs.tag_of(options["scale"] or 4.0, options["size"], options["max_side"]),
+        outputs.asked_format(options["format"]),
+        options["samples"],
+        options["uncertainty"],
+    )
+    items = outputs.plan(found, options["output"], naming) if found.sources else []
+    _check_stdout(items, options)
+    if found.left_out:
+        reporter.note(f"{found.left_out} earlier results in these folders left out")
+    if items and not options["dry_run"]:
+        outputs.prepare(options["output"], found.many)
+    job = batch.Job(lambda: _upscaler(options), options)
+    return batch.run(job, items, found.failures, reporter)
+
+
+def make_upscaler(
+    method: str | None, weights: str | None, domain: str, device: str, dtype: str, offline: bool
+) -> Upscaler:
+    """The one place that loads torch and the network; tests put a fake here."""
+    from upscale.pipeline import Upscaler
+
+    return Upscaler(
+        method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline
+    )
+
+
+def _upscaler(options: dict[str, Any]) -> Upscaler:
+    if options["quiet"] or not on_terminal():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    names = ("method", "weights", "domain", "device", "dtype", "offline")
+    return make_upscaler(*(options[name] for name in names))
+
+
+def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Combinations that cannot be meant; of exclusive options the one given stays."""
+    wanted = one_of(ctx, ("scale", "size", "max_side"))
+    if wanted:
+        for name in {"scale", "size", "max_side"} - {wanted}:
+            options[name] = None
+    for pair in (("overwrite", "skip_existing"), ("quiet", "verbose")):
+        if chosen := one_of(ctx, pair):
+            options[pair[1 - pair.index(chosen)]] = False
+    # The weights bring their method; one that only the environment names must not stand against.
+    explicit = one_of(ctx, ("method", "weights")) if not _both(ctx, "method", "weights") else None
+    if explicit == "weights":
+        options["method"] = None
+    elif explicit == "method":
+        options["weights"] = None
+    if not paths and not options["from_file"]:
+        raise UsageError(
+            "no input; name pictures, a folder, or - for standard input: diffsr in.png"
+        )
+    if options["null"] and not options["from_file"]:
+        raise UsageError("--null belongs to --from-file")
+    if options["uncertainty"] and options["samples"] < 2:
+        raise UsageError("--uncertainty is a deviation between samples: add --samples 8")
+    if options["from_file"] == "-" and "-" in paths:
+        raise UsageError("standard input cannot be a picture and --from-file at once")
+
+
+def _both(ctx: click.Context, *names: str) -> bool:
+    return len({ctx.get_parameter_source(name) for name in names}) == 1
+
+
+def _find(paths: tuple[str, ...], options: dict[str, Any]) -> inputs.Found:
+    listed: list[str] = []
+    if options["from_file"]:
+        listed = inputs.read_list(options["from_file"], options["null"])
+        if not listed and not paths:
+            raise UsageError(f"--from-file {options['from_file']}: the list is empty")
+    return inputs.find(paths, listed, but_not=options["output"])
+
+
+def _check_stdout(items: list[outputs.Item], options: dict[str, Any]) -> None:
+    if not items or items[0].outputs or options["dry_run"]:
+        return
+    if options["as_json"]:
+        raise UsageError("standard output holds the picture; --json needs -o FILE")
+    if options["uncertainty"]:
+        raise UsageError("standard output holds one picture; --uncertainty needs -o FILE")
+    if sys.stdout.buffer.isatty():
+        raise UsageError("a picture is not written to a terminal; use -o FILE, or pipe it: > out")

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: noising laws, denoisers, samplers, tiling. Knows no network."""

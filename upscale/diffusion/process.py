@@ -1,0 +1,153 @@
+"""Noising laws and the noise levels at which a sampler calls the network.
+
+Everything is told in sigma = sqrt((1 - alpha_bar) / alpha_bar), the noise-to-signal ratio: SR3 and
+IDM noise in 2000 discrete steps, ECDP in continuous time, and a sampler needs to know neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def sigma_of(alpha_bar: Tensor) -> Tensor:
+    """Noise-to-signal ratio of a cumulative signal power in (0, 1]."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def alpha_bar_of(sigma: Tensor) -> Tensor:
+    """Inverse of `sigma_of`."""
+    return 1 / (1 + sigma.square())
+
+
+@dataclass(frozen=True)
+class VPDiscrete:
+    """SR3's and IDM's process: `steps` linear betas (published training table by default)."""
+
+    steps: int = 2000
+    beta_start: float = 1e-6
+    beta_end: float = 1e-2
+
+    @cached_property
+    def alpha_bar(self) -> Tensor:
+        """Float64 (steps + 1,), from 1 (clean) down; entry t belongs to step t."""
+        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+        return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, 0)])
+
+    @property
+    def sigma_min(self) -> float:
+        return float(sigma_of(self.alpha_bar[1]))
+
+    @property
+    def sigma_max(self) -> float:
+        return float(sigma_of(self.alpha_bar[-1]))
+
+    def sigma_of_t(self, t: Tensor) -> Tensor:
+        """Sigma at process time t in [0, 1], log alpha_bar interpolated between the steps."""
+        position = t.double() * self.steps
+        low = position.floor().clamp(0, self.steps - 1).long()
+        log_abar = self.alpha_bar.log()
+        value = log_abar[low] + (position - low) * (log_abar[low + 1] - log_abar[low])
+        return torch.expm1(-value).sqrt()
+
+    def t_of_sigma(self, sigma: Tensor) -> Tensor:
+        """Inverse of `sigma_of_t`, clamped to [0, 1]."""
+        value = -torch.log1p(sigma.double().square())
+        log_abar = self.alpha_bar.log()
+        high = torch.searchsorted(-log_abar, -value).clamp(1, self.steps)
+        low = high - 1
+        part = (value - log_abar[low]) / (log_abar[high] - log_abar[low])
+        return ((low + part) / self.steps).clamp(0, 1)
+
+    def sample_sigma(self, count: int, generator: torch.Generator) -> Tensor:
+        """Training law of SR3 section 2.5, per example, float64 (count,).
+
+        t ~ U{1..T}, then alpha_bar ~ U(alpha_bar_t, alpha_bar_{t-1}).
+        """
+        t = torch.randint(1, self.steps + 1, (count,), generator=generator)
+        u = torch.rand(count, generator=generator, dtype=torch.float64)
+        return sigma_of(torch.lerp(self.alpha_bar[t], self.alpha_bar[t - 1], u))
+
+
+@dataclass(frozen=True)
+class LogSNRLaw:
+    """A training law for compact networks: log-SNR = high - (high - low) * u ** power.
+
+    Spends its examples evenly over the decades of noise that matter for few-step sampling, where
+    SR3's law spends most of them on nearly pure noise. Only a law: sampling uses a process.
+    """
+
+    low: float = -6.0
+    high: float = 10.0
+    power: float = 0.7
+
+    def sample_sigma(self, count: int, generator: torch.Generator) -> Tensor:
+        """Float64 (count,), stratified over the batch (antithetic in the limit)."""
+        offset = torch.rand(1, generator=generator, dtype=torch.float64)
+        order = torch.randperm(count, generator=generator)
+        u = (order + offset) / count
+        return torch.exp(-0.5 * (self.high - (self.high - self.low) * u**self.power))
+
+
+def _log_snr_grid(process: VPDiscrete, steps: int) -> Tensor:
+    """Uniform in log-SNR between the process's ends."""
+    return torch.exp(
+        torch.linspace(
+            math.log(process.sigma_max), math.log(process.sigma_min), steps, dtype=torch.float64
+        )
+    )
+
+
+def _phi_grid(process: VPDiscrete, steps: int) -> Tensor:
+    """Uniform in the angle phi = atan(sigma), in which DDIM rotates at constant speed."""
+    top = math.atan(process.sigma_max)
+    return torch.tan(top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
+
+
+def _t_grid(process: VPDiscrete, steps: int) -> Tensor:
+    """Uniform in process time (a strided table)."""
+    return process.sigma_of_t(torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
+
+
+def _beta_grid(process: VPDiscrete, steps: int) -> Tensor:
+    """SR3's own inference tables: `steps` linear betas of their own.
+
+    The paper searches the end points for each budget; here the first beta is the training table's,
+    scaled to the step count, and the last one is solved so that the table starts from the same
+    noise as training (a table that only has fewer entries starts with the picture still visible).
+    """
+    target = float(process.alpha_bar[-1].log())
+    first = min(process.beta_start * process.steps / steps, 0.01)
+
+    def log_alpha_bar(last: float) -> Tensor:
+        betas = torch.linspace(first, last, steps, dtype=torch.float64)
+        if steps == 1:
+            betas = torch.tensor([last], dtype=torch.float64)
+        return torch.cumsum(torch.log1p(-betas), 0)
+
+    low, high = 0.0, 1.0 - 1e-12
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(log_alpha_bar(middle)[-1]) > target else (low, middle)
+    return torch.expm1(-log_alpha_bar((low + high) / 2)).sqrt().flip(0)
+
+
+SPACINGS: dict[str, Callable[[VPDiscrete, int], Tensor]] = {
+    "logsnr": _log_snr_grid,
+    "phi": _phi_grid,
+    "t": _t_grid,
+    "beta": _beta_grid,
+}
+
+
+def sigmas(process: VPDiscrete, steps: int, spacing: str = "logsnr") -> Tensor:
+    """Noise levels for `steps` sampler steps: float64 (steps + 1,), descending, the last is 0."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    grid = SPACINGS[spacing](process, steps)
+    return torch.cat([grid, torch.zeros(1, dtype=torch.float64)])

@@ -1,0 +1,102 @@
+"""A denoiser made of a denoiser on overlapping windows.
+
+The state, the noise and the schedule stay those of the whole picture; only the estimate of each
+step is put together from windows. So a picture has one trajectory, whatever its tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+
+MARGIN = 4  # the outer 1/MARGIN of an overlap is dropped: there a window's padding shows
+
+
+class Box(NamedTuple):
+    """A window of a picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def starts(length: int, window: int, overlap: int, align: int) -> list[int]:
+    """First pixels of windows that cover `length`, multiples of `align`, `overlap` shared."""
+    if window >= length:
+        return [0]
+    stride = (window - overlap) // align * align
+    if stride < align:
+        raise ValueError(f"windows of {window} cannot overlap by {overlap} (alignment {align})")
+    found = [0]
+    while found[-1] + window < length:
+        found.append(found[-1] + stride)
+    last = -(-(length - window) // align) * align  # shifted inwards: as large as the others
+    if len(found) > 1:
+        found[-1] = min(found[-1], last)
+    return found
+
+
+def windows(size: tuple[int, int], window: int, overlap: int, align: int) -> list[Box]:
+    """Boxes that cover (height, width); one where the picture fits. Raises ValueError where
+    the window leaves no room for the overlap."""
+    (height, width), boxes = size, []
+    for top in starts(height, window, overlap, align):
+        for left in starts(width, window, overlap, align):
+            boxes.append(Box(top, left, min(window, height - top), min(window, width - left)))
+    return boxes
+
+
+def _ramp(length: int, overlap: int, before: bool, after: bool, like: Tensor) -> Tensor:
+    """Weights along one side of a window: 0 in the margin, then linear up to 1."""
+    weight = torch.ones(length, dtype=like.dtype, device=like.device)
+    overlap = min(overlap, length)
+    margin = overlap // MARGIN
+    inner = overlap - 2 * margin
+    rise = torch.zeros(overlap, dtype=like.dtype, device=like.device)
+    rise[margin:] = 1
+    rise[margin : margin + inner] = (torch.arange(inner).to(like) + 0.5) / max(inner, 1)
+    if before:
+        weight[:overlap] *= rise
+    if after:
+        weight[length - overlap :] *= rise.flip(0)
+    return weight
+
+
+def tiled(
+    denoise_window: Callable[[Tensor, Tensor, Box], Tensor],
+    size: tuple[int, int],
+    boxes: list[Box],
+    overlap: int,
+) -> Denoiser:
+    """`denoise_window(x of the box, sigma, box)` on every box, blended over the overlaps.
+
+    The weights are separable; their sum is divided out, so an identity stays an identity. An error
+    in a window ends the call with nothing kept.
+    """
+    height, width = size
+
+    def ramps(box: Box, like: Tensor) -> tuple[Tensor, Tensor]:
+        rows = _ramp(box.height, overlap, box.top > 0, box.top + box.height < height, like)
+        columns = _ramp(box.width, overlap, box.left > 0, box.left + box.width < width, like)
+        return rows[:, None], columns
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        row_sum, column_sum = x.new_zeros(height, 1), x.new_zeros(width)
+        for box in boxes:
+            rows, columns = ramps(box, x)
+            if box.left == 0:
+                row_sum[box.top : box.top + box.height] += rows
+            if box.top == 0:
+                column_sum[box.left : box.left + box.width] += columns
+            at = (..., slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
+            total[at].addcmul_(denoise_window(x[at], sigma, box), rows * columns)
+        return total.div_(row_sum * column_sum)
+
+    return denoise

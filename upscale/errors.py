@@ -1,0 +1,50 @@
+"""Everything a user may be told, with the exit code that says it to a script.
+
+DiffsrError                1  some pictures of a batch failed, or anything not named below
+├── UsageError             2  an option or a combination of options that cannot be meant
+├── InputError             3  a picture (or folder, or list) that cannot be read
+├── OutputError            1  a picture that cannot be written where and as asked
+├── ResourceError          4  memory or disk ran out, after every retry
+│   ├── OutOfMemory
+│   └── DiskFull
+├── NumericalError         1  a sampler or network left the real numbers
+└── WeightsError           5  weights missing, damaged, or not for this job
+"""
+
+
+class DiffsrError(Exception):
+    """What went wrong, where, and what to try. The message is shown to the user as it is."""
+
+    exit_code = 1
+
+
+class UsageError(DiffsrError):
+    exit_code = 2
+
+
+class InputError(DiffsrError):
+    exit_code = 3
+
+
+class OutputError(DiffsrError):
+    exit_code = 1
+
+
+class ResourceError(DiffsrError):
+    exit_code = 4
+
+
+class OutOfMemory(ResourceError):
+    """Memory ran out, even with the smallest tile."""
+
+
+class DiskFull(ResourceError):
+    """The disk ran out while a file was written; nothing half-written is left."""
+
+
+class NumericalError(DiffsrError):
+    """A NaN or an infinity appeared; no picture is made from it."""
+
+
+class WeightsError(DiffsrError):
+    exit_code = 5

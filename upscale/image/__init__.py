@@ -1,0 +1,1 @@
+"""Pixels and files; the only door to Pillow."""

@@ -1,0 +1,176 @@
+"""The picture formats diffsr knows: names, suffixes, signatures and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from upscale.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Format:
+    suffixes: tuple[str, ...]
+    max_side: int = 2**31 - 1
+    max_bytes: int | None = None  # of the pixels, uncompressed
+    alpha: bool = False
+    deep: bool = False  # holds 16 bits a channel
+    profile: bool = False  # holds ICC and EXIF
+    plugin: str = ""  # Pillow's class
+    writable: bool = True
+
+
+FORMATS: dict[str, Format] = {
+    "PNG": Format(
+        (".png", ".apng"), alpha=True, deep=True, profile=True, plugin="PngImagePlugin.PngImageFile"
+    ),
+    # The marker could say 65535; libjpeg's JPEG_MAX_DIMENSION is "a tad under 64K".
+    "JPEG": Format(
+        (".jpg", ".jpeg", ".jpe", ".jfif"),
+        max_side=65500,
+        profile=True,
+        plugin="JpegImagePlugin.JpegImageFile",
+    ),
+    # 14 bits each in the VP8 header
+    "WEBP": Format(
+        (".webp",), max_side=16383, alpha=True, profile=True, plugin="WebPImagePlugin.WebPImageFile"
+    ),
+    # Offsets are 32 bits; the margin is for the tags.
+    "TIFF": Format(
+        (".tif", ".tiff"),
+        max_bytes=2**32 - 2**24,
+        alpha=True,
+        deep=True,
+        profile=True,
+        plugin="TiffImagePlugin.TiffImageFile",
+    ),
+    "BMP": Format((".bmp", ".dib"), max_bytes=2**32 - 2**16, plugin="BmpImagePlugin.BmpImageFile"),
+    # AV1 could hold 65536, but libavif, and so nearly every reader, refuses above 32768.
+    "AVIF": Format(
+        (".avif",), max_side=32768, alpha=True, profile=True, plugin="AvifImagePlugin.AvifImageFile"
+    ),
+    "GIF": Format((".gif",), max_side=65535, alpha=True, plugin="GifImagePlugin.GifImageFile"),
+    "HEIC": Format((".heic", ".heif", ".hif"), writable=False),
+}
+
+SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in known.suffixes)
+
+_ALIASES = {"JPG": "JPEG", "TIF": "TIFF"}
+
+_ALIEN = (
+    (b"%PDF", "a PDF"),
+    (b"8BPS", "a Photoshop document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR picture"),
+    (b"\x1a\x45\xdf\xa3", "a Matroska video"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file"),
+    (b"IIRO", "a camera's raw file"),
+    (b"IIU\0", "a camera's raw file"),
+)
+_BMP_HEADERS = tuple(bytes([n, 0, 0, 0]) for n in (12, 16, 40, 52, 56, 64, 108, 124))
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def sniff(head: bytes) -> str | None:
+    """The format whose signature starts `head` (64 bytes are enough), whatever the file's name."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    # a Canon CR2 is a TIFF whose first picture is a thumbnail
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and head[8:10] != b"CR":
+        return "TIFF"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    # two letters alone start many a text: the size of the second header follows
+    if head[:2] == b"BM" and head[14:18] in _BMP_HEADERS:
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        brands = [head[8:12], *(head[i : i + 4] for i in range(16, len(head), 4))]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if any(brand in _HEIF_BRANDS for brand in brands):
+            return "HEIC"
+    return None
+
+
+def alien(head: bytes) -> str:
+    """In words, what a file that is none of ours looks like."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page, probably an error message saved in place of the picture"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "SVG or other XML"
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return "a camera's raw file"
+    if head[4:8] == b"ftyp":
+        return "a camera's raw file" if head[8:12] == b"crx " else "a video"
+    for signature, words in _ALIEN:
+        if head.startswith(signature):
+            return words
+    return "not a picture of a kind diffsr knows"
+
+
+def canonical(name: str) -> str:
+    """'jpg' -> 'JPEG'; OutputError for a format that cannot be written."""
+    upper = _ALIASES.get(name.upper(), name.upper())
+    if upper in FORMATS and FORMATS[upper].writable:
+        return upper
+    raise OutputError(f"no format named {name} can be written; have {', '.join(_writable())}")
+
+
+def format_of(path: str | PurePath) -> str:
+    """The output format that the suffix asks for; OutputError names the valid ones."""
+    suffix = PurePath(path).suffix.lower()
+    for name, known in FORMATS.items():
+        if suffix in known.suffixes and known.writable:
+            return name
+    valid = ", ".join(s for name in _writable() for s in FORMATS[name].suffixes)
+    if suffix in FORMATS["HEIC"].suffixes:
+        raise OutputError(f"{path}: HEIC is read, not written; use one of {valid}")
+    what = f"{suffix} is no picture format to write" if suffix else "the name has no suffix"
+    raise OutputError(f"{path}: {what}; use one of {valid}")
+
+
+def check_format(
+    format: str, size: tuple[int, int], bits: int = 8, *, alpha: bool = False
+) -> list[str]:
+    """Whether `format` can hold a picture of `size` (height, width): cheap, so ask before the work.
+
+    Raises OutputError where it cannot. Returns what it can hold only in part, for the user.
+    """
+    name = canonical(format)
+    known = FORMATS[name]
+    height, width = size
+    others = " or ".join(n for n in ("PNG", "TIFF") if n != name)
+    if max(size) > known.max_side:
+        raise OutputError(
+            f"{name} holds at most {known.max_side} pixels a side, and the result is {width} wide "
+            f"and {height} high; write {others}, or a smaller size"
+        )
+    planes = 4 if alpha and known.alpha else 3
+    if known.max_bytes and height * width * planes * (bits // 8 if known.deep else 1) > (
+        known.max_bytes
+    ):
+        raise OutputError(
+            f"{name} ends at 4 GiB of pixels, and the result is {width} wide and {height} high; "
+            "write PNG, or a smaller size"
+        )
+    notes = []
+    if bits == 16 and not known.deep:
+        notes.append(f"{name} holds 8 bits a channel: the source's 16 are rounded")
+    if alpha and not known.alpha:
+        notes.append(f"{name} has no transparency: the picture is laid on white")
+    if name == "GIF":
+        notes.append("GIF holds 256 colours: the others are mapped to them")
+    return notes
+
+
+def _writable() -> list[str]:
+    return [name for name, known in FORMATS.items() if known.writable]

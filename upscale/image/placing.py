@@ -1,0 +1,122 @@
+"""Bytes get their name on the disk at once and complete, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from upscale.errors import DiskFull, OutputError
+
+# What a hard link gives where there are none: FAT, some network drives, some containers
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def put(data: memoryview, target: Path, *, overwrite: bool) -> None:
+    """Write `target`, making its folder; OutputError or DiskFull, and then nothing is left.
+
+    Without `overwrite`, a file that appeared meanwhile is not replaced either. A link stays, and
+    the file it leads to is replaced; a pipe or a device is written into.
+    """
+    try:
+        if _is_special(target):
+            with open(target, "wb") as stream:
+                stream.write(data)
+            return
+        target = Path(os.path.realpath(target)) if overwrite else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failure(target, error) from error
+    try:
+        _replace(data, target, overwrite=overwrite)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except OSError as error:
+        raise _failure(target, error) from error
+
+
+def send(data: memoryview, stream: BinaryIO) -> None:
+    """Write all of `data` to an open stream. A BrokenPipeError passes: that the reader has had
+    enough is the command line's business, and no fault."""
+    try:
+        while data:  # an unbuffered stream may take only a part
+            data = data[stream.write(data) or len(data) :]
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _failure(getattr(stream, "name", "the stream"), error) from error
+
+
+def check_free(target: Path) -> None:
+    """OutputError if something would be overwritten; `put` looks again when it comes to it."""
+    if os.path.lexists(target) and not _is_special(target):
+        raise _exists(target)
+
+
+def _replace(data: memoryview, target: Path, *, overwrite: bool) -> None:
+    # a short name of its own: the target's may already be as long as names can be
+    temporary = target.parent / f".diffsr-{secrets.token_hex(8)}.part"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _move_to_free_name(temporary, target)
+    except BaseException:  # an interruption too must leave nothing
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    with suppress(OSError, AttributeError):  # the name should outlast a power cut; not on Windows
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _move_to_free_name(temporary: Path, target: Path) -> None:
+    """Rename; FileExistsError if the target exists by now, which `os.replace` would not say."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        open(target, "xb").close()  # claims the name
+        os.replace(temporary, target)
+    else:
+        temporary.unlink()
+
+
+def _is_special(target: Path) -> bool:
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _exists(target: Path) -> OutputError:
+    return OutputError(
+        f"{target}: exists, and is left as it is; choose another name or pass --overwrite "
+        "(overwrite=True)"
+    )
+
+
+def _failure(target: object, error: OSError) -> OutputError | DiskFull:
+    if error.errno in _FULL:
+        return DiskFull(
+            f"{target}: the disk is full; nothing was left behind. Make room, or write elsewhere"
+        )
+    return OutputError(
+        f"{target}: cannot be written ({error.strerror or error}); check the name and the "
+        "permissions of the folder"
+    )

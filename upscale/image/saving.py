@@ -1,0 +1,200 @@
+"""A Picture becomes a file: all of it, or nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from upscale.errors import DiffsrError, NumericalError, OutOfMemory, OutputError, UsageError
+from upscale.image import exif, placing, png16, tiff
+from upscale.image.formats import FORMATS, canonical, check_format, format_of
+from upscale.image.picture import Picture, quantised
+
+
+@dataclass(frozen=True)
+class _Extras:
+    """What goes along with the pixels; None where the format or the user wants none."""
+
+    icc: bytes | None
+    exif: bytes | None
+    dpi: tuple[float, float] | None
+    software: str | None
+    quality: int | None
+
+
+def write(
+    picture: Picture,
+    target: str | Path | BinaryIO,
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    strip: bool = False,
+    overwrite: bool = False,
+    comment: str | None = None,
+) -> list[str]:
+    """Encode `picture` and put it at `target`; returns what could not be kept, for the user.
+
+    format    a name from formats.FORMATS; without it the target's suffix tells
+    quality   1..100 for JPEG (95, always 4:4:4), WebP (95; 100 is lossless) and AVIF (90)
+    strip     leave out EXIF, colour profile, resolution and comment
+    comment   provenance: the text "Software" of a PNG, the EXIF tag of others
+    A file appears under its name at once and complete; folders are made; a failure of any kind
+    leaves nothing behind. 16 bits are written where picture.bits is 16 and the format has them.
+    Alpha is laid on white where the format has none (JPEG, BMP); GIF's is all or nothing.
+    Raises OutputError, DiskFull, UsageError or, for pixels that are no numbers, NumericalError.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality}; it goes from 1 to 100")
+    is_path = isinstance(target, (str, Path))
+    if format is None and not is_path:
+        raise OutputError("a stream has no suffix to tell the format; name one: --format png")
+    name = canonical(format) if format else format_of(str(target))
+    if is_path and not overwrite:
+        placing.check_free(Path(target))
+    notes = check_format(name, picture.size, picture.bits, alpha=picture.alpha is not None)
+    data = io.BytesIO()
+    try:
+        notes += _encode(picture, data, name, quality, strip, comment)
+    except DiffsrError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemory(f"not enough memory to encode the {name}") from error
+    except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
+        raise OutputError(f"{name} cannot be encoded ({error}); try PNG") from error
+    if is_path:
+        placing.put(data.getbuffer(), Path(target), overwrite=overwrite)
+    else:
+        placing.send(data.getbuffer(), target)
+    return notes
+
+
+def _encode(
+    picture: Picture, file: BinaryIO, name: str, quality: int | None, strip: bool,
+    comment: str | None,
+) -> list[str]:  # fmt: skip
+    samples = _samples(picture, name)
+    software = None if strip else comment
+    block = None if strip else picture.exif
+    icc = None if strip else picture.icc
+    notes = []
+    # GIF and BMP have no place for a profile; a profile for grey does not fit RGB
+    if icc and (not FORMATS[name].profile or (icc[16:20] == b"GRAY" and samples.shape[2] > 2)):
+        icc = None
+        notes.append(f"{name} cannot hold the colour profile: it was left out")
+    if FORMATS[name].profile:
+        # PNG has a text for the software
+        tagged = None if name == "PNG" else software
+        made = exif.updated(block, picture.size, tagged, for_jpeg=name == "JPEG")
+        if block and not made:
+            notes.append(f"{name} cannot hold so long an EXIF block: it was left out")
+        block = made
+    elif block:
+        block = None
+        notes.append(f"{name} cannot hold EXIF: it was left out")
+    extras = _Extras(icc, block, None if strip else picture.dpi, software, quality)
+    _ENCODERS[name](file, samples, extras)
+    return notes
+
+
+def _samples(picture: Picture, name: str) -> np.ndarray:
+    """uint8 or uint16 (H,W,1..4), as in L, LA, RGB or RGBA, of the kinds `name` can hold."""
+    rgb, alpha = picture.rgb, picture.alpha
+    if not np.isfinite(rgb).all() or (alpha is not None and not np.isfinite(alpha).all()):
+        raise NumericalError("the picture holds pixels that are not numbers; nothing was written")
+    if alpha is not None and not FORMATS[name].alpha:
+        rgb, alpha = rgb * alpha[..., None] + (1 - alpha[..., None]), None
+    # no channel of a grey picture is privileged; WebP has no grey, AVIF none with alpha
+    grey = picture.grey and not (name == "WEBP" or (name == "AVIF" and alpha is not None))
+    colour = rgb.mean(2, keepdims=True) if grey else rgb
+    bits = picture.bits if FORMATS[name].deep else 8
+    samples = quantised(colour, bits)
+    if alpha is None:
+        return samples
+    return np.concatenate([samples, quantised(alpha, bits)[..., None]], 2)
+
+
+def _image(samples: np.ndarray) -> Image.Image:
+    return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+
+
+def _png(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    if samples.dtype == np.uint16:
+        png16.write(
+            file, samples, icc=extras.icc, exif=extras.exif, dpi=extras.dpi,
+            software=extras.software,
+        )  # fmt: skip
+        return
+    text = PngInfo()
+    if extras.software and extras.software.isascii():
+        text.add_text("Software", extras.software)
+    elif extras.software:
+        text.add_itxt("Software", extras.software)
+    _image(samples).save(file, "PNG", pnginfo=text, **_metadata(extras))
+
+
+def _jpeg(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    quality = extras.quality or 95
+    _image(samples).save(file, "JPEG", quality=quality, subsampling=0, **_metadata(extras))
+
+
+def _webp(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    quality = extras.quality or 95
+    # exact: without it, lossless too would change the colours under alpha 0
+    _image(samples).save(
+        file, "WEBP", quality=quality, lossless=quality == 100, exact=quality == 100,
+        **_metadata(extras),
+    )  # fmt: skip
+
+
+def _avif(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    subsampling = "4:0:0" if samples.shape[2] == 1 else "4:4:4"
+    quality = extras.quality or 90
+    _image(samples).save(
+        file, "AVIF", quality=quality, subsampling=subsampling, **_metadata(extras)
+    )
+
+
+def _tiff(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    tiff.write(file, samples, icc=extras.icc, exif=extras.exif, dpi=extras.dpi)
+
+
+def _bmp(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    _image(samples).save(file, "BMP", dpi=extras.dpi or (96, 96))
+
+
+def _gif(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
+    options = {"comment": extras.software} if extras.software else {}
+    if samples.shape[2] == 1:
+        _image(samples).save(file, "GIF", **options)
+        return
+    if samples.shape[2] == 3:
+        _image(samples).quantize(256).save(file, "GIF", **options)
+        return
+    colour = samples[..., :-1] if samples.shape[2] == 4 else samples[..., :1].repeat(3, 2)
+    indices = _image(colour).quantize(255)  # the last one is for what is transparent
+    indices.paste(255, mask=Image.fromarray(np.uint8(255) * (samples[..., -1] < 128)))
+    indices.save(file, "GIF", transparency=255, **options)
+
+
+def _metadata(extras: _Extras) -> dict[str, object]:
+    """Pillow's options; it takes absence, not None, for no."""
+    named = {"icc_profile": extras.icc, "exif": extras.exif, "dpi": extras.dpi}
+    return {key: value for key, value in named.items() if value}
+
+
+_ENCODERS: dict[str, Callable[[BinaryIO, np.ndarray, _Extras], None]] = {
+    "PNG": _png,
+    "JPEG": _jpeg,
+    "WEBP": _webp,
+    "TIFF": _tiff,
+    "BMP": _bmp,
+    "AVIF": _avif,
+    "GIF": _gif,
+}

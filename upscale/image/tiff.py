@@ -1,0 +1,184 @@
+"""TIFF: what its directory declares, its 16-bit samples, and writing it at either depth.
+
+tifffile reads. Writing lays the strips behind a directory made by Pillow, for tifffile's writer
+cannot keep an Exif or GPS directory, and Pillow's cannot write 16-bit colour.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import tifffile
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from upscale.errors import InputError
+from upscale.image import exif as exif_blocks
+
+_STRIP_BYTES = 1 << 20
+_LEVEL = 6  # zlib's own default
+_LZW, _DEFLATE = 5, 8
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
+_PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples
+_DNG_VERSION = 50706
+
+
+@dataclass(frozen=True)
+class Header:
+    size: tuple[int, int]  # as stored, before any orientation
+    pages: int  # full-sized ones
+    deep: bool  # 16-bit grey or RGB: for `read`; the rest is for Pillow
+    missing: float  # the share of the strips or tiles that lie beyond the end of the file
+    exif: bytes | None
+    orientation: int
+    dpi: tuple[float, float] | None
+    icc: bytes | None
+
+
+def header(file: BinaryIO) -> Header:
+    """What the first page declares. InputError for a damaged directory, and for a camera's raw
+    file, whose first page is only a thumbnail."""
+    file.seek(0)
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages[0]
+            raw = page.photometric in (_CFA, _LINEAR_RAW) or page.is_reduced
+            raw = raw or _DNG_VERSION in page.tags
+            deep = (
+                page.bitspersample == 16
+                and page.sampleformat == 1
+                and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+            )
+            pages = sum(not p.is_reduced for p in tiff.pages)
+            size = (page.imagelength, page.imagewidth)
+            ends = [sum(at) for at in zip(page.dataoffsets, page.databytecounts, strict=True)]
+            missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
+            icc = page.tags[34675].value if 34675 in page.tags else None
+    except Exception as error:  # whatever tifffile stumbles over
+        raise InputError(
+            f"the TIFF's directory is missing or damaged ({error}); the file was probably cut "
+            "short: get it again"
+        ) from error
+    if raw:
+        raise InputError("a camera's raw file; develop it to a TIFF or JPEG first")
+    block, orientation, dpi = _said(file)
+    return Header(size, pages, deep, missing, block, orientation, dpi, icc)
+
+
+def _said(file: BinaryIO) -> tuple[bytes | None, int, tuple[float, float] | None]:
+    """EXIF block, orientation, dpi."""
+    said = Image.Exif()
+    file.seek(0)
+    try:
+        said.load_from_fp(file)
+        dpi = _dpi(said)
+        block, orientation = exif_blocks.taken(said, from_tiff=True)
+    except Exception:  # BigTIFF, or tags that Pillow cannot repeat: the pixels do not need them
+        return None, 1, None
+    return block, orientation, dpi
+
+
+def read(file: BinaryIO) -> np.ndarray:
+    """The first page of a deep file: float32 (H,W,1..4) in [0,1], straight alpha, black is 0."""
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages[0]
+        # tifffile leaves LZW to imagecodecs, a package of 78 MB
+        whole = _lzw(file, page) if page.compression == _LZW else page.asarray()
+        photometric, extra = page.photometric, tuple(page.extrasamples)
+        separate = page.planarconfig == 2 and whole.ndim == 3
+    samples = np.asarray(whole, np.float32) / np.float32(65535)
+    samples = np.atleast_3d(samples.transpose(1, 2, 0) if separate else samples)
+    colours = 3 if photometric == _RGB else 1
+    if photometric == _WHITE_IS_ZERO:
+        samples[..., 0] = 1 - samples[..., 0]
+    # An extra sample of unnamed meaning (0) is not taken for transparency.
+    keep = colours + (len(extra) > 0 and extra[0] in (_PREMULTIPLIED, _STRAIGHT))
+    samples = samples[..., :keep]
+    if keep > colours and extra[0] == _PREMULTIPLIED:
+        alpha = samples[..., -1:]
+        np.divide(samples[..., :-1], alpha, out=samples[..., :-1], where=alpha > 0)
+        np.minimum(samples, 1, out=samples)
+    return samples
+
+
+def _lzw(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """The uint16 (H,W,C) of an LZW page, unpacked by Pillow's libtiff as if it were bytes.
+
+    A new directory is put before the file. It declares the same strips, or the tiles as strips
+    one below the other, as 8-bit grey of 2 C times the width.
+    """
+    channels, (height, width) = page.samplesperpixel, (page.imagelength, page.imagewidth)
+    if page.planarconfig == 2 and channels > 1:
+        raise InputError("16-bit LZW in separate planes; save it interleaved, or with Deflate")
+    rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (height, width)
+    down, across = -(-height // rows), -(-width // columns)
+    order = page.parent.byteorder
+    tags = ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
+    tags[256], tags[257] = columns * channels * 2, rows * down * across
+    tags[258], tags[259], tags[262], tags[277] = 8, _LZW, _BLACK_IS_ZERO, 1
+    tags[278] = rows if page.is_tiled else page.rowsperstrip
+    tags[273], tags[279] = tuple(page.dataoffsets), tuple(page.databytecounts)
+    as_bytes = io.BytesIO()
+    tags.save(as_bytes)  # adds its own length to the strips' offsets
+    file.seek(0)
+    as_bytes.write(file.read())
+    as_bytes.seek(0)
+    samples = np.asarray(TiffImageFile(as_bytes)).view(f"{order}u2")
+    samples = samples.reshape(down, across, rows, columns, channels)
+    if page.predictor == 2:
+        samples = np.cumsum(samples, 3, np.uint16)  # modulo 65536, as the predictor is
+    samples = samples.swapaxes(1, 2).reshape(down * rows, across * columns, channels)
+    return samples[:height, :width]
+
+
+def write(
+    file: BinaryIO,
+    samples: np.ndarray,
+    *,
+    icc: bytes | None,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> None:
+    """uint8 or uint16 (H,W,1..4) -> a little-endian Deflate TIFF at the start of `file`."""
+    height, width, channels = samples.shape
+    colours = 1 if channels < 3 else 3
+    rows = max(1, _STRIP_BYTES // (samples[0].nbytes))
+    strips = [_strip(samples[y : y + rows]) for y in range(0, height, rows)]
+    tags = exif_blocks.directory(exif)
+    tags[256], tags[257] = width, height
+    tags[258] = (samples.itemsize * 8,) * channels
+    tags[259] = _DEFLATE
+    tags[262] = _RGB if colours == 3 else _BLACK_IS_ZERO
+    tags[277] = channels
+    tags[278] = rows
+    tags[279] = tuple(len(strip) for strip in strips)
+    # counted from the end of the directory: Pillow adds where that is
+    tags[273] = tuple(sum(tags[279][:i]) for i in range(len(strips)))
+    tags[282], tags[283] = dpi or (1, 1)
+    tags[296] = 2 if dpi else 1  # inches, or no unit
+    tags[317] = 2  # each sample less its left neighbour
+    if channels > colours:
+        tags[338] = _STRAIGHT
+    if icc:
+        tags[34675] = icc
+    tags.save(file)
+    file.writelines(strips)
+
+
+def _dpi(said: Image.Exif) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(said.get(296, 2))  # 3: per centimetre; 1: no unit
+    if per_inch is None or 282 not in said or 283 not in said:
+        return None
+    return float(said[282]) * per_inch, float(said[283]) * per_inch
+
+
+def _strip(rows: np.ndarray) -> bytes:
+    """uint8 or uint16 (h,W,C) -> predicted and compressed, little-endian."""
+    difference = rows.copy()
+    difference[:, 1:] -= rows[:, :-1]  # modulo 256 or 65536, as the predictor is
+    return zlib.compress(difference.astype(rows.dtype.newbyteorder("<")).tobytes(), _LEVEL)

@@ -1,0 +1,104 @@
+"""THE table of methods, and how a weights file becomes a network ready to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .diffusion.process import VPDiscrete
+from .errors import UsageError, WeightsError
+from .nets.compact import CompactConfig, CompactNet
+from .nets.sr3 import SR3Net
+from .nets.unet import UNetConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method samples unless the weights file or the user says otherwise.
+
+    kernel: set for methods without a network, the name of the resize they are.
+    """
+
+    parametrisation: str = "eps"
+    process: VPDiscrete = field(default_factory=VPDiscrete)
+    sampler: str = "ddpm"
+    steps: int = 100
+    spacing: str = "logsnr"
+    kernel: str | None = None
+
+
+METHODS: dict[str, Method] = {
+    "sr3": Method(),
+    "regression": Method(parametrisation="x0", sampler="once", steps=1),
+    "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
+    "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
+}
+
+NETS: dict[str, Callable[[dict], nn.Module]] = {
+    "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
+    "sr3": lambda values: SR3Net(UNetConfig.from_dict(values)),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with all that a sampler must know about it.
+
+    std: the target is (hr - lr_up) / std, or hr itself where std is None. In sigma coordinates
+    the two differ by a shift and a scale only: SR3's process is the same.
+    """
+
+    method: str
+    net: nn.Module | None
+    law: Method
+    std: float | None
+    metadata: dict[str, Any]
+
+    def decode(self, target: Tensor, lr_up: Tensor) -> Tensor:
+        """Diffusing target -> picture in [-1,1]."""
+        return target if self.std is None else torch.add(lr_up, target, alpha=self.std)
+
+    def encode(self, picture: Tensor, lr_up: Tensor) -> Tensor:
+        """Inverse of `decode`."""
+        return picture if self.std is None else (picture - lr_up) / self.std
+
+
+def get(name: str) -> Method:
+    """The line of the table. Raises UsageError with the valid names."""
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}; have {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
+    """The model that a weights file describes: strict keys, float32, eval mode."""
+    try:
+        architecture = dict(metadata["architecture"])
+        net = NETS[architecture.pop("kind")](architecture)
+        method = get(metadata["method"])
+        law = replace(method, **metadata.get("defaults", {}))
+        law = replace(law, parametrisation=metadata["parametrisation"])
+        if "process" in metadata:
+            law = replace(law, process=VPDiscrete(**metadata["process"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"these weights describe a network this version cannot build ({error!r}): "
+            "update diffsr, or train them again"
+        ) from error
+    try:
+        net.load_state_dict({k: v.float() for k, v in state.items()})
+    except RuntimeError as error:
+        raise WeightsError(f"weights and their own description disagree: {error}") from error
+    std = metadata.get("std")
+    if std is not None and not std > 0:
+        raise WeightsError(f"the weights' std is {std}: it must be above 0")
+    return Model(metadata["method"], net.eval().requires_grad_(False), law, std, metadata)
+
+
+def describe(net: nn.Module) -> dict[str, Any]:
+    """The "architecture" of a weights file's metadata: what `build` needs to make `net` again."""
+    return {"kind": net.kind, **asdict(net.config)}

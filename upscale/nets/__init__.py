@@ -1,0 +1,1 @@
+"""Networks: they know no sampler, no file and no device."""

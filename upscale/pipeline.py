@@ -1,0 +1,480 @@
+"""Picture in, larger picture out: the one place where weights, network and sampler meet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import methods, weights
+from .device import available_memory, is_out_of_memory, pick_bf16, pick_device
+from .diffusion.denoiser import Denoiser, bind, consistent
+from .diffusion.process import SPACINGS, sigmas
+from .diffusion.samplers import SAMPLERS, STOCHASTIC, nfe
+from .diffusion.tiling import Box, tiled, windows
+from .errors import DiffsrError, NumericalError, OutOfMemory, UsageError
+from .image.picture import Picture, fill_transparent
+from .image.resize import resize, resize_array
+
+CONSISTENCY = ("project", "blend", "off")
+SCALES = (1.0, 16.0)
+SMALLEST_TILE = 128
+STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a network: from a size to a size, in so many steps."""
+
+    size_in: tuple[int, int]
+    size_out: tuple[int, int]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done for a picture, before any pixel is touched."""
+
+    size_in: tuple[int, int]
+    size_out: tuple[int, int]
+    scale: float
+    stages: tuple[Stage, ...]
+    sampler: str
+    nfe: int
+    tile: int  # 0: the whole picture at once
+    tiles: int  # windows of the last stage
+    memory: int  # bytes, an estimate
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The enlarged picture and a JSON-able account of how it was made."""
+
+    picture: Picture
+    report: dict[str, Any]
+
+
+def output_size(
+    size: tuple[int, int],
+    scale: float | None = None,
+    exact: tuple[int, int] | None = None,
+    max_side: int | None = None,
+) -> tuple[int, int]:
+    """(height, width) of the output: exactly `exact`, or round(scale * side), or the longer side
+    made `max_side`. Raises UsageError for more than one of them, or a scale outside 1 to 16."""
+    if sum(x is not None for x in (scale, exact, max_side)) > 1:
+        raise UsageError("give only one of --scale, --size and --max-side")
+    if exact is not None:
+        target = exact
+    else:
+        if max_side is not None:
+            scale = max_side / max(size)
+        factor = 4.0 if scale is None else scale
+        if not (math.isfinite(factor) and SCALES[0] <= factor <= SCALES[1]):
+            raise UsageError(f"a scale of {factor:g} is outside 1 to 16")
+        # half up, not to even: 1.5 x 3 is 5 as anyone would expect
+        target = tuple(max(1, math.floor(side * factor + 0.5)) for side in size)
+    if min(target) < 1:
+        raise UsageError(f"an output of {target[1]}x{target[0]} has no pixels")
+    for new, old in zip(target, size, strict=True):
+        if not old <= new <= max(16 * old, 16):
+            raise UsageError(
+                f"{size[1]}x{size[0]} to {target[1]}x{target[0]} is not an enlargement "
+                "by 1 to 16 on both sides"
+            )
+    return target
+
+
+class Upscaler:
+    """A method with its weights on a device; call it with a Picture.
+
+    method: a name in `methods.METHODS`; weights: a name in weights.toml, or a .safetensors file
+    (whose own method then counts); None takes the bundled weights that fit method and scale.
+    """
+
+    def __init__(
+        self,
+        method: str | None = None,
+        *,
+        weights: str | None = None,
+        domain: str = "photo",
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+    ) -> None:
+        self.entry_name, self.domain, self.offline = weights, domain, offline
+        self.method = method or "sr3"
+        if weights is not None:
+            self.method = self._method_of(weights, method)
+        self.law = methods.get(self.method)
+        self.device = pick_device(device)
+        self.bf16 = pick_bf16(dtype, self.device)
+        self._models: dict[str, methods.Model] = {}
+
+    @staticmethod
+    def _method_of(name: str, method: str | None) -> str:
+        found = weights.find(name).method
+        if method is not None and method != found:
+            raise UsageError(f"weights {name} are for --method {found}, not {method}")
+        return found
+
+    # --- choosing -------------------------------------------------------------------------------
+
+    def _entry(self, scale: float) -> weights.Entry | None:
+        if self.law.kernel is not None:
+            return None
+        if self.entry_name is not None:
+            return weights.find(self.entry_name)
+        return weights.choose(self.method, scale, self.domain, nearest=True)
+
+    def _model(self, entry: weights.Entry) -> methods.Model:
+        """Loaded once per weights file."""
+        if entry.name not in self._models:
+            state, metadata = weights.load(entry, offline=self.offline)
+            model = methods.build(state, metadata)
+            model.net.to(self.device).to(memory_format=torch.channels_last)
+            self._models[entry.name] = model
+        return self._models[entry.name]
+
+    def plan(
+        self,
+        size_in: tuple[int, int],
+        *,
+        scale: float | None = None,
+        size: tuple[int, int] | None = None,
+        max_side: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        spacing: str | None = None,
+        tile: str | int = "auto",
+        overlap: int = 64,
+    ) -> Plan:
+        """Sizes, stages, network calls, tiles and memory for a picture of `size_in`."""
+        target = output_size(size_in, scale, size, max_side)
+        factor = math.sqrt(target[0] * target[1] / (size_in[0] * size_in[1]))
+        entry, law = self._entry(factor), self.law
+        if entry is None:
+            stages, notes = (Stage(size_in, target, 0),), ()
+        else:
+            law = self._model(entry).law
+            count = law.steps if steps is None else steps
+            if count < 1:
+                raise UsageError("--steps must be at least 1")
+            stages, notes = _stages(size_in, target, factor, count, entry)
+        name = sampler or law.sampler
+        _known(name, SAMPLERS, "sampler")
+        _known(spacing or law.spacing, SPACINGS, "spacing")
+        calls = sum(nfe(name, stage.steps) for stage in stages) if entry else 0
+        pixels = stages[-1].size_out[0] * stages[-1].size_out[1]
+        side, count, memory = 0, 1, pixels * 48
+        if entry is not None:
+            net = self._model(entry).net
+            side = self._tile(stages[-1].size_out, tile, net)
+            boxes = windows(stages[-1].size_out, side, overlap, net.align) if side else [None]
+            area = min(pixels, side * side) if side else pixels
+            count, memory = len(boxes), pixels * STATE_BYTES + area * net.bytes_per_pixel
+        return Plan(
+            size_in, target, factor, stages, name, calls, side, count, memory, tuple(notes)
+        )
+
+    def _tile(self, size: tuple[int, int], tile: str | int, net: torch.nn.Module) -> int:
+        """Side of the square windows for an output; 0 where it is done at once."""
+        if tile != "auto":
+            side = int(tile)
+            if side and side < SMALLEST_TILE:
+                raise UsageError(f"--tile must be 0, or at least {SMALLEST_TILE}, not {side}")
+            return 0 if side == 0 or side >= max(size) else side // net.align * net.align
+        budget = available_memory(self.device) // 2 - size[0] * size[1] * STATE_BYTES
+        if size[0] * size[1] * net.bytes_per_pixel <= min(max(budget, 0), 4 << 30):
+            return 0
+        side = int(math.sqrt(max(budget, 0) / net.bytes_per_pixel))
+        side = max(SMALLEST_TILE * 2, min(side, 1024)) // net.align * net.align
+        return 0 if side >= max(size) else side
+
+    # --- doing ----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        picture: Picture,
+        *,
+        scale: float | None = None,
+        size: tuple[int, int] | None = None,
+        max_side: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        spacing: str | None = None,
+        seed: int = 0,
+        sample: int = 0,
+        temperature: float = 1.0,
+        tile: str | int = "auto",
+        overlap: int = 64,
+        consistency: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Enlarge one picture. The same seed gives the same pixels whatever the tile, the batch
+        or the order of pictures; `sample` counts variants of one seed.
+
+        on_step(done, all) after each sampler step. Raises UsageError, OutOfMemory, WeightsError,
+        NumericalError.
+        """
+        started = time.perf_counter()
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise UsageError(f"--temperature must be 0 or more, not {temperature}")
+        if overlap < 0:
+            raise UsageError(f"--overlap must be 0 or more, not {overlap}")
+        mode = consistency or "project"
+        _known(mode, CONSISTENCY, "consistency")
+        plan = self.plan(
+            picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
+            spacing=spacing, tile=tile, overlap=overlap,
+        )  # fmt: skip
+        entry = self._entry(plan.scale)
+        rgb = picture.rgb if picture.alpha is None else fill_transparent(picture.rgb, picture.alpha)
+        lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+        lr = (lr * 2 - 1).to(self.device)
+        sr, side, notes = lr, plan.tile, list(plan.notes)
+        if entry is None:
+            sr = resize(lr, plan.size_out, self.law.kernel)
+        else:
+            model = self._model(entry)
+            total = sum(stage.steps for stage in plan.stages)
+            before = 0
+            for index, stage in enumerate(plan.stages):
+                settings = Settings(
+                    plan.sampler,
+                    spacing or model.law.spacing,
+                    temperature,
+                    mode,
+                    overlap,
+                    (seed, picture.fingerprint(), sample, index),
+                )
+                tell = _counter(on_step, before, total)
+                sr, side = self._stage(model, sr, stage, settings, tile, notes, tell)
+                before += stage.steps
+            sr = resize(sr, plan.size_out) if tuple(sr.shape[-2:]) != plan.size_out else sr
+            if mode == "project":
+                sr = _settle(sr, lr)
+        if not torch.isfinite(sr).all():
+            raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
+        sr = sr.clamp_(-1, 1)
+        made = _picture(sr, picture, plan.size_out)
+        report = {
+            "method": self.method,
+            "weights": entry.name if entry else None,
+            "weights_sha256": entry.sha256 if entry else None,
+            "sampler": plan.sampler if entry else None,
+            "steps": plan.stages[0].steps,
+            "stages": [list(stage.size_out) for stage in plan.stages],
+            "nfe": plan.nfe,
+            "spacing": (spacing or model.law.spacing) if entry else None,
+            "seed": seed,
+            "scale": round(plan.scale, 4),
+            "size_in": list(picture.size),
+            "size_out": list(plan.size_out),
+            "tile": side,
+            "overlap": overlap,
+            "consistency_mode": mode if entry else None,
+            **_truth(made.rgb, rgb),
+            "seconds": round(time.perf_counter() - started, 3),
+            "device": str(self.device),
+            "dtype": "bf16" if self.bf16 else "fp32",
+            "notes": notes,
+        }
+        return Result(made, report)
+
+    def _stage(
+        self,
+        model: methods.Model,
+        lr: Tensor,
+        stage: Stage,
+        settings: Settings,
+        tile: str | int,
+        notes: list[str],
+        on_step: OnStep,
+    ) -> tuple[Tensor, int]:
+        """One network run; after an out-of-memory all of it again with a tile half as large."""
+        side = self._tile(stage.size_out, tile, model.net)
+        while True:
+            try:
+                return self._sample(model, lr, stage, settings, side, on_step), side
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, DiffsrError) or not is_out_of_memory(error):
+                    raise
+                largest = side or max(stage.size_out)
+                side = max(SMALLEST_TILE, largest // 2 // model.net.align * model.net.align)
+                if largest <= SMALLEST_TILE:
+                    raise OutOfMemory(
+                        f"{stage.size_out[1]}x{stage.size_out[0]} does not fit into memory even "
+                        f"in tiles of {SMALLEST_TILE}: try a smaller --scale"
+                    ) from error
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            notes.append(f"memory ran out: done again in tiles of {side}")
+
+    def _sample(
+        self,
+        model: methods.Model,
+        lr: Tensor,
+        stage: Stage,
+        settings: Settings,
+        side: int,
+        on_step: OnStep,
+    ) -> Tensor:
+        """A sample (1,3,H,W) in [-1,1] for lr (1,3,h,w)."""
+        lr_up = resize(lr, stage.size_out)
+        factor = math.sqrt(lr_up[0, 0].numel() / lr[0, 0].numel())
+        denoise = self._denoiser(model, lr_up, factor, side, settings.overlap)
+        if settings.consistency != "off":
+            strength = 1.0 if settings.consistency == "project" else 0.5
+
+            def project(target: Tensor) -> Tensor:
+                picture = _towards(model.decode(target, lr_up), lr, strength)
+                return model.encode(picture, lr_up)
+
+            denoise = consistent(denoise, project)
+
+        def noise(step: int) -> Tensor:
+            generator = torch.Generator().manual_seed(_mix(*settings.seed, step))
+            return torch.randn(lr_up.shape, generator=generator).to(self.device)
+
+        levels = sigmas(model.law.process, stage.steps, settings.spacing)
+        x = noise(-1) * float(levels[0]) * settings.temperature
+        extra = {}
+        if settings.sampler in STOCHASTIC:
+            extra["noise"] = lambda step: noise(step) * settings.temperature
+        x = SAMPLERS[settings.sampler](denoise, x, levels, on_step=on_step, **extra)
+        return model.decode(x, lr_up)
+
+    def _denoiser(
+        self, model: methods.Model, lr_up: Tensor, factor: float, side: int, overlap: int
+    ) -> Denoiser:
+        """The network bound to its input, whole or in windows; all of it under the chosen dtype."""
+        net, law = model.net, model.law.parametrisation
+        scale = torch.full((1,), factor, device=self.device)
+
+        def autocast() -> torch.autocast:
+            return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+        def bound(enlarged: Tensor) -> Denoiser:
+            enlarged = enlarged.contiguous(memory_format=torch.channels_last)
+            with autocast():
+                inner = bind(net, net.encode(enlarged, scale), law)
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                with autocast():
+                    raw = inner(x, sigma)
+                if model.std is None and model.method == "sr3":
+                    raw = raw.clamp(-1, 1)  # as the published samplers do: pictures end at white
+                return raw
+
+            return denoise
+
+        size = tuple(lr_up.shape[-2:])
+        if not side:
+            return bound(lr_up)
+        boxes = windows(size, side, overlap, net.align)
+
+        def part(box: Box) -> Denoiser:
+            rows, columns = slice(box.top, box.top + box.height), slice(
+                box.left, box.left + box.width
+            )
+            return bound(lr_up[..., rows, columns])
+
+        if lr_up[0, 0].numel() * 24 < available_memory(self.device) // 4:
+            part = cache(part)  # the windows' features are kept from step to step
+        return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, overlap)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stage's sampler is told."""
+
+    sampler: str
+    spacing: str
+    temperature: float
+    consistency: str
+    overlap: int
+    seed: tuple[int, ...]
+
+
+def _known(name: str, table: Any, what: str) -> None:
+    if name not in table:
+        raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
+
+
+def _stages(
+    size_in: tuple[int, int],
+    target: tuple[int, int],
+    factor: float,
+    steps: int,
+    entry: weights.Entry,
+) -> tuple[tuple[Stage, ...], list[str]]:
+    """How to reach `target`: at once, by a cascade (SR3 section 4.7: more steps at the low
+    resolution, fewer at the high one), or at the weights' own scale and then a resize."""
+    if entry.covers(factor) or not entry.scales:
+        return (Stage(size_in, target, steps),), []
+    largest = max(entry.scales)
+    if factor > largest and entry.any_scale:
+        middle = output_size(size_in, math.sqrt(factor))
+        note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
+        later = max(1, round(steps / 2))
+        return (Stage(size_in, middle, steps), Stage(middle, target, later)), [note]
+    nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
+    note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
+    return (Stage(size_in, output_size(size_in, nearest), steps),), [note]
+
+
+def _towards(picture: Tensor, lr: Tensor, strength: float = 1.0) -> Tensor:
+    """One back-projection: the picture moved so that, shrunk, it comes nearer to lr."""
+    error = lr - resize(picture, tuple(lr.shape[-2:]))
+    return torch.add(picture, resize(error, tuple(picture.shape[-2:])), alpha=strength)
+
+
+def _settle(sr: Tensor, lr: Tensor) -> Tensor:
+    """Back-projection with the range kept, to where 8-bit rounding hides the rest."""
+    for _ in range(3):
+        sr = _towards(sr, lr).clamp_(-1, 1)
+    return sr
+
+
+def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:
+    """(1,3,H,W) in [-1,1] and what the source carried besides colour."""
+    rgb = ((sr[0].float() + 1) / 2).permute(1, 2, 0).cpu().numpy()
+    if source.grey:
+        rgb = np.repeat(rgb.mean(2, keepdims=True), 3, 2)
+    alpha = source.alpha
+    if alpha is not None:
+        alpha = np.clip(resize_array(alpha, size), 0, 1)
+    return replace(source, rgb=np.ascontiguousarray(rgb), alpha=alpha)
+
+
+def _truth(sr: np.ndarray, lr: np.ndarray) -> dict[str, float]:
+    """Consistency (MSE x1e5 of the output, shrunk, against the input) and the same in dB."""
+    error = float(np.mean((resize_array(sr, lr.shape[:2]) - lr) ** 2))
+    decibel = 99.0 if error < 1e-10 else -10 * math.log10(error)
+    return {"consistency": round(error * 1e5, 4), "lr_psnr": round(decibel, 2)}
+
+
+def _counter(on_step: OnStep | None, before: int, total: int) -> OnStep:
+    """Progress of one stage told as progress of all."""
+    return lambda done, _: on_step(before + done, total) if on_step else None
+
+
+def _mix(*parts: int) -> int:
+    """A 63-bit seed from numbers (splitmix64's finaliser over a running sum)."""
+    state = 0x9E3779B97F4A7C15
+    for part in parts:
+        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % (1 << 64)
+        state = (state ^ (state >> 29)) * 0x94D049BB133111EB % (1 << 64)
+        state ^= state >> 32
+    return state >> 1

@@ -1,0 +1,69 @@
+"""Everything that decides what a training run computes, in one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run is a function of this record and the pictures; resuming compares it field by field.
+
+    scale_min, scale_max: magnifications drawn log-uniformly; half of all examples are at
+    `scale_focus`. whole: resize each picture to patch * U(1, 1.15) and crop (aligned faces)
+    instead of cropping at its own size.
+    noise_law: "logsnr" (ours) or "process" (SR3's piecewise-uniform law).
+    quality_from: iteration from which the image quality loss replaces most of the score loss
+    (0: never); quality_batch: examples sampled in an iteration of that stage.
+    """
+
+    method: str = "sr3"
+    domain: str = "photo"
+    patch: int = 96
+    batch: int = 16
+    iterations: int = 10_000
+    learning_rate: float = 4e-4
+    warmup: int = 200
+    final_learning_rate: float = 2e-5
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    scale_min: float = 1.0
+    scale_max: float = 8.0
+    scale_focus: float = 4.0
+    whole: bool = False
+    std: float = 0.24
+    noise_law: str = "logsnr"
+    quality_from: int = 0
+    quality_batch: int = 8
+    quality_learning_rate: float = 2e-4
+    quality_calls: int = 4
+    quality_l1: float = 10.0
+    quality_vgg: float = 1.0
+    quality_alex: float = 0.5
+    quality_phase: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.patch % 16:
+            raise UsageError(f"--patch must be a multiple of 16, not {self.patch}")
+        if self.quality_from and self.patch < 48:
+            raise UsageError("the quality loss's feature networks need a --patch of at least 48")
+        if not 1 <= self.scale_min <= self.scale_max <= self.patch:
+            raise UsageError(
+                f"scales {self.scale_min} to {self.scale_max} do not fit a patch of {self.patch}"
+            )
+        if self.batch < 1 or self.iterations < 1:
+            raise UsageError("--batch and --iterations must be at least 1")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def with_(self, **changes: object) -> TrainConfig:
+        """A copy with the given fields; names are checked."""
+        known = {f.name for f in fields(self)}
+        if extra := set(changes) - known:
+            raise UsageError(f"unknown training setting: {', '.join(sorted(extra))}")
+        return replace(self, **changes)
