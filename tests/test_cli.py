@@ -530,6 +530,58 @@ def test_train_calls_the_trainer(here, monkeypatch):
     assert (seen["max_minutes"], seen["name"], seen["init"]) == (2.0, "sr3-photo", None)
 
 
+BENCH_ROWS = [
+    {"picture": "a.png", "method": "bicubic", "psnr_y": 20.5, "lpips": None},
+    {"picture": "b.png", "method": "bicubic", "psnr_y": 22.5, "lpips": None},
+]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """`diffsr bench` with rows that are known; returns the options it was given."""
+    import types
+
+    import upscale.cli.bench as module
+
+    seen: dict = {}
+
+    def fake(options, reporter):
+        seen.update(options)
+        for done, row in enumerate(BENCH_ROWS, 1):
+            module._row(row, done, 2, reporter)
+        return BENCH_ROWS
+
+    report = types.ModuleType("upscale.bench.report")
+    report.to_json = json.dumps
+    report.to_csv = lambda rows: "picture,method"
+    report.to_markdown = lambda rows: "| method | psnr_y |"
+    report.summary = lambda rows: [{"method": "bicubic", "psnr_y": 21.5, "lpips": None}]
+    package = types.ModuleType("upscale.bench")
+    package.report = report
+    monkeypatch.setattr(module, "run_bench", fake)
+    monkeypatch.setitem(sys.modules, "upscale.bench", package)
+    return seen
+
+
+def test_bench(here, bench):
+    picture(here / "d/a.png")
+    result = run("bench", "--dataset", "d", "--method", "bicubic,lanczos", "--steps", "4,16",
+                 "--sampler", "ddim, heun", "--metrics", "psnr_y,lpips")  # fmt: skip
+    assert (bench["method"], bench["steps"]) == (("bicubic", "lanczos"), (4, 16))
+    assert (bench["sampler"], bench["metrics"]) == (("ddim", "heun"), ("psnr_y", "lpips"))
+    assert "21.5" in result.stdout
+    assert "1/2 a.png bicubic: psnr_y 20.5" in result.stderr
+    assert json.loads(run("bench", "--dataset", "d", "--json", "-").stdout) == BENCH_ROWS
+    run("bench", "--dataset", "d", "--csv", "r.csv", "--markdown", "r.md", "-q")
+    assert Path("r.csv").read_text() == "picture,method\n"
+    assert Path("r.md").read_text() == "| method | psnr_y |\n"
+    run("bench", "--dataset", "none", code=3)
+    run("bench", "--dataset", "d", "--json", "-", "--csv", "-", code=2)
+    run("bench", "--dataset", "d", "--json", "none/r.json", code=1)
+    run("bench", "--dataset", "d", "--method", "sr3,bicubic", "--weights", "w", code=2)
+    assert "Did you mean psnr" in run("bench", "--dataset", "d", "--metrics", "pnsr", code=2).told
+
+
 @pytest.mark.parametrize("name", [*COMMANDS, ""])
 def test_help_of_every_command(name):
     result = run(*filter(None, [name]), "--help")

@@ -107,6 +107,9 @@ def test_debug_shows_the_traceback(env, tmp_path):
     picture(tmp_path / "fault.png", (17, 9))
     assert b"Traceback" in diffsr(env, tmp_path, "fault.png", "--debug").stderr
     assert b"Traceback" in diffsr({**env, "DIFFSR_DEBUG": "1"}, tmp_path, "fault.png").stderr
+    made = diffsr(env, tmp_path, "fault.png", "--uncertainty", "--debug")
+    assert made.returncode == 2
+    assert b"UsageError: --uncertainty" in made.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

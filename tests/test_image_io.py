@@ -152,6 +152,12 @@ def test_palette_of_greys_is_grey():
     picture = read(saved(source, "GIF"))
     assert picture.grey
     assert np.array_equal(samples(picture)[..., 0], np.asarray(source))
+    indexed = Image.fromarray(whole(9, 5) % 4).convert("P")
+    indexed.putpalette(bytes([0, 0, 0, 80, 80, 80, 160, 160, 160, 240, 240, 240]))
+    picture = read(saved(indexed, "PNG", transparency=bytes([0, 128, 255])))
+    assert picture.grey
+    want = np.array([[0, 0], [80, 128], [160, 255], [240, 255]])[np.asarray(indexed)]
+    assert np.array_equal(samples(picture), want)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

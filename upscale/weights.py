@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 _PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
-# Seconds of silence. The client's own defaults and retries add up to a minute and a half.
-_TIMEOUTS = {"HF_HUB_ETAG_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
+_SILENCE = "10"  # seconds without an answer after which the Hub counts as absent
 
 _verified: dict[tuple[str, int, int], str] = {}  # (path, mtime_ns, size) -> sha256
 
@@ -131,50 +130,45 @@ def sha256_of(path: Path) -> str:
 
 def _download(entry: Entry, offline: bool, tqdm_class: type | None) -> Path:
     """From the Hub's cache, or from the Hub. A pinned commit in the cache needs no request."""
-    for name, seconds in _TIMEOUTS.items():
-        os.environ.setdefault(name, seconds)  # the client reads them when it is imported
-    from huggingface_hub import errors, hf_hub_download
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _SILENCE)  # read when it is imported
+    import huggingface_hub as client
+    from huggingface_hub import errors
 
     assert entry.hub is not None
-    hub = entry.hub
-    where = f"{entry.name}: {hub.repo} on the Hugging Face Hub"
+    repo, revision, file = entry.hub.repo, entry.hub.revision, entry.hub.file
+    where = f"{entry.name}: {repo} on the Hugging Face Hub"
     try:
-        return Path(
-            hf_hub_download(
-                hub.repo, hub.file, revision=hub.revision,
-                local_files_only=offline, tqdm_class=tqdm_class,
+        try:
+            return Path(
+                client.hf_hub_download(repo, file, revision=revision, local_files_only=True)
             )
-        )  # fmt: skip
-    # Order matters: gated is a kind of no repository, and both kinds of no file are related.
+        except errors.LocalEntryNotFoundError:
+            if offline:
+                raise
+        # Ask once first: alone, the client would wait six minutes for a server that hangs.
+        url = client.hf_hub_url(repo, file, revision=revision)
+        client.get_hf_file_metadata(url, timeout=float(_SILENCE))
+        return Path(client.hf_hub_download(repo, file, revision=revision, tqdm_class=tqdm_class))
+    # Order matters: gated is a kind of no repository, and absent here a kind of no file.
     except errors.GatedRepoError as error:
-        why = f"{where} asks you to accept its terms: do so on its page, then `hf auth login`"
-        raise WeightsError(why) from error
+        why = "asks you to accept its terms: do so on its page, then `hf auth login`"
+        raise WeightsError(f"{where} {why}") from error
     except errors.RepositoryNotFoundError as error:
-        why = f"{where} does not exist or is private (`hf auth login`)"
-        raise WeightsError(why) from error
+        raise WeightsError(f"{where} does not exist or is private (`hf auth login`)") from error
     except errors.RevisionNotFoundError as error:
-        raise WeightsError(f"{where} has no commit {hub.revision}; update diffsr") from error
+        raise WeightsError(f"{where} has no commit {revision}; update diffsr") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise WeightsError(_absent(entry, offline)) from error
+        why = "is not on this machine and diffsr is offline; run once online"
+        raise WeightsError(f"{entry.name} {why}") from error
     except errors.EntryNotFoundError as error:
-        raise WeightsError(f"{where} has no file {hub.file}; update diffsr") from error
-    except Exception as error:  # its HTTP library's errors belong to no family of ours or its
+        raise WeightsError(f"{where} has no file {file}; update diffsr") from error
+    except Exception as error:  # its HTTP library's errors belong to no family of its own
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DiskFull(f"{entry.name}: no room for {entry.size:,} bytes; set HF_HOME to "
-                           "a larger disk") from error  # fmt: skip
-        why = f"{where}: the download failed ({type(error).__name__}: {error}); run again"
-        raise WeightsError(why) from error
-
-
-def _absent(entry: Entry, offline: bool) -> str:
-    from huggingface_hub import constants
-
-    if offline or constants.HF_HUB_OFFLINE:
-        return f"{entry.name} is not on this machine and diffsr is offline; run once online"
-    return (
-        f"{entry.name} is not on this machine and the Hugging Face Hub cannot be reached; "
-        "check the network, or set HF_ENDPOINT to a mirror"
-    )
+            room = f"no room for {entry.size:,} bytes; set HF_HOME to a larger disk"
+            raise DiskFull(f"{entry.name}: {room}") from error
+        told = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        why = f"could not be fetched ({told}); check the network, or set HF_ENDPOINT to a mirror"
+        raise WeightsError(f"{where} {why}") from error
 
 
 # --- tensors ------------------------------------------------------------------------------------

@@ -133,16 +133,16 @@ def _run(args: list[str], debug: bool) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except DiffsrError as error:
-        text, code = str(error), error.exit_code
-    except MemoryError:
-        text, code = "memory ran out; try --tile 64, or a smaller --scale", 4
     except Exception as error:
         text, code = unexpected(error), 1
-    if debug:
-        traceback.print_exc()
-    click.echo(f"Error: {text}", err=True)
-    return code
+        if isinstance(error, DiffsrError):
+            text, code = str(error), error.exit_code
+        elif isinstance(error, MemoryError):
+            text, code = "memory ran out; try --tile 128, or a smaller --scale", 4
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {text}".encode(errors="backslashreplace").decode(), err=True)
+        return code
 
 
 def unexpected(error: Exception) -> str:

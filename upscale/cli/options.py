@@ -22,6 +22,9 @@ CONSISTENCY = ("project", "blend", "off")
 DOMAINS = ("photo", "face")
 SMALLEST_TILE = 128
 
+# For the shell's completion only: what a path is and may is looked at where it is used, so that
+# one unreadable picture does not end a batch.
+ANY_PATH = click.Path(allow_dash=True, readable=False)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from upscale.cli.options import CONTEXT, DOMAINS, Finite, Named, option, weights_names
+from upscale.cli.options import ANY_PATH, CONTEXT, DOMAINS, Finite, Named, option, weights_names
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import SUFFIXES
@@ -73,14 +73,14 @@ def _config_options(function: Callable) -> Callable:
     "--dataset",
     required=True,
     metavar="DIR",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Folder of pictures, searched to the bottom (also written folder:DIR).",
 )
 @option(
     "--output",
     required=True,
     metavar="DIR",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Folder of the run: checkpoints, metrics.jsonl, the weights file.",
 )
 @option("--name", metavar="NAME", help="Of the weights file. Default: METHOD-DOMAIN.")
@@ -93,7 +93,7 @@ def _config_options(function: Callable) -> Callable:
 @option(
     "--names-from",
     metavar="FILE",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Use only the pictures whose file names this lists, one a line.",
 )
 @option(

@@ -11,6 +11,7 @@ import click
 
 from upscale.cli import batch, inputs, outputs
 from upscale.cli.options import (
+    ANY_PATH,
     CONSISTENCY,
     CONTEXT,
     DOMAINS,
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "avif", "gif")
 
 _OPTIONS = [
-    option("-o", "--output", metavar="FILE|DIR|-", type=click.Path(allow_dash=True),
+    option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH,
            help="Where to write. A folder exists or ends in /; - is standard output. "
                 "Default: beside the input, in.png -> in_x4.png."),
-    option("--from-file", metavar="FILE|-", type=click.Path(allow_dash=True),
+    option("--from-file", metavar="FILE|-", type=ANY_PATH,
            help="Also take the paths in FILE, one a line."),
     option("--null", is_flag=True, help="The paths in --from-file end in NUL (find -print0)."),
     option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT",
@@ -101,7 +102,7 @@ def _with_options(function: Callable) -> Callable:
 
 
 @click.command(name="upscale", context_settings=CONTEXT)
-@click.argument("paths", nargs=-1, metavar="INPUTS...", type=click.Path(allow_dash=True))
+@click.argument("paths", nargs=-1, metavar="INPUTS...", type=ANY_PATH)
 @_with_options
 @click.pass_context
 def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:

@@ -153,7 +153,8 @@ def _fill(model: nn.Module, path: Path) -> nn.Module:
     try:
         model.load_state_dict(values, strict=False, assign=True)
     except RuntimeError as error:  # a shape
-        raise WeightsError(f"{path} is not a file of LPIPS {model.pnet_type}: {error}") from error
+        why = str(error).strip().splitlines()[-1].strip()
+        raise WeightsError(f"{path} is not a file of LPIPS {model.pnet_type}: {why}") from error
     return model.eval().requires_grad_(False)
 
 

@@ -41,7 +41,8 @@ def run_training(
     """Train, or go on training, in folder `output`; returns its weights file.
 
     names_from: a text file of picture names (one a line) that the run is limited to.
-    init: weights (name or file) to start from. net: sizes of the network. Raises UsageError, InputError, WeightsError.
+    init: weights (name or file) to start from. net: sizes of the network.
+    Raises UsageError, InputError, WeightsError.
     """
     place = pick_device(device)
     names = names_from.read_text().split() if names_from else None

@@ -1,0 +1,245 @@
+"""The benchmark's protocol, failures and tables, with an upscaler that is a fake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from upscale.bench import report
+from upscale.bench.run import METRICS, Settings, make_lr, pictures_of, run
+from upscale.cli import bench as command
+from upscale.errors import InputError, NumericalError, UsageError, WeightsError
+from upscale.image.io import read, write
+from upscale.image.picture import Picture
+from upscale.image.resize import resize_array
+from upscale.metrics import pixel
+
+CHEAP = ("psnr_y", "ssim_y", "psnr", "ssim", "consistency", "lr_psnr", "grid_ratio")
+
+
+class Fake:
+    """Enlarges by bicubic; remembers what it was asked; refuses pictures 13 pixels wide."""
+
+    def __init__(self, method: str = "bicubic", settings: Settings | None = None) -> None:
+        self.method, self.asked = method, []
+
+    def plan(self, size, *, scale, steps, sampler, spacing):
+        return None
+
+    def __call__(self, picture, *, scale, steps, sampler, spacing, seed, consistency):
+        self.asked.append((scale, steps, sampler, spacing, seed, consistency))
+        if picture.size[1] == 13:
+            raise NumericalError("the result is not finite")
+        size = tuple(math.floor(side * scale + 0.5) for side in picture.size)
+        told = {"weights": "w", "weights_sha256": "ab", "sampler": sampler or "ddim",
+                "steps": steps or 3, "nfe": steps or 3, "seed": seed, "device": "cpu"}  # fmt: skip
+        return SimpleNamespace(picture=Picture(resize_array(picture.rgb, size)), report=told)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, scene: np.ndarray) -> Path:
+    """Two pictures, none of whose sides 4 divides; and a file that is none."""
+    folder = tmp_path / "set"
+    for name, rgb in (("a", scene[:58, :43]), ("b", scene[3:, 1:])):
+        write(Picture(rgb), folder / f"{name}.png")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def bench(dataset: Path, metrics=CHEAP, **rest):
+    options = {key: rest.pop(key) for key in list(rest) if key in Settings.__dataclass_fields__}
+    rest.setdefault("make_upscaler", Fake)
+    return run(dataset, Settings(**{"metrics": metrics, **options}), **rest)
+
+
+def test_the_protocol(dataset: Path) -> None:
+    row = bench(dataset, limit=1)[0]
+    hr = read(dataset / "a.png").rgb[:56, :40]
+    lr = np.round(np.clip(resize_array(hr, (14, 10)), 0, 1) * 255).astype(np.float32) / 255
+    sr = np.round(np.clip(resize_array(lr, (56, 40)), 0, 1) * 255) / 255
+    assert (row["picture"], row["height"], row["width"], row["scale"]) == ("a.png", 56, 40, 4)
+    assert row["psnr_y"] == pytest.approx(pixel.psnr_y(sr, hr, 4), abs=1e-4)
+    assert row["ssim_y"] == pytest.approx(pixel.ssim_y(sr, hr, 4), abs=1e-5)
+    assert row["psnr"] == pytest.approx(pixel.psnr(sr, hr), abs=1e-4)
+    assert row["consistency"] == pytest.approx(pixel.consistency(lr, sr), rel=1e-3)
+    assert row["lr_psnr"] == pytest.approx(pixel.lr_psnr(lr, sr), abs=1e-3)
+    assert math.isnan(row["grid_ratio"])  # 40 pixels are too few
+    assert row["weights_sha256"] == "ab" and row["nfe"] == 3 and row["seed"] == 0
+    assert row["seconds"] > 0 and row["peak_memory"] > 1e6 and "a=-0.5" in row["kernel"]
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3.7, 4, 15.9])
+@pytest.mark.parametrize("size", [(16, 33), (61, 50), (37, 37)])
+def test_lr_enlarged_has_hrs_size(scale: float, size: tuple[int, int]) -> None:
+    lr, hr = make_lr(np.random.default_rng(0).random((*size, 3), np.float32), scale)
+    assert hr.shape[:2] == tuple(math.floor(side * scale + 0.5) for side in lr.shape[:2])
+    assert all(0 <= a - b < scale for a, b in zip(size, hr.shape, strict=False))
+    assert np.array_equal(np.round(lr * 255), lr * np.float32(255).astype(np.float32)) or (
+        np.abs(lr * 255 - np.round(lr * 255)).max() < 1e-4
+    )
+
+
+def test_every_combination_is_measured_once(dataset: Path) -> None:
+    told, fakes = [], {}
+
+    def make(method: str, settings: Settings) -> Fake:
+        return fakes.setdefault(method, Fake(method))
+
+    rows = bench(
+        dataset, methods=("bicubic", "sr3"), steps=(2, 4, 2), samplers=("ddim", "heun"), seed=5,
+        spacing="phi", consistency="off", metrics=("psnr",), make_upscaler=make,
+        on_row=lambda row, done, total: told.append((row["picture"], done, total)),
+    )  # fmt: skip
+    assert [name for name, _, _ in told] == ["a.png"] * 5 + ["b.png"] * 5
+    assert [done for _, done, _ in told] == list(range(1, 11)) and {t for *_, t in told} == {10}
+    of_a = [(r["method"], r["sampler"], r["steps"]) for r in rows[:5]]
+    assert of_a == [("bicubic", "ddim", 3), ("sr3", "ddim", 2), ("sr3", "ddim", 4),
+                    ("sr3", "heun", 2), ("sr3", "heun", 4)]  # fmt: skip
+    assert fakes["sr3"].asked[0] == (4.0, 2, "ddim", "phi", 5, "off")
+    assert fakes["bicubic"].asked[0][1:3] == (None, None)
+
+
+def test_what_was_made_can_be_saved_and_scored_again(dataset: Path, tmp_path: Path) -> None:
+    rows = bench(dataset, methods=("sr3",), steps=(2,), save=tmp_path / "out")
+    made = tmp_path / "out" / "sr3_2"
+    assert sorted(p.name for p in made.iterdir()) == ["a.png", "b.png"]
+    again = bench(dataset, outputs=made)
+    for row, other in zip(rows, again, strict=True):
+        assert other["method"] == "sr3_2" and "seconds" not in other
+        assert {k: row[k] for k in CHEAP[:-1]} == {k: other[k] for k in CHEAP[:-1]}
+
+
+def test_results_without_partner_are_named(dataset: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write(Picture(np.zeros((56, 40, 3), np.float32)), results / "a.bmp")
+    with pytest.raises(InputError, match=r"results: nothing named as b "):
+        bench(dataset, outputs=results)
+    write(Picture(np.zeros((50, 40, 3), np.float32)), results / "b.png")
+    rows = bench(dataset, outputs=results)
+    assert "error" not in rows[0]
+    assert "40x50 pixels, where 40x56 are compared" in rows[1]["error"]
+    assert "error" not in bench(dataset, outputs=results, limit=1)[0]
+    write(Picture(np.zeros((50, 40, 3), np.float32)), results / "c_x4.png")
+    with pytest.raises(InputError, match="the dataset: nothing named as c_x4 "):
+        bench(dataset, outputs=results)
+
+
+def test_pictures_of_a_dataset(dataset: Path, tmp_path: Path) -> None:
+    assert [p.name for p in pictures_of(dataset)] == ["a.png", "b.png"]
+    (tmp_path / "Set5").mkdir()
+    dataset.rename(tmp_path / "Set5" / "HR")
+    assert [p.parent.name for p in pictures_of(tmp_path / "Set5")] == ["HR", "HR"]
+    (tmp_path / "Set5" / "HR" / "a.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.jpg and a\.png have one name"):
+        pictures_of(tmp_path / "Set5")
+    (tmp_path / "empty").mkdir()
+    for folder, why in (("empty", "no pictures"), ("none", "No such file")):
+        with pytest.raises(InputError, match=why):
+            bench(tmp_path / folder)
+
+
+def test_a_broken_picture_is_named_and_the_rest_goes_on(dataset: Path) -> None:
+    (dataset / "aa.png").write_bytes((dataset / "a.png").read_bytes()[:300])
+    write(Picture(np.zeros((3, 50, 3), np.float32)), dataset / "flat.png")
+    write(Picture(np.zeros((60, 55, 3), np.float32)), dataset / "thirteen.png")
+    notes = []
+    rows = bench(dataset, say=notes.append)
+    assert [r["picture"] for r in rows if "error" not in r] == ["a.png", "b.png"]
+    failed = {r["picture"]: r["error"] for r in rows if "error" in r}
+    assert failed.keys() == {"aa.png", "flat.png", "thirteen.png"}
+    assert all(name in why for name, why in failed.items()) and len(notes) == 3
+    assert "50x3 is too small for a scale of 4" in failed["flat.png"]
+    assert "Failed:\n\n- bicubic: " in report.to_markdown(rows)
+    assert report.means(rows)[0]["pictures"] == 2
+    for name in ("a.png", "b.png"):
+        (dataset / name).unlink()
+    with pytest.raises(InputError, match="no picture could be measured"):
+        bench(dataset)
+
+
+def test_mistakes_that_every_picture_would_repeat_come_at_once(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DIFFSR_LPIPS_VGG", raising=False)
+    with pytest.raises(UsageError, match=r"no metric niqe; have psnr_y, ssim_y, .*grid_ratio"):
+        bench(dataset, metrics=("psnr", "niqe"))
+    with pytest.raises(WeightsError, match="LPIPS vgg"):
+        bench(dataset, metrics=("lpips_vgg",))
+
+    class Unarmed(Fake):
+        def plan(self, size, **rest):
+            raise WeightsError("no weights for sr3 at x4")
+
+    with pytest.raises(WeightsError, match="at x4"):
+        bench(dataset, make_upscaler=Unarmed)
+
+
+def test_the_real_upscaler_and_lpips(dataset: Path) -> None:
+    rows = bench(
+        dataset, metrics=("lpips", "psnr_y"), methods=("bicubic", "lanczos"), limit=1, scale=2,
+        device="cpu", make_upscaler=None,
+    )  # fmt: skip
+    assert [r["method"] for r in rows] == ["bicubic", "lanczos"]
+    assert all(0 < r["lpips"] < 1 and r["psnr_y"] > 15 and r["nfe"] == 0 for r in rows)
+
+
+def test_the_command_line_knows_no_other_metrics() -> None:
+    assert set(command.METRICS) <= set(METRICS)
+    assert set(METRICS) <= set(report._MEASURED)
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def rows_of(values: list[float], **rest: object) -> list[dict]:
+    base = {"method": "sr3", "weights": "w", "sampler": "ddim", "steps": 4, "nfe": 4, "scale": 4.0,
+            "kernel": "bicubic", **rest}  # fmt: skip
+    return [{"picture": f"{i}.png", **base, "psnr_y": v} for i, v in enumerate(values)]
+
+
+def test_means_and_their_intervals() -> None:
+    values = np.random.default_rng(1).normal(28, 2, 50)
+    (row,) = report.means(rows_of(list(values)))
+    mean = row["psnr_y"]
+    assert row["pictures"] == 50 and mean.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / math.sqrt(50)
+    assert mean.high - mean.value == pytest.approx(half, rel=0.15)
+    assert mean.value - mean.low == pytest.approx(half, rel=0.15)
+    assert report.means(rows_of(list(values))) == [row]  # the same every time
+
+
+def test_groups_and_values_that_are_no_numbers() -> None:
+    rows = rows_of([20.0, math.nan]) + rows_of([math.inf, 30.0], steps=8)
+    rows += [{"picture": "x.png", "method": "sr3", "sampler": None, "steps": None, "error": "no"}]
+    first, second = report.summary(rows)
+    assert (first["steps"], first["pictures"], first["psnr_y"]) == (4, 2, "20.00")
+    assert (second["steps"], second["psnr_y"]) == (8, "inf")
+    assert report.summary(rows_of([math.nan]))[0]["psnr_y"] == "-"
+    assert report.summary([]) == []
+    bare = report.summary([{"picture": "a", "method": "other", "psnr_y": 20.0}])
+    assert bare == [{"method": "other", "pictures": 1, "psnr_y": "20.00"}]
+
+
+def test_json_and_csv_hold_every_row() -> None:
+    rows = [*rows_of([20.5, math.inf]), {"picture": "c,d.png", "method": "sr3", "error": 'a "b"'}]
+    parsed = json.loads(report.to_json(rows), parse_constant=pytest.fail)
+    assert [r.get("psnr_y") for r in parsed] == [20.5, None, None]
+    assert parsed[0] == rows[0] and parsed[2] == rows[2]
+    read_back = list(csv.DictReader(io.StringIO(report.to_csv(rows))))
+    assert [r["psnr_y"] for r in read_back] == ["20.5", "inf", ""]
+    assert read_back[2]["picture"] == "c,d.png" and read_back[2]["error"] == 'a "b"'
+
+
+def test_markdown_is_one_table() -> None:
+    text = report.to_markdown(rows_of([20.0, 22.0], method="a|b"))
+    lines = text.splitlines()
+    assert lines[0] == "| method | weights | sampler | steps | nfe | pictures | psnr_y |"
+    assert lines[2] == "| a\\|b | w | ddim | 4 | 4 | 2 | 21.00 (20.00..22.00) |"
+    assert "x4, input by bicubic" in text and "Failed" not in text
