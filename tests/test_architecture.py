@@ -14,6 +14,7 @@ import upscale
 ROOT = Path(upscale.__file__).parent
 FLOORS = {
     "cli": 6, "__main__": 6, "bench": 5, "pipeline": 4, "train": 4, "methods": 3, "metrics": 3,
+    "plan": 3, "consistency": 3,
     "image": 2, "device": 2, "weights": 2, "registry": 2, "nets": 1, "diffusion": 1, "errors": 1,
 }  # fmt: skip
 # the same floor, where one room does serve the other

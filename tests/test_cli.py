@@ -432,16 +432,15 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 
 
 def test_copies_of_tables_are_true():
+    from upscale import consistency, methods, pipeline
     from upscale.cli import options
     from upscale.diffusion.process import SPACINGS
     from upscale.diffusion.samplers import SAMPLERS
 
-    methods = pytest.importorskip("upscale.methods")
-    pipeline = pytest.importorskip("upscale.pipeline")
     assert set(options.METHODS) == set(methods.METHODS)
     assert set(options.SAMPLERS) == set(SAMPLERS)
     assert set(options.SPACINGS) == set(SPACINGS)
-    assert set(options.CONSISTENCY) == set(pipeline.CONSISTENCY)
+    assert set(options.CONSISTENCY) == set(consistency.MODES)
     assert options.SMALLEST_TILE == pipeline.SMALLEST_TILE
 
 

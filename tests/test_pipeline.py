@@ -13,7 +13,8 @@ from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.nets.compact import CompactNet
-from upscale.pipeline import Upscaler, output_size
+from upscale.pipeline import Upscaler
+from upscale.plan import output_size
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import methods, weights
+from .consistency import MODES, measured, settle, towards
 from .device import available_memory, is_out_of_memory, pick_bf16, pick_device
 from .diffusion.denoiser import Denoiser, bind, consistent
 from .diffusion.process import SPACINGS, sigmas
@@ -22,37 +23,12 @@ from .diffusion.tiling import Box, tiled, windows
 from .errors import DiffsrError, NumericalError, OutOfMemory, UsageError
 from .image.picture import Picture, fill_transparent
 from .image.resize import resize, resize_array
+from .plan import Plan, Stage, output_size
+from .plan import stages as stages_of
 
-CONSISTENCY = ("project", "blend", "off")
-SCALES = (1.0, 16.0)
 SMALLEST_TILE = 128
 STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
 OnStep = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One run of a network: from a size to a size, in so many steps."""
-
-    size_in: tuple[int, int]
-    size_out: tuple[int, int]
-    steps: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be done for a picture, before any pixel is touched."""
-
-    size_in: tuple[int, int]
-    size_out: tuple[int, int]
-    scale: float
-    stages: tuple[Stage, ...]
-    sampler: str
-    nfe: int
-    tile: int  # 0: the whole picture at once
-    tiles: int  # windows of the last stage
-    memory: int  # bytes, an estimate
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,37 +37,6 @@ class Result:
 
     picture: Picture
     report: dict[str, Any]
-
-
-def output_size(
-    size: tuple[int, int],
-    scale: float | None = None,
-    exact: tuple[int, int] | None = None,
-    max_side: int | None = None,
-) -> tuple[int, int]:
-    """(height, width) of the output: exactly `exact`, or round(scale * side), or the longer side
-    made `max_side`. Raises UsageError for more than one of them, or a scale outside 1 to 16."""
-    if sum(x is not None for x in (scale, exact, max_side)) > 1:
-        raise UsageError("give only one of --scale, --size and --max-side")
-    if exact is not None:
-        target = exact
-    else:
-        if max_side is not None:
-            scale = max_side / max(size)
-        factor = 4.0 if scale is None else scale
-        if not (math.isfinite(factor) and SCALES[0] <= factor <= SCALES[1]):
-            raise UsageError(f"a scale of {factor:g} is outside 1 to 16")
-        # half up, not to even: 1.5 x 3 is 5 as anyone would expect
-        target = tuple(max(1, math.floor(side * factor + 0.5)) for side in size)
-    if min(target) < 1:
-        raise UsageError(f"an output of {target[1]}x{target[0]} has no pixels")
-    for new, old in zip(target, size, strict=True):
-        if not old <= new <= max(16 * old, 16):
-            raise UsageError(
-                f"{size[1]}x{size[0]} to {target[1]}x{target[0]} is not an enlargement "
-                "by 1 to 16 on both sides"
-            )
-    return target
 
 
 class Upscaler:
@@ -169,7 +114,7 @@ class Upscaler:
             count = law.steps if steps is None else steps
             if count < 1:
                 raise UsageError("--steps must be at least 1")
-            stages, notes = _stages(size_in, target, factor, count, entry)
+            stages, notes = stages_of(size_in, target, factor, count, entry)
         name = sampler or law.sampler
         _known(name, SAMPLERS, "sampler")
         _known(spacing or law.spacing, SPACINGS, "spacing")
@@ -182,9 +127,7 @@ class Upscaler:
             boxes = windows(stages[-1].size_out, side, overlap, net.align) if side else [None]
             area = min(pixels, side * side) if side else pixels
             count, memory = len(boxes), pixels * STATE_BYTES + area * net.bytes_per_pixel
-        return Plan(
-            size_in, target, factor, stages, name, calls, side, count, memory, tuple(notes)
-        )
+        return Plan(size_in, target, factor, stages, name, calls, side, count, memory, tuple(notes))
 
     def _tile(self, size: tuple[int, int], tile: str | int, net: torch.nn.Module) -> int:
         """Side of the square windows for an output; 0 where it is done at once."""
@@ -233,7 +176,7 @@ class Upscaler:
         if overlap < 0:
             raise UsageError(f"--overlap must be 0 or more, not {overlap}")
         mode = consistency or "project"
-        _known(mode, CONSISTENCY, "consistency")
+        _known(mode, MODES, "consistency")
         plan = self.plan(
             picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
             spacing=spacing, tile=tile, overlap=overlap,
@@ -263,7 +206,7 @@ class Upscaler:
                 before += stage.steps
             sr = resize(sr, plan.size_out) if tuple(sr.shape[-2:]) != plan.size_out else sr
             if mode == "project":
-                sr = _settle(sr, lr)
+                sr = settle(sr, lr)
         if not torch.isfinite(sr).all():
             raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
         sr = sr.clamp_(-1, 1)
@@ -284,7 +227,7 @@ class Upscaler:
             "tile": side,
             "overlap": overlap,
             "consistency_mode": mode if entry else None,
-            **_truth(made.rgb, rgb),
+            **measured(made.rgb, rgb),
             "seconds": round(time.perf_counter() - started, 3),
             "device": str(self.device),
             "dtype": "bf16" if self.bf16 else "fp32",
@@ -338,7 +281,7 @@ class Upscaler:
             strength = 1.0 if settings.consistency == "project" else 0.5
 
             def project(target: Tensor) -> Tensor:
-                picture = _towards(model.decode(target, lr_up), lr, strength)
+                picture = towards(model.decode(target, lr_up), lr, strength)
                 return model.encode(picture, lr_up)
 
             denoise = consistent(denoise, project)
@@ -385,8 +328,9 @@ class Upscaler:
         boxes = windows(size, side, overlap, net.align)
 
         def part(box: Box) -> Denoiser:
-            rows, columns = slice(box.top, box.top + box.height), slice(
-                box.left, box.left + box.width
+            rows, columns = (
+                slice(box.top, box.top + box.height),
+                slice(box.left, box.left + box.width),
             )
             return bound(lr_up[..., rows, columns])
 
@@ -412,41 +356,6 @@ def _known(name: str, table: Any, what: str) -> None:
         raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
 
 
-def _stages(
-    size_in: tuple[int, int],
-    target: tuple[int, int],
-    factor: float,
-    steps: int,
-    entry: weights.Entry,
-) -> tuple[tuple[Stage, ...], list[str]]:
-    """How to reach `target`: at once, by a cascade (SR3 section 4.7: more steps at the low
-    resolution, fewer at the high one), or at the weights' own scale and then a resize."""
-    if entry.covers(factor) or not entry.scales:
-        return (Stage(size_in, target, steps),), []
-    largest = max(entry.scales)
-    if factor > largest and entry.any_scale:
-        middle = output_size(size_in, math.sqrt(factor))
-        note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
-        later = max(1, round(steps / 2))
-        return (Stage(size_in, middle, steps), Stage(middle, target, later)), [note]
-    nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
-    note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
-    return (Stage(size_in, output_size(size_in, nearest), steps),), [note]
-
-
-def _towards(picture: Tensor, lr: Tensor, strength: float = 1.0) -> Tensor:
-    """One back-projection: the picture moved so that, shrunk, it comes nearer to lr."""
-    error = lr - resize(picture, tuple(lr.shape[-2:]))
-    return torch.add(picture, resize(error, tuple(picture.shape[-2:])), alpha=strength)
-
-
-def _settle(sr: Tensor, lr: Tensor) -> Tensor:
-    """Back-projection with the range kept, to where 8-bit rounding hides the rest."""
-    for _ in range(3):
-        sr = _towards(sr, lr).clamp_(-1, 1)
-    return sr
-
-
 def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:
     """(1,3,H,W) in [-1,1] and what the source carried besides colour."""
     rgb = ((sr[0].float() + 1) / 2).permute(1, 2, 0).cpu().numpy()
@@ -456,13 +365,6 @@ def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:
     if alpha is not None:
         alpha = np.clip(resize_array(alpha, size), 0, 1)
     return replace(source, rgb=np.ascontiguousarray(rgb), alpha=alpha)
-
-
-def _truth(sr: np.ndarray, lr: np.ndarray) -> dict[str, float]:
-    """Consistency (MSE x1e5 of the output, shrunk, against the input) and the same in dB."""
-    error = float(np.mean((resize_array(sr, lr.shape[:2]) - lr) ** 2))
-    decibel = 99.0 if error < 1e-10 else -10 * math.log10(error)
-    return {"consistency": round(error * 1e5, 4), "lr_psnr": round(decibel, 2)}
 
 
 def _counter(on_step: OnStep | None, before: int, total: int) -> OnStep:

@@ -46,7 +46,8 @@ def find(name_or_path: str | Path) -> Entry:
         return _local(path)
     near = difflib.get_close_matches(text, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise WeightsError(f"no weights named {text}; {hint}Have {', '.join(known) or 'none'}, "
+    have = ", ".join(name for name, entry in known.items() if entry.domain != "metric") or "none"
+    raise WeightsError(f"no weights named {text}; {hint}Have {have}, "
                        "or give the path of a .safetensors file")  # fmt: skip
 
 

@@ -31,7 +31,8 @@ from upscale.errors import (
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
-    from upscale.pipeline import Plan, Upscaler
+    from upscale.pipeline import Upscaler
+    from upscale.plan import Plan
 
 _HOPELESS = (DiskFull, WeightsError)  # every further picture would fail in the same way
 _GEOMETRY = ("scale", "size", "max_side")

@@ -25,7 +25,9 @@ from upscale.cli.options import (
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, OutputError, UsageError
 
-METRICS = ("psnr_y", "ssim_y", "psnr", "ssim", "lpips", "lpips_vgg", "consistency", "grid_ratio")
+METRICS = (
+    "psnr_y", "ssim_y", "psnr", "ssim", "lpips", "lpips_vgg", "consistency", "lr_psnr", "grid_ratio",
+)  # fmt: skip
 _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
 
 
@@ -135,7 +137,7 @@ def command(**options: Any) -> int:
         _put(texts[kind](rows), target, reporter)
     if "-" not in targets.values() and not options["quiet"]:
         _table(report.summary(rows))
-    return 0
+    return 1 if any("error" in row for row in rows) else 0
 
 
 def run_bench(options: dict[str, Any], reporter: Reporter) -> list[dict[str, Any]]:

@@ -1,0 +1,85 @@
+"""The weights in the package, on the picture in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from upscale.image.io import read
+from upscale.image.picture import Picture
+from upscale.image.resize import resize_array
+from upscale.metrics.pixel import grid_ratio, psnr_y
+from upscale.pipeline import Upscaler
+from upscale.registry import entries
+
+PARROTS = Path(__file__).parent.parent / "examples" / "parrots.png"
+
+
+@pytest.fixture(scope="module")
+def parrots() -> Picture:
+    return read(PARROTS)
+
+
+@pytest.fixture(scope="module")
+def default(parrots):
+    return Upscaler()(parrots)
+
+
+def test_sizes_are_as_small_as_promised() -> None:
+    limits = {"sr3-photo": 6, "regression-photo": 4, "sr3-face-x8": 4}
+    for name, mebibytes in limits.items():
+        assert entries()[name].size <= mebibytes * 2**20
+    assert sum(entry.size for entry in entries().values() if entry.bundled) < 56 * 2**20
+
+
+def test_default_run(default) -> None:
+    report = default.report
+    assert (report["method"], report["weights"]) == ("sr3", "sr3-photo")
+    assert report["size_out"] == [512, 768] and report["nfe"] <= 4
+    assert report["lr_psnr"] > 48 and report["consistency"] < 5
+    assert grid_ratio(default.picture.rgb) < 1.5
+
+
+def test_tiles_leave_no_seam_on_a_photograph(parrots, default) -> None:
+    tiled = Upscaler()(parrots, tile=256)
+    assert tiled.report["tile"] == 256
+    error = np.abs(tiled.picture.rgb - default.picture.rgb).mean(2)
+    assert -10 * np.log10((error**2).mean()) > 45
+    # energy of the horizontal steps in the columns where windows blend, against all others
+    steps = np.abs(np.diff(tiled.picture.rgb, axis=1)).mean((0, 2))
+    whole = np.abs(np.diff(default.picture.rgb, axis=1)).mean((0, 2))
+    seams = np.r_[192:256, 384:448, 512:576]  # overlaps of windows at 0, 192, 384, 512
+    assert steps[seams].sum() / whole[seams].sum() == pytest.approx(1, abs=0.03)
+
+
+def test_projection_cures_the_colour_shift(parrots) -> None:
+    def shift(mode: str) -> float:
+        made = Upscaler()(parrots, consistency=mode).picture.rgb
+        blocks = resize_array(made, (16, 24)) - resize_array(parrots.rgb, (16, 24))
+        return float(np.abs(blocks).mean() * 255)
+
+    assert shift("project") < 0.1 < shift("off")
+
+
+def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
+    small = np.clip(resize_array(parrots.rgb, (64, 96)), 0, 1).astype(np.float32)
+    scores = {
+        name: psnr_y(Upscaler(name)(Picture(small), scale=2).picture.rgb, parrots.rgb, 2)
+        for name in ("bicubic", "regression")
+    }
+    assert scores["regression"] > scores["bicubic"] + 0.5
+
+
+def test_faces_grow_from_16_to_128() -> None:
+    rgb = np.random.default_rng(0).random((16, 16, 3), dtype=np.float32)
+    result = Upscaler(weights="sr3-face-x8")(Picture(rgb), scale=8)
+    assert result.picture.size == (128, 128) and result.report["notes"] == []
+    assert result.report["consistency"] < 5
+
+
+def test_hundred_steps_of_sr3_as_in_the_readme(parrots) -> None:
+    cut = Picture(np.ascontiguousarray(parrots.rgb[40:64, 100:132]))
+    report = Upscaler("sr3")(cut, scale=8, steps=100, sampler="ddpm").report
+    assert report["nfe"] == 100 and report["size_out"] == [192, 256]
