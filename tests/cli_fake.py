@@ -41,7 +41,7 @@ class FakeUpscaler:
             notes=("planned note",),
         )  # fmt: skip
 
-    def __call__(self, picture, *, seed=0, sample=0, temperature=1.0, consistency=None,
+    def __call__(self, picture, *, seed=0, sample=0, temperature=None, consistency=None,
                  on_step=None, **planned):  # fmt: skip
         settings = {"seed": seed, "sample": sample, "temperature": temperature,
                     "consistency": consistency, **planned}  # fmt: skip

@@ -90,6 +90,23 @@ def test_tiles_change_nothing_that_can_be_seen(upscaler: Upscaler) -> None:
     assert np.abs(whole.picture.rgb - parts.picture.rgb).max() < 2e-3
 
 
+def test_an_overlap_wider_than_the_tiles_is_made_to_fit(upscaler: Upscaler, scene) -> None:
+    assert upscaler(Picture(scene), scale=4, tile=128, overlap=500).picture.size == (240, 176)
+
+
+def test_temperature_is_the_weights_own_unless_given(tiny_weights, tmp_path, scene) -> None:
+    state, metadata = weights.read(tiny_weights)
+    metadata["defaults"]["temperature"] = 0.25
+    weights.save(tmp_path / "cool.safetensors", state, metadata)
+    cool = Upscaler(weights=str(tmp_path / "cool.safetensors"))
+
+    def told(**settings) -> float:
+        return cool(Picture(scene), scale=2, **settings).report["temperature"]
+
+    assert told() == 0.25 and told(temperature=0.7) == 0.7
+    assert told(sampler="ddpm") == 1.0  # ancestral samplers bring noise of their own
+
+
 def test_projection_brings_the_output_back_to_the_input(upscaler: Upscaler, scene) -> None:
     scores = {
         mode: upscaler(Picture(scene), scale=4, consistency=mode).report["consistency"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -47,28 +48,36 @@ def test_order_of_convergence(sampler, order) -> None:
         reached = states[-1]  # the state at 0.02, which the last step starts from
         wanted = MEAN + (x - MEAN) * math.sqrt((STD**2 + 0.02**2) / (STD**2 + 25))
         errors.append(float((reached - wanted).abs().max()))
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
-    assert slopes == pytest.approx([order] * 2, abs=0.12)
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert slopes == pytest.approx([order] * 2, abs=0.1)
+
+
+def ancestral(steps: int, variance: str) -> tuple[float, float]:
+    """Mean and standard deviation that ddpm leaves, exactly.
+
+    With the Gaussian denoiser the result is linear in the start and in each step's noise: where
+    each of them lives in a pixel of its own, that pixel tells its coefficient, and the last pixel,
+    which none touches, the mean.
+    """
+    grid = sigmas(PROCESS, steps, "logsnr")
+    pixels = torch.eye(steps + 2, dtype=torch.float64)[:, None, None, None]
+    made = ddpm(
+        gaussian, pixels[0] * grid[0], grid, noise=lambda i: pixels[i + 1], variance=variance
+    ).flatten()
+    return float(made[-1]), float((made - made[-1]).norm())
 
 
 def test_ancestral_variance_comes_right_from_both_sides() -> None:
-    def spread(steps: int, variance: str) -> float:
-        generator = torch.Generator().manual_seed(1)
-        shape = (1, 3, 200, 300)
-
-        def noise(step: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-        grid = sigmas(PROCESS, steps, "logsnr")
-        x = ddpm(gaussian, noise(-1) * grid[0], grid, noise=noise, variance=variance)
-        assert float(x.mean()) == pytest.approx(MEAN, abs=0.01)
-        return float(x.std()) / STD - 1
-
-    posterior = [spread(n, "posterior") for n in (10, 40, 160)]
-    beta = [spread(n, "beta") for n in (10, 40, 160)]
-    assert posterior[0] < posterior[1] < posterior[2] < 0.003
-    assert beta[0] > beta[1] > beta[2] > -0.003
-    assert abs(posterior[2]) < 0.05 and abs(beta[2]) < 0.1
+    errors = {}
+    for variance in ("posterior", "beta"):
+        left = [ancestral(n, variance) for n in (5, 10, 40, 160, 640)]
+        assert [mean for mean, _ in left] == pytest.approx([MEAN] * 5, abs=1e-5)
+        errors[variance] = [std / STD - 1 for _, std in left]
+    assert all(a < b < 0 for a, b in itertools.pairwise(errors["posterior"]))
+    assert all(a > b > 0 for a, b in itertools.pairwise(errors["beta"]))
+    for found in errors.values():
+        assert abs(found[-1]) < 0.01
+        assert found[-2] / found[-1] == pytest.approx(4, abs=0.3)  # first order in the step
 
 
 @pytest.mark.parametrize("variance", ["beta", "posterior"])
@@ -96,54 +105,89 @@ def test_step_equals_the_paper_in_its_own_coordinates(variance) -> None:
     torch.testing.assert_close(made, y, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("variance", ["beta", "posterior"])
+def test_step_equals_the_posterior_of_the_forward_process(variance) -> None:
+    """Ho et al. 2020, eq. 6-7: the same step from x0 and x_t instead of from the noise."""
+    generator = torch.Generator().manual_seed(0)
+    z, state = torch.randn(2, 2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    for now, after in [(1932, 1800), (900, 20), (2, 1)]:
+        a, b = float(PROCESS.alpha_bar[now]), float(PROCESS.alpha_bar[after])
+        grid = sigma_of(PROCESS.alpha_bar[[now, after, 0]])
+        x0 = gaussian(state / math.sqrt(a), grid[:1].expand(2))
+        beta = 1 - a / b
+        mean = math.sqrt(b) * beta * x0 + math.sqrt(a / b) * (1 - b) * state
+        std = math.sqrt(beta if variance == "beta" else beta * (1 - b) / (1 - a))
+        wanted = mean / (1 - a) + std * z
+        reached: list[Tensor] = []
+
+        def denoise(x: Tensor, sigma: Tensor, keep: list = reached) -> Tensor:
+            keep.append(x)
+            return gaussian(x, sigma)
+
+        ddpm(denoise, state / math.sqrt(a), grid, noise=lambda i: z, variance=variance)
+        torch.testing.assert_close(reached[1] * math.sqrt(b), wanted, atol=1e-9, rtol=1e-9)
+
+
 def predicted(x: Tensor) -> Tensor:
     """A stand-in for a network's eps: any smooth function of the state."""
     return torch.tanh(x) * 0.8
 
 
-@pytest.mark.parametrize("kind", ["ddpm", "ddim", "dpmpp2m"])
-def test_samplers_equal_diffusers(kind) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    steps = 10
-    betas = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float32).numpy()
-    common = {"trained_betas": betas, "timestep_spacing": "leading"}
+def diffusers_scheduler(kind: str, process: VPDiscrete, steps: int):
+    """diffusers' own scheduler on the process's table, in float64 where it lets us."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if kind == "ddpm":
-            scheduler = diffusers.DDPMScheduler(clip_sample=False, **common)
+        diffusers = pytest.importorskip("diffusers")
+        common = {"num_train_timesteps": process.steps, "timestep_spacing": "leading"}
+        if kind.startswith("ddpm"):
+            law = "fixed_small" if kind == "ddpm-posterior" else "fixed_large"
+            made = diffusers.DDPMScheduler(clip_sample=False, variance_type=law, **common)
         elif kind == "ddim":
-            scheduler = diffusers.DDIMScheduler(
-                clip_sample=False, set_alpha_to_one=True, **common
-            )
+            made = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **common)
         else:
-            scheduler = diffusers.DPMSolverMultistepScheduler(
+            made = diffusers.DPMSolverMultistepScheduler(
                 algorithm_type="dpmsolver++", final_sigmas_type="zero",
                 lower_order_final=False, euler_at_final=True, **common,
             )  # fmt: skip
-        scheduler.set_timesteps(steps)
-    abar = scheduler.alphas_cumprod.double()[scheduler.timesteps]
-    grid = torch.cat([sigma_of(abar), torch.zeros(1, dtype=torch.float64)])
-    start = torch.randn(1, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+        made.alphas_cumprod = process.alpha_bar[1:]
+        made.set_timesteps(steps)
+    return made
 
-    y, draws = start.clone(), []
+
+@pytest.mark.parametrize(
+    "kind, rounding",
+    # the multistep scheduler casts its state to float32
+    [("ddpm", 1e-10), ("ddpm-posterior", 1e-10), ("ddim", 1e-10), ("dpmpp2m", 2e-5)],
+)
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_every_step_equals_diffusers(kind, rounding, steps) -> None:
+    process = VPDiscrete(1000, 1e-4, 2e-2)
+    scheduler = diffusers_scheduler(kind, process, steps)
+    abar = process.alpha_bar[scheduler.timesteps + 1]  # theirs has no entry for the clean picture
+    grid = torch.cat([sigma_of(abar), torch.zeros(1, dtype=torch.float64)])
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(2, 3, 5, 8, generator=generator, dtype=torch.float64)
+
+    wanted, draws = [y], []
     for t in scheduler.timesteps:
-        state = torch.Generator().manual_seed(int(t))
-        if kind == "ddpm":
-            y = scheduler.step(predicted(y), t, y, generator=state).prev_sample
-            draws.append(torch.randn(y.shape, generator=torch.Generator().manual_seed(int(t))))
-        else:
-            y = scheduler.step(predicted(y), t, y).prev_sample
+        extra = {"generator": torch.Generator().manual_seed(int(t))} if kind in STOCHASTIC else {}
+        y = scheduler.step(predicted(y), t, y, **extra).prev_sample
+        seeded = torch.Generator().manual_seed(int(t))
+        draws.append(torch.randn(y.shape, generator=seeded, dtype=y.dtype))
+        wanted.append(y)
+
+    made: list[Tensor] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         s = sigma[:, None, None, None]
-        return x - s * predicted(x / (1 + s**2).sqrt())
+        made.append(x / (1 + s**2).sqrt())
+        return x - s * predicted(made[-1])
 
-    x = start.double() * (1 + grid[0] ** 2).sqrt()
-    if kind == "ddpm":
-        made = ddpm(denoise, x, grid, noise=lambda i: draws[i].double(), variance="posterior")
-    else:
-        made = {"ddim": ddim, "dpmpp2m": dpmpp2m}[kind](denoise, x, grid)
-    torch.testing.assert_close(made.float(), y, atol=5e-4, rtol=1e-3)
+    extra = {"noise": draws.__getitem__} if kind in STOCHASTIC else {}
+    made.append(SAMPLERS[kind](denoise, wanted[0] * (1 + grid[0] ** 2).sqrt(), grid, **extra))
+    assert len(made) == len(wanted)
+    for ours, theirs in zip(made, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=rounding, rtol=rounding)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -20,7 +20,9 @@ from .nets.unet import UNetConfig
 class Method:
     """How a method samples unless the weights file or the user says otherwise.
 
-    kernel: set for methods without a network, the name of the resize they are.
+    temperature: of the start noise, for samplers that add no other. Below 1 a few-step sampler
+    leaves less noise in the picture. kernel: set for methods without a network, the name of the
+    resize they are.
     """
 
     parametrisation: str = "eps"
@@ -28,6 +30,7 @@ class Method:
     sampler: str = "ddpm"
     steps: int = 100
     spacing: str = "logsnr"
+    temperature: float = 1.0
     kernel: str | None = None
 
 

@@ -124,7 +124,7 @@ class Upscaler:
         if entry is not None:
             net = self._model(entry).net
             side = self._tile(stages[-1].size_out, tile, net)
-            boxes = windows(stages[-1].size_out, side, overlap, net.align) if side else [None]
+            boxes = _windows(stages[-1].size_out, side, overlap, net.align) if side else [None]
             area = min(pixels, side * side) if side else pixels
             count, memory = len(boxes), pixels * STATE_BYTES + area * net.bytes_per_pixel
         return Plan(size_in, target, factor, stages, name, calls, side, count, memory, tuple(notes))
@@ -158,7 +158,7 @@ class Upscaler:
         spacing: str | None = None,
         seed: int = 0,
         sample: int = 0,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         tile: str | int = "auto",
         overlap: int = 64,
         consistency: str | None = None,
@@ -171,7 +171,7 @@ class Upscaler:
         NumericalError.
         """
         started = time.perf_counter()
-        if not (math.isfinite(temperature) and temperature >= 0):
+        if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
             raise UsageError(f"--temperature must be 0 or more, not {temperature}")
         if overlap < 0:
             raise UsageError(f"--overlap must be 0 or more, not {overlap}")
@@ -185,18 +185,21 @@ class Upscaler:
         rgb = picture.rgb if picture.alpha is None else fill_transparent(picture.rgb, picture.alpha)
         lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
         lr = (lr * 2 - 1).to(self.device)
-        sr, side, notes = lr, plan.tile, list(plan.notes)
+        sr, side, notes, warmth = lr, plan.tile, list(plan.notes), None
         if entry is None:
             sr = resize(lr, plan.size_out, self.law.kernel)
         else:
             model = self._model(entry)
+            # a weights file's temperature was chosen for samplers that add no noise of their own
+            own = 1.0 if plan.sampler in STOCHASTIC else model.law.temperature
+            warmth = own if temperature is None else temperature
             total = sum(stage.steps for stage in plan.stages)
             before = 0
             for index, stage in enumerate(plan.stages):
                 settings = Settings(
                     plan.sampler,
                     spacing or model.law.spacing,
-                    temperature,
+                    warmth,
                     mode,
                     overlap,
                     (seed, picture.fingerprint(), sample, index),
@@ -220,6 +223,7 @@ class Upscaler:
             "stages": [list(stage.size_out) for stage in plan.stages],
             "nfe": plan.nfe,
             "spacing": (spacing or model.law.spacing) if entry else None,
+            "temperature": warmth,
             "seed": seed,
             "scale": round(plan.scale, 4),
             "size_in": list(picture.size),
@@ -325,7 +329,7 @@ class Upscaler:
         size = tuple(lr_up.shape[-2:])
         if not side:
             return bound(lr_up)
-        boxes = windows(size, side, overlap, net.align)
+        boxes = _windows(size, side, overlap, net.align)
 
         def part(box: Box) -> Denoiser:
             rows, columns = (
@@ -336,7 +340,8 @@ class Upscaler:
 
         if lr_up[0, 0].numel() * 24 < available_memory(self.device) // 4:
             part = cache(part)  # the windows' features are kept from step to step
-        return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, overlap)
+        blend = min(overlap, side // 2)
+        return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, blend)
 
 
 @dataclass(frozen=True)
@@ -354,6 +359,11 @@ class Settings:
 def _known(name: str, table: Any, what: str) -> None:
     if name not in table:
         raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
+
+
+def _windows(size: tuple[int, int], side: int, overlap: int, align: int) -> list[Box]:
+    """Windows that overlap by at most half, so that smaller tiles than planned still fit."""
+    return windows(size, side, min(overlap, side // 2), align)
 
 
 def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:

@@ -26,7 +26,8 @@ from upscale.cli.progress import Reporter
 from upscale.errors import InputError, OutputError, UsageError
 
 METRICS = (
-    "psnr_y", "ssim_y", "psnr", "ssim", "lpips", "lpips_vgg", "consistency", "lr_psnr", "grid_ratio",
+    "psnr_y", "ssim_y", "psnr", "ssim", "lpips", "lpips_vgg", "consistency", "lr_psnr",
+    "grid_ratio",
 )  # fmt: skip
 _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
 

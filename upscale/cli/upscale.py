@@ -63,8 +63,8 @@ _OPTIONS = [
     option("--uncertainty", is_flag=True,
            help="With --samples: also in_x4_std.png, their standard deviation; black is 0, white "
                 "is 0.25 or more of the range from black to white."),
-    option("--temperature", type=Finite(0, 10), default=1.0, metavar="FLOAT",
-           help="Strength of the noise; below 1 smoother."),
+    option("--temperature", type=Finite(0, 10), metavar="FLOAT",
+           help="Strength of the noise; below 1 smoother. Default: the weights'."),
     option("--device", type=Named(("auto", "cpu", "cuda")), default="auto"),
     option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto",
            help="Number format of the network."),

@@ -31,7 +31,7 @@ def starts(length: int, window: int, overlap: int, align: int) -> list[int]:
     if window >= length:
         return [0]
     stride = (window - overlap) // align * align
-    if stride < align:
+    if stride < align or overlap < 0:  # a negative overlap would leave gaps
         raise ValueError(f"windows of {window} cannot overlap by {overlap} (alignment {align})")
     found = [0]
     while found[-1] + window < length:
@@ -43,8 +43,8 @@ def starts(length: int, window: int, overlap: int, align: int) -> list[int]:
 
 
 def windows(size: tuple[int, int], window: int, overlap: int, align: int) -> list[Box]:
-    """Boxes that cover (height, width); one where the picture fits. Raises ValueError where
-    the window leaves no room for the overlap."""
+    """Boxes that cover (height, width) as a full grid of rows and columns; one where the picture
+    fits. Raises ValueError where the window leaves no room for the overlap, or that is negative."""
     (height, width), boxes = size, []
     for top in starts(height, window, overlap, align):
         for left in starts(width, window, overlap, align):
@@ -76,8 +76,9 @@ def tiled(
 ) -> Denoiser:
     """`denoise_window(x of the box, sigma, box)` on every box, blended over the overlaps.
 
-    The weights are separable; their sum is divided out, so an identity stays an identity. An error
-    in a window ends the call with nothing kept.
+    `boxes` are those of `windows(size, ...)`. The weights are separable, and so is their sum, which
+    is divided out side by side: an identity stays an identity, and no map of the whole picture is
+    made besides the estimate. An error in a window ends the call with nothing kept.
     """
     height, width = size
 
@@ -97,6 +98,6 @@ def tiled(
                 column_sum[box.left : box.left + box.width] += columns
             at = (..., slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
             total[at].addcmul_(denoise_window(x[at], sigma, box), rows * columns)
-        return total.div_(row_sum * column_sum)
+        return total.div_(row_sum).div_(column_sum)
 
     return denoise

@@ -92,8 +92,8 @@ def phase_loss(sr: Tensor, hr: Tensor) -> Tensor:
 def _phases(x: Tensor) -> Tensor:
     """(B,3,H,W) -> mean of each phase over the picture, (B,3,PERIOD^2)."""
     height, width = (side // PERIOD * PERIOD for side in x.shape[-2:])
-    return F.pixel_unshuffle(x[..., :height, :width], PERIOD).mean((2, 3)).unflatten(
-        1, (3, PERIOD**2)
+    return (
+        F.pixel_unshuffle(x[..., :height, :width], PERIOD).mean((2, 3)).unflatten(1, (3, PERIOD**2))
     )
 
 

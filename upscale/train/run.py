@@ -98,6 +98,8 @@ def metadata(run: Run, dataset: str) -> dict:
     regression = config.method == "regression"
     ranged = config.scale_min < config.scale_max
     sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
+    if config.quality_from:  # what that stage leaves of the noise is less visible when cooler
+        sampling["temperature"] = 0.5
     return {
         "method": config.method,
         "net": f"CompactNet, {sum(p.numel() for p in run.net.parameters())} parameters",
