@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# a busy machine, or torch's first call, takes longer than the default deadline
+settings.register_profile("diffsr", deadline=None)
+settings.load_profile("diffsr")
 
 
 @pytest.fixture(scope="session")

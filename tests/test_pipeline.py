@@ -252,3 +252,15 @@ def test_plan_promises_what_is_done(upscaler: Upscaler, scene) -> None:
         report["size_out"], report["nfe"], report["tile"],
     )  # fmt: skip
     assert plan.tiles > 1 and plan.memory > 0
+
+
+def test_public_names_are_there_and_the_docstrings_example_works(tiny_weights, tmp_path, scene):
+    import upscale
+
+    for name in upscale.__all__:
+        assert getattr(upscale, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        upscale.nonsense  # noqa: B018
+    result = upscale.Upscaler(weights=tiny_weights)(upscale.Picture(scene), scale=2)
+    upscale.write(result.picture, tmp_path / "out.png")
+    assert upscale.read(tmp_path / "out.png").size == (120, 88)

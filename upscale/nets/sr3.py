@@ -11,9 +11,11 @@ from torch.nn import functional as F
 from .unet import UNet, UNetConfig
 
 _PUBLISHED = UNetConfig(noise_gain=1.0, biggan=False, scale_shift=False)
+_TINY = UNetConfig(inner=16, mults=(1, 2), res_blocks=1, attention=(1,), groups=8)
 
-# The published code's sizes (its configs 16_128 and 64_512; the paper's text gives none), in its
-# own form and with the paper's blocks. Attention stands where the nominal side is 16.
+# The published code's sizes (its configs 16_128 and 64_512; the paper's are in its Table 1, which
+# its text leaves out), in its own form and with the paper's blocks. Attention stands where the
+# nominal side is 16: level 3 of 128; 512 reaches 32 only, so there the middle alone has it.
 CONFIGS: dict[str, UNetConfig] = {
     "sr3-16-128": UNetConfig(dropout=0.2),
     "sr3-64-512": UNetConfig(mults=(1, 2, 4, 8, 16), res_blocks=1, attention=(), groups=16),
@@ -21,6 +23,9 @@ CONFIGS: dict[str, UNetConfig] = {
     "sr3-64-512-published": replace(
         _PUBLISHED, mults=(1, 2, 4, 8, 16), res_blocks=1, attention=(), groups=16
     ),
+    # for trying things out: 0.2M parameters
+    "sr3-tiny": _TINY,
+    "sr3-tiny-published": replace(_TINY, noise_gain=1.0, biggan=False, scale_shift=False),
 }
 
 

@@ -12,13 +12,20 @@ from .blocks import Attention, Down, NoiseEmbedding, ResBlock, Up
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """inner channels times `mults` per level, `res_blocks` a level (one more on the way up).
+    """Everything that distinguishes one network of this family from another.
 
-    attention: levels (0 is full resolution) with attention after every block; the middle always
-    has one. heads: of each attention. groups: of every GroupNorm. noise_gain: see NoiseEmbedding.
-    biggan: the paper's residual blocks (resampling inside, sums over sqrt(2)); False is the
-    published code's DDPM form. scale_shift: how the noise level enters a block. noisy_input:
-    False is the regression baseline, which sees neither noise nor its level.
+    inner: channels at full resolution, times `mults` at each level (a level is half the last).
+    res_blocks: of every level on the way down; one more on the way up.
+    attention: levels (0 is full resolution) with attention after every block, whatever size the
+        picture has; the middle always has one. heads: of each attention.
+    groups: of every GroupNorm. dropout: before each block's second convolution, in training.
+    noise_gain: what multiplies the noise level before its sinusoids, see NoiseEmbedding.
+    biggan: the paper's residual blocks (resampling inside them, residual sums over sqrt(2), second
+        convolutions that start at 0); False is the published code's DDPM form.
+    scale_shift: the noise level gives a block gain and shift (FiLM); False: it is added.
+    noisy_input: False is the regression baseline, which sees neither noise nor its level.
+
+    Raises ValueError for sizes that fit no network.
     """
 
     inner: int = 64
@@ -32,6 +39,17 @@ class UNetConfig:
     biggan: bool = True
     scale_shift: bool = True
     noisy_input: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.mults or min(*self.mults, self.res_blocks, self.groups, self.heads) < 1:
+            raise ValueError(f"mults, res_blocks, groups and heads must be 1 or more: {self}")
+        if self.inner < 2 or self.inner % 2 or self.inner % self.groups:
+            raise ValueError(f"inner {self.inner} must be even and a multiple of groups {self.groups}")
+        levels = len(self.mults)
+        if any(not 0 <= level < levels for level in self.attention):
+            raise ValueError(f"attention {self.attention} names levels outside 0 to {levels - 1}")
+        if any(self.inner * self.mults[i] % self.heads for i in (*self.attention, levels - 1)):
+            raise ValueError(f"heads {self.heads} must divide the channels where attention is")
 
     @classmethod
     def from_dict(cls, values: dict) -> UNetConfig:
