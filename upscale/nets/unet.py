@@ -44,7 +44,9 @@ class UNetConfig:
         if not self.mults or min(*self.mults, self.res_blocks, self.groups, self.heads) < 1:
             raise ValueError(f"mults, res_blocks, groups and heads must be 1 or more: {self}")
         if self.inner < 2 or self.inner % 2 or self.inner % self.groups:
-            raise ValueError(f"inner {self.inner} must be even and a multiple of groups {self.groups}")
+            raise ValueError(
+                f"inner {self.inner} must be even and a multiple of groups {self.groups}"
+            )
         levels = len(self.mults)
         if any(not 0 <= level < levels for level in self.attention):
             raise ValueError(f"attention {self.attention} names levels outside 0 to {levels - 1}")
