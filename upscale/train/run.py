@@ -99,7 +99,7 @@ def metadata(run: Run, dataset: str) -> dict:
     ranged = config.scale_min < config.scale_max
     sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
     if config.quality_from:  # what that stage leaves of the noise is less visible when cooler
-        sampling |= {"steps": 2, "temperature": 0.35}
+        sampling |= {"steps": 2, "temperature": 0.4}
     return {
         "method": config.method,
         "net": f"CompactNet, {sum(p.numel() for p in run.net.parameters())} parameters",
