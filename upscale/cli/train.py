@@ -44,6 +44,7 @@ _HELP = {
     "quality_batch": "Examples an iteration in that stage.",
     "quality_learning_rate": "Step size in that stage.",
     "quality_calls": "Most network calls that a finished picture takes in that stage.",
+    "quality_cool": "Their start noise has temperature u^FLOAT, u uniform in [0, 1]; 0: always 1.",
     "quality_l1": "Weight of the pixels' distance.",
     "quality_vgg": "Weight of LPIPS (vgg).",
     "quality_alex": "Weight of LPIPS (alex).",

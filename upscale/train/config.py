@@ -16,7 +16,8 @@ class TrainConfig:
     instead of cropping at its own size.
     noise_law: "logsnr" (ours) or "process" (SR3's piecewise-uniform law).
     quality_from: iteration from which the image quality loss replaces most of the score loss
-    (0: never); quality_batch: examples sampled in an iteration of that stage.
+    (0: never); quality_batch: examples sampled in an iteration of that stage. quality_cool: the
+    temperature of their start noise is u ** quality_cool, u uniform in [0, 1]; 0: always 1.
     """
 
     method: str = "sr3"
@@ -41,6 +42,7 @@ class TrainConfig:
     quality_batch: int = 8
     quality_learning_rate: float = 2e-4
     quality_calls: int = 4
+    quality_cool: float = 2.0
     quality_l1: float = 10.0
     quality_vgg: float = 1.0
     quality_alex: float = 0.5

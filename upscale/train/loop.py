@@ -155,7 +155,8 @@ class Run:
 
     def _quality(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         calls = int(torch.randint(1, self.config.quality_calls + 1, (1,), generator=generator))
-        sr = sample(self.net, self.spec, batch, calls, generator).float()
+        cool = self.config.quality_cool
+        sr = sample(self.net, self.spec, batch, calls, generator, cool).float()
         return self.quality(project(sr, batch), batch.hr, generator)
 
     @torch.no_grad()

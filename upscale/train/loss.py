@@ -50,13 +50,23 @@ def score_loss(
 
 
 def sample(
-    net: nn.Module, spec: Spec, batch: Batch, calls: int, generator: torch.Generator
+    net: nn.Module,
+    spec: Spec,
+    batch: Batch,
+    calls: int,
+    generator: torch.Generator,
+    cool: float = 0.0,
 ) -> Tensor:
-    """A picture (B,3,H,W) by `calls` DDIM steps; the gradient flows through the last two."""
+    """A picture (B,3,H,W) by `calls` DDIM steps; the gradient flows through the last two.
+
+    The start noise of each example has temperature u ** cool, u uniform in [0, 1].
+    """
     levels = sigmas(VPDiscrete(), calls, "phi")
     cond = net.encode(batch.lr_up, batch.scale)
     denoise = bind(net, cond, spec.parametrisation)
     x = torch.randn(batch.hr.shape, generator=generator).to(batch.hr) * float(levels[0])
+    if cool:
+        x = x * per_example(torch.rand(len(x), generator=generator) ** cool, x)
     if calls > 2:
         with torch.no_grad():  # all but the last two steps: run to their end, then stop before 0
             for i in range(calls - 2):
