@@ -14,11 +14,14 @@ import upscale
 ROOT = Path(upscale.__file__).parent
 FLOORS = {
     "cli": 6, "__main__": 6, "bench": 5, "pipeline": 4, "train": 4, "methods": 3, "metrics": 3,
-    "humaneval": 3, "plan": 3, "consistency": 3,
+    "humaneval": 3, "plan": 3, "consistency": 3, "stage": 3,
     "image": 2, "device": 2, "weights": 2, "registry": 2, "nets": 1, "diffusion": 1, "errors": 1,
 }  # fmt: skip
 # the same floor, where one room does serve the other
-SIDEWAYS = {("weights", "registry"), ("__main__", "cli")}
+SIDEWAYS = {
+    ("weights", "registry"), ("__main__", "cli"),
+    ("stage", "methods"), ("stage", "plan"), ("stage", "consistency"),
+}  # fmt: skip
 DOORS = {
     "PIL": ("image", "cli.doctor"),  # doctor asks for its version and formats
     "png": ("image",),
@@ -28,6 +31,7 @@ DOORS = {
     "rich": ("cli",),
     "huggingface_hub": ("weights", "registry"),
     "lpips": ("metrics.perceptual",),
+    "torchdiffeq": ("diffusion.samplers",),
     "torchvision": ("metrics.perceptual",),
     "torch.distributed": ("train.dist",),
     "safetensors": ("weights", "train.checkpoint"),
@@ -108,7 +112,7 @@ def test_mathematics_and_networks_need_torch_alone(path: Path) -> None:
     room = name_of(path).split(".")[0]
     if room in ("nets", "diffusion"):
         roots = {target.split(".")[0] for target in imports(path)}
-        assert roots - sys.stdlib_module_names <= {"torch", "numpy", "upscale"}
+        assert roots - sys.stdlib_module_names <= {"torch", "torchdiffeq", "numpy", "upscale"}
 
 
 @pytest.mark.parametrize(

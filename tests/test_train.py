@@ -84,7 +84,7 @@ def test_more_iterations_in_the_same_folder_go_on(photos, tmp_path) -> None:
 
 
 def test_the_quality_stage_runs_and_moves_the_weights(photos, tmp_path) -> None:
-    config = CONFIG.with_(patch=48, quality_from=3, quality_vgg=0.0)
+    config = CONFIG.with_(patch=48, quality_loss_from=3, quality_vgg=0.0)
     first = run(photos, tmp_path / "a", config)
     assert same(first, run(photos, tmp_path / "b", config))
     assert not same(first, run(photos, tmp_path / "c"))
@@ -150,7 +150,7 @@ def test_a_grid_is_seen_by_the_phase_loss() -> None:
 
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    small = {"patch": 32, "quality_from": 1}
+    small = {"patch": 32, "quality_loss_from": 1}
     for wrong in ({"patch": 30}, small, {"batch": 0}, {"scale_min": 9.0}):
         with pytest.raises(UsageError):
             TrainConfig(**wrong)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .diffusion.process import VPDiscrete
+from .diffusion.denoiser import parametrisation
+from .diffusion.process import Process, VPDiscrete, VPLinear, process_from
 from .errors import UsageError, WeightsError
+from .image.resize import KERNELS
+from .nets import ecdp, sr3
 from .nets.compact import CompactConfig, CompactNet
+from .nets.ecdp import ECDPConfig, ECDPNet
 from .nets.sr3 import SR3Net
 from .nets.unet import UNetConfig
 
@@ -26,7 +31,7 @@ class Method:
     """
 
     parametrisation: str = "eps"
-    process: VPDiscrete = field(default_factory=VPDiscrete)
+    process: Process = field(default_factory=VPDiscrete)
     sampler: str = "ddpm"
     steps: int = 100
     spacing: str = "logsnr"
@@ -36,6 +41,9 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "sr3": Method(),
+    "ecdp": Method(
+        parametrisation="hybrid", process=VPLinear(), sampler="midpoint", steps=4, spacing="phi"
+    ),
     "regression": Method(parametrisation="x0", sampler="once", steps=1),
     "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
@@ -44,6 +52,12 @@ METHODS: dict[str, Method] = {
 NETS: dict[str, Callable[[dict], nn.Module]] = {
     "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
     "sr3": lambda values: SR3Net(UNetConfig.from_dict(values)),
+    "ecdp": lambda values: ECDPNet(ECDPConfig.from_dict(values)),
+}
+# the papers' networks by name: method and how to make it
+PAPER_NETS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    **{name: ("sr3", partial(SR3Net, config)) for name, config in sr3.CONFIGS.items()},
+    **{f"ecdp-{name}": ("ecdp", partial(ECDPNet, c)) for name, c in ecdp.CONFIGS.items()},
 }
 
 
@@ -60,6 +74,7 @@ class Model:
     law: Method
     std: float | None
     metadata: dict[str, Any]
+    kernel: str = "bicubic"  # that enlarges the input to the mean
 
     def decode(self, target: Tensor, lr_up: Tensor) -> Tensor:
         """Diffusing target -> picture in [-1,1]."""
@@ -85,8 +100,9 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         method = get(metadata["method"])
         law = replace(method, **metadata.get("defaults", {}))
         law = replace(law, parametrisation=metadata["parametrisation"])
+        parametrisation(law.parametrisation)
         if "process" in metadata:
-            law = replace(law, process=VPDiscrete(**metadata["process"]))
+            law = replace(law, process=process_from(metadata["process"]))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"these weights describe a network this version cannot build ({error!r}): "
@@ -99,7 +115,23 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     std = metadata.get("std")
     if std is not None and not std > 0:
         raise WeightsError(f"the weights' std is {std}: it must be above 0")
-    return Model(metadata["method"], net.eval().requires_grad_(False), law, std, metadata)
+    kernel = metadata.get("kernel", "bicubic")
+    if kernel not in KERNELS:
+        raise WeightsError(f"the weights' kernel is {kernel!r}: have {', '.join(KERNELS)}")
+    return Model(metadata["method"], net.eval().requires_grad_(False), law, std, metadata, kernel)
+
+
+def make_paper_net(name: str, method: str) -> nn.Module:
+    """A paper's network with fresh weights. Raises UsageError."""
+    if name not in PAPER_NETS:
+        raise UsageError(f"no network {name!r}; have compact, {', '.join(PAPER_NETS)}")
+    own, make = PAPER_NETS[name]
+    if method != own and not (method == "regression" and own == "sr3"):
+        raise UsageError(f"network {name} is for --method {own}, not {method}")
+    net = make()
+    if method == "regression":
+        net = SR3Net(replace(net.config, noisy_input=False))
+    return net
 
 
 def describe(net: nn.Module) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,21 +12,21 @@ import torch
 from torch import Tensor
 
 from . import methods, weights
-from .consistency import MODES, measured, settle, towards
+from .consistency import MODES, measured, settle
 from .device import available_memory, is_out_of_memory, pick_bf16, pick_device
-from .diffusion.denoiser import Denoiser, bind, consistent
-from .diffusion.process import SPACINGS, sigmas
-from .diffusion.samplers import SAMPLERS, STOCHASTIC, nfe
-from .diffusion.tiling import Box, tiled, windows
+from .diffusion.denoiser import parametrisation as check
+from .diffusion.process import SPACINGS
+from .diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC, nfe
 from .errors import DiffsrError, NumericalError, OutOfMemory, UsageError
 from .image.picture import Picture, fill_transparent
 from .image.resize import resize, resize_array
 from .plan import Plan, Stage, output_size
 from .plan import stages as stages_of
+from .stage import OnStep, Settings, run_stage, windows_of
 
 SMALLEST_TILE = 128
+PERCENT = 100  # of the way, for samplers whose steps nobody knows beforehand
 STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,10 @@ class Upscaler:
         else:
             law = self._model(entry).law
             count = law.steps if steps is None else steps
+            if (sampler or law.sampler) in ADAPTIVE:
+                if steps is not None:
+                    raise UsageError("rk45 chooses its own steps: give --rtol and --atol instead")
+                count = PERCENT
             if count < 1:
                 raise UsageError("--steps must be at least 1")
             stages, notes = stages_of(size_in, target, factor, count, entry)
@@ -124,7 +126,7 @@ class Upscaler:
         if entry is not None:
             net = self._model(entry).net
             side = self._tile(stages[-1].size_out, tile, net)
-            boxes = _windows(stages[-1].size_out, side, overlap, net.align) if side else [None]
+            boxes = windows_of(stages[-1].size_out, side, overlap, net.align) if side else [None]
             area = min(pixels, side * side) if side else pixels
             count, memory = len(boxes), pixels * STATE_BYTES + area * net.bytes_per_pixel
         return Plan(size_in, target, factor, stages, name, calls, side, count, memory, tuple(notes))
@@ -159,6 +161,9 @@ class Upscaler:
         seed: int = 0,
         sample: int = 0,
         temperature: float | None = None,
+        parametrisation: str | None = None,
+        rtol: float = 1e-3,
+        atol: float = 1e-3,
         tile: str | int = "auto",
         overlap: int = 64,
         consistency: str | None = None,
@@ -173,6 +178,8 @@ class Upscaler:
         started = time.perf_counter()
         if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
             raise UsageError(f"--temperature must be 0 or more, not {temperature}")
+        if not (rtol > 0 and atol > 0):
+            raise UsageError(f"--rtol and --atol must be above 0, not {rtol:g} and {atol:g}")
         if overlap < 0:
             raise UsageError(f"--overlap must be 0 or more, not {overlap}")
         mode = consistency or "project"
@@ -185,11 +192,11 @@ class Upscaler:
         rgb = picture.rgb if picture.alpha is None else fill_transparent(picture.rgb, picture.alpha)
         lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
         lr = (lr * 2 - 1).to(self.device)
-        sr, side, notes, warmth = lr, plan.tile, list(plan.notes), None
+        sr, side, notes, warmth, calls = lr, plan.tile, list(plan.notes), None, 0
         if entry is None:
             sr = resize(lr, plan.size_out, self.law.kernel)
         else:
-            model = self._model(entry)
+            model = _retold(self._model(entry), parametrisation)
             # a weights file's temperature was chosen for samplers that add no noise of their own
             own = 1.0 if plan.sampler in STOCHASTIC else model.law.temperature
             warmth = own if temperature is None else temperature
@@ -197,16 +204,19 @@ class Upscaler:
             before = 0
             for index, stage in enumerate(plan.stages):
                 settings = Settings(
-                    plan.sampler,
-                    spacing or model.law.spacing,
-                    warmth,
-                    mode,
-                    overlap,
-                    (seed, picture.fingerprint(), sample, index),
+                    sampler=plan.sampler,
+                    spacing=spacing or model.law.spacing,
+                    temperature=warmth,
+                    consistency=mode,
+                    overlap=overlap,
+                    seed=(seed, picture.fingerprint(), sample, index),
+                    rtol=rtol,
+                    atol=atol,
+                    bf16=self.bf16,
                 )
                 tell = _counter(on_step, before, total)
-                sr, side = self._stage(model, sr, stage, settings, tile, notes, tell)
-                before += stage.steps
+                sr, side, spent = self._stage(model, sr, stage, settings, tile, notes, tell)
+                before, calls = before + stage.steps, calls + spent
             sr = resize(sr, plan.size_out) if tuple(sr.shape[-2:]) != plan.size_out else sr
             if mode == "project":
                 sr = settle(sr, lr)
@@ -219,10 +229,12 @@ class Upscaler:
             "weights": entry.name if entry else None,
             "weights_sha256": entry.sha256 if entry else None,
             "sampler": plan.sampler if entry else None,
-            "steps": plan.stages[0].steps,
+            "steps": None if plan.sampler in ADAPTIVE else plan.stages[0].steps,
             "stages": [list(stage.size_out) for stage in plan.stages],
-            "nfe": plan.nfe,
+            "nfe": calls,
             "spacing": (spacing or model.law.spacing) if entry else None,
+            "parametrisation": model.law.parametrisation if entry else None,
+            **({"rtol": rtol, "atol": atol} if plan.sampler in ADAPTIVE else {}),
             "temperature": warmth,
             "seed": seed,
             "scale": round(plan.scale, 4),
@@ -248,12 +260,16 @@ class Upscaler:
         tile: str | int,
         notes: list[str],
         on_step: OnStep,
-    ) -> tuple[Tensor, int]:
-        """One network run; after an out-of-memory all of it again with a tile half as large."""
+    ) -> tuple[Tensor, int, int]:
+        """One network run: picture, tile, network calls. After an out-of-memory all of it again
+        with a tile half as large."""
         side = self._tile(stage.size_out, tile, model.net)
         while True:
             try:
-                return self._sample(model, lr, stage, settings, side, on_step), side
+                sr, calls = run_stage(model, lr, stage, settings, side, on_step)
+                return sr, side, calls
+            except FloatingPointError as error:
+                raise NumericalError(f"{error}: no picture is written") from error
             except (RuntimeError, MemoryError) as error:
                 if isinstance(error, DiffsrError) or not is_out_of_memory(error):
                     raise
@@ -268,102 +284,27 @@ class Upscaler:
                 torch.cuda.empty_cache()
             notes.append(f"memory ran out: done again in tiles of {side}")
 
-    def _sample(
-        self,
-        model: methods.Model,
-        lr: Tensor,
-        stage: Stage,
-        settings: Settings,
-        side: int,
-        on_step: OnStep,
-    ) -> Tensor:
-        """A sample (1,3,H,W) in [-1,1] for lr (1,3,h,w)."""
-        lr_up = resize(lr, stage.size_out)
-        factor = math.sqrt(lr_up[0, 0].numel() / lr[0, 0].numel())
-        denoise = self._denoiser(model, lr_up, factor, side, settings.overlap)
-        if settings.consistency != "off":
-            strength = 1.0 if settings.consistency == "project" else 0.5
-
-            def project(target: Tensor) -> Tensor:
-                picture = towards(model.decode(target, lr_up), lr, strength)
-                return model.encode(picture, lr_up)
-
-            denoise = consistent(denoise, project)
-
-        def noise(step: int) -> Tensor:
-            generator = torch.Generator().manual_seed(_mix(*settings.seed, step))
-            return torch.randn(lr_up.shape, generator=generator).to(self.device)
-
-        levels = sigmas(model.law.process, stage.steps, settings.spacing)
-        x = noise(-1) * float(levels[0]) * settings.temperature
-        extra = {}
-        if settings.sampler in STOCHASTIC:
-            extra["noise"] = lambda step: noise(step) * settings.temperature
-        x = SAMPLERS[settings.sampler](denoise, x, levels, on_step=on_step, **extra)
-        return model.decode(x, lr_up)
-
-    def _denoiser(
-        self, model: methods.Model, lr_up: Tensor, factor: float, side: int, overlap: int
-    ) -> Denoiser:
-        """The network bound to its input, whole or in windows; all of it under the chosen dtype."""
-        net, law = model.net, model.law.parametrisation
-        scale = torch.full((1,), factor, device=self.device)
-
-        def autocast() -> torch.autocast:
-            return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-        def bound(enlarged: Tensor) -> Denoiser:
-            enlarged = enlarged.contiguous(memory_format=torch.channels_last)
-            with autocast():
-                inner = bind(net, net.encode(enlarged, scale), law)
-
-            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                with autocast():
-                    raw = inner(x, sigma)
-                if model.std is None and model.method == "sr3":
-                    raw = raw.clamp(-1, 1)  # as the published samplers do: pictures end at white
-                return raw
-
-            return denoise
-
-        size = tuple(lr_up.shape[-2:])
-        if not side:
-            return bound(lr_up)
-        boxes = _windows(size, side, overlap, net.align)
-
-        def part(box: Box) -> Denoiser:
-            rows, columns = (
-                slice(box.top, box.top + box.height),
-                slice(box.left, box.left + box.width),
-            )
-            return bound(lr_up[..., rows, columns])
-
-        if lr_up[0, 0].numel() * 24 < available_memory(self.device) // 4:
-            part = cache(part)  # the windows' features are kept from step to step
-        blend = min(overlap, side // 2)
-        return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, blend)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a stage's sampler is told."""
-
-    sampler: str
-    spacing: str
-    temperature: float
-    consistency: str
-    overlap: int
-    seed: tuple[int, ...]
-
 
 def _known(name: str, table: Any, what: str) -> None:
     if name not in table:
         raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
 
 
-def _windows(size: tuple[int, int], side: int, overlap: int, align: int) -> list[Box]:
-    """Windows that overlap by at most half, so that smaller tiles than planned still fit."""
-    return windows(size, side, min(overlap, side // 2), align)
+def _retold(model: methods.Model, name: str | None) -> methods.Model:
+    """The model with its answers read in another way: the hybrid's heads one by one."""
+    if name is None or name == model.law.parametrisation:
+        return model
+    own = model.law.parametrisation
+    if not (name.startswith("hybrid") and own.startswith("hybrid")):
+        raise UsageError(
+            f"--parametrisation {name}: these weights' network was trained for {own}"
+            + (", and has one head" if not own.startswith("hybrid") else "; have hybrid...")
+        )
+    try:
+        check(name)
+    except ValueError as error:
+        raise UsageError(f"--parametrisation: {error}") from error
+    return replace(model, law=replace(model.law, parametrisation=name))
 
 
 def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:
@@ -380,13 +321,3 @@ def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:
 def _counter(on_step: OnStep | None, before: int, total: int) -> OnStep:
     """Progress of one stage told as progress of all."""
     return lambda done, _: on_step(before + done, total) if on_step else None
-
-
-def _mix(*parts: int) -> int:
-    """A 63-bit seed from numbers (splitmix64's finaliser over a running sum)."""
-    state = 0x9E3779B97F4A7C15
-    for part in parts:
-        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % (1 << 64)
-        state = (state ^ (state >> 29)) * 0x94D049BB133111EB % (1 << 64)
-        state ^= state >> 32
-    return state >> 1

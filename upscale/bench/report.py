@@ -14,7 +14,7 @@ import numpy as np
 
 Row = dict[str, Any]
 
-_TRIAL = ("method", "weights", "sampler", "steps", "nfe")
+_TRIAL = ("method", "weights", "sampler", "steps", "temperature", "parametrisation")
 _MEASURED = {  # column -> digits after the point; a row has those asked for
     "psnr_y": 2, "ssim_y": 4, "psnr": 2, "ssim": 4, "lpips": 4, "lpips_vgg": 4,
     "consistency": 3, "lr_psnr": 2, "grid_ratio": 2, "seconds": 3,
@@ -39,8 +39,9 @@ class Mean:
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
-    """One row per method, weights, sampler and steps: those, `pictures` (how many were
-    measured), and a `Mean` per metric and for the seconds. Failed pictures are left out."""
+    """One row per method, weights and way of sampling: those, `nfe` (network calls, the mean where
+    the sampler chooses them), `pictures` (how many were measured), and a `Mean` per metric and
+    for the seconds. Failed pictures are left out."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         if "error" not in row:
@@ -50,7 +51,11 @@ def means(rows: Sequence[Row]) -> list[Row]:
     table = []
     for key, group in groups.items():
         measured = {name: _mean([row.get(name) for row in group]) for name in names}
-        table.append({**dict(zip(_TRIAL, key, strict=True)), "pictures": len(group), **measured})
+        calls = [row["nfe"] for row in group if row.get("nfe") is not None]
+        nfe = round(sum(calls) / len(calls), 1) if calls else None
+        nfe = int(nfe) if nfe is not None and nfe == int(nfe) else nfe
+        trial = dict(zip(_TRIAL, key, strict=True))
+        table.append({**trial, "nfe": nfe, "pictures": len(group), **measured})
     return table
 
 
@@ -60,7 +65,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
         {k: v.text(_MEASURED[k]) if isinstance(v, Mean) else v for k, v in row.items()}
         for row in means(rows)
     ]
-    empty = {key for key in _TRIAL if all(row[key] is None for row in table)}
+    empty = {key for key in (*_TRIAL, "nfe") if all(row[key] is None for row in table)}
     return [{k: v for k, v in row.items() if k not in empty} for row in table]
 
 

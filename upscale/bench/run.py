@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured. A None in steps or samplers is the weights' own default."""
+    """What is measured. A None in a tuple is the weights' own default."""
 
     methods: tuple[str, ...] = ("bicubic",)
     scale: float = 4.0
     steps: tuple[int | None, ...] = (None,)
     samplers: tuple[str | None, ...] = (None,)
+    temperatures: tuple[float | None, ...] = (None,)
+    parametrisations: tuple[str | None, ...] = (None,)
     metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
     weights: str | None = None
     domain: str = "photo"
@@ -51,11 +54,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trial:
-    """A method with one choice of sampler and steps."""
+    """A method with one choice of how it samples; None is the weights' own."""
 
     method: str
-    sampler: str | None
-    steps: int | None
+    sampler: str | None = None
+    steps: int | None = None
+    temperature: float | None = None
+    parametrisation: str | None = None
 
 
 def run(
@@ -82,7 +87,7 @@ def run(
     partners = _partners(paths, outputs) if outputs else {}
     paths = paths[: settings.limit]
     scorer = Scorer(settings.metrics, settings.scale, settings.device)
-    trials = [Trial(outputs.name, None, None)] if outputs else list(_trials(settings))
+    trials = [Trial(outputs.name)] if outputs else list(_trials(settings))
     makers = {}
     if not outputs:
         make = make_upscaler or _upscaler
@@ -137,11 +142,11 @@ def _trials(settings: Settings) -> Iterator[Trial]:
     for method in dict.fromkeys(settings.methods):
         law = TABLE.get(method)
         if law is not None and law.sampler == "once":
-            yield Trial(method, None, None)
+            yield Trial(method)
             continue
-        for sampler in dict.fromkeys(settings.samplers):
-            for steps in dict.fromkeys(settings.steps):
-                yield Trial(method, sampler, steps)
+        ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations)
+        for way in product(*(dict.fromkeys(values) for values in ways)):
+            yield Trial(method, *way)
 
 
 def _upscaler(method: str, settings: Settings) -> Upscale:
@@ -205,10 +210,17 @@ def _enlarge(
     upscaler.plan(lr.shape[:2], **planned)  # loads the weights, which is not what is timed
     reset_peak()
     started = time.perf_counter()
-    result = upscaler(Picture(lr), **planned, seed=settings.seed, consistency=settings.consistency)
+    asked = {"temperature": trial.temperature, "parametrisation": trial.parametrisation}
+    result = upscaler(
+        Picture(lr),
+        **planned,
+        **{name: value for name, value in asked.items() if value is not None},
+        seed=settings.seed,
+        consistency=settings.consistency,
+    )
     seconds = time.perf_counter() - started
-    told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "seed",
-            "consistency_mode", "device", "dtype")  # fmt: skip
+    told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
+            "parametrisation", "seed", "consistency_mode", "device", "dtype")  # fmt: skip
     row = {key: result.report.get(key) for key in told}
     row.update(seconds=round(seconds, 4), peak_memory=peak_memory())
     return row, _in_8_bits(result.picture.rgb)
@@ -236,7 +248,9 @@ def _partners(paths: list[Path], outputs: Path) -> dict[str, Path]:
 
 
 def _label(trial: Trial) -> str:
-    return "_".join(str(part) for part in (trial.method, trial.sampler, trial.steps) if part)
+    warmth = None if trial.temperature is None else f"t{trial.temperature:g}"
+    parts = (trial.method, trial.sampler, trial.steps, warmth, trial.parametrisation)
+    return "_".join(str(part).replace(":", "") for part in parts if part)
 
 
 def _in_8_bits(rgb: np.ndarray) -> np.ndarray:

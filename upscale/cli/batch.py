@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _HOPELESS = (DiskFull, WeightsError)  # every further picture would fail in the same way
 _GEOMETRY = ("scale", "size", "max_side")
 _PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap")
+_SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
 
 
 @dataclass
@@ -129,7 +130,7 @@ def _done(job: Job, item: Item, reporter: Reporter) -> dict[str, Any]:
     for sample in range(samples):
         result = upscaler(
             picture,
-            **job.chosen((*_PLANNED, "seed", "temperature", "consistency")),
+            **job.chosen((*_PLANNED, *_SAMPLED)),
             sample=sample,
             on_step=lambda i, n, first=sample: reporter.step(first * n + i, samples * n),
         )

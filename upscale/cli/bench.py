@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,17 @@ _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
     "--sampler",
     type=Several(Named(SAMPLERS), "SAMPLER"),
     help="Samplers, each measured. Default: the weights'.",
+)
+@option(
+    "--temperature",
+    type=Several(Finite(0, 10), "FLOAT"),
+    help="Strengths of the noise, each measured. Default: the weights'.",
+)
+@option(
+    "--parametrisation",
+    type=Several(click.STRING, "NAME"),
+    help="How ecdp's two heads are read (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), each "
+    "measured. Default: the weights'.",
 )
 @option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'.")
 @option(
@@ -137,7 +149,10 @@ def command(**options: Any) -> int:
     for kind, target in targets.items():
         _put(texts[kind](rows), target, reporter)
     if "-" not in targets.values() and not options["quiet"]:
-        _table(report.summary(rows))
+        if sys.stdout.isatty():
+            _table(report.summary(rows))
+        else:  # a file or a pipe has no width to fit
+            click.echo(report.to_markdown(rows), nl=False)
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -150,6 +165,8 @@ def run_bench(options: dict[str, Any], reporter: Reporter) -> list[dict[str, Any
         scale=options["scale"],
         steps=options["steps"] or (None,),
         samplers=options["sampler"] or (None,),
+        temperatures=options["temperature"] or (None,),
+        parametrisations=options["parametrisation"] or (None,),
         metrics=options["metrics"],
         **{
             name: options[name]

@@ -15,8 +15,10 @@ from click.shell_completion import CompletionItem
 from upscale.errors import UsageError
 
 # Copies of tables that live beside torch; tests/test_cli.py compares them.
-METHODS = ("sr3", "regression", "bicubic", "lanczos")
-SAMPLERS = ("ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "once")
+METHODS = ("sr3", "ecdp", "regression", "bicubic", "lanczos")
+SAMPLERS = (
+    "ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "midpoint", "heun-phi", "rk45", "once",
+)  # fmt: skip
 SPACINGS = ("logsnr", "phi", "t", "beta")
 CONSISTENCY = ("project", "blend", "off")
 DOMAINS = ("photo", "face")

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from upscale.train.loop import Progress
 
 LINE_EVERY = 100  # iterations, where there is no bar
-_CHOICES = {"method": ("sr3", "regression"), "domain": DOMAINS, "noise_law": ("logsnr", "process")}
+_CHOICES = {
+    "method": ("sr3", "ecdp", "regression"),
+    "domain": DOMAINS,
+    "noise_law": ("logsnr", "process"),
+    "quality_gradient": ("direct", "adjoint"),
+}
 _HELP = {
     "method": "What to train.",
     "domain": "What is on the pictures.",
@@ -38,13 +43,21 @@ _HELP = {
     "scale_max": "Largest.",
     "scale_focus": "The one that half of the examples have.",
     "whole": "Examples are whole pictures made small (aligned faces), not parts of them.",
-    "std": "Standard deviation of the residual, for normalising it.",
+    "net": "Network: compact, or a paper's: ecdp-df2k, sr3-16-128, ... (a wrong name lists them).",
+    "parametrisation": "What the network tells: eps, x0, v; ecdp: hybrid, hybrid:POWER, "
+    "hybrid-eps, hybrid-x0. Default: the method's.",
+    "std": "Standard deviation of the residual, for normalising it; 0: measured at the start.",
     "noise_law": "How noise levels are drawn.",
-    "quality_from": "Iteration from which a loss on finished pictures is added; 0: never.",
+    "quality_loss_from": "Iteration from which a loss on finished pictures is added; 0: never.",
     "quality_batch": "Examples an iteration in that stage.",
     "quality_learning_rate": "Step size in that stage.",
     "quality_calls": "Most network calls that a finished picture takes in that stage.",
     "quality_cool": "Their start noise has temperature u^FLOAT, u uniform in [0, 1]; 0: always 1.",
+    "quality_gradient": "How it reaches the network: through the last calls, or by the adjoint of "
+    "the whole flow.",
+    "quality_depth": "Calls that the direct gradient goes through.",
+    "quality_tolerance": "Of the flow that the adjoint solves.",
+    "quality_score": "Weight of the score loss in that stage.",
     "quality_l1": "Weight of the pixels' distance.",
     "quality_vgg": "Weight of LPIPS (vgg).",
     "quality_alex": "Weight of LPIPS (alex).",
@@ -61,6 +74,8 @@ def _config_options(function: Callable) -> Callable:
             settings["type"] = Named(_CHOICES[known.name])
         elif isinstance(default, bool):
             settings["is_flag"] = True
+        elif isinstance(default, str):
+            settings["metavar"] = "NAME"
         elif isinstance(default, int):
             settings |= {"type": click.IntRange(0), "metavar": "N"}
         else:

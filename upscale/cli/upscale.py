@@ -65,6 +65,13 @@ _OPTIONS = [
                 "is 0.25 or more of the range from black to white."),
     option("--temperature", type=Finite(0, 10), metavar="FLOAT",
            help="Strength of the noise; below 1 smoother. Default: the weights'."),
+    option("--parametrisation", metavar="NAME",
+           help="How ecdp's two heads are read: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0. "
+                "Default: the weights'."),
+    option("--rtol", type=Finite(0, min_open=True), default=1e-3, metavar="FLOAT",
+           help="Relative tolerance of --sampler rk45."),
+    option("--atol", type=Finite(0, min_open=True), default=1e-3, metavar="FLOAT",
+           help="Absolute tolerance of --sampler rk45."),
     option("--device", type=Named(("auto", "cpu", "cuda")), default="auto"),
     option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto",
            help="Number format of the network."),

@@ -6,8 +6,10 @@ variance-preserved x / sqrt(1 + sigma^2) and sqrt(alpha_bar) = 1 / sqrt(1 + sigm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -59,7 +61,52 @@ class V:
         return c * noise - c * sigma * target
 
 
-PARAMETRISATIONS: dict[str, type[Eps] | type[X0] | type[V]] = {"eps": Eps, "x0": X0, "v": V}
+@dataclass(frozen=True)
+class Hybrid:
+    """A network with two heads, raw (B,6,H,W) = noise, clean target (ECDP eq. 18).
+
+    denoised = w D_eps + (1 - w) D_x0 with w = alpha_bar ** power: the noise head counts where
+    there is little noise, the target head where there is much. power 1 is published; 0 leaves
+    the noise head alone, infinity the target head.
+    """
+
+    power: float = 1.0
+
+    def denoised(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        eps, x0 = raw.chunk(2, 1)
+        weight = (1 + sigma.square()) ** -self.power
+        return x0 + weight * (x - sigma * eps - x0)
+
+    @staticmethod
+    def raw(target: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return torch.cat([noise, target], 1)
+
+
+Parametrisation: TypeAlias = type[Eps] | type[X0] | type[V] | Hybrid
+PARAMETRISATIONS: dict[str, Parametrisation] = {
+    "eps": Eps,
+    "x0": X0,
+    "v": V,
+    "hybrid": Hybrid(),
+    "hybrid-eps": Hybrid(0.0),
+    "hybrid-x0": Hybrid(math.inf),
+}
+
+
+def parametrisation(name: str) -> Parametrisation:
+    """By its name; "hybrid:0.5" is the hybrid of another power. ValueError with the names."""
+    kind, colon, power = name.partition(":")
+    if colon and kind == "hybrid":
+        try:
+            if (value := float(power)) >= 0:
+                return Hybrid(value)
+        except ValueError:
+            pass
+        raise ValueError(f"the power of hybrid:{power} is no number from 0 up")
+    if name not in PARAMETRISATIONS:
+        have = ", ".join(PARAMETRISATIONS)
+        raise ValueError(f"no parametrisation {name!r}; have {have}, hybrid:POWER")
+    return PARAMETRISATIONS[name]
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
@@ -67,12 +114,16 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like)[:, None, None, None]
 
 
-def bind(net: Callable, cond: object, parametrisation: str) -> Denoiser:
-    """The denoiser of one picture (or batch): the network with its condition, computed once."""
-    law = PARAMETRISATIONS[parametrisation]
+def bind(net: Callable, cond: object, name: str) -> Denoiser:
+    """The denoiser of one picture (or batch): the network with its condition, computed once.
+
+    name: of the parametrisation, what the network's raw output tells.
+    """
+    law = parametrisation(name)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        c_noise = torch.rsqrt(1 + sigma.square())
+        # in float64: a network that reads its time from it must tell the last steps apart
+        c_noise = torch.rsqrt(1 + sigma.double().square())
         raw = net(x * per_example(c_noise, x), cond, c_noise)
         return law.denoised(raw.to(x.dtype), x, per_example(sigma, x))
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,6 +48,12 @@ class VPDiscrete:
     def sigma_max(self) -> float:
         return float(sigma_of(self.alpha_bar[-1]))
 
+    def rate(self, t: float) -> float:
+        """Noising rate beta(t), -d log(alpha_bar) / dt, at process time t in [0, 1]."""
+        low = min(int(t * self.steps), self.steps - 1)
+        log_abar = self.alpha_bar.log()
+        return float(log_abar[low] - log_abar[low + 1]) * self.steps
+
     def sigma_of_t(self, t: Tensor) -> Tensor:
         """Sigma at process time t in [0, 1], log alpha_bar interpolated between the steps."""
         position = t.double() * self.steps
@@ -75,6 +82,73 @@ class VPDiscrete:
 
 
 @dataclass(frozen=True)
+class VPLinear:
+    """ECDP's process in continuous time: the VP-SDE with beta(t) linear (Song et al. 2021).
+
+    On the residual r = (hr - lr_up) / std it is ECDP's mean-reverting SDE (eq. 5, 9-11): mean and
+    variance of the picture stay what they are while its detail turns to noise. Sampling ends at
+    `t_end` (the published 0.1 of 300), where what is left of the noise is below an 8-bit step.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_end: float = 1 / 3000
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta_min < self.beta_max and 0 < self.t_end < 1):
+            raise ValueError(
+                f"no noising process: beta {self.beta_min} to {self.beta_max}, end {self.t_end}"
+            )
+
+    def rate(self, t: float) -> float:
+        """Noising rate beta(t) at process time t in [0, 1]."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.sigma_of_t(torch.tensor(self.t_end)))
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.sigma_of_t(torch.tensor(1.0)))
+
+    def sigma_of_t(self, t: Tensor) -> Tensor:
+        """Sigma at process time t in [0, 1], float64; 0 at 0."""
+        t = t.double()
+        exponent = self.beta_min * t + (self.beta_max - self.beta_min) / 2 * t.square()
+        return torch.expm1(exponent).sqrt()
+
+    def t_of_sigma(self, sigma: Tensor) -> Tensor:
+        """Inverse of `sigma_of_t`: the positive root, in the form that keeps small ones exact."""
+        exponent = torch.log1p(sigma.double().square())
+        slope = self.beta_max - self.beta_min
+        return 2 * exponent / (self.beta_min + (self.beta_min**2 + 2 * slope * exponent).sqrt())
+
+    def sample_sigma(self, count: int, generator: torch.Generator) -> Tensor:
+        """Training law of ECDP: t ~ U(0, 1), float64 (count,)."""
+        return self.sigma_of_t(torch.rand(count, generator=generator, dtype=torch.float64))
+
+
+Process: TypeAlias = VPDiscrete | VPLinear
+PROCESSES: dict[str, type[VPDiscrete] | type[VPLinear]] = {
+    "vp-discrete": VPDiscrete,
+    "vp-linear": VPLinear,
+}
+
+
+def describe(process: Process) -> dict[str, float | str]:
+    """What `process_from` needs to make it again."""
+    kind = next(name for name, law in PROCESSES.items() if type(process) is law)
+    return {"kind": kind, **asdict(process)}
+
+
+def process_from(values: dict) -> Process:
+    """Inverse of `describe`; without a kind it is SR3's. KeyError, TypeError, ValueError."""
+    values = dict(values)
+    return PROCESSES[values.pop("kind", "vp-discrete")](**values)
+
+
+@dataclass(frozen=True)
 class LogSNRLaw:
     """A training law for compact networks: log-SNR = high - (high - low) * u ** power.
 
@@ -94,7 +168,7 @@ class LogSNRLaw:
         return torch.exp(-0.5 * (self.high - (self.high - self.low) * u**self.power))
 
 
-def _log_snr_grid(process: VPDiscrete, steps: int) -> Tensor:
+def _log_snr_grid(process: Process, steps: int) -> Tensor:
     """Uniform in log-SNR between the process's ends."""
     return torch.exp(
         torch.linspace(
@@ -103,26 +177,26 @@ def _log_snr_grid(process: VPDiscrete, steps: int) -> Tensor:
     )
 
 
-def _phi_grid(process: VPDiscrete, steps: int) -> Tensor:
+def _phi_grid(process: Process, steps: int) -> Tensor:
     """Uniform in the angle phi = atan(sigma), in which DDIM rotates at constant speed."""
     top = math.atan(process.sigma_max)
     return torch.tan(top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
 
 
-def _t_grid(process: VPDiscrete, steps: int) -> Tensor:
+def _t_grid(process: Process, steps: int) -> Tensor:
     """Uniform in process time (a strided table)."""
     return process.sigma_of_t(torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
 
 
-def _beta_grid(process: VPDiscrete, steps: int) -> Tensor:
+def _beta_grid(process: Process, steps: int) -> Tensor:
     """SR3's own inference tables: `steps` linear betas of their own.
 
     The paper searches the end points for each budget; here the first beta is the training table's,
     scaled to the step count, and the last one is solved so that the table starts from the same
     noise as training (a table that only has fewer entries starts with the picture still visible).
     """
-    target = float(process.alpha_bar[-1].log())
-    first = min(process.beta_start * process.steps / steps, 0.01)
+    target = -math.log1p(process.sigma_max**2)
+    first = min(process.rate(0.0) / steps, 0.01)
 
     def log_alpha_bar(last: float) -> Tensor:
         betas = torch.linspace(first, last, steps, dtype=torch.float64)
@@ -137,7 +211,7 @@ def _beta_grid(process: VPDiscrete, steps: int) -> Tensor:
     return torch.expm1(-log_alpha_bar((low + high) / 2)).sqrt().flip(0)
 
 
-SPACINGS: dict[str, Callable[[VPDiscrete, int], Tensor]] = {
+SPACINGS: dict[str, Callable[[Process, int], Tensor]] = {
     "logsnr": _log_snr_grid,
     "phi": _phi_grid,
     "t": _t_grid,
@@ -145,7 +219,7 @@ SPACINGS: dict[str, Callable[[VPDiscrete, int], Tensor]] = {
 }
 
 
-def sigmas(process: VPDiscrete, steps: int, spacing: str = "logsnr") -> Tensor:
+def sigmas(process: Process, steps: int, spacing: str = "logsnr") -> Tensor:
     """Noise levels for `steps` sampler steps: float64 (steps + 1,), descending, the last is 0."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")

@@ -7,6 +7,7 @@ sigmas[0] times unit noise, (B,3,H,W); `sigmas` is float64, descending, ending i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .process import Process
 
 Noise = Callable[[int], Tensor]
 OnStep = Callable[[int, int], None]
@@ -106,17 +108,128 @@ def once(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, on_step: OnStep = _qui
     return x
 
 
+def _velocity(denoise: Denoiser, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance-preserved state r and v = dr/dphi = cos(phi) eps - sin(phi) r0, where
+    sigma = tan(phi). x is in sigma coordinates; sigma > 0."""
+    cos = float(torch.rsqrt(1 + sigma**2))
+    denoised = _call(denoise, x, sigma)
+    return x * cos, torch.add(x, denoised, alpha=-float(1 + sigma**2)) * (cos / float(sigma))
+
+
+def _angle(sigma: Tensor) -> float:
+    return math.atan(float(sigma))
+
+
+def midpoint(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, on_step: OnStep = _quiet) -> Tensor:
+    """The midpoint method on ECDP's probability flow as a rotation, dr/dphi = v.
+
+    Second order; two calls a step. The chord 2 sin(h/2) in the place of the arc h makes the step
+    exact where the network's two answers stay what they are, so that few steps do no harm.
+    """
+    steps = len(sigmas) - 1
+    for i in range(steps):
+        start, end = _angle(sigmas[i]), _angle(sigmas[i + 1])
+        half = (start - end) / 2
+        r, v = _velocity(denoise, x, sigmas[i])
+        middle = r * math.cos(half) - v * math.sin(half)
+        between = sigmas.new_tensor(math.tan(start - half))
+        v = _velocity(denoise, middle / math.cos(start - half), between)[1]
+        x = (r - v * (2 * math.sin(half))) / math.cos(end)
+        on_step(i + 1, steps)
+    return x
+
+
+def heun_phi(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, on_step: OnStep = _quiet) -> Tensor:
+    """Heun's method on the rotation dr/dphi = v; the last step is a plain rotation.
+
+    Second order; two calls a step, one in the last. tan(h/2) in the place of h/2, as in `midpoint`.
+    """
+    steps = len(sigmas) - 1
+    for i in range(steps):
+        start, end = _angle(sigmas[i]), _angle(sigmas[i + 1])
+        width = start - end
+        r, v = _velocity(denoise, x, sigmas[i])
+        rotated = r * math.cos(width) - v * math.sin(width)
+        if sigmas[i + 1] > 0:
+            v = v + _velocity(denoise, rotated / math.cos(end), sigmas[i + 1])[1]
+            rotated = r - v * math.tan(width / 2)
+        x = rotated / math.cos(end)
+        on_step(i + 1, steps)
+    return x
+
+
+def rk45(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    process: Process,
+    rtol: float = 1e-3,
+    atol: float = 1e-3,
+    learnt: tuple[Tensor, ...] = (),
+    on_step: OnStep = _quiet,
+) -> Tensor:
+    """ECDP's probability flow (eq. 12-13) by torchdiffeq's dopri5, in process time.
+
+    Chooses its own steps: of `sigmas` only the first counts, and how many there are for telling
+    `on_step` how much of the time has gone. Tolerances are of the unit-variance
+    state r. Stops at the process's smallest noise, as published. FloatingPointError where the
+    state is not finite or the tolerances cannot be met; ValueError for tolerances that are none.
+    learnt: tensors that get a gradient, by the adjoint method, in memory that does not grow with
+    the number of calls; without any there is no gradient.
+    """
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"tolerances must be above 0, not rtol {rtol:g}, atol {atol:g}")
+    from torchdiffeq import odeint, odeint_adjoint  # 0.2 s, and nobody else needs it
+
+    steps = len(sigmas) - 1
+
+    end = process.t_of_sigma(sigmas.new_tensor(process.sigma_min))
+    times = torch.stack([process.t_of_sigma(sigmas[0]), end]).to(x.device)
+
+    def slope(t: Tensor, r: Tensor) -> Tensor:
+        # torchdiffeq's search for a first step may look outside of the interval
+        t = t.detach().clamp(times[1], times[0])
+        sigma = process.sigma_of_t(t)
+        v = _velocity(denoise, r * float((1 + sigma**2).sqrt()), sigma)[1]
+        if not torch.isfinite(v).all():
+            raise FloatingPointError(f"the flow is not finite at time {float(t):.4f}")
+        on_step(int(steps * (1 - float(t))), steps)
+        # dr/dt = dphi/dt v, and dphi/dt = d log(1 + sigma^2)/dt / (2 sigma)
+        return v * (process.rate(float(t)) / (2 * float(sigma)))
+
+    r = x / float((1 + sigmas[0] ** 2).sqrt())
+    # no step goes past the end: sigma would be the root of a negative number there
+    settings = {"rtol": rtol, "atol": atol, "method": "dopri5", "options": {"jump_t": times[1:]}}
+    try:
+        if learnt:
+            r = odeint_adjoint(slope, r, times, adjoint_params=learnt, **settings)[1]
+        else:
+            r = odeint(slope, r, times, **settings)[1]
+    except AssertionError as error:  # how torchdiffeq tells that its step became too small
+        raise FloatingPointError(
+            f"rtol {rtol:g}, atol {atol:g} cannot be met in {str(x.dtype)[6:]} ({error})"
+        ) from error
+    on_step(steps, steps)
+    return r * math.sqrt(1 + process.sigma_min**2)
+
+
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddpm": ddpm,
     "ddpm-posterior": partial(ddpm, variance="posterior"),
     "ddim": ddim,
     "heun": heun,
     "dpmpp2m": dpmpp2m,
+    "midpoint": midpoint,
+    "heun-phi": heun_phi,
+    "rk45": rk45,
     "once": once,
 }
 STOCHASTIC = frozenset({"ddpm", "ddpm-posterior"})  # these take `noise`
+ADAPTIVE = frozenset({"rk45"})  # these choose their own steps: `process`, `rtol`, `atol`
 
 
 def nfe(sampler: str, steps: int) -> int:
-    """Network calls that a sampler spends on `steps` steps."""
-    return {"once": 1, "heun": 2 * steps - 1}.get(sampler, steps)
+    """Network calls that a sampler spends on `steps` steps; 0: only known afterwards."""
+    twice = {"heun": 2 * steps - 1, "heun-phi": 2 * steps - 1, "midpoint": 2 * steps}
+    return ({"once": 1, "rk45": 0} | twice).get(sampler, steps)

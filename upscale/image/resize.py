@@ -1,7 +1,8 @@
 """The one door for resampling, so that every report can say which kernel made its pictures.
 
-Both kernels are antialiased (the kernel widens when shrinking), sample at pixel centres and agree
-with Pillow's float mode "F". Pillow's 8-bit modes round between the two passes and differ.
+The two kernels that make pictures are antialiased (the kernel widens when shrinking), sample at
+pixel centres and agree with Pillow's float mode "F". Pillow's 8-bit modes round between the two
+passes and differ.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-Kernel: TypeAlias = Literal["bicubic", "lanczos"]
+Kernel: TypeAlias = Literal["bicubic", "lanczos", "bicubic-plain"]
 
 
 def resize(x: Tensor, size: tuple[int, int], kernel: Kernel = "bicubic") -> Tensor:
@@ -22,14 +23,16 @@ def resize(x: Tensor, size: tuple[int, int], kernel: Kernel = "bicubic") -> Tens
 
     bicubic: Keys' cubic with a = -0.5, support 2; differentiable; computed in x's dtype, or in
     float32 for a half type. lanczos: windowed sinc, support 3, by Pillow on the CPU in float32;
-    no gradient. Both overshoot at edges: clip where a picture is meant.
+    no gradient. bicubic-plain: a = -0.75, not antialiased, as torchvision resized tensors before
+    0.17; only for weights that were trained on it. All overshoot at edges: clip where a picture
+    is meant.
     """
     if kernel not in KERNELS:
         raise ValueError(f"no kernel named {kernel}; have {', '.join(KERNELS)}")
     if x.ndim != 4 or 0 in x.shape or min(size) < 1:
         raise ValueError(f"cannot resize {tuple(x.shape)} to {tuple(size)}: want (B,C,H,W), >= 1")
     if tuple(x.shape[2:]) == tuple(size):
-        return x.clone()  # both kernels are interpolating: the same size is the same picture
+        return x.clone()  # all kernels are interpolating: the same size is the same picture
     return KERNELS[kernel](x, size)
 
 
@@ -47,6 +50,12 @@ def _bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
     return y.to(x.dtype)
 
 
+def _bicubic_plain(x: Tensor, size: tuple[int, int]) -> Tensor:
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    y = F.interpolate(wide, tuple(size), mode="bicubic", align_corners=False)
+    return y.to(x.dtype)
+
+
 def _lanczos(x: Tensor, size: tuple[int, int]) -> Tensor:
     planes = x.detach().float().cpu().flatten(0, 1).numpy()
     height, width = size
@@ -58,4 +67,4 @@ def _lanczos(x: Tensor, size: tuple[int, int]) -> Tensor:
     return y.to(dtype=x.dtype, device=x.device)
 
 
-KERNELS = {"bicubic": _bicubic, "lanczos": _lanczos}
+KERNELS = {"bicubic": _bicubic, "lanczos": _lanczos, "bicubic-plain": _bicubic_plain}

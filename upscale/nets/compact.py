@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATCH = 4  # pixel_unshuffle factor of the stem
+Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None]]  # features, embedding, injections
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class CompactConfig:
     down, up: residual blocks per level on the way down and up (the lowest level has only `down`).
     encoder: residual blocks on the enlarged input. head: channels at 1/2 and 1/1.
     noisy_input: False gives the regression baseline: no noise input, one call.
+    heads: 2 gives ECDP's two answers, noise and clean target, for the hybrid parametrisation.
+    inject: residual blocks of the encoder whose outputs, concatenated, every block of the U-Net
+    receives (ECDP's conditioning, with these blocks in the place of RRDBs, which cost twice as
+    much here as the rest of the network).
     """
 
     channels: tuple[int, int, int] = (64, 96, 128)
@@ -41,6 +47,8 @@ class CompactConfig:
     head: tuple[int, int] = (32, 12)
     embedding: int = 96
     noisy_input: bool = True
+    heads: int = 1
+    inject: tuple[int, ...] = ()
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -64,7 +72,10 @@ def _icnr_(conv: nn.Conv2d, factor: int) -> None:
 
 
 class _Block(nn.Module):
-    """norm, scale-shift by the embedding, then two 3x3 convolutions, added to the input."""
+    """norm, scale-shift by the embedding, then two 3x3 convolutions, added to the input.
+
+    `extra` (B,C,H,W), where given, is added between the two.
+    """
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
@@ -76,10 +87,10 @@ class _Block(nn.Module):
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, extra: Tensor | None = None) -> Tensor:
         gain, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
-        h = torch.addcmul(shift, _channel_norm(x), 1 + gain)
-        return x + self.conv2(F.silu(self.conv1(F.silu(h))))
+        h = self.conv1(F.silu(torch.addcmul(shift, _channel_norm(x), 1 + gain)))
+        return x + self.conv2(F.silu(h if extra is None else h + extra))
 
 
 class CompactNet(nn.Module):
@@ -88,6 +99,7 @@ class CompactNet(nn.Module):
     kind = "compact"  # its name in methods.NETS and in weights files
     align = 16  # windows of a picture must start at multiples of this to be computed alike
     bytes_per_pixel = 400  # of the output, while a call runs in float32 (measured: peak memory)
+    cond_bytes_per_pixel = 160  # of the output: what `encode` keeps, injections and all
 
     def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
@@ -117,48 +129,91 @@ class CompactNet(nn.Module):
         )
         self.head1 = nn.Conv2d(width[0], 4 * c.head[0], 3, padding=1)
         self.head2 = nn.Conv2d(c.head[0], 4 * c.head[1], 3, padding=1)
-        self.head3 = nn.Conv2d(c.head[1], 3, 3, padding=1)
+        self.head3 = nn.Conv2d(c.head[1], 3 * c.heads, 3, padding=1)
         _icnr_(self.head1, 2)
         _icnr_(self.head2, 2)
         nn.init.zeros_(self.head3.weight)
         nn.init.zeros_(self.head3.bias)
+        if c.inject:
+            # a 1x1 convolution per block of the U-Net; at zero they start as if not there
+            self.inject = nn.ModuleList(
+                nn.Conv2d(len(c.inject) * width[0], width[level], 1) for level in self._levels()
+            )
+            for conv in self.inject:
+                nn.init.zeros_(conv.weight)
+                nn.init.zeros_(conv.bias)
 
-    def encode(self, lr_up: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the enlarged input (B,3,H,W) in [-1,1] at magnification `scale` (B,)."""
+    def encode(self, lr_up: Tensor, scale: Tensor, lr: Tensor | None = None) -> Cond:
+        """Features of the enlarged input (B,3,H,W) in [-1,1] at magnification `scale` (B,);
+        `lr` is not needed."""
         embedding = self.scale_mlp(torch.log2(scale.to(lr_up.dtype))[:, None])
         h = self.enc_in(F.pixel_unshuffle(_pad(lr_up, self.align), PATCH))
+        outputs = []
         for block in self.enc:
             h = block(h, embedding)
-        return h, embedding
+            outputs.append(h)
+        return h, embedding, self._injections([outputs[index] for index in self.config.inject])
 
-    def forward(self, x: Tensor, cond: tuple[Tensor, Tensor], c_noise: Tensor) -> Tensor:
-        """Raw output (B,3,H,W) for the variance-preserved noisy target x (B,3,H,W).
+    def _injections(self, features: list[Tensor]) -> list[Tensor | None]:
+        """What each block of the U-Net receives of the input, in the order of their calls."""
+        levels = self._levels()
+        if not features:
+            return [None] * len(levels)
+        pyramid = [torch.cat(features, 1)]
+        while len(pyramid) < len(self.config.down):
+            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+        return [conv(pyramid[level]) for conv, level in zip(self.inject, levels, strict=True)]
+
+    def _levels(self) -> list[int]:
+        """The level of each block, in the order of their calls."""
+        down, up = self.config.down, self.config.up
+        levels = [level for level, n in enumerate(down) for _ in range(n)]
+        return levels + [level for level in reversed(range(len(up))) for _ in range(up[level])]
+
+    def forward(self, x: Tensor, cond: Cond, c_noise: Tensor) -> Tensor:
+        """Raw output (B,3,H,W) for the variance-preserved noisy target x (B,3,H,W); (B,6,H,W)
+        with two heads.
 
         c_noise (B,) is sqrt(alpha_bar), SR3's continuous noise level. Without `noisy_input`, x
         gives only the size.
         """
-        features, embedding = cond
+        features, embedding, injections = cond
+        extras = iter(injections)
         height, width = x.shape[-2:]
         if self.config.noisy_input:
             noisy = F.pixel_unshuffle(_pad(x, self.align), PATCH)
-            embedding = embedding + self.noise_mlp(_noise_features(c_noise))
+            embedding = embedding + self.noise_mlp(_noise_features(c_noise).to(x.dtype))
             h = self.stem(torch.cat([noisy, features], 1))
         else:
             h = self.stem(features)
         skips = []
         for level, blocks in enumerate(self.down):
             for block in blocks:
-                h = block(h, embedding)
+                h = block(h, embedding, next(extras))
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest") + skips[level]
             for block in self.up[level]:
-                h = block(h, embedding)
+                h = block(h, embedding, next(extras))
         h = F.silu(F.pixel_shuffle(self.head1(h), 2))
         h = F.silu(F.pixel_shuffle(self.head2(h), 2))
-        return self.head3(h)[..., :height, :width]
+        raw = self.head3(h)[..., :height, :width]
+        return raw if self.config.heads == 1 else _two_heads(raw, x, c_noise)
+
+
+def _two_heads(raw: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
+    """Noise and clean target (B,6,H,W) from what each head adds to the part of x that is it.
+
+    Both heads tell a velocity; written as noise it counts little at high noise, written as clean
+    target little at low noise, so the two losses share out the levels (ECDP section 3.3).
+    """
+    cos = c_noise[:, None, None, None]
+    sin = (1 - cos.square()).clamp_min(0).sqrt()
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    first, second = raw.to(x.dtype).chunk(2, 1)
+    return torch.cat([sin * x + cos * first, cos * x - sin * second], 1)
 
 
 def _pad(x: Tensor, multiple: int) -> Tensor:
@@ -169,9 +224,9 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
 
 
 def _noise_features(c_noise: Tensor) -> Tensor:
-    """(B,) sqrt(alpha_bar) -> (B,64) sinusoids of the log-SNR, wavelengths from 1 to 64."""
+    """(B,) sqrt(alpha_bar) -> (B,64) float64: sinusoids of the log-SNR, wavelengths 1 to 64."""
     power = c_noise.double().square().clamp(1e-6, 1 - 1e-6)
     log_snr = (power / (1 - power)).log()
     frequencies = 2 * math.pi * torch.logspace(0, -6, 32, base=2.0, dtype=torch.float64)
     angles = log_snr[:, None] * frequencies.to(c_noise.device)
-    return torch.cat([angles.sin(), angles.cos()], 1).to(c_noise.dtype)
+    return torch.cat([angles.sin(), angles.cos()], 1)

@@ -35,6 +35,7 @@ class SR3Net(nn.Module):
     kind = "sr3"  # its name in methods.NETS and in weights files
     # of the output, while a call runs in float32, at 64 inner channels (measured: peak memory)
     bytes_per_pixel = 5800
+    cond_bytes_per_pixel = 12  # of the output: what `encode` keeps
 
     def __init__(self, config: UNetConfig | None = None) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class SR3Net(nn.Module):
         self.align = 2 ** (len(self.config.mults) - 1)
         self.unet = UNet(self.config, 6 if self.config.noisy_input else 3)
 
-    def encode(self, lr_up: Tensor, scale: Tensor) -> Tensor:
+    def encode(self, lr_up: Tensor, scale: Tensor, lr: Tensor | None = None) -> Tensor:
         """SR3 conditions on the enlarged input itself, (B,3,H,W) in [-1,1]; not on the scale."""
         return lr_up
 
@@ -55,4 +56,4 @@ class SR3Net(nn.Module):
         h = torch.cat([cond, x], 1) if self.config.noisy_input else cond
         pad = (0, -width % self.align, 0, -height % self.align)
         h = F.pad(h, pad, mode="replicate") if any(pad) else h
-        return self.unet(h, c_noise)[..., :height, :width]
+        return self.unet(h, c_noise.to(x.dtype))[..., :height, :width]

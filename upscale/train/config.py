@@ -14,10 +14,17 @@ class TrainConfig:
     scale_min, scale_max: magnifications drawn log-uniformly; half of all examples are at
     `scale_focus`. whole: resize each picture to patch * U(1, 1.15) and crop (aligned faces)
     instead of cropping at its own size.
-    noise_law: "logsnr" (ours) or "process" (SR3's piecewise-uniform law).
-    quality_from: iteration from which the image quality loss replaces most of the score loss
+    net: "compact", or one of the papers' networks (`methods.PAPER_NETS`).
+    parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
+    std: of the residual (hr - lr_up); 0: estimated from the pictures when the run starts.
+    noise_law: "logsnr" (ours) or "process" (the paper's: SR3's piecewise-uniform one, ECDP's
+    uniform time).
+    quality_loss_from: iteration from which the image quality loss replaces most of the score loss
     (0: never); quality_batch: examples sampled in an iteration of that stage. quality_cool: the
     temperature of their start noise is u ** quality_cool, u uniform in [0, 1]; 0: always 1.
+    quality_gradient: "direct" through the last `quality_depth` of 1 to `quality_calls` calls, or
+    "adjoint", through the whole probability flow solved to quality_tolerance, in constant memory.
+    quality_score: weight of the score loss in that stage (the published code has 0 there).
     """
 
     method: str = "sr3"
@@ -36,13 +43,19 @@ class TrainConfig:
     scale_max: float = 8.0
     scale_focus: float = 4.0
     whole: bool = False
+    net: str = "compact"
+    parametrisation: str = ""
     std: float = 0.24
     noise_law: str = "logsnr"
-    quality_from: int = 0
+    quality_loss_from: int = 0
     quality_batch: int = 8
     quality_learning_rate: float = 2e-4
     quality_calls: int = 4
     quality_cool: float = 2.0
+    quality_gradient: str = "direct"
+    quality_depth: int = 2
+    quality_tolerance: float = 1e-2
+    quality_score: float = 1.0
     quality_l1: float = 10.0
     quality_vgg: float = 1.0
     quality_alex: float = 0.5
@@ -51,7 +64,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.patch % 16:
             raise UsageError(f"--patch must be a multiple of 16, not {self.patch}")
-        if self.quality_from and self.patch < 48:
+        if self.quality_loss_from and self.patch < 48:
             raise UsageError("the quality loss's feature networks need a --patch of at least 48")
         if not 1 <= self.scale_min <= self.scale_max <= self.patch:
             raise UsageError(

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.process import LogSNRLaw, VPDiscrete
+from ..diffusion.process import LogSNRLaw
 from ..errors import NumericalError, UsageError
 from . import checkpoint
 from .config import TrainConfig
 from .data import Batch, Pairs
-from .loss import QualityLoss, Spec, project, sample, score_loss
+from .loss import QualityLoss, Spec, flow, project, sample, score_loss, start_noise
 
 
 @dataclass
@@ -41,10 +41,10 @@ OnProgress = Callable[[Progress], None]
 def _learning_rate(config: TrainConfig, iteration: int) -> float:
     """Linear warm-up, then a cosine to the final rate; each stage has its own."""
     start, end, peak = 0, config.iterations, config.learning_rate
-    if config.quality_from and iteration >= config.quality_from:
-        start, peak = config.quality_from, config.quality_learning_rate
-    elif config.quality_from:
-        end = config.quality_from
+    if config.quality_loss_from and iteration >= config.quality_loss_from:
+        start, peak = config.quality_loss_from, config.quality_learning_rate
+    elif config.quality_loss_from:
+        end = config.quality_loss_from
     done = (iteration - start) / max(1, end - start)
     low = min(config.final_learning_rate, peak)
     cosine = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
@@ -75,7 +75,7 @@ class Run:
             weight_decay=config.weight_decay,
         )
         self.iteration = self.images_seen = 0
-        self.law = LogSNRLaw() if config.noise_law == "logsnr" else VPDiscrete()
+        self.law = LogSNRLaw() if config.noise_law == "logsnr" else spec.process
 
     def resume(self, folder: Path, say: Callable[[str], None]) -> None:
         """Go on from the newest whole checkpoint in `folder`, if there is one."""
@@ -104,7 +104,7 @@ class Run:
         """One iteration; returns the parts of the loss. Raises NumericalError."""
         config, iteration = self.config, self.iteration
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + iteration)
-        in_quality = bool(config.quality_from) and iteration >= config.quality_from
+        in_quality = bool(config.quality_loss_from) and iteration >= config.quality_loss_from
         batch = self._batch(config.quality_batch if in_quality else config.batch)
         rate = _learning_rate(config, iteration)
         for group in self.optimiser.param_groups:
@@ -112,6 +112,7 @@ class Run:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             parts = {"score": self._score(batch, generator)}
             if in_quality:
+                parts["score"] = config.quality_score * parts["score"]
                 parts |= self._quality(batch, generator)
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
@@ -148,16 +149,20 @@ class Run:
 
     def _score(self, batch: Batch, generator: torch.Generator) -> Tensor:
         if not self.net.config.noisy_input:  # a regression network: L1 on its one answer
-            sigma = torch.full((len(batch.hr),), VPDiscrete().sigma_max, dtype=torch.float64)
+            sigma = torch.full((len(batch.hr),), self.spec.process.sigma_max, dtype=torch.float64)
         else:
             sigma = self.law.sample_sigma(len(batch.hr), generator)
         return score_loss(self.net, self.spec, batch, sigma.to(self.device), generator).mean()
 
     def _quality(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        calls = int(torch.randint(1, self.config.quality_calls + 1, (1,), generator=generator))
-        cool = self.config.quality_cool
-        sr = sample(self.net, self.spec, batch, calls, generator, cool).float()
-        return self.quality(project(sr, batch), batch.hr, generator)
+        config = self.config
+        start = start_noise(batch, config.quality_cool, generator)
+        calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
+        if config.quality_gradient == "adjoint":
+            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance)
+        else:
+            sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth)
+        return self.quality(project(sr.float(), batch), batch.hr, generator)
 
     @torch.no_grad()
     def _average(self) -> None:

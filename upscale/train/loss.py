@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..diffusion.denoiser import PARAMETRISATIONS, bind, per_example
-from ..diffusion.process import VPDiscrete, sigmas
-from ..diffusion.samplers import ddim
+from ..diffusion.denoiser import bind, parametrisation, per_example
+from ..diffusion.process import Process, VPDiscrete, sigmas
+from ..diffusion.samplers import ddim, rk45
 from ..image.resize import resize
 from .data import Batch
 
@@ -24,6 +25,7 @@ class Spec:
 
     parametrisation: str
     std: float | None  # residual target (hr - lr_up) / std; None: the picture itself
+    process: Process = field(default_factory=VPDiscrete)
 
     def encode(self, hr: Tensor, lr_up: Tensor) -> Tensor:
         return hr if self.std is None else (hr - lr_up) / self.std
@@ -37,43 +39,82 @@ def score_loss(
 ) -> Tensor:
     """L1 between raw output and what the parametrisation should tell, per example (B,).
 
-    SR3 eq. 6 with p = 1 for Eps. sigma (B,) is drawn by the caller from its training law.
+    SR3 eq. 6 with p = 1 for Eps; of two heads (ECDP eq. 8 and 16) the sum. Per value of the
+    picture: neither its size nor its channels matter. sigma (B,) is drawn by the caller.
     """
     target = spec.encode(batch.hr, batch.lr_up)
     noise = torch.randn(target.shape, generator=generator).to(target)
     s = per_example(sigma, target)
-    cond = net.encode(batch.lr_up, batch.scale)
-    c_noise = torch.rsqrt(1 + sigma.square()).to(target)
+    cond = encode(net, batch)
+    c_noise = torch.rsqrt(1 + sigma.double().square())
     raw = net((target + s * noise) * per_example(c_noise, target), cond, c_noise)
-    wanted = PARAMETRISATIONS[spec.parametrisation].raw(target, noise, s)
-    return (raw.float() - wanted).abs().mean((1, 2, 3))
+    wanted = parametrisation(spec.parametrisation).raw(target, noise, s)
+    heads = raw.shape[1] // target.shape[1]
+    return heads * (raw.float() - wanted).abs().mean((1, 2, 3))
+
+
+def encode(net: nn.Module, batch: Batch) -> Any:
+    """The network's features of the inputs. Networks that read the small inputs themselves need
+    them of one size."""
+    lr = torch.stack(batch.lr) if getattr(net, "reads_lr", False) else None
+    return net.encode(batch.lr_up, batch.scale, lr)
+
+
+def start_noise(batch: Batch, cool: float, generator: torch.Generator) -> Tensor:
+    """Start noise (B,3,H,W), each example at temperature u ** cool, u uniform; 0: at 1."""
+    noise = torch.randn(batch.hr.shape, generator=generator).to(batch.hr)
+    if not cool:
+        return noise
+    return noise * per_example(torch.rand(len(noise), generator=generator) ** cool, noise)
 
 
 def sample(
-    net: nn.Module,
-    spec: Spec,
-    batch: Batch,
-    calls: int,
-    generator: torch.Generator,
-    cool: float = 0.0,
+    net: nn.Module, spec: Spec, batch: Batch, start: Tensor, calls: int, depth: int = 2
 ) -> Tensor:
-    """A picture (B,3,H,W) by `calls` DDIM steps; the gradient flows through the last two.
-
-    The start noise of each example has temperature u ** cool, u uniform in [0, 1].
-    """
-    levels = sigmas(VPDiscrete(), calls, "phi")
-    cond = net.encode(batch.lr_up, batch.scale)
-    denoise = bind(net, cond, spec.parametrisation)
-    x = torch.randn(batch.hr.shape, generator=generator).to(batch.hr) * float(levels[0])
-    if cool:
-        x = x * per_example(torch.rand(len(x), generator=generator) ** cool, x)
-    if calls > 2:
-        with torch.no_grad():  # all but the last two steps: run to their end, then stop before 0
-            for i in range(calls - 2):
+    """A picture (B,3,H,W) by `calls` DDIM steps from start noise of variance one; the gradient
+    flows through the last `depth` of them."""
+    levels = sigmas(spec.process, calls, "phi")
+    denoise = bind(net, encode(net, batch), spec.parametrisation)
+    x = start * float(levels[0])
+    if calls > depth:
+        with torch.no_grad():  # run to their end, and stop before 0
+            for i in range(calls - depth):
                 d = denoise(x, levels[i].to(x).expand(len(x)))
                 x = torch.lerp(d, x, float(levels[i + 1] / levels[i]))
-        levels = levels[calls - 2 :]
+        levels = levels[calls - depth :]
     return spec.decode(ddim(denoise, x, levels), batch.lr_up)
+
+
+def flow(net: nn.Module, spec: Spec, batch: Batch, start: Tensor, tolerance: float) -> Tensor:
+    """A picture (B,3,H,W) by the probability flow (ECDP eq. 12-13, section 3.4), with the
+    gradient by the adjoint method: memory does not grow with the number of calls.
+
+    The features of the input are parameters of the flow, so that the encoder learns too (in the
+    published code no gradient reaches it).
+    """
+    cond = encode(net, batch)
+    denoise = bind(net, cond, spec.parametrisation)
+    levels = sigmas(spec.process, 1)
+    learnt = (*net.parameters(), *(t for t in tensors_of(cond) if t.requires_grad))
+    target = rk45(
+        denoise,
+        start * float(levels[0]),
+        levels,
+        process=spec.process,
+        rtol=tolerance,
+        atol=tolerance,
+        learnt=learnt,
+    )
+    return spec.decode(target, batch.lr_up)
+
+
+def tensors_of(cond: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples and lists."""
+    if isinstance(cond, Tensor):
+        yield cond
+    elif isinstance(cond, tuple | list):
+        for part in cond:
+            yield from tensors_of(part)
 
 
 def project(sr: Tensor, batch: Batch) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,14 +12,18 @@ from torch import nn
 
 from .. import __version__, methods, weights
 from ..device import pick_bf16, pick_device
-from ..diffusion.process import VPDiscrete
-from ..errors import UsageError
+from ..diffusion.denoiser import parametrisation
+from ..diffusion.process import describe
+from ..errors import InputError, UsageError
 from ..metrics.perceptual import Lpips
 from ..nets.compact import CompactConfig, CompactNet
 from .config import TrainConfig
 from .data import Pairs, load_folder
 from .loop import OnProgress, Run, train
 from .loss import QualityLoss, Spec
+
+# ECDP's conditioning in our network: a deeper encoder, whose features every block receives
+ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
 
 
 def run_training(
@@ -45,17 +49,20 @@ def run_training(
     Raises UsageError, InputError, WeightsError.
     """
     place = pick_device(device)
+    spec_of(config)  # what cannot be trained is told before pictures are read
     names = names_from.read_text().split() if names_from else None
     pictures = load_folder(dataset, names, say)
     say(f"{len(pictures)} pictures from {dataset}")
+    if spec_of(config).std == 0:
+        config = replace(config, std=estimate_std(Pairs(pictures, config)))
+        say(f"standard deviation of the residual: {config.std}")
     torch.manual_seed(config.seed)
-    regression = config.method == "regression"
-    network = CompactNet(replace(net or CompactConfig(), noisy_input=not regression))
+    network = make_net(config, net)
     if init:
         start(network, init)
     run = Run(
         network,
-        Spec("x0" if regression else "v", config.std),
+        spec_of(config),
         config,
         Pairs(pictures, config),
         place.type,
@@ -69,14 +76,74 @@ def run_training(
     return path
 
 
+def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
+    """The network of a run with fresh weights; `sizes` are for the compact one."""
+    if config.net != "compact":
+        return methods.make_paper_net(config.net, config.method)
+    if config.method == "ecdp":
+        sizes = replace(sizes or ECDP_COMPACT, heads=2)
+    return CompactNet(replace(sizes or CompactConfig(), noisy_input=config.method != "regression"))
+
+
+def spec_of(config: TrainConfig) -> Spec:
+    """What the network of a run tells of what. Raises UsageError.
+
+    Ours diffuses the residual and tells v (regression the clean target, ECDP noise and clean
+    target); SR3's own network diffuses the picture and tells the noise.
+    """
+    law = methods.get(config.method)
+    compact = config.net == "compact"
+    own = "v" if config.method == "sr3" and compact else law.parametrisation
+    name = config.parametrisation or own
+    try:
+        parametrisation(name)
+    except ValueError as error:
+        raise UsageError(f"--parametrisation: {error}") from error
+    if name.startswith("hybrid") != (config.method == "ecdp"):
+        raise UsageError(
+            f"--parametrisation {name} does not go with --method {config.method}: ecdp's network "
+            "has two heads (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), the others' one"
+        )
+    whole = not compact and config.method != "ecdp"
+    return Spec(name, None if whole else config.std, law.process)
+
+
+def estimate_std(pairs: Pairs, batches: int = 32) -> float:
+    """Standard deviation of hr - lr_up over the first examples of a run, in [-1,1] units.
+
+    Raises InputError where the pictures have no detail at all.
+    """
+    squares = [
+        (batch.hr - batch.lr_up).square().mean() for batch in map(pairs.batch, range(batches))
+    ]
+    std = float(torch.stack(squares).mean().sqrt())
+    if std < 1e-4:
+        raise InputError(
+            f"the pictures have no detail that the scale takes away (std {std:.1e}): "
+            "nothing can be learnt from them"
+        )
+    return round(std, 4)
+
+
 def start(net: nn.Module, init: str) -> None:
-    """Fill a network from other weights: the same layout, or a diffusion network's for its
-    regression twin (the convolution from the noise and the noise embedding are left out)."""
+    """Fill a network from other weights: the same layout, or a smaller sibling's.
+
+    A diffusion network's for its regression twin: the convolution from the noise and the noise
+    embedding are left out. One head's for both heads; what the sibling has not (later blocks of
+    the encoder, injections) starts as if it were not there.
+    """
     state, _ = weights.load(weights.find(init))
     state = {k: v.float() for k, v in state.items()}
-    if not net.config.noisy_input and "noise_mlp.0.weight" in state:
-        state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
-        state["stem.weight"] = state["stem.weight"][:, -net.stem.in_channels :]
+    ours = net.state_dict()
+    if isinstance(net, CompactNet):
+        if not net.config.noisy_input:
+            state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
+            state["stem.weight"] = state["stem.weight"][:, -net.stem.in_channels :]
+        for key in ("head3.weight", "head3.bias"):
+            if key in state and 2 * len(state[key]) == len(ours[key]):
+                state[key] = torch.cat([state[key]] * 2)
+        fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
+        state = fresh | state
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
@@ -85,7 +152,7 @@ def start(net: nn.Module, init: str) -> None:
 
 def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | None:
     """The distances that the config weighs; None where its stage is off."""
-    if not config.quality_from:
+    if not config.quality_loss_from:
         return None
     wanted = (("vgg", config.quality_vgg), ("alex", config.quality_alex))
     distances = tuple((weight, Lpips(net, device).loss) for net, weight in wanted if weight)
@@ -98,11 +165,15 @@ def metadata(run: Run, dataset: str) -> dict:
     regression = config.method == "regression"
     ranged = config.scale_min < config.scale_max
     sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
-    if config.quality_from:  # what that stage leaves of the noise is less visible when cooler
+    if config.net != "compact":
+        law = methods.get(config.method)
+        sampling = {"sampler": law.sampler, "steps": law.steps}
+    if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
         sampling |= {"steps": 2, "temperature": 0.4}
+    size = sum(p.numel() for p in run.net.parameters())
     return {
         "method": config.method,
-        "net": f"CompactNet, {sum(p.numel() for p in run.net.parameters())} parameters",
+        "net": f"{type(run.net).__name__}, {size} parameters",
         "architecture": methods.describe(run.net),
         "domain": config.domain,
         "scales": {"min": config.scale_min, "max": config.scale_max}
@@ -110,7 +181,7 @@ def metadata(run: Run, dataset: str) -> dict:
         else [config.scale_max],
         "parametrisation": spec.parametrisation,
         "std": spec.std,
-        "process": asdict(VPDiscrete()),
+        "process": describe(spec.process),
         "defaults": {**sampling, "spacing": "phi"},
         "training": {
             "dataset": dataset,

@@ -1,0 +1,145 @@
+"""One run of a network: from a small picture to a sample of the wanted size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .consistency import towards
+from .device import available_memory
+from .diffusion.denoiser import Denoiser, bind, consistent
+from .diffusion.process import sigmas
+from .diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
+from .diffusion.tiling import Box, tiled, windows
+from .image.resize import resize
+from .methods import Model
+from .plan import Stage
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stage's sampler is told; rtol and atol are for samplers that choose their steps."""
+
+    sampler: str
+    spacing: str
+    temperature: float
+    consistency: str
+    overlap: int
+    seed: tuple[int, ...]
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    bf16: bool = False
+
+
+def run_stage(
+    model: Model, lr: Tensor, stage: Stage, settings: Settings, side: int, on_step: OnStep
+) -> tuple[Tensor, int]:
+    """A sample (1,3,H,W) in [-1,1] for lr (1,3,h,w), and the network calls it took.
+
+    side: of the windows, 0 for the whole picture at once. Raises FloatingPointError where an
+    adaptive sampler fails.
+    """
+    lr_up = resize(lr, stage.size_out, model.kernel)
+    calls = 0
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return network(x, sigma)
+
+    network, denoise = _network(model, lr, lr_up, side, settings), counted
+    if settings.consistency != "off":
+        strength = 1.0 if settings.consistency == "project" else 0.5
+
+        def project(target: Tensor) -> Tensor:
+            picture = towards(model.decode(target, lr_up), lr, strength)
+            return model.encode(picture, lr_up)
+
+        denoise = consistent(counted, project)
+
+    def noise(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(_mix(*settings.seed, step))
+        return torch.randn(lr_up.shape, generator=generator).to(lr_up.device)
+
+    process = model.law.process
+    levels = sigmas(process, stage.steps, settings.spacing)
+    x = noise(-1) * float(levels[0]) * settings.temperature
+    extra = {}
+    if settings.sampler in STOCHASTIC:
+        extra["noise"] = lambda step: noise(step) * settings.temperature
+    if settings.sampler in ADAPTIVE:
+        extra |= {"process": process, "rtol": settings.rtol, "atol": settings.atol}
+    x = SAMPLERS[settings.sampler](denoise, x, levels, on_step=on_step, **extra)
+    return model.decode(x, lr_up), calls
+
+
+def _network(model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Settings) -> Denoiser:
+    """The network bound to its input, whole or in windows; all of it under the chosen dtype."""
+    net = model.net
+    factor = math.sqrt(lr_up[0, 0].numel() / lr[0, 0].numel())
+    scale = torch.full((1,), factor, device=lr.device)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(lr.device.type, torch.bfloat16, enabled=settings.bf16)
+
+    def bound(small: Tensor, enlarged: Tensor) -> Denoiser:
+        enlarged = enlarged.contiguous(memory_format=torch.channels_last)
+        with autocast():
+            inner = bind(net, net.encode(enlarged, scale, small), model.law.parametrisation)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            with autocast():
+                raw = inner(x, sigma)
+            if model.std is None and model.method == "sr3":
+                raw = raw.clamp(-1, 1)  # as the published samplers do: pictures end at white
+            return raw
+
+        return denoise
+
+    size = tuple(lr_up.shape[-2:])
+    if not side:
+        return bound(lr, lr_up)
+
+    def part(box: Box) -> Denoiser:
+        rows = slice(box.top, box.top + box.height)
+        columns = slice(box.left, box.left + box.width)
+        return bound(_below(lr, box, factor), lr_up[..., rows, columns])
+
+    if lr_up[0, 0].numel() * net.cond_bytes_per_pixel < available_memory(lr.device) // 4:
+        part = cache(part)  # the windows' features are kept from step to step
+    boxes = windows_of(size, side, settings.overlap, net.align)
+    blend = min(settings.overlap, side // 2)
+    return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, blend)
+
+
+def _below(lr: Tensor, box: Box, factor: float) -> Tensor:
+    """The part of the small picture that a window of the large one covers.
+
+    Exact for whole magnifications that divide the window's place, which networks that read it
+    are for; others get it only as a shape.
+    """
+    top, left = round(box.top / factor), round(box.left / factor)
+    height, width = max(1, round(box.height / factor)), max(1, round(box.width / factor))
+    return lr[..., top : top + height, left : left + width]
+
+
+def windows_of(size: tuple[int, int], side: int, overlap: int, align: int) -> list[Box]:
+    """Windows that overlap by at most half, so that smaller tiles than planned still fit."""
+    return windows(size, side, min(overlap, side // 2), align)
+
+
+def _mix(*parts: int) -> int:
+    """A 63-bit seed from numbers (splitmix64's finaliser over a running sum)."""
+    state = 0x9E3779B97F4A7C15
+    for part in parts:
+        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % (1 << 64)
+        state = (state ^ (state >> 29)) * 0x94D049BB133111EB % (1 << 64)
+        state ^= state >> 32
+    return state >> 1
