@@ -98,7 +98,7 @@ class CompactNet(nn.Module):
 
     kind = "compact"  # its name in methods.NETS and in weights files
     align = 16  # windows of a picture must start at multiples of this to be computed alike
-    bytes_per_pixel = 400  # of the output, while a call runs in float32 (measured: peak memory)
+    bytes_per_pixel = 320  # of the output, while a call runs in float32 (measured: peak memory)
     cond_bytes_per_pixel = 160  # of the output: what `encode` keeps, injections and all
 
     def __init__(self, config: CompactConfig | None = None) -> None:
