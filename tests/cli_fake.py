@@ -41,9 +41,10 @@ class FakeUpscaler:
             notes=("planned note",),
         )  # fmt: skip
 
-    def __call__(self, picture, *, seed=0, sample=0, temperature=None, consistency=None,
-                 on_step=None, **planned):  # fmt: skip
+    def __call__(self, picture, *, seed=0, sample=0, temperature=None, parametrisation=None,
+                 rtol=None, atol=None, consistency=None, on_step=None, **planned):  # fmt: skip
         settings = {"seed": seed, "sample": sample, "temperature": temperature,
+                    "parametrisation": parametrisation, "rtol": rtol, "atol": atol,
                     "consistency": consistency, **planned}  # fmt: skip
         self.log.append(settings)
         if picture.size[1] == 13:

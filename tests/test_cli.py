@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -262,11 +263,13 @@ def test_every_setting_reaches_the_upscaler(here, calls):
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
         "--device", "cpu", "--dtype", "fp32", "--offline", "--scale", "2", "--steps", "7",
         "--sampler", "heun", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
+        "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--consistency", "off")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
          "dtype": "fp32", "offline": True},
-        {"seed": 9, "sample": 0, "temperature": 0.5, "consistency": "off", "scale": 2.0,
+        {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
+         "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0,
          "size": None, "max_side": None, "steps": 7, "sampler": "heun", "spacing": "phi",
          "tile": 256, "overlap": 32},
     ]  # fmt: skip
@@ -308,7 +311,8 @@ def test_every_option_has_an_environment_variable(name):
         ["--quality", "101"], ["--max-pixels", "0"], ["--format", "exe"], ["--frames", "all"],
         ["--device", "tpu"], ["--dtype", "fp8"], ["--consistency", "on"], ["--spacing", "x"],
         ["--scale", "2", "--size", "9x9"], ["--size", "9x9", "--max-side", "9"],
-        ["--overwrite", "--skip-existing"], ["-q", "-v"], ["--uncertainty"], ["--nonsense"],
+        ["--rtol", "0"], ["--rtol", "-1"], ["--atol", "0"], ["--atol", "nan"], ["--rtol", "inf"],
+        ["--sampler", "euler"], ["--overwrite", "--skip-existing"], ["-q", "-v"], ["--uncertainty"], ["--nonsense"],
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant(here, calls, args):
@@ -565,10 +569,12 @@ def bench(monkeypatch):
 def test_bench(here, bench):
     picture(here / "d/a.png")
     result = run("bench", "--dataset", "d", "--method", "bicubic,lanczos", "--steps", "4,16",
-                 "--sampler", "ddim, heun", "--metrics", "psnr_y,lpips")  # fmt: skip
+                 "--sampler", "ddim, heun", "--metrics", "psnr_y,lpips",
+                 "--temperature", "0.4,1", "--parametrisation", "hybrid, hybrid:2")  # fmt: skip
     assert (bench["method"], bench["steps"]) == (("bicubic", "lanczos"), (4, 16))
     assert (bench["sampler"], bench["metrics"]) == (("ddim", "heun"), ("psnr_y", "lpips"))
-    assert "21.5" in result.stdout
+    assert (bench["temperature"], bench["parametrisation"]) == ((0.4, 1.0), ("hybrid", "hybrid:2"))
+    assert result.stdout == "| method | psnr_y |"  # what the report says, to a pipe
     assert "1/2 a.png bicubic: psnr_y 20.5" in result.stderr
     assert json.loads(run("bench", "--dataset", "d", "--json", "-").stdout) == BENCH_ROWS
     run("bench", "--dataset", "d", "--csv", "r.csv", "--markdown", "r.md", "-q")
@@ -579,6 +585,17 @@ def test_bench(here, bench):
     run("bench", "--dataset", "d", "--json", "none/r.json", code=1)
     run("bench", "--dataset", "d", "--method", "sr3,bicubic", "--weights", "w", code=2)
     assert "Did you mean psnr" in run("bench", "--dataset", "d", "--metrics", "pnsr", code=2).told
+
+
+def test_bench_fits_its_table_to_a_terminal(here, bench, monkeypatch):
+    import upscale.cli.bench as module
+
+    picture(here / "d/a.png")
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(module, "sys", terminal)
+    shown = run("bench", "--dataset", "d").stdout
+    assert "21.5" in shown and "psnr_y" in shown and "|" not in shown
+    assert run("bench", "--dataset", "d", "-q").stdout == ""
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, ""])

@@ -1,4 +1,5 @@
-"""resize against Pillow's float mode, which is its own implementation of the same kernels."""
+"""resize against Pillow's float mode, which is its own implementation of the same kernels, and
+against a kernel's definition where Pillow has not got it."""
 
 import numpy as np
 import pytest
@@ -29,13 +30,41 @@ def by_pillow(plane: np.ndarray, size: tuple[int, int], kernel: str) -> np.ndarr
     return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), RESAMPLING[kernel]))
 
 
+def plain_matrix(old: int, new: int) -> np.ndarray:
+    """(new, old): Keys' cubic with a = -0.75 at pixel centres; edge pixels stand for what is
+    outside, and nothing is averaged when shrinking."""
+    a, made = -0.75, np.zeros((new, old))
+    for i in range(new):
+        at = (i + 0.5) * old / new - 0.5
+        for j in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+            d = abs(at - j)
+            near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+            far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+            made[i, min(max(j, 0), old - 1)] += near if d <= 1 else far if d < 2 else 0
+    return made
+
+
+def expected(plane: np.ndarray, size: tuple[int, int], kernel: str) -> np.ndarray:
+    if kernel != "bicubic-plain":
+        return by_pillow(plane, size, kernel)
+    rows, columns = (plain_matrix(a, b) for a, b in zip(plane.shape, size, strict=True))
+    return rows @ plane @ columns.T
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("old", "new"), SIZES)
-def test_equals_pillow_float(old, new, kernel):
+def test_equals_pillow_float_or_the_definition(old, new, kernel):
     a = noise(*old)
     got = resize(torch.from_numpy(a)[None, None], new, kernel)
     assert got.shape == (1, 1, *new)
-    np.testing.assert_allclose(got[0, 0].numpy(), by_pillow(a, new, kernel), atol=1e-6)
+    np.testing.assert_allclose(got[0, 0].numpy(), expected(a, new, kernel), atol=1e-6)
+
+
+def test_the_plain_kernel_differs_from_the_antialiased_one():
+    x = torch.from_numpy(noise(1, 1, 40, 27))
+    for size, least in (((10, 9), 0.2), ((80, 54), 0.03)):  # no average; another a
+        apart = resize(x, size, "bicubic-plain") - resize(x, size)
+        assert apart.abs().max() > least
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -103,7 +132,7 @@ def test_array_equals_tensor(shape, kernel):
     assert got.dtype == np.float32
     planes = a.reshape(6, 11, -1)
     for c in range(planes.shape[2]):
-        want = by_pillow(np.array(planes[..., c]), (9, 4), kernel)
+        want = expected(np.array(planes[..., c]), (9, 4), kernel)
         np.testing.assert_allclose(got.reshape(9, 4, -1)[..., c], want, atol=1e-6)
 
 

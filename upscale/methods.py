@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -113,8 +114,8 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     except RuntimeError as error:
         raise WeightsError(f"weights and their own description disagree: {error}") from error
     std = metadata.get("std")
-    if std is not None and not std > 0:
-        raise WeightsError(f"the weights' std is {std}: it must be above 0")
+    if std is not None and not (isinstance(std, int | float) and 0 < std < math.inf):
+        raise WeightsError(f"the weights' std is {std!r}: it must be a number above 0")
     kernel = metadata.get("kernel", "bicubic")
     if kernel not in KERNELS:
         raise WeightsError(f"the weights' kernel is {kernel!r}: have {', '.join(KERNELS)}")

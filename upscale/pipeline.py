@@ -215,6 +215,8 @@ class Upscaler:
                     bf16=self.bf16,
                 )
                 tell = _counter(on_step, before, total)
+                if tuple(sr.shape[-2:]) != stage.size_in:
+                    sr = resize(sr, stage.size_in)
                 sr, side, spent = self._stage(model, sr, stage, settings, tile, notes, tell)
                 before, calls = before + stage.steps, calls + spent
             sr = resize(sr, plan.size_out) if tuple(sr.shape[-2:]) != plan.size_out else sr

@@ -75,7 +75,10 @@ def stages(
     entry: Entry,
 ) -> tuple[tuple[Stage, ...], list[str]]:
     """How to reach `target`: at once, by a cascade (SR3 section 4.7: more steps at the low
-    resolution, fewer at the high one), or at the weights' own scale and then a resize."""
+    resolution, fewer at the high one), or at the weights' own scale and then a resize.
+
+    A stage may start from another size than the one before ended at: a resize lies between them.
+    """
     if entry.covers(factor) or not entry.scales:
         return (Stage(size_in, target, steps),), []
     largest = max(entry.scales)
@@ -84,6 +87,14 @@ def stages(
         note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
         later = max(1, round(steps / 2))
         return (Stage(size_in, middle, steps), Stage(middle, target, later)), [note]
+    if factor > largest and entry.domain == "photo":  # (a part of a face is no face)
+        own = math.ceil(largest)
+        middle = tuple(-(-side // own) for side in target)
+        last = (middle[0] * own, middle[1] * own)
+        note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
+        later = max(1, round(steps / 2))
+        first = Stage(size_in, output_size(size_in, largest), steps)
+        return (first, Stage(middle, last, later)), [note]
     nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
     note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
     return (Stage(size_in, output_size(size_in, nearest), steps),), [note]

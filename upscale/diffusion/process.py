@@ -95,7 +95,7 @@ class VPLinear:
     t_end: float = 1 / 3000
 
     def __post_init__(self) -> None:
-        if not (0 <= self.beta_min < self.beta_max and 0 < self.t_end < 1):
+        if not (0 < self.beta_min < self.beta_max < math.inf and 0 < self.t_end < 1):
             raise ValueError(
                 f"no noising process: beta {self.beta_min} to {self.beta_max}, end {self.t_end}"
             )

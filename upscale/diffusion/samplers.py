@@ -17,6 +17,7 @@ from torch import Tensor
 from .denoiser import Denoiser
 from .process import Process
 
+MOST_CALLS = 2000  # of an adaptive sampler
 Noise = Callable[[int], Tensor]
 OnStep = Callable[[int, int], None]
 
@@ -183,21 +184,33 @@ def rk45(
     from torchdiffeq import odeint, odeint_adjoint  # 0.2 s, and nobody else needs it
 
     steps = len(sigmas) - 1
-
+    unmet = f"rtol {rtol:g}, atol {atol:g} cannot be met in {str(x.dtype)[6:]}"
     end = process.t_of_sigma(sigmas.new_tensor(process.sigma_min))
     times = torch.stack([process.t_of_sigma(sigmas[0]), end]).to(x.device)
+    calls = 0
 
     def slope(t: Tensor, r: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > MOST_CALLS:  # its own end, a step too small to change the time, takes hours
+            raise FloatingPointError(
+                f"rtol {rtol:g}, atol {atol:g} are not met within {MOST_CALLS} network calls"
+            )
         # torchdiffeq's search for a first step may look outside of the interval
         t = t.detach().clamp(times[1], times[0])
+        if t.isnan():  # that search again, where the tolerances are out of all proportion
+            raise FloatingPointError(unmet)
         sigma = process.sigma_of_t(t)
         v = _velocity(denoise, r * float((1 + sigma**2).sqrt()), sigma)[1]
         if not torch.isfinite(v).all():
             raise FloatingPointError(f"the flow is not finite at time {float(t):.4f}")
-        on_step(int(steps * (1 - float(t))), steps)
         # dr/dt = dphi/dt v, and dphi/dt = d log(1 + sigma^2)/dt / (2 sigma)
         return v * (process.rate(float(t)) / (2 * float(sigma)))
 
+    def accepted(t: Tensor, r: Tensor, step: Tensor) -> None:
+        on_step(int(steps * (1 - float(t - step))), steps)
+
+    slope.callback_accept_step = accepted  # torchdiffeq's; calls themselves go back and forth
     r = x / float((1 + sigmas[0] ** 2).sqrt())
     # no step goes past the end: sigma would be the root of a negative number there
     settings = {"rtol": rtol, "atol": atol, "method": "dopri5", "options": {"jump_t": times[1:]}}
@@ -207,9 +220,7 @@ def rk45(
         else:
             r = odeint(slope, r, times, **settings)[1]
     except AssertionError as error:  # how torchdiffeq tells that its step became too small
-        raise FloatingPointError(
-            f"rtol {rtol:g}, atol {atol:g} cannot be met in {str(x.dtype)[6:]} ({error})"
-        ) from error
+        raise FloatingPointError(f"{unmet} ({error})") from error
     on_step(steps, steps)
     return r * math.sqrt(1 + process.sigma_min**2)
 

@@ -156,6 +156,7 @@ class ECDPNet(nn.Module):
     # of the output, while a call runs in float32, with the paper's sizes and stored shares
     # (measured: peak memory, 8000 to 9200 at 160x160 and 7200 at 320x320)
     bytes_per_pixel = 8500
+    cond_bytes_per_pixel = 2400  # of the output: what `encode` keeps
 
     def __init__(self, config: ECDPConfig | None = None) -> None:
         super().__init__()

@@ -72,6 +72,11 @@ class TrainConfig:
             )
         if self.batch < 1 or self.iterations < 1:
             raise UsageError("--batch and --iterations must be at least 1")
+        if min(self.quality_calls, self.quality_depth) < 1 or not self.quality_tolerance > 0:
+            raise UsageError(
+                "--quality-calls and --quality-depth must be at least 1, "
+                "--quality-tolerance above 0"
+            )
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -159,7 +159,10 @@ class Run:
         start = start_noise(batch, config.quality_cool, generator)
         calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
         if config.quality_gradient == "adjoint":
-            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance)
+            try:
+                sr = flow(self.net, self.spec, batch, start, config.quality_tolerance)
+            except FloatingPointError as error:
+                raise NumericalError(f"{error}, at iteration {self.iteration}") from error
         else:
             sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth)
         return self.quality(project(sr.float(), batch), batch.hr, generator)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..diffusion.denoiser import bind, parametrisation, per_example
@@ -92,10 +93,17 @@ def flow(net: nn.Module, spec: Spec, batch: Batch, start: Tensor, tolerance: flo
     The features of the input are parameters of the flow, so that the encoder learns too (in the
     published code no gradient reaches it).
     """
-    cond = encode(net, batch)
-    denoise = bind(net, cond, spec.parametrisation)
+    # views: in the tensors themselves the gradients of features that are made of them, or of other
+    # features, would meet, and count twice when the flow hands each of them back
+    cond = viewed(encode(net, batch))
+    views = {name: p.view_as(p) for name, p in net.named_parameters()}
+
+    def call(x: Tensor, cond: Any, c_noise: Tensor) -> Tensor:
+        return functional_call(net, views, (x, cond, c_noise))
+
+    denoise = bind(call, cond, spec.parametrisation)
     levels = sigmas(spec.process, 1)
-    learnt = (*net.parameters(), *(t for t in tensors_of(cond) if t.requires_grad))
+    learnt = (*views.values(), *(t for t in tensors_of(cond) if t.requires_grad))
     target = rk45(
         denoise,
         start * float(levels[0]),
@@ -115,6 +123,13 @@ def tensors_of(cond: Any) -> Iterator[Tensor]:
     elif isinstance(cond, tuple | list):
         for part in cond:
             yield from tensors_of(part)
+
+
+def viewed(cond: Any) -> Any:
+    """The same structure with a view of every tensor."""
+    if isinstance(cond, Tensor):
+        return cond.view_as(cond)
+    return type(cond)(map(viewed, cond)) if isinstance(cond, tuple | list) else cond
 
 
 def project(sr: Tensor, batch: Batch) -> Tensor:
