@@ -61,6 +61,7 @@ _HELP = {
     "quality_l1": "Weight of the pixels' distance.",
     "quality_vgg": "Weight of LPIPS (vgg).",
     "quality_alex": "Weight of LPIPS (alex).",
+    "quality_features": "Weight of the paper's own distance: L1 of VGG's last features.",
     "quality_phase": "Weight of what keeps a grid away.",
 }
 

@@ -80,6 +80,13 @@ class Lpips:
             total = total + (difference * head).sum(1).mean((1, 2))
         return total
 
+    def feature_loss(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """L1 between the trunk's last features, (B,3,H,W) twice in [-1,1] -> (B,), differentiable.
+
+        ECDP eq. 19, which takes VGG-19's conv5_4; here it is the trunk that LPIPS has (VGG-16's
+        relu5_3, AlexNet's relu5)."""
+        return (self.trunk(sr)[-1] - self.trunk(hr)[-1]).abs().mean((1, 2, 3))
+
     def _batch(self, picture: np.ndarray | Tensor) -> Tensor:
         """(H,W,3) in [0,1] -> (1,3,H,W) in [-1,1] on this metric's device."""
         x = torch.as_tensor(picture).to(self.heads[0].device, torch.float32)

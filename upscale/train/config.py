@@ -59,6 +59,7 @@ class TrainConfig:
     quality_l1: float = 10.0
     quality_vgg: float = 1.0
     quality_alex: float = 0.5
+    quality_features: float = 0.0
     quality_phase: float = 1.0
 
     def __post_init__(self) -> None:

@@ -154,9 +154,19 @@ def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | Non
     """The distances that the config weighs; None where its stage is off."""
     if not config.quality_loss_from:
         return None
-    wanted = (("vgg", config.quality_vgg), ("alex", config.quality_alex))
-    distances = tuple((weight, Lpips(net, device).loss) for net, weight in wanted if weight)
-    return QualityLoss(config.quality_l1, config.quality_phase, distances)
+    wanted = (
+        ("vgg", "loss", config.quality_vgg),
+        ("alex", "loss", config.quality_alex),
+        ("vgg", "feature_loss", config.quality_features),
+    )
+    nets: dict[str, Lpips] = {}
+    distances = []
+    for name, kind, weight in wanted:
+        if weight:
+            if name not in nets:
+                nets[name] = Lpips(name, device)
+            distances.append((weight, getattr(nets[name], kind)))
+    return QualityLoss(config.quality_l1, config.quality_phase, tuple(distances))
 
 
 def metadata(run: Run, dataset: str) -> dict:
