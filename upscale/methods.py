@@ -50,6 +50,9 @@ METHODS: dict[str, Method] = {
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
 }
 
+# what a user gets who names no method: measured, best first (docs/results.md)
+PREFERRED = ("ecdp", "sr3")
+
 NETS: dict[str, Callable[[dict], nn.Module]] = {
     "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
     "sr3": lambda values: SR3Net(UNetConfig.from_dict(values)),

@@ -40,8 +40,9 @@ class Result:
 class Upscaler:
     """A method with its weights on a device; call it with a Picture.
 
-    method: a name in `methods.METHODS`; weights: a name in weights.toml, or a .safetensors file
-    (whose own method then counts); None takes the bundled weights that fit method and scale.
+    method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
+    weights for the scale. weights: a name in weights.toml, or a .safetensors file (whose own
+    method then counts); None takes the bundled weights that fit method and scale.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class Upscaler:
         offline: bool = False,
     ) -> None:
         self.entry_name, self.domain, self.offline = weights, domain, offline
-        self.method = method or "sr3"
+        self.method = method
         if weights is not None:
             self.method = self._method_of(weights, method)
-        self.law = methods.get(self.method)
+        self.law = methods.get(self.method or methods.PREFERRED[0])
         self.device = pick_device(device)
         self.bf16 = pick_bf16(dtype, self.device)
         self._models: dict[str, methods.Model] = {}
@@ -77,7 +78,8 @@ class Upscaler:
             return None
         if self.entry_name is not None:
             return weights.find(self.entry_name)
-        return weights.choose(self.method, scale, self.domain, nearest=True)
+        names = methods.PREFERRED if self.method is None else (self.method,)
+        return weights.choose_first(names, scale, self.domain)
 
     def _model(self, entry: weights.Entry) -> methods.Model:
         """Loaded once per weights file."""
@@ -227,7 +229,7 @@ class Upscaler:
         sr = sr.clamp_(-1, 1)
         made = _picture(sr, picture, plan.size_out)
         report = {
-            "method": self.method,
+            "method": entry.method if entry else self.method,
             "weights": entry.name if entry else None,
             "weights_sha256": entry.sha256 if entry else None,
             "sampler": plan.sampler if entry else None,

@@ -70,6 +70,15 @@ def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = 
     raise WeightsError(f"no weights for {method}; give a file with --weights, or {train}")
 
 
+def choose_first(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry:
+    """Of the first method that has weights for the scale; else the nearest of the last method."""
+    for name in names:
+        same = [e for e in entries().values() if e.method == name and e.domain == domain]
+        if any(e.covers(scale) for e in same):
+            return choose(name, scale, domain)
+    return choose(names[-1], scale, domain, nearest=True)
+
+
 def _local(path: Path) -> Entry:
     """The entry of a file that is not in the list, from the metadata `save` put into it."""
     meta = _metadata(path)

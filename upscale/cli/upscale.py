@@ -46,7 +46,8 @@ _OPTIONS = [
     option("--size", type=Size(), metavar="WxH", help="Exact size of the result, in pixels."),
     option("--max-side", type=click.IntRange(1), metavar="N",
            help="Length of the result's longer side."),
-    option("--method", type=Named(METHODS), help="How to enlarge. Default: sr3."),
+    option("--method", type=Named(METHODS),
+           help="How to enlarge. Default: ecdp at 4x, sr3 at other scales and for faces."),
     option("--weights", metavar="NAME|FILE", shell_complete=weights_names,
            help="Weights by name (`diffsr doctor` lists them) or a .safetensors file; they bring "
                 "their method."),

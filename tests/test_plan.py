@@ -1,0 +1,38 @@
+"""How a size is reached with weights of one scale."""
+
+from __future__ import annotations
+
+import pytest
+
+from upscale.plan import stages
+from upscale.registry import Entry
+
+
+def entry(scales: tuple[float, ...], domain: str = "photo") -> Entry:
+    return Entry("w", "ecdp", "net", domain, scales, False, "0" * 64, 1, "CC0-1.0", bundled="w")
+
+
+def test_their_own_scale_is_one_stage() -> None:
+    (only,), notes = stages((10, 7), (40, 28), 4.0, 6, entry((4.0,)))
+    assert (only.size_in, only.size_out, only.steps, notes) == ((10, 7), (40, 28), 6, [])
+
+
+def test_below_their_scale_the_result_is_shrunk() -> None:
+    (only,), (note,) = stages((10, 7), (20, 14), 2.0, 6, entry((4.0,)))
+    assert only.size_out == (40, 28) and "then resized" in note
+
+
+@pytest.mark.parametrize("target", [(80, 56), (160, 112), (61, 43)])
+def test_past_their_scale_there_are_two_stages_of_it(target) -> None:
+    (first, last), (note,) = stages((10, 7), target, target[0] / 10, 6, entry((4.0,)))
+    assert (first.size_in, first.size_out, first.steps) == ((10, 7), (40, 28), 6)
+    assert last.size_out == tuple(4 * side for side in last.size_in) and last.steps == 3
+    # what lies between is never enlarged, and the end is the target but for rounding up to 4
+    assert all(a <= b for a, b in zip(last.size_in, first.size_out, strict=True))
+    assert all(0 <= a - b < 4 for a, b in zip(last.size_out, target, strict=True))
+    assert "two stages" in note
+
+
+def test_a_part_of_a_face_is_no_face() -> None:
+    (only,), (note,) = stages((16, 16), (256, 256), 16.0, 6, entry((8.0,), "face"))
+    assert only.size_out == (128, 128) and "then resized" in note
