@@ -218,7 +218,8 @@ def rk45(
         if learnt:
             r = odeint_adjoint(slope, r, times, adjoint_params=learnt, **settings)[1]
         else:
-            r = odeint(slope, r, times, **settings)[1]
+            with torch.no_grad():
+                r = odeint(slope, r, times, **settings)[1]
     except AssertionError as error:  # how torchdiffeq tells that its step became too small
         raise FloatingPointError(f"{unmet} ({error})") from error
     on_step(steps, steps)

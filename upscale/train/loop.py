@@ -102,6 +102,12 @@ class Run:
 
     def step(self) -> dict[str, float]:
         """One iteration; returns the parts of the loss. Raises NumericalError."""
+        try:
+            return self._step()
+        except FloatingPointError as error:  # the flow, there or on the adjoint's way back
+            raise NumericalError(f"{error}, at iteration {self.iteration}") from error
+
+    def _step(self) -> dict[str, float]:
         config, iteration = self.config, self.iteration
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + iteration)
         in_quality = bool(config.quality_loss_from) and iteration >= config.quality_loss_from
@@ -159,10 +165,7 @@ class Run:
         start = start_noise(batch, config.quality_cool, generator)
         calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
         if config.quality_gradient == "adjoint":
-            try:
-                sr = flow(self.net, self.spec, batch, start, config.quality_tolerance)
-            except FloatingPointError as error:
-                raise NumericalError(f"{error}, at iteration {self.iteration}") from error
+            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance)
         else:
             sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth)
         return self.quality(project(sr.float(), batch), batch.hr, generator)
