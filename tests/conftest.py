@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -25,29 +27,46 @@ def scene() -> np.ndarray:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A weights file of a small SR3 network whose every parameter matters, for scales 1 to 8."""
+    defaults = {"sampler": "ddim", "steps": 2, "spacing": "phi"}
+    told = {"method": "sr3", "parametrisation": "v", "std": 0.24, "defaults": defaults}
+    return _tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors", told, encoder=1)
+
+
+@pytest.fixture(scope="session")
+def two_headed_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The like of ECDP: two heads, injections, and its process in continuous time."""
+    told = {
+        "method": "ecdp",
+        "parametrisation": "hybrid",
+        "std": 0.2,
+        "process": {"kind": "vp-linear", "beta_min": 0.1, "beta_max": 20.0, "t_end": 1 / 3000},
+        "defaults": {"sampler": "midpoint", "steps": 2, "spacing": "phi"},
+    }
+    path = tmp_path_factory.mktemp("weights") / "two.safetensors"
+    return _tiny(path, told, encoder=2, heads=2, inject=(0, 1))
+
+
+def _tiny(path: Path, told: dict, **sizes) -> str:
     import torch
 
     from upscale import methods, weights
     from upscale.nets.compact import CompactConfig, CompactNet
 
     torch.manual_seed(3)
-    sizes = CompactConfig(
-        channels=(16, 16, 16), down=(1, 1, 1), up=(1, 1), encoder=1, head=(8, 4), embedding=16
+    net = CompactNet(
+        CompactConfig(
+            channels=(16, 16, 16), down=(1, 1, 1), up=(1, 1), head=(8, 4), embedding=16, **sizes
+        )
     )
-    net = CompactNet(sizes)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.03)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     metadata = {
-        "method": "sr3",
+        **told,
         "net": "tiny",
         "architecture": methods.describe(net),
         "domain": "photo",
         "scales": {"min": 1.0, "max": 8.0},
-        "parametrisation": "v",
-        "std": 0.24,
-        "defaults": {"sampler": "ddim", "steps": 2, "spacing": "phi"},
         "licence": "test",
     }
     weights.save(path, net.state_dict(), metadata)

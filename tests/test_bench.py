@@ -28,18 +28,20 @@ class Fake:
     """Enlarges by bicubic; remembers what it was asked; refuses pictures 13 pixels wide."""
 
     def __init__(self, method: str = "bicubic", settings: Settings | None = None) -> None:
-        self.method, self.asked = method, []
+        self.method, self.asked, self.ways = method, [], []
 
     def plan(self, size, *, scale, steps, sampler, spacing):
         return None
 
-    def __call__(self, picture, *, scale, steps, sampler, spacing, seed, consistency):
+    def __call__(self, picture, *, scale, steps, sampler, spacing, seed, consistency, **ways):
         self.asked.append((scale, steps, sampler, spacing, seed, consistency))
+        self.ways.append(ways)
         if picture.size[1] == 13:
             raise NumericalError("the result is not finite")
         size = tuple(math.floor(side * scale + 0.5) for side in picture.size)
         told = {"weights": "w", "weights_sha256": "ab", "sampler": sampler or "ddim",
-                "steps": steps or 3, "nfe": steps or 3, "seed": seed, "device": "cpu"}  # fmt: skip
+                "steps": steps or 3, "nfe": steps or 3, "seed": seed, "device": "cpu",
+                **ways}  # fmt: skip
         return SimpleNamespace(picture=Picture(resize_array(picture.rgb, size)), report=told)
 
 
@@ -102,6 +104,23 @@ def test_every_combination_is_measured_once(dataset: Path) -> None:
                     ("sr3", "heun", 2), ("sr3", "heun", 4)]  # fmt: skip
     assert fakes["sr3"].asked[0] == (4.0, 2, "ddim", "phi", 5, "off")
     assert fakes["bicubic"].asked[0][1:3] == (None, None)
+
+
+def test_temperatures_and_parametrisations_are_measured_each(dataset: Path, tmp_path) -> None:
+    fakes: dict[str, Fake] = {}
+    rows = bench(
+        dataset, methods=("bicubic", "ecdp"), temperatures=(0.4, 1.0), limit=1,
+        parametrisations=("hybrid", "hybrid:2"), metrics=("psnr",), save=tmp_path / "out",
+        make_upscaler=lambda method, settings: fakes.setdefault(method, Fake(method)),
+    )  # fmt: skip
+    ways = [(t, p) for t in (0.4, 1.0) for p in ("hybrid", "hybrid:2")]
+    assert [(r["temperature"], r["parametrisation"]) for r in rows[1:]] == ways
+    assert fakes["ecdp"].ways == [{"temperature": t, "parametrisation": p} for t, p in ways]
+    assert fakes["bicubic"].ways == [{}]  # what is not asked for is left to the weights
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "bicubic", "ecdp_t0.4_hybrid", "ecdp_t0.4_hybrid2", "ecdp_t1_hybrid", "ecdp_t1_hybrid2",
+    }  # fmt: skip
+    assert len(report.means(rows)) == 5
 
 
 def test_what_was_made_can_be_saved_and_scored_again(dataset: Path, tmp_path: Path) -> None:
@@ -223,6 +242,17 @@ def test_groups_and_values_that_are_no_numbers() -> None:
     assert report.summary([]) == []
     bare = report.summary([{"picture": "a", "method": "other", "psnr_y": 20.0}])
     assert bare == [{"method": "other", "pictures": 1, "psnr_y": "20.00"}]
+
+
+def test_network_calls_that_differ_are_averaged() -> None:
+    rows = rows_of([20.0, 22.0], sampler="rk45", steps=None, parametrisation="hybrid")
+    rows[0]["nfe"], rows[1]["nfe"] = 51, 58
+    (row,) = report.summary(rows)
+    assert (row["nfe"], row["pictures"], row["parametrisation"]) == (54.5, 2, "hybrid")
+    rows[1]["nfe"] = 57
+    assert repr(report.means(rows)[0]["nfe"]) == "54"
+    ways = rows_of([20.0], temperature=0.4) + rows_of([21.0], temperature=1.0)
+    assert [row["temperature"] for row in report.summary(ways)] == [0.4, 1.0]
 
 
 def test_json_and_csv_hold_every_row() -> None:

@@ -312,7 +312,8 @@ def test_every_option_has_an_environment_variable(name):
         ["--device", "tpu"], ["--dtype", "fp8"], ["--consistency", "on"], ["--spacing", "x"],
         ["--scale", "2", "--size", "9x9"], ["--size", "9x9", "--max-side", "9"],
         ["--rtol", "0"], ["--rtol", "-1"], ["--atol", "0"], ["--atol", "nan"], ["--rtol", "inf"],
-        ["--sampler", "euler"], ["--overwrite", "--skip-existing"], ["-q", "-v"], ["--uncertainty"], ["--nonsense"],
+        ["--sampler", "euler"], ["--overwrite", "--skip-existing"], ["-q", "-v"],
+        ["--uncertainty"], ["--nonsense"],
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant(here, calls, args):

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from upscale import methods, weights
+from upscale.diffusion.samplers import SAMPLERS, nfe
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.nets.compact import CompactNet
+from upscale.nets.ecdp import ECDPConfig, ECDPNet
 from upscale.pipeline import Upscaler
 from upscale.plan import output_size
 
@@ -264,3 +266,173 @@ def test_public_names_are_there_and_the_docstrings_example_works(tiny_weights, t
     result = upscale.Upscaler(weights=tiny_weights)(upscale.Picture(scene), scale=2)
     upscale.write(result.picture, tmp_path / "out.png")
     assert upscale.read(tmp_path / "out.png").size == (120, 88)
+
+
+# --- ECDP ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ecdp(two_headed_weights: str) -> Upscaler:
+    return Upscaler(weights=two_headed_weights, device="cpu", dtype="fp32")
+
+
+def changed(weights_file: str, path, **metadata) -> Upscaler:
+    """The same weights with another description."""
+    state, own = weights.read(weights_file)
+    weights.save(path / "changed.safetensors", state, {**own, **metadata})
+    return Upscaler(weights=str(path / "changed.safetensors"), device="cpu", dtype="fp32")
+
+
+SMALL = np.random.default_rng(2).random((12, 10, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS.keys() - {"rk45"}))
+def test_two_heads_with_every_sampler(ecdp, sampler) -> None:
+    report = ecdp(Picture(SMALL), scale=3, sampler=sampler, steps=3).report
+    assert (report["sampler"], report["steps"], report["nfe"]) == (sampler, 3, nfe(sampler, 3))
+    assert report["size_out"] == [36, 30] and report["parametrisation"] == "hybrid"
+    assert "rtol" not in report
+
+
+def test_their_own_sampler_is_the_default(ecdp) -> None:
+    report = ecdp(Picture(SMALL), scale=3).report
+    assert (report["method"], report["sampler"], report["nfe"]) == ("ecdp", "midpoint", 4)
+
+
+def test_the_adaptive_sampler_reports_its_calls_and_tolerances(ecdp) -> None:
+    seen: list[tuple[int, int]] = []
+    result = ecdp(
+        Picture(SMALL), scale=3, sampler="rk45", rtol=1e-2, atol=2e-2,
+        on_step=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    report = json.loads(json.dumps(result.report))
+    assert report["steps"] is None and report["nfe"] > 10
+    assert (report["rtol"], report["atol"]) == (1e-2, 2e-2)
+    assert seen == sorted(seen) and seen[-1] == (100, 100)
+    assert ecdp.plan((12, 10), scale=3, sampler="rk45").nfe == 0  # not known beforehand
+    finer = ecdp(Picture(SMALL), scale=3, sampler="rk45").report["nfe"]  # 1e-3
+    assert finer > report["nfe"]
+
+
+def test_the_adaptive_sampler_works_in_tiles(ecdp) -> None:
+    picture, how = Picture(np.tile(SMALL, (3, 4, 1))), {"scale": 4, "sampler": "rk45"}
+    loose = {"rtol": 0.1, "atol": 0.1}
+    whole = ecdp(picture, tile=0, **how, **loose)
+    parts = ecdp(picture, tile=128, overlap=64, **how, **loose)
+    assert parts.report["tile"] == 128
+    assert np.abs(whole.picture.rgb - parts.picture.rgb).max() < 0.02  # steps differ a little
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"sampler": "rk45", "steps": 4}, "rk45 chooses its own steps: give --rtol and --atol"),
+        ({"rtol": 0.0}, "--rtol and --atol must be above 0"),
+        ({"atol": -1e-3}, "--rtol and --atol must be above 0"),
+        ({"rtol": float("nan")}, "--rtol and --atol must be above 0"),
+        ({"parametrisation": "hybrid:-1"}, "--parametrisation: the power of hybrid:-1"),
+        ({"parametrisation": "hybridx"}, "--parametrisation: no parametrisation 'hybridx'"),
+        ({"parametrisation": "eps"}, "--parametrisation eps: .* was trained for hybrid"),
+    ],
+)
+def test_settings_that_ecdp_cannot_follow_are_named(ecdp, settings, told) -> None:
+    with pytest.raises(UsageError, match=told):
+        ecdp(Picture(SMALL), scale=3, **settings)
+
+
+def test_heads_can_be_read_in_another_way(ecdp) -> None:
+    made = {None: ecdp(Picture(SMALL), scale=3)}
+    for name in ("hybrid", "hybrid-eps", "hybrid-x0", "hybrid:2"):
+        made[name] = ecdp(Picture(SMALL), scale=3, parametrisation=name)
+        assert made[name].report["parametrisation"] == name
+    rgb = {name: result.picture.rgb for name, result in made.items()}
+    np.testing.assert_array_equal(rgb[None], rgb["hybrid"])
+    for a, b in (("hybrid", "hybrid-eps"), ("hybrid-eps", "hybrid-x0"), ("hybrid", "hybrid:2")):
+        assert np.abs(rgb[a] - rgb[b]).max() > 1e-4
+    np.testing.assert_array_equal(rgb["hybrid"], ecdp(Picture(SMALL), scale=3).picture.rgb)
+
+
+def test_one_head_cannot_be_read_as_two(upscaler, scene) -> None:
+    with pytest.raises(UsageError, match="trained for v, and has one head"):
+        upscaler(Picture(scene), scale=2, parametrisation="hybrid-x0")
+    report = upscaler(Picture(scene), scale=2, parametrisation="v").report  # its own
+    assert report["parametrisation"] == "v"
+
+
+@pytest.mark.parametrize("std", [0, -0.2, "0.2", [0.2]])
+def test_a_std_of_none_is_refused_before_any_picture(two_headed_weights, tmp_path, std) -> None:
+    with pytest.raises(WeightsError, match=r"the weights' std is .*: it must be a number above 0"):
+        changed(two_headed_weights, tmp_path, std=std)(Picture(SMALL), scale=3)
+
+
+@pytest.mark.parametrize("sampler", ["midpoint", "heun-phi", "rk45"])
+def test_a_flow_that_is_not_finite_gives_no_picture(ecdp, monkeypatch, sampler) -> None:
+    forward = CompactNet.forward
+
+    def broken(self, x, cond, c_noise):
+        raw = forward(self, x, cond, c_noise)
+        return raw * float("nan") if float(c_noise[0]) > 0.5 else raw
+
+    monkeypatch.setattr(CompactNet, "forward", broken)
+    with pytest.raises(NumericalError, match=r"not finite.*no picture is written"):
+        ecdp(Picture(SMALL), scale=3, sampler=sampler)
+
+
+def test_tolerances_that_cannot_be_met_give_no_picture(ecdp) -> None:
+    with pytest.raises(NumericalError, match=r"rtol 1e-30, atol 1e-30 .*no picture is written"):
+        ecdp(Picture(SMALL), scale=3, sampler="rk45", rtol=1e-30, atol=1e-30)
+
+
+def test_the_weights_name_the_kernel_of_their_mean(two_headed_weights, tmp_path, ecdp) -> None:
+    plain = changed(two_headed_weights, tmp_path, kernel="bicubic-plain")
+    how = {"scale": 3, "temperature": 0.0, "consistency": "off"}
+    own = ecdp(Picture(SMALL), **how).picture.rgb
+    assert np.abs(plain(Picture(SMALL), **how).picture.rgb - own).max() > 1e-3
+    same = changed(two_headed_weights, tmp_path, kernel="bicubic")
+    np.testing.assert_array_equal(same(Picture(SMALL), **how).picture.rgb, own)
+    with pytest.raises(WeightsError, match="kernel is 'nearest': have bicubic, lanczos"):
+        changed(two_headed_weights, tmp_path, kernel="nearest")(Picture(SMALL), scale=3)
+
+
+@pytest.fixture
+def paper_net(tmp_path) -> Upscaler:
+    """A tiny network of the paper's layout, which reads the small picture itself, for 4x."""
+    torch.manual_seed(0)
+    net = ECDPNet(
+        ECDPConfig(
+            in_conv=8, channels=(16, 16), blocks=(1, 1), time_channels=8, time_hidden=16,
+            encoder_blocks=1, encoder_selection=(0,), encoder_features=8, encoder_growth=4,
+        )
+    )  # fmt: skip
+    metadata = {
+        "method": "ecdp", "net": "tiny", "architecture": methods.describe(net), "domain": "photo",
+        "scales": [4.0], "parametrisation": "hybrid", "std": 0.4, "licence": "test",
+        "process": {"kind": "vp-linear"}, "defaults": {"steps": 2},
+    }  # fmt: skip
+    weights.save(tmp_path / "paper.safetensors", net.state_dict(), metadata)
+    return Upscaler(weights=str(tmp_path / "paper.safetensors"), device="cpu", dtype="fp32")
+
+
+PATTERN = np.random.default_rng(4).random((40, 56, 3), dtype=np.float32)
+
+
+def test_the_papers_network_reads_the_small_picture(paper_net) -> None:
+    made = paper_net(Picture(PATTERN[:17, :23]), scale=4)
+    assert made.picture.size == (68, 92) and made.report["sampler"] == "midpoint"
+    other = paper_net(Picture(PATTERN[:17, :23]), scale=3)  # made at x4, then resized
+    assert other.picture.size == (51, 69) and other.report["stages"] == [[68, 92]]
+
+
+def test_the_papers_network_in_tiles_reads_their_part_of_it(paper_net, monkeypatch) -> None:
+    """With its group norms, whose statistics are each window's own, tiles only come near."""
+    how = {"scale": 4, "steps": 1, "consistency": "off"}
+
+    def apart() -> float:
+        whole = paper_net(Picture(PATTERN), tile=0, **how)
+        parts = paper_net(Picture(PATTERN), tile=128, overlap=64, **how)
+        assert (whole.report["tile"], parts.report["tile"]) == (0, 128)
+        return np.abs(whole.picture.rgb - parts.picture.rgb).max()
+
+    assert apart() < 0.1
+    monkeypatch.setattr(torch.nn.GroupNorm, "forward", lambda self, x: x)
+    assert apart() < 2e-3

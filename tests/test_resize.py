@@ -57,7 +57,8 @@ def test_equals_pillow_float_or_the_definition(old, new, kernel):
     a = noise(*old)
     got = resize(torch.from_numpy(a)[None, None], new, kernel)
     assert got.shape == (1, 1, *new)
-    np.testing.assert_allclose(got[0, 0].numpy(), expected(a, new, kernel), atol=1e-6)
+    rounding = 3e-6 if kernel == "bicubic-plain" else 1e-6  # torch places its samples in float32
+    np.testing.assert_allclose(got[0, 0].numpy(), expected(a, new, kernel), atol=rounding)
 
 
 def test_the_plain_kernel_differs_from_the_antialiased_one():

@@ -10,8 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from upscale.diffusion.process import VPDiscrete, alpha_bar_of, sigma_of, sigmas
-from upscale.diffusion.samplers import SAMPLERS, STOCHASTIC, ddim, ddpm, dpmpp2m, heun, nfe, once
+from upscale.diffusion import samplers
+from upscale.diffusion.process import VPDiscrete, VPLinear, alpha_bar_of, sigma_of, sigmas
+from upscale.diffusion.samplers import (
+    ADAPTIVE,
+    SAMPLERS,
+    STOCHASTIC,
+    ddim,
+    ddpm,
+    dpmpp2m,
+    heun,
+    heun_phi,
+    midpoint,
+    nfe,
+    once,
+    rk45,
+)
 
 MEAN, STD = 0.3, 0.2
 PROCESS = VPDiscrete()
@@ -29,7 +43,9 @@ def exact(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "sampler, order", [(ddim, 1.0), (heun, 2.0), (dpmpp2m, 2.0)], ids=["ddim", "heun", "dpmpp2m"]
+    "sampler, order",
+    # midpoint is of second order; where all is Gaussian its leading error cancels
+    [(ddim, 1), (heun, 2), (dpmpp2m, 2), (midpoint, 3), (heun_phi, 2)],
 )
 def test_order_of_convergence(sampler, order) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -38,18 +54,47 @@ def test_order_of_convergence(sampler, order) -> None:
         # uniform in log sigma from 5 to 0.02; what is left below 0.02 is one exact jump
         grid = torch.logspace(math.log10(5), math.log10(0.02), steps + 1, dtype=torch.float64)
         x = torch.randn(1, 3, 5, 7, generator=generator.manual_seed(0), dtype=torch.float64) * 5
-        states: list[Tensor] = []
+        states: dict[float, Tensor] = {}
 
-        def denoise(x: Tensor, sigma: Tensor, keep: list = states) -> Tensor:
-            keep.append(x)
+        def denoise(x: Tensor, sigma: Tensor, keep: dict = states) -> Tensor:
+            keep[float(sigma[0])] = x
             return gaussian(x, sigma)
 
         sampler(denoise, x, torch.cat([grid, torch.zeros(1, dtype=torch.float64)]))
-        reached = states[-1]  # the state at 0.02, which the last step starts from
+        reached = states[float(grid[-1])]  # the state at 0.02, which the last step starts from
         wanted = MEAN + (x - MEAN) * math.sqrt((STD**2 + 0.02**2) / (STD**2 + 25))
         errors.append(float((reached - wanted).abs().max()))
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert slopes == pytest.approx([order] * 2, abs=0.1)
+
+
+def two_peaks(x: Tensor, sigma: Tensor) -> Tensor:
+    """The exact denoiser where the target is N(1, STD^2) or N(-1, STD^2), each with chance 1/2."""
+    s2 = sigma[:, None, None, None] ** 2
+    return (STD**2 * x + s2 * torch.tanh(x / (STD**2 + s2))) / (STD**2 + s2)
+
+
+@pytest.mark.parametrize("sampler", [heun, midpoint, heun_phi])
+def test_order_of_convergence_on_a_curved_flow(sampler) -> None:
+    x = torch.linspace(-9, 9, 35, dtype=torch.float64).view(1, 1, 5, 7)
+
+    def reached(sampler, steps: int) -> Tensor:
+        grid = torch.tan(
+            torch.linspace(math.atan(5), math.atan(0.2), steps + 1, dtype=torch.float64)
+        )
+        states: dict[float, Tensor] = {}
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            states[float(sigma[0])] = x
+            return two_peaks(x, sigma)
+
+        sampler(denoise, x, torch.cat([grid, torch.zeros(1, dtype=torch.float64)]))
+        return states[float(grid[-1])]
+
+    wanted = reached(heun, 4096)
+    errors = [float((reached(sampler, n) - wanted).abs().max()) for n in (64, 128, 256)]
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert slopes == pytest.approx([2, 2], abs=0.15)
 
 
 def ancestral(steps: int, variance: str) -> tuple[float, float]:
@@ -190,7 +235,7 @@ def test_every_step_equals_diffusers(kind, rounding, steps) -> None:
         torch.testing.assert_close(ours, theirs, atol=rounding, rtol=rounding)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - ADAPTIVE))
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
 def test_calls_are_counted_and_steps_are_told(name, steps) -> None:
     calls, told = [], []
@@ -213,3 +258,102 @@ def test_once_is_the_estimate_at_the_highest_noise() -> None:
     grid = sigmas(PROCESS, 1)
     x = torch.randn(1, 3, 4, 6) * float(grid[0])
     torch.testing.assert_close(once(gaussian, x, grid), gaussian(x, grid[:1].float()))
+
+
+@pytest.mark.parametrize("sampler", [ddim, heun, midpoint, heun_phi])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_an_answer_that_stays_what_it_is_leaves_no_error(sampler, steps) -> None:
+    """x = target + sigma noise throughout: for the rotation samplers the arc of a circle."""
+    generator = torch.Generator().manual_seed(0)
+    target, noise, x = torch.randn(3, 2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    for process in (PROCESS, VPLinear()):
+        for spacing in ("phi", "logsnr"):
+            grid = sigmas(process, steps, spacing)
+            made = sampler(lambda x, sigma: target, x * grid[0], grid)
+            torch.testing.assert_close(made, target, atol=1e-10, rtol=0)
+            frozen = x * grid[0]
+            made = sampler(lambda x, s: x - s[:, None, None, None] * noise, frozen, grid)
+            rounding = 1e-10 * float(grid[0])
+            torch.testing.assert_close(made, frozen - grid[0] * noise, atol=rounding, rtol=0)
+
+
+# --- rk45 ---------------------------------------------------------------------------------------
+
+LINEAR = VPLinear()
+
+
+def solve(process, tolerance: float, denoise=gaussian, dtype=torch.float64, **settings) -> tuple:
+    """Result, start and sigmas of rk45 on (2,3,4,6) pixels."""
+    grid = sigmas(process, 50)
+    unit = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    x = unit * float(grid[0])
+    made = rk45(
+        denoise, x, grid, process=process, **{"rtol": tolerance, "atol": tolerance, **settings}
+    )
+    return made, x, grid
+
+
+def error_of(process, tolerance: float) -> float:
+    """Against the closed form, which also stops at the process's smallest noise."""
+    made, x, _ = solve(process, tolerance)
+    scale = math.sqrt((STD**2 + process.sigma_min**2) / (STD**2 + process.sigma_max**2))
+    return float((made - MEAN - (x - MEAN) * scale).abs().max())
+
+
+def test_adaptive_error_falls_with_the_tolerance() -> None:
+    errors = [error_of(LINEAR, tolerance) for tolerance in (1e-2, 1e-4, 1e-6, 1e-8)]
+    assert all(b < a / 10 for a, b in itertools.pairwise(errors))
+    assert errors[-1] < 1e-6
+
+
+def test_adaptive_error_falls_on_a_process_of_discrete_steps() -> None:
+    errors = [error_of(PROCESS, tolerance) for tolerance in (1e-2, 1e-3, 1e-5)]
+    assert errors[1] < errors[0] and errors[2] < errors[1] / 10 and errors[2] < 2e-3
+
+
+@pytest.mark.parametrize("process", [PROCESS, LINEAR])
+def test_adaptive_calls_stay_inside_the_process_and_progress_goes_on(process) -> None:
+    seen, told = [], []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == (2,) and sigma.dtype == x.dtype == torch.float32
+        seen.append(float(sigma[0]))
+        return gaussian(x, sigma)
+
+    made, _, _ = solve(
+        process, 1e-3, denoise, torch.float32, on_step=lambda i, n: told.append((i, n))
+    )
+    assert made.dtype == torch.float32 and made.isfinite().all()
+    assert nfe("rk45", 50) == 0 and 20 < len(seen) < 60  # only known afterwards
+    assert min(seen) >= process.sigma_min * (1 - 1e-3)  # time is float32 in there
+    assert max(seen) <= process.sigma_max * (1 + 1e-3)
+    done = [i for i, _ in told]
+    assert done == sorted(done) and done[0] >= 0 and told[-1] == (50, 50)
+    assert len(set(done)) > 3 and {n for _, n in told} == {50}
+
+
+def test_adaptive_sampling_stops_at_a_flow_that_is_not_finite() -> None:
+    def broken(x: Tensor, sigma: Tensor) -> Tensor:
+        return gaussian(x, sigma) * (math.nan if sigma[0] < 1 else 1)
+
+    with pytest.raises(FloatingPointError, match=r"flow is not finite at time 0\.[0-9]+"):
+        solve(LINEAR, 1e-3, broken)
+    with pytest.raises(FloatingPointError, match="flow is not finite at time 1"):
+        solve(LINEAR, 1e-3, lambda x, sigma: x * math.inf)
+
+
+def test_tolerances_that_cannot_be_met_end_the_sampling(monkeypatch) -> None:
+    with pytest.raises(FloatingPointError, match="rtol 1e-30, atol 1e-30 cannot be met in float32"):
+        solve(LINEAR, 1e-30, dtype=torch.float32)
+    monkeypatch.setattr(samplers, "MOST_CALLS", 60)
+    solve(LINEAR, 1e-3)
+    for tolerance in (1e-9, 1e-30):
+        with pytest.raises(FloatingPointError, match=f"{tolerance:g} .*within 60 network calls"):
+            solve(LINEAR, tolerance)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1e-3, math.nan])
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_tolerances_that_are_none_are_refused(name, wrong) -> None:
+    with pytest.raises(ValueError, match="tolerances must be above 0"):
+        solve(LINEAR, 1e-3, **{name: wrong})

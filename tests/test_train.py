@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from upscale import weights
+from upscale import methods, weights
+from upscale.diffusion.denoiser import bind
+from upscale.diffusion.process import VPLinear, sigmas
+from upscale.diffusion.samplers import ddim
 from upscale.errors import InputError, NumericalError, UsageError
 from upscale.image.picture import Picture
-from upscale.nets.compact import CompactConfig
+from upscale.image.resize import resize
+from upscale.nets.compact import CompactConfig, CompactNet
 from upscale.pipeline import Upscaler
 from upscale.train import checkpoint
 from upscale.train.config import TrainConfig
-from upscale.train.data import Pairs, load_folder
-from upscale.train.loss import phase_loss
-from upscale.train.run import run_training
+from upscale.train.data import Batch, Pairs, load_folder
+from upscale.train.loss import Spec, encode, flow, phase_loss, sample, start_noise
+from upscale.train.run import estimate_std, make_net, run_training, spec_of, start
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
 )
+TWO_HEADS = replace(SMALL, encoder=3, heads=2, inject=(0, 2))
 CONFIG = TrainConfig(patch=32, batch=2, iterations=6, warmup=2, quality_batch=2)
+ECDP = CONFIG.with_(method="ecdp")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +47,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG, **settings) -> dict:
-    path = run_training(config, photos, output, net=SMALL, device="cpu", **settings)
-    return weights.read(path)[0]
+    return weights.read(trained(photos, output, config, **settings))[0]
+
+
+def trained(photos: Path, output: Path, config: TrainConfig, **settings) -> Path:
+    return run_training(config, photos, output, device="cpu", **{"net": SMALL, **settings})
 
 
 def same(a: dict, b: dict) -> bool:
@@ -151,8 +163,211 @@ def test_a_grid_is_seen_by_the_phase_loss() -> None:
 
 def test_settings_that_make_no_sense_are_named() -> None:
     small = {"patch": 32, "quality_loss_from": 1}
-    for wrong in ({"patch": 30}, small, {"batch": 0}, {"scale_min": 9.0}):
+    depth, none = {"quality_depth": 0}, {"quality_tolerance": 0.0}
+    for wrong in ({"patch": 30}, small, {"batch": 0}, {"scale_min": 9.0}, depth, none):
         with pytest.raises(UsageError):
             TrainConfig(**wrong)
     with pytest.raises(UsageError, match="unknown training setting: nonsense"):
         TrainConfig().with_(nonsense=1)
+
+
+# --- ECDP ---------------------------------------------------------------------------------------
+
+
+def test_ecdp_trains_and_its_weights_are_used_with_no_flags(photos, tmp_path) -> None:
+    path = trained(photos, tmp_path / "a", ECDP, net=replace(TWO_HEADS, heads=1))
+    again = trained(photos, tmp_path / "b", ECDP, net=TWO_HEADS)
+    state, told = weights.read(path)
+    assert same(state, weights.read(again)[0])
+    assert (told["method"], told["parametrisation"], told["std"]) == ("ecdp", "hybrid", 0.24)
+    assert told["process"]["kind"] == "vp-linear"
+    assert (told["architecture"]["heads"], told["architecture"]["inject"]) == (2, [0, 2])
+    assert len(state["head3.bias"]) == 6
+    made = Upscaler(weights=str(path))(Picture(np.full((9, 7, 3), 0.5, np.float32)), scale=3)
+    assert made.picture.size == (27, 21) and made.report["method"] == "ecdp"
+
+
+def test_the_papers_noise_law_and_another_power_of_the_hybrid(photos, tmp_path) -> None:
+    config = ECDP.with_(noise_law="process", parametrisation="hybrid:2")
+    path = trained(photos, tmp_path, config, net=TWO_HEADS)
+    assert weights.read(path)[1]["parametrisation"] == "hybrid:2"
+    assert not same(weights.read(path)[0], run(photos, tmp_path / "other", ECDP, net=TWO_HEADS))
+
+
+def test_the_residuals_deviation_is_measured_and_stored(photos, tmp_path) -> None:
+    config, lines = ECDP.with_(std=0.0, iterations=2), []
+    path = trained(photos, tmp_path, config, net=TWO_HEADS, say=lines.append)
+    pairs = Pairs(load_folder(photos), config)
+    std = weights.read(path)[1]["std"]
+    assert std == estimate_std(pairs) and f"standard deviation of the residual: {std}" in lines
+    residual = torch.cat([b.hr - b.lr_up for b in map(pairs.batch, range(100, 150))])
+    assert std == pytest.approx(float(residual.square().mean().sqrt()), rel=0.1)
+    trained(photos, tmp_path, config.with_(iterations=3), net=TWO_HEADS, say=lines.append)
+    assert any("going on from iteration 2" in line for line in lines)
+
+
+def test_pictures_without_detail_are_refused(tmp_path) -> None:
+    for index in range(2):
+        Image.new("RGB", (50, 62), (90 * index, 60, 30)).save(tmp_path / f"{index}.png")
+    with pytest.raises(InputError, match="no detail"):
+        trained(tmp_path, tmp_path / "out", ECDP.with_(std=0.0), net=TWO_HEADS)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "adjoint"])
+def test_both_quality_gradients_train_ecdp(photos, tmp_path, gradient) -> None:
+    config = ECDP.with_(
+        patch=48, iterations=2, quality_loss_from=1, quality_vgg=0.0, quality_gradient=gradient,
+        quality_score=0.0, quality_tolerance=0.05,
+    )  # fmt: skip
+    state = run(photos, tmp_path / "a", config, net=TWO_HEADS)
+    assert all(v.isfinite().all() for v in state.values())
+    line = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"score", "l1", "phase", "feature0", "gradient_norm"} <= line.keys()
+    assert not same(state, run(photos, tmp_path / "b", config.with_(iterations=1), net=TWO_HEADS))
+
+
+def test_a_flow_that_fails_in_training_stops_with_its_place(photos, tmp_path, monkeypatch) -> None:
+    def broken(*settings):
+        raise FloatingPointError("the flow is not finite at time 0.5")
+
+    monkeypatch.setattr("upscale.train.loop.flow", broken)
+    config = ECDP.with_(
+        patch=48, quality_loss_from=2, quality_gradient="adjoint", quality_vgg=0.0, quality_alex=0.0
+    )
+    with pytest.raises(NumericalError, match=r"time 0\.5, at iteration 2"):
+        run(photos, tmp_path, config, net=TWO_HEADS)
+
+
+def problem(size: tuple[int, int] = (16, 32)) -> tuple[CompactNet, Batch, Tensor]:
+    """A float64 network whose every parameter matters, a batch and start noise."""
+    torch.manual_seed(0)
+    sizes = replace(TWO_HEADS, channels=(4, 4, 4), encoder=2, inject=(0, 1))
+    net = CompactNet(sizes).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    hr, start = torch.rand(2, 2, 3, *size, dtype=torch.float64) * 2 - 1
+    lr = resize(hr, (size[0] // 4, size[1] // 4))
+    scale = torch.full((2,), 4.0, dtype=torch.float64)
+    return net, Batch(hr, resize(lr, size), scale, list(lr)), start
+
+
+def gradients(net: CompactNet, sr: Tensor) -> dict[str, Tensor]:
+    """Of a weighted sum of the picture, for every parameter; none may be left out."""
+    net.zero_grad(set_to_none=True)
+    weight = torch.randn(sr.shape, generator=torch.Generator().manual_seed(1), dtype=sr.dtype)
+    (sr * weight).sum().backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+def runge_kutta(denoise, r: Tensor, start: float, end: float, steps: int) -> Tensor:
+    """The classical method of fourth order on dr/dphi = v, sigma = tan(phi)."""
+
+    def v(r: Tensor, phi: float) -> Tensor:
+        sigma = r.new_full((len(r),), math.tan(phi))
+        return (r * math.cos(phi) - denoise(r / math.cos(phi), sigma)) / math.sin(phi)
+
+    h = (end - start) / steps
+    for i in range(steps):
+        phi = start + i * h
+        a = v(r, phi)
+        b = v(r + h / 2 * a, phi + h / 2)
+        c = v(r + h / 2 * b, phi + h / 2)
+        r = r + h / 6 * (a + 2 * b + 2 * c + v(r + h * c, phi + h))
+    return r
+
+
+def test_the_adjoints_gradient_equals_direct_backpropagation() -> None:
+    net, batch, start = problem()
+    process = VPLinear(0.1, 3.0, 0.2)  # little noise at the end is what makes a flow long to solve
+    spec = Spec("hybrid", 0.3, process)
+    adjoint = flow(net, spec, batch, start, 1e-7)
+    by_adjoint = gradients(net, adjoint)
+
+    top, low = math.atan(process.sigma_max), math.atan(process.sigma_min)
+    state = start * float(sigmas(process, 1)[0]) * math.cos(top)
+    r = runge_kutta(bind(net, encode(net, batch), "hybrid"), state, top, low, 30)
+    direct = spec.decode(r / math.cos(low), batch.lr_up)
+    torch.testing.assert_close(adjoint, direct, atol=1e-5, rtol=0)
+    for name, wanted in gradients(net, direct).items():
+        assert wanted.norm() > 0, name  # the encoder's too
+        assert (by_adjoint[name] - wanted).norm() < 1e-3 * wanted.norm(), name
+
+
+def test_only_the_last_calls_are_backpropagated_through() -> None:
+    net, batch, start = problem()
+    spec, made, grads = Spec("hybrid", 0.3, VPLinear()), {}, {}
+    for depth in (1, 2, 3, 9):
+        noise = start.clone().requires_grad_()
+        made[depth] = sample(net, spec, batch, noise, 3, depth)
+        grads[depth] = gradients(net, made[depth])
+        torch.testing.assert_close(made[depth], made[1])  # the depth changes no picture
+        assert (noise.grad is None) == (depth < 3)
+        assert all(grads[depth][k].norm() > 0 for k in grads[depth] if k.startswith("enc"))
+    levels = sigmas(spec.process, 3, "phi")
+    whole = ddim(bind(net, encode(net, batch), "hybrid"), start * float(levels[0]), levels)
+    wanted = gradients(net, spec.decode(whole, batch.lr_up))
+    for name in wanted:
+        torch.testing.assert_close(grads[3][name], wanted[name])
+        torch.testing.assert_close(grads[9][name], wanted[name])
+    assert not torch.allclose(grads[1]["stem.weight"], wanted["stem.weight"], rtol=1e-3)
+
+
+def test_start_noise_has_a_temperature_of_its_own_for_each_example() -> None:
+    hr = torch.zeros(4000, 3, 4, 6)
+    batch = Batch(hr, hr, torch.ones(4000), [])
+
+    def spread(cool: float) -> Tensor:
+        noise = start_noise(batch, cool, torch.Generator().manual_seed(0))
+        assert noise.shape == hr.shape
+        return noise.square().mean((1, 2, 3)).sqrt()
+
+    assert float(spread(0).mean()) == pytest.approx(1, abs=0.01)
+    for cool in (1.0, 2.0):  # u ** cool: mean 1 / (1 + cool), a half of them below 0.5 ** cool
+        assert float(spread(cool).mean()) == pytest.approx(1 / (1 + cool), abs=0.02)
+        assert float(spread(cool).median()) == pytest.approx(0.5**cool, abs=0.03)
+    assert torch.equal(spread(2.0), spread(2.0))
+
+
+def test_two_heads_start_where_one_head_ended(tiny_weights) -> None:
+    one = methods.build(*weights.read(tiny_weights)).net
+    two = CompactNet(replace(one.config, heads=2, encoder=3, inject=(0, 2)))
+    start(two, tiny_weights)
+    torch.manual_seed(0)
+    lr_up, x = torch.rand(2, 3, 20, 33) * 2 - 1, torch.randn(2, 3, 20, 33)
+    scale = torch.tensor([2.0, 4.0])
+    for level in (0.01, 0.5, 3.0, 150.0):
+        sigma = torch.full((2,), level)
+        wanted = bind(one, one.encode(lr_up, scale), "v")(x * level, sigma)
+        for name in ("hybrid", "hybrid-eps", "hybrid-x0", "hybrid:2.5"):
+            made = bind(two, two.encode(lr_up, scale), name)(x * level, sigma)
+            torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
+    wider = CompactNet(replace(one.config, channels=(24, 16, 16)))
+    with pytest.raises(UsageError, match="has another layout"):
+        start(wider, tiny_weights)
+
+
+def test_networks_of_papers_are_made_for_their_method_alone() -> None:
+    with pytest.raises(UsageError, match="no network 'edsr'; have compact, "):
+        methods.make_paper_net("edsr", "sr3")
+    with torch.device("meta"):
+        for net, method in (("ecdp-df2k", "sr3"), ("ecdp-celeba", "regression")):
+            with pytest.raises(UsageError, match=f"network {net} is for --method ecdp"):
+                make_net(TrainConfig(net=net, method=method))
+        with pytest.raises(UsageError, match="is for --method sr3, not ecdp"):
+            make_net(TrainConfig(net="sr3-64-512", method="ecdp"))
+        with pytest.raises(UsageError, match=r"one size: give --scale-min"):
+            make_net(TrainConfig(net="ecdp-imagenet", method="ecdp"))
+        fixed = TrainConfig(net="ecdp-imagenet", method="ecdp", scale_min=4.0, scale_max=4.0)
+        assert make_net(fixed).kind == "ecdp" and spec_of(fixed).std == 0.24
+
+
+@pytest.mark.parametrize(
+    "method, name",
+    [("ecdp", "v"), ("ecdp", "eps"), ("sr3", "hybrid"), ("sr3", "hybrid:2"),
+     ("regression", "hybrid-x0"), ("ecdp", "hybrid:-1"), ("sr3", "score")],
+)  # fmt: skip
+def test_parametrisations_that_do_not_go_with_the_method_are_refused(method, name) -> None:
+    with pytest.raises(UsageError, match="--parametrisation"):
+        spec_of(TrainConfig(method=method, parametrisation=name))
+    assert spec_of(TrainConfig(method="ecdp", parametrisation="hybrid-x0")).std == 0.24

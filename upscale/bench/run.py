@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def make_lr(hr: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _trials(settings: Settings) -> Iterator[Trial]:
     """Every combination; a method that samples nothing has one."""
+    from upscale.diffusion.samplers import ADAPTIVE
     from upscale.methods import METHODS as TABLE
 
     for method in dict.fromkeys(settings.methods):
@@ -145,8 +146,11 @@ def _trials(settings: Settings) -> Iterator[Trial]:
             yield Trial(method)
             continue
         ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations)
-        for way in product(*(dict.fromkeys(values) for values in ways)):
-            yield Trial(method, *way)
+        trials = [Trial(method, *way) for way in product(*ways)]
+        # a sampler that chooses its own steps has one trial, whatever the numbers for the others
+        yield from dict.fromkeys(
+            replace(trial, steps=None) if trial.sampler in ADAPTIVE else trial for trial in trials
+        )
 
 
 def _upscaler(method: str, settings: Settings) -> Upscale:

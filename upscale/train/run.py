@@ -186,7 +186,7 @@ def metadata(run: Run, dataset: str) -> dict:
         law = methods.get(config.method)
         sampling = {"sampler": law.sampler, "steps": law.steps}
     if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
-        sampling |= {"steps": 2, "temperature": 0.4}
+        sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
     size = sum(p.numel() for p in run.net.parameters())
     return {
         "method": config.method,
