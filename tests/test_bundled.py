@@ -36,7 +36,7 @@ def test_sizes_are_as_small_as_promised() -> None:
 
 def test_default_run(default) -> None:
     report = default.report
-    assert (report["method"], report["weights"]) == ("sr3", "sr3-photo")
+    assert (report["method"], report["weights"]) == ("ecdp", "ecdp-photo-x4")
     assert report["size_out"] == [512, 768] and report["nfe"] <= 4
     assert report["lr_psnr"] > 48 and report["consistency"] < 5
     assert grid_ratio(default.picture.rgb) < 1.5
