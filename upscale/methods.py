@@ -43,7 +43,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "sr3": Method(),
     "ecdp": Method(
-        parametrisation="hybrid", process=VPLinear(), sampler="midpoint", steps=4, spacing="phi"
+        parametrisation="hybrid", process=VPLinear(), sampler="heun-phi", steps=4, spacing="phi"
     ),
     "regression": Method(parametrisation="x0", sampler="once", steps=1),
     "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
