@@ -418,7 +418,7 @@ PATTERN = np.random.default_rng(4).random((40, 56, 3), dtype=np.float32)
 
 def test_the_papers_network_reads_the_small_picture(paper_net) -> None:
     made = paper_net(Picture(PATTERN[:17, :23]), scale=4)
-    assert made.picture.size == (68, 92) and made.report["sampler"] == "midpoint"
+    assert made.picture.size == (68, 92) and made.report["sampler"] == "heun-phi"
     other = paper_net(Picture(PATTERN[:17, :23]), scale=3)  # made at x4, then resized
     assert other.picture.size == (51, 69) and other.report["stages"] == [[68, 92]]
 
