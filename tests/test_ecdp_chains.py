@@ -22,7 +22,7 @@ from upscale.nets.convert_ecdp import ecdp_from_published
 from upscale.nets.ecdp import ECDPNet
 from upscale.train.loss import Spec
 
-FOLDER = Path(__file__).parent / "data" / "ecdp"
+FOLDER = Path(__file__).parent / "fixtures" / "ecdp"
 PROCESS = VPLinear()
 SPEC = Spec("hybrid", 0.4, PROCESS)
 # name of the tensors -> resize of the network's features, and of the mean

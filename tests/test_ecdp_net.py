@@ -17,7 +17,7 @@ from upscale.nets.convert_ecdp import ecdp_from_published
 from upscale.nets.ecdp import CONFIGS, ECDPConfig, ECDPNet, time_of
 from upscale.nets.rrdb import RRDBEncoder
 
-FOLDER = Path(__file__).parent / "data" / "ecdp"
+FOLDER = Path(__file__).parent / "fixtures" / "ecdp"
 PUBLISHED = load_file(FOLDER / "weights.safetensors")
 VARIANTS = [("antialias", "aa"), ("plain", "noaa")]
 TINY = ECDPConfig(

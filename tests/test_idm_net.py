@@ -20,7 +20,7 @@ from upscale.nets.convert_idm import idm_from_published
 from upscale.nets.idm import CONFIGS, IDMConfig, IDMNet
 from upscale.nets.unet import Layer, UNetConfig
 
-FOLDER = Path(__file__).parent / "data" / "idm"
+FOLDER = Path(__file__).parent / "fixtures" / "idm"
 PUBLISHED = load_file(FOLDER / "weights.safetensors")
 RECORD = json.loads((FOLDER / "fixture.json").read_text())
 SIZES = {"norm_groups": 8, "max_scale": 4.0}  # 8 -> 32 at most
