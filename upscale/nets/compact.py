@@ -36,8 +36,8 @@ class CompactConfig:
     noisy_input: False gives the regression baseline: no noise input, one call.
     heads: 2 gives ECDP's two answers, noise and clean target, for the hybrid parametrisation.
     inject: residual blocks of the encoder whose outputs, concatenated, every block of the U-Net
-    receives (ECDP's conditioning, with these blocks in the place of RRDBs, which cost twice as
-    much here as the rest of the network).
+    receives (ECDP's conditioning, with these blocks in the place of RRDBs, which cost as much
+    here as all the rest of the network).
     """
 
     channels: tuple[int, int, int] = (64, 96, 128)
