@@ -28,7 +28,7 @@ class FakeUpscaler:
         self.log = [] if log is None else log
 
     def plan(self, size_in, *, scale=None, size=None, max_side=None, steps=None, sampler=None,
-             spacing=None, tile="auto", overlap=64):  # fmt: skip
+             spacing=None, tile="auto", overlap=64, one_stage=False):  # fmt: skip
         if max_side:
             scale = max_side / max(size_in)
         out = size or tuple(math.floor(side * scale + 0.5) for side in size_in)

@@ -264,14 +264,14 @@ def test_every_setting_reaches_the_upscaler(here, calls):
         "--device", "cpu", "--dtype", "fp32", "--offline", "--scale", "2", "--steps", "7",
         "--sampler", "heun", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
-        "--tile", "256", "--overlap", "32", "--consistency", "off")  # fmt: skip
+        "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
          "dtype": "fp32", "offline": True},
         {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0,
          "size": None, "max_side": None, "steps": 7, "sampler": "heun", "spacing": "phi",
-         "tile": 256, "overlap": 32},
+         "tile": 256, "overlap": 32, "one_stage": True},
     ]  # fmt: skip
 
 

@@ -88,6 +88,14 @@ def test_another_config_in_the_same_folder_is_refused(photos, tmp_path) -> None:
         run(photos, tmp_path, CONFIG.with_(learning_rate=1.0))
 
 
+def test_settings_that_did_not_exist_when_a_run_began_do_not_end_it(photos, tmp_path) -> None:
+    run(photos, tmp_path, CONFIG.with_(iterations=2))
+    iteration, state, record = checkpoint.newest(tmp_path, print)
+    del record["config"]["scale_law"]
+    checkpoint.save(tmp_path, iteration, state, record)
+    run(photos, tmp_path, CONFIG.with_(iterations=3))
+
+
 def test_more_iterations_in_the_same_folder_go_on(photos, tmp_path) -> None:
     run(photos, tmp_path)
     before = checkpoint.newest(tmp_path, print)[0]
@@ -143,7 +151,7 @@ def test_broken_pictures_are_named_and_left_out(photos, tmp_path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(photos, tmp_path, monkeypatch) -> None:
-    def broken(net, spec, batch, sigma, generator):
+    def broken(net, spec, batch, sigma, generator, cond):
         return sigma.float() * float("nan")
 
     monkeypatch.setattr("upscale.train.loop.score_loss", broken)
@@ -356,7 +364,7 @@ def test_networks_of_papers_are_made_for_their_method_alone() -> None:
                 make_net(TrainConfig(net=net, method=method))
         with pytest.raises(UsageError, match="is for --method sr3, not ecdp"):
             make_net(TrainConfig(net="sr3-64-512", method="ecdp"))
-        with pytest.raises(UsageError, match=r"one size: give --scale-min"):
+        with pytest.raises(UsageError, match=r"one magnification: give --scale-min"):
             make_net(TrainConfig(net="ecdp-imagenet", method="ecdp"))
         fixed = TrainConfig(net="ecdp-imagenet", method="ecdp", scale_min=4.0, scale_max=4.0)
         assert make_net(fixed).kind == "ecdp" and spec_of(fixed).std == 0.24

@@ -15,9 +15,12 @@ from .diffusion.denoiser import parametrisation
 from .diffusion.process import Process, VPDiscrete, VPLinear, process_from
 from .errors import UsageError, WeightsError
 from .image.resize import KERNELS
-from .nets import ecdp, sr3
+from .nets import ecdp, idm, sr3
 from .nets.compact import CompactConfig, CompactNet
+from .nets.compact_idm import CompactIDM, CompactIDMConfig
 from .nets.ecdp import ECDPConfig, ECDPNet
+from .nets.idm import IDMConfig, IDMNet
+from .nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
 from .nets.sr3 import SR3Net
 from .nets.unet import UNetConfig
 
@@ -28,7 +31,8 @@ class Method:
 
     temperature: of the start noise, for samplers that add no other. Below 1 a few-step sampler
     leaves less noise in the picture. kernel: set for methods without a network, the name of the
-    resize they are.
+    resize they are. continuous: made for every magnification, so past those that the weights were
+    trained for it is used as it is, where others go in two stages.
     """
 
     parametrisation: str = "eps"
@@ -38,6 +42,7 @@ class Method:
     spacing: str = "logsnr"
     temperature: float = 1.0
     kernel: str | None = None
+    continuous: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -45,7 +50,10 @@ METHODS: dict[str, Method] = {
     "ecdp": Method(
         parametrisation="hybrid", process=VPLinear(), sampler="heun-phi", steps=4, spacing="phi"
     ),
+    "idm": Method(continuous=True),
     "regression": Method(parametrisation="x0", sampler="once", steps=1),
+    "liif": Method(parametrisation="x0", sampler="once", steps=1, continuous=True),
+    "edsr": Method(parametrisation="x0", sampler="once", steps=1),
     "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
 }
@@ -55,13 +63,20 @@ PREFERRED = ("ecdp", "sr3")
 
 NETS: dict[str, Callable[[dict], nn.Module]] = {
     "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
+    "compact-idm": lambda values: CompactIDM(CompactIDMConfig.from_dict(values)),
     "sr3": lambda values: SR3Net(UNetConfig.from_dict(values)),
     "ecdp": lambda values: ECDPNet(ECDPConfig.from_dict(values)),
+    "idm": lambda values: IDMNet(IDMConfig.from_dict(values)),
+    "liif": lambda values: LIIFNet(LIIFConfig.from_dict(values)),
+    "edsr": lambda values: EDSRNet(EDSRConfig.from_dict(values)),
 }
 # the papers' networks by name: method and how to make it
 PAPER_NETS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     **{name: ("sr3", partial(SR3Net, config)) for name, config in sr3.CONFIGS.items()},
     **{f"ecdp-{name}": ("ecdp", partial(ECDPNet, c)) for name, c in ecdp.CONFIGS.items()},
+    **{name: ("idm", partial(IDMNet, c)) for name, c in idm.CONFIGS.items()},
+    "liif-baseline": ("liif", partial(LIIFNet, LIIFConfig(16, 64, 256, 5))),
+    **{f"edsr-baseline-x{n}": ("edsr", partial(EDSRNet, EDSRConfig(n))) for n in (2, 3, 4, 8)},
 }
 
 

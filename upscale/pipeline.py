@@ -102,8 +102,12 @@ class Upscaler:
         spacing: str | None = None,
         tile: str | int = "auto",
         overlap: int = 64,
+        one_stage: bool = False,
     ) -> Plan:
-        """Sizes, stages, network calls, tiles and memory for a picture of `size_in`."""
+        """Sizes, stages, network calls, tiles and memory for a picture of `size_in`.
+
+        one_stage: the weights are used at this very scale, whatever they were trained for.
+        """
         target = output_size(size_in, scale, size, max_side)
         factor = math.sqrt(target[0] * target[1] / (size_in[0] * size_in[1]))
         entry, law = self._entry(factor), self.law
@@ -118,7 +122,15 @@ class Upscaler:
                 count = PERCENT
             if count < 1:
                 raise UsageError("--steps must be at least 1")
-            stages, notes = stages_of(size_in, target, factor, count, entry)
+            stages, notes = stages_of(
+                size_in,
+                target,
+                factor,
+                count,
+                entry,
+                continuous=law.continuous,
+                one_stage=one_stage,
+            )
         name = sampler or law.sampler
         _known(name, SAMPLERS, "sampler")
         _known(spacing or law.spacing, SPACINGS, "spacing")
@@ -168,11 +180,12 @@ class Upscaler:
         atol: float = 1e-3,
         tile: str | int = "auto",
         overlap: int = 64,
+        one_stage: bool = False,
         consistency: str | None = None,
         on_step: OnStep | None = None,
     ) -> Result:
         """Enlarge one picture. The same seed gives the same pixels whatever the tile, the batch
-        or the order of pictures; `sample` counts variants of one seed.
+        or the order of pictures; `sample` counts variants of one seed. one_stage: see `plan`.
 
         on_step(done, all) after each sampler step. Raises UsageError, OutOfMemory, WeightsError,
         NumericalError.
@@ -188,7 +201,7 @@ class Upscaler:
         _known(mode, MODES, "consistency")
         plan = self.plan(
             picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
-            spacing=spacing, tile=tile, overlap=overlap,
+            spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
         )  # fmt: skip
         entry = self._entry(plan.scale)
         rgb = picture.rgb if picture.alpha is None else fill_transparent(picture.rgb, picture.alpha)

@@ -73,15 +73,24 @@ def stages(
     factor: float,
     steps: int,
     entry: Entry,
+    *,
+    continuous: bool = False,
+    one_stage: bool = False,
 ) -> tuple[tuple[Stage, ...], list[str]]:
     """How to reach `target`: at once, by a cascade (SR3 section 4.7: more steps at the low
     resolution, fewer at the high one), or at the weights' own scale and then a resize.
+
+    continuous: the method is made for every magnification, and goes past its weights' own at once;
+    one_stage: so do all.
 
     A stage may start from another size than the one before ended at: a resize lies between them.
     """
     if entry.covers(factor) or not entry.scales:
         return (Stage(size_in, target, steps),), []
     largest = max(entry.scales)
+    if one_stage or (continuous and factor > largest):
+        note = f"x{factor:.3g} is not what {entry.name} was trained for ({entry.scales_text()})"
+        return (Stage(size_in, target, steps),), [note]
     if factor > largest and entry.any_scale:
         middle = output_size(size_in, math.sqrt(factor))
         note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"

@@ -18,6 +18,7 @@ from .diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
 from .diffusion.tiling import Box, tiled, windows
 from .image.resize import resize
 from .methods import Model
+from .nets.implicit import Place
 from .plan import Stage
 
 OnStep = Callable[[int, int], None]
@@ -89,10 +90,13 @@ def _network(model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Setti
     def autocast() -> torch.autocast:
         return torch.autocast(lr.device.type, torch.bfloat16, enabled=settings.bf16)
 
-    def bound(small: Tensor, enlarged: Tensor) -> Denoiser:
-        enlarged = enlarged.contiguous(memory_format=torch.channels_last)
+    def bound(small: Tensor, place: Place | None, enlarged: Tensor) -> Denoiser:
+        small, enlarged = (
+            x.contiguous(memory_format=torch.channels_last) for x in (small, enlarged)
+        )
+        at = {} if place is None else {"place": place}
         with autocast():
-            inner = bind(net, net.encode(enlarged, scale, small), model.law.parametrisation)
+            inner = bind(net, net.encode(enlarged, scale, small, **at), model.law.parametrisation)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             with autocast():
@@ -105,12 +109,15 @@ def _network(model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Setti
 
     size = tuple(lr_up.shape[-2:])
     if not side:
-        return bound(lr, lr_up)
+        return bound(lr, None, lr_up)
 
     def part(box: Box) -> Denoiser:
         rows = slice(box.top, box.top + box.height)
         columns = slice(box.left, box.left + box.width)
-        return bound(_below(lr, box, factor), lr_up[..., rows, columns])
+        enlarged = lr_up[..., rows, columns]
+        if getattr(net, "lr_margin", 0):
+            return bound(*_around(lr, box, size, net.lr_margin), enlarged)
+        return bound(_below(lr, box, factor), None, enlarged)
 
     if lr_up[0, 0].numel() * net.cond_bytes_per_pixel < available_memory(lr.device) // 4:
         part = cache(part)  # the windows' features are kept from step to step
@@ -123,11 +130,28 @@ def _below(lr: Tensor, box: Box, factor: float) -> Tensor:
     """The part of the small picture that a window of the large one covers.
 
     Exact for whole magnifications that divide the window's place, which networks that read it
-    are for; others get it only as a shape.
+    and know no `place` are for; others get it only as a shape.
     """
     top, left = round(box.top / factor), round(box.left / factor)
     height, width = max(1, round(box.height / factor)), max(1, round(box.width / factor))
     return lr[..., top : top + height, left : left + width]
+
+
+def _around(lr: Tensor, box: Box, size: tuple[int, int], margin: int) -> tuple[Tensor, Place]:
+    """The part of the small picture below a window of the large one of `size`, with `margin` of its
+    pixels around where there are any, and where the window lies over it; for any magnification."""
+    cuts, origin = [], []
+    for first, length, small, large in (
+        (box.top, box.height, lr.shape[2], size[0]),
+        (box.left, box.width, lr.shape[3], size[1]),
+    ):
+        factor = large / small
+        begin = max(0, math.floor(first / factor) - margin)
+        end = min(small, math.ceil((first + length) / factor) + margin)
+        cuts.append(slice(begin, end))
+        origin.append((first - begin * factor, factor))
+    (top, down), (left, across) = origin
+    return lr[..., cuts[0], cuts[1]], Place(top, left, down, across)
 
 
 def windows_of(size: tuple[int, int], side: int, overlap: int, align: int) -> list[Box]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOPELESS = (DiskFull, WeightsError)  # every further picture would fail in the same way
 _GEOMETRY = ("scale", "size", "max_side")
-_PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap")
+_PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
 _SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
 
 

@@ -78,6 +78,11 @@ _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
 )
 @option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'.")
 @option(
+    "--one-stage",
+    is_flag=True,
+    help="Use the weights at this very scale, also where they were not trained for it.",
+)
+@option(
     "--consistency",
     type=Named(CONSISTENCY),
     default="project",
@@ -170,8 +175,8 @@ def run_bench(options: dict[str, Any], reporter: Reporter) -> list[dict[str, Any
         metrics=options["metrics"],
         **{
             name: options[name]
-            for name in ("weights", "domain", "spacing", "consistency", "limit", "seed", "device",
-                         "dtype", "offline")
+            for name in ("weights", "domain", "spacing", "consistency", "one_stage", "limit",
+                         "seed", "device", "dtype", "offline")
         },
     )  # fmt: skip
     reporter.begin("measuring")

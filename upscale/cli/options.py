@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from upscale.errors import UsageError
 
 # Copies of tables that live beside torch; tests/test_cli.py compares them.
-METHODS = ("sr3", "ecdp", "regression", "bicubic", "lanczos")
+METHODS = ("sr3", "ecdp", "idm", "regression", "liif", "edsr", "bicubic", "lanczos")
 SAMPLERS = (
     "ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "midpoint", "heun-phi", "rk45", "once",
 )  # fmt: skip

@@ -14,16 +14,17 @@ from upscale.cli.options import ANY_PATH, CONTEXT, DOMAINS, Finite, Named, optio
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import SUFFIXES
-from upscale.train.config import TrainConfig
+from upscale.train.config import SCALE_LAWS, TrainConfig
 
 if TYPE_CHECKING:
     from upscale.train.loop import Progress
 
 LINE_EVERY = 100  # iterations, where there is no bar
 _CHOICES = {
-    "method": ("sr3", "ecdp", "regression"),
+    "method": ("sr3", "ecdp", "idm", "regression", "liif", "edsr"),
     "domain": DOMAINS,
     "noise_law": ("logsnr", "process"),
+    "scale_law": SCALE_LAWS,
     "quality_gradient": ("direct", "adjoint"),
 }
 _HELP = {
@@ -42,8 +43,15 @@ _HELP = {
     "scale_min": "Smallest magnification learnt.",
     "scale_max": "Largest.",
     "scale_focus": "The one that half of the examples have.",
+    "scale_law": "Half of them at the focus, the rest log-uniformly; all log-uniformly; or all "
+    "uniformly, as IDM.",
+    "lr_side": "Side of the inputs, whose targets are then as large as the magnification makes "
+    "them, one a batch; 0: targets of --patch.",
+    "lr_side_share": "Share of the batches that --lr-side is for.",
     "whole": "Examples are whole pictures made small (aligned faces), not parts of them.",
     "net": "Network: compact, or a paper's: ecdp-df2k, sr3-16-128, ... (a wrong name lists them).",
+    "net_options": "Other values in its configuration, NAME=VALUE,...; idm's ablations: "
+    "conditioning=encoder or input, upsampler=nearest or bilinear, fixed_scale=8.",
     "parametrisation": "What the network tells: eps, x0, v; ecdp: hybrid, hybrid:POWER, "
     "hybrid-eps, hybrid-x0. Default: the method's.",
     "std": "Standard deviation of the residual, for normalising it; 0: measured at the start.",
@@ -62,7 +70,8 @@ _HELP = {
     "quality_vgg": "Weight of LPIPS (vgg).",
     "quality_alex": "Weight of LPIPS (alex).",
     "quality_features": "Weight of the paper's own distance: L1 of VGG's last features.",
-    "quality_phase": "Weight of what keeps a grid away.",
+    "quality_phase": "Weight of what keeps a grid away that is the same all over a picture.",
+    "quality_grid": "Weight of what keeps lines from ringing at the grid's period.",
 }
 
 

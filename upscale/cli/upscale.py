@@ -80,6 +80,8 @@ _OPTIONS = [
            help="Side of the windows that a large picture is worked in; 0: no windows."),
     option("--overlap", type=click.IntRange(0), default=64, metavar="N",
            help="Pixels that windows share."),
+    option("--one-stage", is_flag=True,
+           help="Use the weights at this very scale, also where they were not trained for it."),
     option("--consistency", type=Named(CONSISTENCY), default="project",
            help="Whether the result, shrunk, must equal the input."),
     option("--overwrite", is_flag=True, help="Replace results that exist."),

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATCH = 4  # pixel_unshuffle factor of the stem
-Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None]]  # features, embedding, injections
+# features, embedding, injections; of `CompactIDM`, what is mixed in per level and with what gain
+Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,8 @@ class CompactNet(nn.Module):
             nn.ModuleList(_Block(w, emb) for _ in range(n))
             for w, n in zip(width[:-1], c.up, strict=True)
         )
-        self.head1 = nn.Conv2d(width[0], 4 * c.head[0], 3, padding=1)
-        self.head2 = nn.Conv2d(c.head[0], 4 * c.head[1], 3, padding=1)
+        self._build_head()
         self.head3 = nn.Conv2d(c.head[1], 3 * c.heads, 3, padding=1)
-        _icnr_(self.head1, 2)
-        _icnr_(self.head2, 2)
         nn.init.zeros_(self.head3.weight)
         nn.init.zeros_(self.head3.bias)
         if c.inject:
@@ -143,6 +141,13 @@ class CompactNet(nn.Module):
                 nn.init.zeros_(conv.weight)
                 nn.init.zeros_(conv.bias)
 
+    def _build_head(self) -> None:
+        c = self.config
+        self.head1 = nn.Conv2d(c.channels[0], 4 * c.head[0], 3, padding=1)
+        self.head2 = nn.Conv2d(c.head[0], 4 * c.head[1], 3, padding=1)
+        _icnr_(self.head1, 2)
+        _icnr_(self.head2, 2)
+
     def encode(self, lr_up: Tensor, scale: Tensor, lr: Tensor | None = None) -> Cond:
         """Features of the enlarged input (B,3,H,W) in [-1,1] at magnification `scale` (B,);
         `lr` is not needed."""
@@ -152,7 +157,7 @@ class CompactNet(nn.Module):
         for block in self.enc:
             h = block(h, embedding)
             outputs.append(h)
-        return h, embedding, self._injections([outputs[index] for index in self.config.inject])
+        return h, embedding, self._injections([outputs[index] for index in self.config.inject]), []
 
     def _injections(self, features: list[Tensor]) -> list[Tensor | None]:
         """What each block of the U-Net receives of the input, in the order of their calls."""
@@ -177,7 +182,7 @@ class CompactNet(nn.Module):
         c_noise (B,) is sqrt(alpha_bar), SR3's continuous noise level. Without `noisy_input`, x
         gives only the size.
         """
-        features, embedding, injections = cond
+        features, embedding, injections, mixed = cond
         extras = iter(injections)
         height, width = x.shape[-2:]
         if self.config.noisy_input:
@@ -193,14 +198,28 @@ class CompactNet(nn.Module):
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
+        h = _mix(h, mixed, len(skips))
         for level in reversed(range(len(self.up))):
-            h = F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest") + skips[level]
+            h = self._rise(level, h) + skips[level]
+            h = _mix(h, mixed, level)
             for block in self.up[level]:
                 h = block(h, embedding, next(extras))
-        h = F.silu(F.pixel_shuffle(self.head1(h), 2))
-        h = F.silu(F.pixel_shuffle(self.head2(h), 2))
-        raw = self.head3(h)[..., :height, :width]
+        raw = self.head3(self._draw(h))[..., :height, :width]
         return raw if self.config.heads == 1 else _two_heads(raw, x, c_noise)
+
+    def _rise(self, level: int, h: Tensor) -> Tensor:
+        """From level + 1 to `level`, twice the size."""
+        return F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
+
+    def _draw(self, h: Tensor) -> Tensor:
+        """(B,channels[0],H/4,W/4) -> (B,head[1],H,W)."""
+        h = F.silu(F.pixel_shuffle(self.head1(h), 2))
+        return F.silu(F.pixel_shuffle(self.head2(h), 2))
+
+
+def _mix(h: Tensor, mixed: list[tuple[Tensor, Tensor]], level: int) -> Tensor:
+    """What the input says at this level, and h by its gain (IDM eq. 8); h where nothing is."""
+    return mixed[level][0] + mixed[level][1] * h if mixed else h
 
 
 def _two_heads(raw: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:

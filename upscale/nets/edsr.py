@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def each_size(lr: Tensor | Sequence[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """`encode` of a batch (B,3,h,w), or of B pictures (3,h,w) of any sizes, those of one size
+    together; its results must have one size."""
+    if isinstance(lr, Tensor):
+        return encode(lr)
+    by_size: dict[torch.Size, list[int]] = {}
+    for index, small in enumerate(lr):
+        by_size.setdefault(small.shape, []).append(index)
+    stacks = (torch.stack([lr[i] for i in indices]) for indices in by_size.values())
+    parts = [encode(x.contiguous(memory_format=torch.channels_last)) for x in stacks]
+    order = torch.tensor([i for indices in by_size.values() for i in indices])
+    return torch.cat(parts)[order.argsort().to(parts[0].device)]
 
 
 class _Block(nn.Module):

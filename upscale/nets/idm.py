@@ -8,6 +8,7 @@ neither noise nor step is made by `encode`, once per picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TypeAlias
 
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import Up
-from .edsr import EDSR
-from .implicit import ImplicitUpsampler
+from .edsr import EDSR, each_size
+from .implicit import ImplicitUpsampler, Place, PlainUpsampler, repeated, sampled
 from .unet import Layer, UNet, UNetConfig
 
 _SLOPE = 0.2  # of every leaky ReLU, StyleGAN2's
 _DELTA = 1e-8  # eqs. 6 and 7
+CONDITIONING = ("adaptive", "encoder", "input")
+UPSAMPLERS = ("implicit", "nearest", "bilinear")
 _MLP = 64  # hidden width of the MLP of the magnification, which the paper leaves out
 Size: TypeAlias = tuple[int, int]
 # what of the first convolution is the input's; per level from 1 down: what is added, and the gain
@@ -36,6 +39,10 @@ class IDMConfig:
     encoder_blocks, encoder_features: of EDSR. hidden: of the upsamplers' MLPs.
     max_scale: the M of training's magnifications (1, M]; the network is told (s - 1) / (M - 1).
     local_ensemble, feature_unfold, cell_decode: LIIF's options, see ImplicitUpsampler.
+    The paper's ablations: conditioning "encoder" (features beside the noise, no CNN) or "input" (as
+    SR3, the enlarged input alone; Fig. 9); fixed_scale: the network is told this magnification
+    whatever it is (Fig. 8), 0 for the true one; upsampler "nearest" or "bilinear", with a
+    convolution, in the implicit ones' place.
     published: what the published checkpoints compute, where that is not what the paper says:
         - the encoder's features are enlarged by repetition and reduced to 3 channels,
         - the CNN's filter is a blur of [1,3,1] / 5, and one more convolution stands before it,
@@ -53,6 +60,9 @@ class IDMConfig:
     encoder_features: int = 64
     hidden: int = 256
     max_scale: float = 8.0
+    conditioning: str = "adaptive"
+    fixed_scale: float = 0.0
+    upsampler: str = "implicit"
     local_ensemble: bool = False
     feature_unfold: bool = False
     cell_decode: bool = False
@@ -62,6 +72,9 @@ class IDMConfig:
         for name in ("encoder_blocks", "encoder_features", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
+        check_ablations(self.conditioning, self.upsampler)
+        if self.published and (self.conditioning, self.upsampler) != ("adaptive", "implicit"):
+            raise ValueError("the published form has no ablations")
         if not self.max_scale > 1:
             raise ValueError(f"max_scale {self.max_scale} must be above 1")
         if self.unet.biggan or not self.unet.noisy_input or len(self.unet.mults) < 2:
@@ -73,6 +86,16 @@ class IDMConfig:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+def check_ablations(conditioning: str, upsampler: str) -> None:
+    """Raises ValueError for names that are not known."""
+    for what, name, known in (
+        ("conditioning", conditioning, CONDITIONING),
+        ("upsampler", upsampler, UPSAMPLERS),
+    ):
+        if name not in known:
+            raise ValueError(f"no {what} {name!r}; have {', '.join(known)}")
 
 
 _FACES = IDMConfig()
@@ -132,26 +155,32 @@ class IDMNet(nn.Module):
 
     kind = "idm"  # its name in methods.NETS and in weights files
     reads_lr = True  # `encode` wants the small input itself
+    lr_margin = 8  # and so many pixels of it around a window
     bytes_per_pixel = 6500  # of the output, in float32, with the default sizes
 
     def __init__(self, config: IDMConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or CONFIGS["idm-16-128"]
         self.align = 2 ** (len(c.unet.mults) - 1)
-        self.encoder = EDSR(c.encoder_blocks, c.encoder_features)
+        colours = c.published or c.conditioning == "input"
+        if c.conditioning != "input":
+            self.encoder = EDSR(c.encoder_blocks, c.encoder_features)
         self.tail = nn.Conv2d(c.encoder_features, 3, 3, padding=1) if c.published else None
-        self.unet = UNet(c.unet, 3 + (3 if c.published else c.encoder_features))
+        self.unet = UNet(c.unet, 3 + (3 if colours else c.encoder_features))
         ups = [i for i, module in enumerate(self.unet.ups) if isinstance(module, Up)]
         for i in ups:
             self.unet.ups[i] = self._upsampler(self.unet.ups[i].conv.in_channels)
         # before which of the way up's modules each level's features are mixed in, from level 1 down
         self.sites = tuple(reversed(ups if c.published else [0, *(i + 1 for i in ups[:-1])]))
         mixed = [self._inputs(self.unet.ups[i]) for i in self.sites]
-        self._build_branch(mixed)
-        self._build_proportions(mixed)
+        if c.conditioning == "adaptive":
+            self._build_branch(mixed)
+            self._build_proportions(mixed)
 
-    def _upsampler(self, channels: int) -> ImplicitUpsampler:
+    def _upsampler(self, channels: int) -> nn.Module:
         c = self.config
+        if c.upsampler != "implicit":
+            return PlainUpsampler(channels, channels, c.upsampler)
         return ImplicitUpsampler(
             channels,
             channels,
@@ -216,34 +245,51 @@ class IDMNet(nn.Module):
             found.append((alpha1 / norm, alpha2 / norm))
         return found
 
-    def initial(self, lr: Tensor, size: Size) -> Tensor:
-        """f(0): the encoder's features of lr (B,3,h,w) in [-1,1], at the target's `size`."""
+    def initial(self, lr: Tensor, size: Size, place: Place | None = None) -> Tensor:
+        """f(0): the encoder's features of lr (B,3,h,w) in [-1,1], at the target's `size`; `place`
+        is where that lies over lr, None: over all of it."""
         features = self.encoder(lr)
+        place = place or Place.whole(tuple(lr.shape[-2:]), size)
         if self.tail is None:
-            return F.interpolate(features, size, mode="bilinear")
-        return self.tail(F.interpolate(features, size))
+            return sampled(features, size, place)
+        return self.tail(repeated(features, size, place))
 
-    def encode(self, lr_up: Tensor, scale: Tensor, lr: Tensor | None = None) -> Cond:
-        """What the input `lr` (B,3,h,w) in [-1,1] says at magnification `scale` (B,).
+    def encode(
+        self,
+        lr_up: Tensor,
+        scale: Tensor,
+        lr: Tensor | Sequence[Tensor] | None = None,
+        place: Place | None = None,
+    ) -> Cond:
+        """What the input `lr` (B,3,h,w), or B of (3,h,w), in [-1,1] says at magnification `scale`
+        (B,).
 
-        lr_up (B,3,H,W) gives only the size. Raises ValueError without `lr`.
+        lr_up (B,3,H,W) gives only the size (and, with conditioning "input", all). place: where it
+        lies over lr; None: over all of it. Raises ValueError without `lr`.
         """
-        if lr is None:
+        c = self.config
+        if lr is None and c.conditioning != "input":
             raise ValueError("IDM reads the low-resolution picture itself: give lr")
         size: Size = tuple(lr_up.shape[-2:])
-        h = self.initial(lr, size)
+        if c.conditioning == "input":
+            h = lr_up
+        else:
+            h = each_size(lr, lambda lr: self.initial(lr, size, place))
+        if c.fixed_scale:
+            scale = torch.full_like(scale, c.fixed_scale)
         conv = self.unet.downs[0]
         first = F.conv2d(h, conv.weight[:, : h.shape[1]], conv.bias, padding=1)
-        if self.config.published:
+        if c.published:
             h = F.leaky_relu(self.stem(h), _SLOPE)
         mixed = []
-        for level, (alpha1, alpha2) in enumerate(self.proportions(scale.to(lr.dtype))):
+        proportions = self.proportions(scale.to(h.dtype)) if c.conditioning == "adaptive" else []
+        for level, (alpha1, alpha2) in enumerate(proportions):
             size = (-(-size[0] // 2), -(-size[1] // 2))
             h = self.shrink[level](h, size)
             part = self.project[level](h)
             alpha1, alpha2 = (alpha[:, :, None, None].to(part) for alpha in (alpha1, alpha2))
             part = part * alpha1
-            if self.config.published:
+            if c.published:
                 part = part + self.offset[level][:, None, None].to(part)
             mixed.append((part, alpha2))
         return first, mixed
@@ -255,7 +301,7 @@ class IDMNet(nn.Module):
         rounded up.
         """
         first, mixed = cond
-        unet, at = self.unet, dict(zip(self.sites, mixed, strict=True))
+        unet, at = self.unet, dict(zip(self.sites, mixed, strict=False))
         embedding = unet.embed(c_noise.to(x.dtype))
         h = first + F.conv2d(x, unet.downs[0].weight[:, -3:], padding=1)
         saved = [h]

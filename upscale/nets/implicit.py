@@ -25,30 +25,73 @@ class Cells(NamedTuple):
     share: Tensor
 
 
+class Place(NamedTuple):
+    """Where a window of an enlarged picture lies over a part of the small one.
+
+    top, left: from the part's first edge to the window's, in pixels of the large picture.
+    down, across: large pixels per small pixel along each axis; any numbers above 0.
+    """
+
+    top: float
+    left: float
+    down: float
+    across: float
+
+    @classmethod
+    def whole(cls, source: tuple[int, int], target: tuple[int, int]) -> Place:
+        """All of the large picture over all of the small one."""
+        return cls(0.0, 0.0, target[0] / source[0], target[1] / source[1])
+
+    def positions(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Centres of the window's rows and columns in units of small pixels; k is the centre of
+        pixel k. In float64: far from the origin a window must agree with the whole picture."""
+        rows, columns = (torch.arange(n, dtype=torch.float64, device=device) + 0.5 for n in size)
+        rows = (rows + self.top) / self.down - 0.5
+        return rows, (columns + self.left) / self.across - 0.5
+
+
+def sampled(x: Tensor, size: tuple[int, int], place: Place) -> Tensor:
+    """(B,C,h,w) -> (B,C,*size) by bilinear interpolation at `place`; past the outer centres the
+    outer pixels."""
+    for dim, position in zip((2, 3), place.positions(size, x.device), strict=True):
+        position = position.clamp(0, x.shape[dim] - 1)
+        low = position.floor().clamp(max=max(0, x.shape[dim] - 2))
+        shape = (1, 1, -1, 1) if dim == 2 else (1, 1, 1, -1)
+        part = (position - low).to(x.dtype).view(shape)
+        low = low.long()
+        high = (low + 1).clamp(max=x.shape[dim] - 1)
+        x = torch.lerp(x.index_select(dim, low), x.index_select(dim, high), part)
+    return x
+
+
 def centres(length: int, device: torch.device | None = None) -> Tensor:
     """(length,) float32 coordinates of equal cells that cover -1 to 1."""
     half = 1 / length
     return -1 + half + 2 * half * torch.arange(length, device=device).float()
 
 
-def nearest(source: int, target: int, device: torch.device | None = None) -> list[Cells]:
-    """The cell whose centre is nearest.
+def nearest(
+    source: int, target: int, device: torch.device | None = None, position: Tensor | None = None
+) -> list[Cells]:
+    """The cell whose centre is nearest to each target centre, or to `position`.
 
     Between two it is the even one: float32 rounding included, this is what the published code's
     grid_sample picks, where an odd target has its centre on the edge of two cells.
     """
-    position = _position(source, target, device)
+    position = _position(source, target, device) if position is None else position
     index = position.round().clamp(0, source - 1)
     return [Cells(index.long(), 2 * (position - index), torch.ones_like(position))]
 
 
-def surrounding(source: int, target: int, device: torch.device | None = None) -> list[Cells]:
+def surrounding(
+    source: int, target: int, device: torch.device | None = None, position: Tensor | None = None
+) -> list[Cells]:
     """LIIF's local ensemble: the two cells around, each with the distance to the other as share.
 
     Over both axes this is LIIF's weighting by the area opposite. Past the last centre both are
     the last cell.
     """
-    position = _position(source, target, device)
+    position = _position(source, target, device) if position is None else position
     low = position.floor()
     indices = [low.clamp(0, source - 1), (low + 1).clamp(0, source - 1)]
     offsets = [2 * (position - index) for index in indices]
@@ -63,9 +106,35 @@ def _position(source: int, target: int, device: torch.device | None) -> Tensor:
     return ((centres(target, device) + 1) * source - 1) / 2
 
 
-class ImplicitUpsampler(nn.Module):
-    """(B,channels,h,w) -> (B,outputs,*size) by a 2-layer MLP of [feature, offset y, offset x].
+def repeated(x: Tensor, size: tuple[int, int], place: Place) -> Tensor:
+    """As `sampled`, but the small pixel that each target pixel's upper left corner is in."""
+    origin = (place.top, place.down), (place.left, place.across)
+    for dim, (start, factor) in zip((2, 3), origin, strict=True):
+        steps = torch.arange(size[dim - 2], dtype=torch.float64, device=x.device)
+        index = ((steps + start) / factor).floor().clamp(0, x.shape[dim] - 1)
+        x = x.index_select(dim, index.long())
+    return x
 
+
+class PlainUpsampler(nn.Module):
+    """What stands in an implicit one's place for comparison: interpolation, a 3x3 convolution.
+
+    mode: "nearest" or "bilinear".
+    """
+
+    def __init__(self, channels: int, outputs: int, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.second = nn.Conv2d(channels, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.second(F.interpolate(x, size, mode=self.mode))
+
+
+class ImplicitUpsampler(nn.Module):
+    """(B,channels,h,w) -> (B,outputs,*size) by an MLP of [feature, offset y, offset x].
+
+    layers: of the MLP, 2 in IDM and 5 in LIIF.
     linear: no activation between the layers, as in the published IDM code: one affine map, done
         wholly at the source's size.
     ensemble, unfold, cell: LIIF's local ensemble; feature unfolding (a feature is the 3x3 around);
@@ -81,6 +150,7 @@ class ImplicitUpsampler(nn.Module):
         outputs: int,
         *,
         hidden: int = 256,
+        layers: int = 2,
         linear: bool = False,
         ensemble: bool = False,
         unfold: bool = False,
@@ -90,35 +160,69 @@ class ImplicitUpsampler(nn.Module):
         self.linear, self.ensemble, self.unfold, self.cell = linear, ensemble, unfold, cell
         self.features = channels * (9 if unfold else 1)
         self.first = nn.Linear(self.features + (4 if cell else 2), hidden)
+        self.between = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 2))
         self.second = nn.Linear(hidden, outputs)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int], place: Place | None = None) -> Tensor:
+        """At the centres of `size` cells over all of x or, with `place`, over a part of it."""
+        return self.answer(self.learn(x), size, place)
+
+    def learn(self, x: Tensor) -> Tensor:
+        """What the first layer makes of the features alone, (B,h,w,hidden), at their own size."""
         kernel = 3 if self.unfold else 1
-        weight, place = self.first.weight.split([self.features, 4 if self.cell else 2], 1)
+        weight = self.first.weight[:, : self.features]
         weight = weight.reshape(len(weight), -1, kernel, kernel)
         h = F.conv2d(x, weight, self.first.bias, padding=kernel // 2)
-        h = h.permute(0, 2, 3, 1)  # so that whole features are picked
+        return h.permute(0, 2, 3, 1)  # so that whole features are picked
+
+    def answer(self, h: Tensor, size: tuple[int, int], place: Place | None = None) -> Tensor:
+        """`learn`'s result asked at the target's cells, (B,outputs,*size)."""
+        offsets = self.first.weight[:, self.features :]
         if self.linear:
-            h, place = self.second(h), self.second.weight @ place
-        h = self._queried(h, place, size)
+            h, offsets = self.second(h), self.second.weight @ offsets
+        h = self._queried(h, offsets, size, place)
         return (h if self.linear else self.second(h)).permute(0, 3, 1, 2)
 
-    def _queried(self, h: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
+    def _queried(
+        self, h: Tensor, offsets: Tensor, size: tuple[int, int], place: Place | None
+    ) -> Tensor:
         """(B,h,w,C) picked at the nearest cells, with what the offsets add; then the activation."""
+        plain = place is None and not (self.ensemble or self.linear or self.cell)
+        if plain and not (size[0] % h.shape[1] or size[1] % h.shape[2]):
+            return self._repeated(h, offsets, size)
         cells = surrounding if self.ensemble else nearest
-        rows, columns = (cells(h.shape[i], size[i - 1], h.device) for i in (1, 2))
+        at = (None, None) if place is None else place.positions(size, h.device)
+        rows, columns = (cells(h.shape[i], size[i - 1], h.device, at[i - 1]) for i in (1, 2))
+        sides = [h.shape[1] / size[0], h.shape[2] / size[1]]
+        if place is not None:
+            sides = [1 / place.down, 1 / place.across]
         total: Tensor | None = None
         for row in rows:
-            added = row.offset[:, None] * place[:, 0]
+            added = row.offset.to(h.dtype)[:, None] * offsets[:, 0]
             if self.cell:
-                sides = [2 * h.shape[i] / size[i - 1] for i in (1, 2)]
-                added = added + place[:, 2] * sides[0] + place[:, 3] * sides[1]
+                added = added + 2 * (offsets[:, 2] * sides[0] + offsets[:, 3] * sides[1])
             strip = h.index_select(1, row.index) + added[:, None].to(h.dtype)
             for column in columns:
-                added = column.offset[:, None] * place[:, 1]
+                added = column.offset.to(h.dtype)[:, None] * offsets[:, 1]
                 part = strip.index_select(2, column.index) + added.to(h.dtype)
-                part = part if self.linear else F.relu(part, inplace=True)
-                if self.ensemble:  # the second layer is affine: answers may be mixed before it
-                    part = part * (row.share[:, None] * column.share)[..., None].to(h.dtype)
+                part = part if self.linear else self._between(F.relu(part, inplace=True))
+                if self.ensemble:  # the last layer is affine: answers may be mixed before it
+                    share = row.share[:, None] * column.share
+                    part = part * share[..., None].to(h.dtype)
                 total = part if total is None else total + part
         return total
+
+    def _repeated(self, h: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
+        """`_queried` where every cell answers for as many targets: nothing need be picked."""
+        batch, height, width, channels = h.shape
+        down, across = size[0] // height, size[1] // width
+        rows = centres(down, h.device).to(h.dtype)[:, None] * offsets[:, 0]
+        columns = centres(across, h.device).to(h.dtype)[:, None] * offsets[:, 1]
+        h = h[:, :, None, :, None] + rows.to(h.dtype)[:, None, None]
+        h = self._between(F.relu(h + columns.to(h.dtype), inplace=True))
+        return h.reshape(batch, *size, channels)
+
+    def _between(self, h: Tensor) -> Tensor:
+        for layer in self.between:
+            h = F.relu(layer(h), inplace=True)
+        return h

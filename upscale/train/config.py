@@ -6,14 +6,21 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from ..errors import UsageError
 
+SMALLEST = 48  # side that the feature networks of the quality loss need
+SCALE_LAWS = ("focus", "log", "uniform")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A run is a function of this record and the pictures; resuming compares it field by field.
 
     scale_min, scale_max: magnifications drawn log-uniformly; half of all examples are at
-    `scale_focus`. whole: resize each picture to patch * U(1, 1.15) and crop (aligned faces)
-    instead of cropping at its own size.
+    `scale_focus`. scale_law "log": all of them log-uniformly; "uniform": s ~ U(scale_min,
+    scale_max] (IDM eq. 10). whole: resize each picture to patch * U(1, 1.15) and crop (aligned
+    faces) instead of cropping at its own size.
+    lr_side: small inputs of this side, and targets of lr_side * s instead of `patch`, one s a batch
+    (IDM's protocol: 16x16 faces); in lr_side_share of the batches. 0: never.
+    net_options: "name=value,..." for the network's configuration (`nets/`), for ablations.
     net: "compact", or one of the papers' networks (`methods.PAPER_NETS`).
     parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
     std: of the residual (hr - lr_up); 0: estimated from the pictures when the run starts.
@@ -42,8 +49,12 @@ class TrainConfig:
     scale_min: float = 1.0
     scale_max: float = 8.0
     scale_focus: float = 4.0
+    scale_law: str = "focus"
+    lr_side: int = 0
+    lr_side_share: float = 1.0
     whole: bool = False
     net: str = "compact"
+    net_options: str = ""
     parametrisation: str = ""
     std: float = 0.24
     noise_law: str = "logsnr"
@@ -61,15 +72,27 @@ class TrainConfig:
     quality_alex: float = 0.5
     quality_features: float = 0.0
     quality_phase: float = 1.0
+    quality_grid: float = 0.0
 
     def __post_init__(self) -> None:
         if self.patch % 16:
             raise UsageError(f"--patch must be a multiple of 16, not {self.patch}")
-        if self.quality_loss_from and self.patch < 48:
-            raise UsageError("the quality loss's feature networks need a --patch of at least 48")
+        if self.quality_loss_from and self.patch < SMALLEST:
+            raise UsageError(
+                f"the quality loss's feature networks need a --patch of at least {SMALLEST}"
+            )
         if not 1 <= self.scale_min <= self.scale_max <= self.patch:
             raise UsageError(
                 f"scales {self.scale_min} to {self.scale_max} do not fit a patch of {self.patch}"
+            )
+        if self.scale_law not in SCALE_LAWS:
+            raise UsageError(
+                f"--scale-law {self.scale_law!r}: there is none; have {', '.join(SCALE_LAWS)}"
+            )
+        if self.lr_side * self.scale_max > self.patch or not 0 <= self.lr_side_share <= 1:
+            raise UsageError(
+                f"--lr-side {self.lr_side} at x{self.scale_max:g} must not be larger than --patch "
+                f"{self.patch}, and --lr-side-share lies between 0 and 1"
             )
         if self.batch < 1 or self.iterations < 1:
             raise UsageError("--batch and --iterations must be at least 1")

@@ -24,7 +24,10 @@ from .config import TrainConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """hr and lr_up (B,3,P,P) in [-1,1]; scale (B,); lr: the B small inputs (3,h,w) in [-1,1]."""
+    """hr and lr_up (B,3,P,P) in [-1,1]; scale (B,); lr: the B small inputs (3,h,w) in [-1,1].
+
+    P is the config's patch, or its lr_side times the batch's magnification.
+    """
 
     hr: Tensor
     lr_up: Tensor
@@ -72,9 +75,11 @@ def _crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarra
     return picture[top : top + side, left : left + side]
 
 
-def _example(picture: np.ndarray, config: TrainConfig, rng: np.random.Generator) -> Tensor:
-    """One HR patch (3,P,P) in [-1,1]."""
-    short, side = min(picture.shape[:2]), config.patch
+def _example(
+    picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Generator
+) -> Tensor:
+    """One HR patch (3,side,side) in [-1,1]."""
+    short = min(picture.shape[:2])
     if config.whole:
         cut = min(short, round(short / rng.uniform(1.0, 1.15)))
     else:
@@ -92,12 +97,15 @@ def _example(picture: np.ndarray, config: TrainConfig, rng: np.random.Generator)
     return hr
 
 
-def _side(config: TrainConfig, rng: np.random.Generator) -> int:
-    """The low-resolution side for one example."""
-    scale = config.scale_focus
-    if rng.random() < 0.5:
+def _scale(config: TrainConfig, rng: np.random.Generator) -> float:
+    """A magnification by the config's law."""
+    if config.scale_law == "uniform":
+        scale = config.scale_max - rng.random() * (config.scale_max - config.scale_min)
+    elif config.scale_law == "log" or rng.random() < 0.5:
         scale = math.exp(rng.uniform(math.log(config.scale_min), math.log(config.scale_max)))
-    return max(1, round(config.patch / scale))
+    else:
+        scale = config.scale_focus
+    return scale
 
 
 def quantised(x: Tensor) -> Tensor:
@@ -117,11 +125,14 @@ class Pairs:
         """Bicubic antialiased LR rounded to 8 bits, as the papers make it."""
         rng = np.random.default_rng((self.config.seed, iteration))
         chosen = rng.choice(len(self.pictures), count or self.config.batch, p=self.chance)
-        patch = self.config.patch
+        config, patch, fixed = self.config, self.config.patch, 0
+        if config.lr_side and rng.random() < config.lr_side_share:
+            fixed = config.lr_side
+            patch = max(fixed, round(fixed * _scale(config, rng)))
         hr, lr, lr_up, scale = [], [], [], []
         for index in chosen:
-            example = _example(self.pictures[index], self.config, rng)
-            side = _side(self.config, rng)
+            example = _example(self.pictures[index], config, patch, rng)
+            side = fixed or max(1, round(patch / _scale(config, rng)))
             small = quantised(resize(example[None], (side, side)))
             hr.append(example)
             lr.append(small[0])

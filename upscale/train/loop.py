@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import methods
 from ..diffusion.process import LogSNRLaw
 from ..errors import NumericalError, UsageError
 from . import checkpoint
-from .config import TrainConfig
+from .config import SMALLEST, TrainConfig
 from .data import Batch, Pairs
-from .loss import QualityLoss, Spec, flow, project, sample, score_loss, start_noise
+from .loss import QualityLoss, Spec, encode, flow, project, sample, score_loss, start_noise
 
 
 @dataclass
@@ -84,7 +86,8 @@ class Run:
             return
         self.iteration, state, record = found
         old = record["config"]
-        changed = {k for k, v in self.config.to_dict().items() if old.get(k) != v}
+        usual = TrainConfig().to_dict()  # for settings that did not exist when the run began
+        changed = {k for k, v in self.config.to_dict().items() if old.get(k, usual[k]) != v}
         if changed - {"iterations"}:
             names = ", ".join(sorted(changed))
             raise UsageError(
@@ -116,10 +119,11 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
-            parts = {"score": self._score(batch, generator)}
-            if in_quality:
+            cond = encode(self.net, batch)  # both losses learn through the same features
+            parts = {"score": self._score(batch, generator, cond)}
+            if in_quality and min(batch.hr.shape[-2:]) >= SMALLEST:
                 parts["score"] = config.quality_score * parts["score"]
-                parts |= self._quality(batch, generator)
+                parts |= self._quality(batch, generator, cond)
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
             raise NumericalError(
@@ -153,21 +157,22 @@ class Run:
             [x.to(self.device) for x in batch.lr],
         )
 
-    def _score(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        if not self.net.config.noisy_input:  # a regression network: L1 on its one answer
+    def _score(self, batch: Batch, generator: torch.Generator, cond: Any) -> Tensor:
+        if methods.get(self.config.method).sampler == "once":  # regression: L1 on its one answer
             sigma = torch.full((len(batch.hr),), self.spec.process.sigma_max, dtype=torch.float64)
         else:
             sigma = self.law.sample_sigma(len(batch.hr), generator)
-        return score_loss(self.net, self.spec, batch, sigma.to(self.device), generator).mean()
+        sigma = sigma.to(self.device)
+        return score_loss(self.net, self.spec, batch, sigma, generator, cond).mean()
 
-    def _quality(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def _quality(self, batch: Batch, generator: torch.Generator, cond: Any) -> dict[str, Tensor]:
         config = self.config
         start = start_noise(batch, config.quality_cool, generator)
         calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
         if config.quality_gradient == "adjoint":
-            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance)
+            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance, cond)
         else:
-            sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth)
+            sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth, cond)
         return self.quality(project(sr.float(), batch), batch.hr, generator)
 
     @torch.no_grad()

@@ -36,17 +36,23 @@ class Spec:
 
 
 def score_loss(
-    net: nn.Module, spec: Spec, batch: Batch, sigma: Tensor, generator: torch.Generator
+    net: nn.Module,
+    spec: Spec,
+    batch: Batch,
+    sigma: Tensor,
+    generator: torch.Generator,
+    cond: Any = None,
 ) -> Tensor:
     """L1 between raw output and what the parametrisation should tell, per example (B,).
 
     SR3 eq. 6 with p = 1 for Eps; of two heads (ECDP eq. 8 and 16) the sum. Per value of the
-    picture: neither its size nor its channels matter. sigma (B,) is drawn by the caller.
+    picture: neither its size nor its channels matter. sigma (B,) is drawn by the caller. cond: the
+    features of the inputs, where they are there already.
     """
     target = spec.encode(batch.hr, batch.lr_up)
     noise = torch.randn(target.shape, generator=generator).to(target)
     s = per_example(sigma, target)
-    cond = encode(net, batch)
+    cond = encode(net, batch) if cond is None else cond
     c_noise = torch.rsqrt(1 + sigma.double().square())
     raw = net((target + s * noise) * per_example(c_noise, target), cond, c_noise)
     wanted = parametrisation(spec.parametrisation).raw(target, noise, s)
@@ -55,9 +61,13 @@ def score_loss(
 
 
 def encode(net: nn.Module, batch: Batch) -> Any:
-    """The network's features of the inputs. Networks that read the small inputs themselves need
-    them of one size."""
-    lr = torch.stack(batch.lr) if getattr(net, "reads_lr", False) else None
+    """The network's features of the inputs; networks that read the small inputs themselves get
+    them as one tensor, or as a list where their sizes differ."""
+    if not getattr(net, "reads_lr", False):
+        return net.encode(batch.lr_up, batch.scale)
+    lr = batch.lr
+    if len({small.shape for small in lr}) == 1:
+        lr = torch.stack(lr)
     return net.encode(batch.lr_up, batch.scale, lr)
 
 
@@ -70,12 +80,19 @@ def start_noise(batch: Batch, cool: float, generator: torch.Generator) -> Tensor
 
 
 def sample(
-    net: nn.Module, spec: Spec, batch: Batch, start: Tensor, calls: int, depth: int = 2
+    net: nn.Module,
+    spec: Spec,
+    batch: Batch,
+    start: Tensor,
+    calls: int,
+    depth: int = 2,
+    cond: Any = None,
 ) -> Tensor:
     """A picture (B,3,H,W) by `calls` DDIM steps from start noise of variance one; the gradient
     flows through the last `depth` of them."""
     levels = sigmas(spec.process, calls, "phi")
-    denoise = bind(net, encode(net, batch), spec.parametrisation)
+    cond = encode(net, batch) if cond is None else cond
+    denoise = bind(net, cond, spec.parametrisation)
     x = start * float(levels[0])
     if calls > depth:
         with torch.no_grad():  # run to their end, and stop before 0
@@ -86,7 +103,14 @@ def sample(
     return spec.decode(ddim(denoise, x, levels), batch.lr_up)
 
 
-def flow(net: nn.Module, spec: Spec, batch: Batch, start: Tensor, tolerance: float) -> Tensor:
+def flow(
+    net: nn.Module,
+    spec: Spec,
+    batch: Batch,
+    start: Tensor,
+    tolerance: float,
+    cond: Any = None,
+) -> Tensor:
     """A picture (B,3,H,W) by the probability flow (ECDP eq. 12-13, section 3.4), with the
     gradient by the adjoint method: memory does not grow with the number of calls.
 
@@ -95,7 +119,7 @@ def flow(net: nn.Module, spec: Spec, batch: Batch, start: Tensor, tolerance: flo
     """
     # views: in the tensors themselves the gradients of features that are made of them, or of other
     # features, would meet, and count twice when the flow hands each of them back
-    cond = viewed(encode(net, batch))
+    cond = viewed(encode(net, batch) if cond is None else cond)
     views = {name: p.view_as(p) for name, p in net.named_parameters()}
 
     def call(x: Tensor, cond: Any, c_noise: Tensor) -> Tensor:
@@ -163,6 +187,34 @@ def _phases(x: Tensor) -> Tensor:
     )
 
 
+def grid_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    """How much more lines (rows and columns) ring at PERIOD and half of it than the truth's.
+
+    The patterns that `phase_loss` misses because their sign changes from place to place. Per
+    picture: log of the power at these periods over that of the bins around, less the truth's, where
+    positive. Scalar, 0 without a grid. The logs are of powers averaged over a picture's lines and
+    colours, with one grey level of noise added as in `metrics.grid_harmonics`.
+    """
+    excess = [_ringing(sr, dim) - _ringing(hr, dim) for dim in (2, 3)]
+    return torch.stack(excess).clamp_min(0).mean()
+
+
+def _ringing(x: Tensor, dim: int) -> Tensor:
+    """(B,3,H,W) in [-1,1] -> (B, PERIOD // 2) log ratios along `dim`; its length is cut to a
+    multiple of PERIOD."""
+    length = x.shape[dim] // PERIOD * PERIOD
+    window = torch.hann_window(length, device=x.device)
+    lines = x.float().narrow(dim, 0, length).movedim(dim, -1)
+    power = torch.fft.rfft(lines * window).abs().square().mean((1, 2))
+    floor = (2 / 255) ** 2 * window.square().sum() / 12
+    found = []
+    for k in range(1, PERIOD // 2 + 1):
+        bin_ = k * length // PERIOD
+        around = [b for d in range(3, 9) for b in (bin_ - d, bin_ + d) if b < power.shape[1]]
+        found.append(((power[:, bin_] + floor) / (power[:, around].mean(1) + floor)).log())
+    return torch.stack(found, 1)
+
+
 def shifted(sr: Tensor, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The same random corner cut off both, so that no feature network's stride can learn to fit
     the generator's grid."""
@@ -176,10 +228,13 @@ class QualityLoss:
 
     l1: float
     phase: float
+    grid: float
     distances: tuple[tuple[float, Callable[[Tensor, Tensor], Tensor]], ...]
 
     def __call__(self, sr: Tensor, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         parts = {"l1": self.l1 * (sr - hr).abs().mean(), "phase": self.phase * phase_loss(sr, hr)}
+        if self.grid:
+            parts["grid"] = self.grid * grid_loss(sr, hr)
         for index, (weight, distance) in enumerate(self.distances):
             parts[f"feature{index}"] = weight * distance(*shifted(sr, hr, generator)).mean()
         return parts

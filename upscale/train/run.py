@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +18,15 @@ from ..diffusion.process import describe
 from ..errors import InputError, UsageError
 from ..metrics.perceptual import Lpips
 from ..nets.compact import CompactConfig, CompactNet
+from ..nets.compact_idm import CONFIGS, CompactIDM
+from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
 from .config import TrainConfig
 from .data import Pairs, load_folder
 from .loop import OnProgress, Run, train
 from .loss import QualityLoss, Spec
 
 # ECDP's conditioning in our network: a deeper encoder, whose features every block receives
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
 
 
@@ -78,18 +82,53 @@ def run_training(
 
 def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
     """The network of a run with fresh weights; `sizes` are for the compact one. UsageError."""
-    if config.net != "compact":
+    if config.net == "compact":
+        net = _compact(config, sizes)
+    else:
         net = methods.make_paper_net(config.net, config.method)
         scales = {config.scale_min, config.scale_focus, config.scale_max}
-        if getattr(net, "reads_lr", False) and len(scales) > 1:
+        if config.method in ("ecdp", "edsr") and len(scales) > 1:
             raise UsageError(
-                f"network {config.net} reads the small pictures, which must have one size: "
+                f"network {config.net} is for one magnification: "
                 "give --scale-min, --scale-focus and --scale-max one value"
             )
-        return net
+    if config.method == "idm":
+        net = type(net)(replace(net.config, max_scale=config.scale_max))
+    if config.net_options:
+        net = type(net)(altered(net.config, config.net_options))
+    return net
+
+
+def _compact(config: TrainConfig, sizes: CompactConfig | None) -> nn.Module:
+    """Our own network for a method; `sizes` instead of its usual ones."""
+    if config.method == "liif":
+        return LIIFNet()
+    if config.method == "edsr":
+        return EDSRNet(EDSRConfig(round(config.scale_max), blocks=10, features=56))
+    if config.method == "idm":
+        return CompactIDM(sizes or CONFIGS[config.domain])
     if config.method == "ecdp":
         sizes = replace(sizes or ECDP_COMPACT, heads=2)
     return CompactNet(replace(sizes or CompactConfig(), noisy_input=config.method != "regression"))
+
+
+def altered(sizes: Any, text: str) -> Any:
+    """A network's configuration with the fields that "name=value,name=value" gives. UsageError."""
+    plain = {k: v for k, v in vars(sizes).items() if isinstance(v, bool | int | float | str)}
+    changes: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if name not in plain:
+            raise UsageError(f"--net-options: no {name!r}; have {', '.join(plain)}")
+        kind = type(plain[name])
+        try:
+            changes[name] = _BOOLS[value.lower()] if kind is bool else kind(value)
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"--net-options {part}: not a {kind.__name__}") from error
+    try:
+        return replace(sizes, **changes)
+    except ValueError as error:
+        raise UsageError(f"--net-options: {error}") from error
 
 
 def spec_of(config: TrainConfig) -> Spec:
@@ -100,7 +139,7 @@ def spec_of(config: TrainConfig) -> Spec:
     """
     law = methods.get(config.method)
     compact = config.net == "compact"
-    own = "v" if config.method == "sr3" and compact else law.parametrisation
+    own = "v" if config.method in ("sr3", "idm") and compact else law.parametrisation
     name = config.parametrisation or own
     try:
         parametrisation(name)
@@ -111,7 +150,7 @@ def spec_of(config: TrainConfig) -> Spec:
             f"--parametrisation {name} does not go with --method {config.method}: ecdp's network "
             "has two heads (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), the others' one"
         )
-    whole = not compact and config.method != "ecdp"
+    whole = not compact and config.method not in ("ecdp", "liif", "edsr")
     return Spec(name, None if whole else config.std, law.process)
 
 
@@ -136,13 +175,18 @@ def start(net: nn.Module, init: str) -> None:
     """Fill a network from other weights: the same layout, or a smaller sibling's.
 
     A diffusion network's for its regression twin: the convolution from the noise and the noise
-    embedding are left out. One head's for both heads; what the sibling has not (later blocks of
-    the encoder, injections) starts as if it were not there.
+    embedding are left out. One head's for both heads; CompactNet's trunk for IDM's. What the
+    sibling has not (later blocks of the encoder, injections) starts as if it were not there.
     """
-    state, _ = weights.load(weights.find(init))
+    state, description = weights.load(weights.find(init))
     state = {k: v.float() for k, v in state.items()}
     ours = net.state_dict()
-    if isinstance(net, CompactNet):
+    kind = description.get("architecture", {}).get("kind")
+    if isinstance(net, CompactIDM) and kind == CompactNet.kind:
+        # the trunk; what IDM has of its own, and how it draws, starts afresh
+        same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
+        state = ours | same
+    elif isinstance(net, CompactNet) and not isinstance(net, CompactIDM):
         if not net.config.noisy_input:
             state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
             state["stem.weight"] = state["stem.weight"][:, -net.stem.in_channels :]
@@ -173,13 +217,15 @@ def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | Non
             if name not in nets:
                 nets[name] = Lpips(name, device)
             distances.append((weight, getattr(nets[name], kind)))
-    return QualityLoss(config.quality_l1, config.quality_phase, tuple(distances))
+    return QualityLoss(
+        config.quality_l1, config.quality_phase, config.quality_grid, tuple(distances)
+    )
 
 
 def metadata(run: Run, dataset: str) -> dict:
     """What a weights file tells of itself: enough to use it with no flags."""
     config, spec = run.config, run.spec
-    regression = config.method == "regression"
+    regression = methods.get(config.method).sampler == "once"
     ranged = config.scale_min < config.scale_max
     sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
     if config.net != "compact":

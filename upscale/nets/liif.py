@@ -1,0 +1,157 @@
+"""The regression baselines that IDM is compared with, in one pass each: EDSR (Lim et al. 2017),
+for one magnification, and LIIF (Chen et al. 2021), for any.
+
+Both read the small picture and tell what is missing from its enlargement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .edsr import EDSR, each_size
+from .implicit import ImplicitUpsampler, Place, sampled
+
+Pictures = Tensor | Sequence[Tensor]  # (B,3,h,w), or B of (3,h,w)
+
+
+@dataclass(frozen=True)
+class LIIFConfig:
+    """Sizes of `LIIFNet`; the defaults are those of the bundled weights.
+
+    blocks, features: of EDSR. hidden, layers: of the MLP; the paper's are 256 and 5.
+    """
+
+    blocks: int = 10
+    features: int = 56
+    hidden: int = 64
+    layers: int = 3
+    local_ensemble: bool = True
+    feature_unfold: bool = True
+    cell_decode: bool = True
+
+    @classmethod
+    def from_dict(cls, values: dict) -> LIIFConfig:
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EDSRConfig:
+    """Sizes of `EDSRNet`; the defaults are the paper's baseline. factor: a product of 2s and 3s."""
+
+    factor: int = 4
+    blocks: int = 16
+    features: int = 64
+
+    def __post_init__(self) -> None:
+        _steps(self.factor)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> EDSRConfig:
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class _OneCall(nn.Module):
+    """A network without noise: `encode` does everything, `forward` hands it out."""
+
+    reads_lr = True
+    align = 1
+    lr_margin = 8  # small pixels around a window that `encode` wants to see
+    cond_bytes_per_pixel = 12
+
+    def encode(
+        self,
+        lr_up: Tensor,
+        scale: Tensor,
+        lr: Pictures | None = None,
+        place: Place | None = None,
+    ) -> Tensor:
+        """What is missing in lr_up (B,3,H,W), by the small pictures lr (B,3,h,w) or B of (3,h,w),
+        all in [-1,1], at `place`, or over all of them. Raises ValueError without `lr`."""
+        if lr is None:
+            raise ValueError(f"{self.kind} reads the low-resolution picture itself: give lr")
+        size = tuple(lr_up.shape[-2:])
+
+        def one_size(lr: Tensor) -> Tensor:
+            return self.answer(lr, size, place or Place.whole(tuple(lr.shape[-2:]), size))
+
+        return each_size(lr, one_size)
+
+    def forward(self, x: Tensor, cond: Tensor, c_noise: Tensor) -> Tensor:
+        """(B,3,H,W); neither x nor c_noise matters."""
+        return cond
+
+
+class LIIFNet(_OneCall):
+    """EDSR's features, decoded at any coordinate by an MLP of the feature and where it is asked."""
+
+    kind = "liif"  # its name in methods.NETS and in weights files
+    bytes_per_pixel = 2400  # of the output, in float32 (measured: peak memory)
+
+    def __init__(self, config: LIIFConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or LIIFConfig()
+        self.encoder = EDSR(c.blocks, c.features)
+        self.decoder = ImplicitUpsampler(
+            c.features,
+            3,
+            hidden=c.hidden,
+            layers=c.layers,
+            ensemble=c.local_ensemble,
+            unfold=c.feature_unfold,
+            cell=c.cell_decode,
+        )
+        nn.init.zeros_(self.decoder.second.weight)
+        nn.init.zeros_(self.decoder.second.bias)
+
+    def answer(self, lr: Tensor, size: tuple[int, int], place: Place) -> Tensor:
+        return self.decoder(self.encoder(lr), size, place)
+
+
+class EDSRNet(_OneCall):
+    """EDSR's features, enlarged by convolutions and pixel_shuffle, at one magnification."""
+
+    kind = "edsr"
+    bytes_per_pixel = 1400
+
+    def __init__(self, config: EDSRConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or EDSRConfig()
+        self.encoder = EDSR(c.blocks, c.features)
+        self.steps = _steps(c.factor)
+        self.grow = nn.ModuleList(
+            nn.Conv2d(c.features, c.features * step**2, 3, padding=1) for step in self.steps
+        )
+        self.last = nn.Conv2d(c.features, 3, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def answer(self, lr: Tensor, size: tuple[int, int], place: Place) -> Tensor:
+        h = self.encoder(lr)
+        for conv, step in zip(self.grow, self.steps, strict=True):
+            h = F.pixel_shuffle(conv(h), step)
+        # where the magnification is the network's own this only cuts
+        factor = self.config.factor
+        own = place._replace(down=place.down / factor, across=place.across / factor)
+        return sampled(self.last(h), size, own)
+
+
+def _steps(factor: int) -> list[int]:
+    """2s and 3s whose product is `factor`. Raises ValueError."""
+    steps, rest = [], factor
+    for step in (2, 3):
+        while rest % step == 0 and rest > 1:
+            steps.append(step)
+            rest //= step
+    if rest != 1 or factor < 2:
+        raise ValueError(f"EDSR enlarges by products of 2 and 3, not by {factor}")
+    return steps
