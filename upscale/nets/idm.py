@@ -157,6 +157,7 @@ class IDMNet(nn.Module):
     reads_lr = True  # `encode` wants the small input itself
     lr_margin = 8  # and so many pixels of it around a window
     bytes_per_pixel = 6500  # of the output, in float32, with the default sizes
+    cond_bytes_per_pixel = 912  # of the output: what `encode` keeps
 
     def __init__(self, config: IDMConfig | None = None) -> None:
         super().__init__()
