@@ -28,7 +28,7 @@ def default(parrots):
 
 
 def test_sizes_are_as_small_as_promised() -> None:
-    limits = {"sr3-photo": 6, "regression-photo": 4, "sr3-face-x8": 4}
+    limits = {"sr3-photo": 6, "regression-photo": 4, "sr3-face-x8": 4, "idm-photo": 6}
     for name, mebibytes in limits.items():
         assert entries()[name].size <= mebibytes * 2**20
     assert sum(entry.size for entry in entries().values() if entry.bundled) < 56 * 2**20
@@ -83,3 +83,22 @@ def test_hundred_steps_of_sr3_as_in_the_readme(parrots) -> None:
     cut = Picture(np.ascontiguousarray(parrots.rgb[40:64, 100:132]))
     report = Upscaler("sr3")(cut, scale=8, steps=100, sampler="ddpm").report
     assert report["nfe"] == 100 and report["size_out"] == [192, 256]
+
+
+@pytest.mark.parametrize("scale", [1.3, 3.7])
+def test_idm_at_fractions_is_true_to_its_input(parrots, scale) -> None:
+    cut = Picture(np.ascontiguousarray(parrots.rgb[:49, :61]))
+    result = Upscaler("idm")(cut, scale=scale)
+    assert result.picture.size == tuple(int(np.floor(side * scale + 0.5)) for side in (49, 61))
+    assert result.report["weights"] == "idm-photo" and result.report["consistency"] < 5
+
+
+def test_idm_gives_one_picture_at_neighbouring_magnifications(parrots) -> None:
+    cut = Picture(np.ascontiguousarray(parrots.rgb[30:94, 20:84]))
+    upscaler = Upscaler("idm")
+    made = [
+        resize_array(upscaler(cut, scale=scale).picture.rgb, (256, 256))
+        for scale in (3.99, 4.0, 4.01)
+    ]
+    for a, b in ((0, 1), (1, 2), (0, 2)):
+        assert -10 * np.log10(((made[a] - made[b]) ** 2).mean()) > 35
