@@ -25,14 +25,12 @@ def read(
     path: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(state dict, metadata) of any .safetensors file; metadata is {} if diffsr did not save it."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    meta = metadata_of(path)
+    header, meta = header_of(path), metadata_of(path)
     try:
         state = load_file(path, device=str(device))
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _broken(path, error) from error
     if "digest" in header and header["digest"] != _digest(state, header.get("diffsr", "")):
@@ -65,10 +63,11 @@ def save(
         out[key] = stored.contiguous().clone()  # tied tensors are stored twice
     text = json.dumps(dict(metadata), sort_keys=True)
     header = {"format": "pt", "diffsr": text, "digest": _digest(out, text)}
-    _write(path, to_bytes(out, metadata=header))
+    write_whole(path, to_bytes(out, metadata=header))
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that is there as a whole or not at all. Raises OutputError, DiskFull."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -83,8 +82,8 @@ def _write(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def metadata_of(path: str | Path) -> dict[str, Any]:
-    """What `save` was given, read from the header alone; {} for other programs' files."""
+def header_of(path: str | Path) -> dict[str, str]:
+    """The texts in a .safetensors file's header. Raises WeightsError."""
     from safetensors import SafetensorError, safe_open
 
     if Path(path).suffix.lower() in PICKLES:
@@ -93,8 +92,16 @@ def metadata_of(path: str | Path) -> dict[str, Any]:
         )
     try:
         with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {}).get("diffsr", "{}"))
+            return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """What `save` was given, read from the header alone; {} for other programs' files."""
+    try:
+        meta = json.loads(header_of(path).get("diffsr", "{}"))
+    except ValueError as error:
         raise _broken(path, error) from error
     if not isinstance(meta, dict):
         raise _broken(path, "its header is not a table")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -28,6 +29,8 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP codes that may
 
 
 def hub_client() -> ModuleType:
+    """`huggingface_hub`, imported when it is first needed: that takes half a second."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
     import huggingface_hub
     import huggingface_hub.errors
     import huggingface_hub.utils
