@@ -65,6 +65,14 @@ class HubDouble:
         self.server.server_close()
         self.thread.join()
 
+    def announce(self, monkeypatch) -> None:
+        """HF_ENDPOINT, for a client that is imported already."""
+        from huggingface_hub import constants
+
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
     def asked(self, method: str) -> list[str | None]:
         """The ranges of the requests of a method."""
         return [part for kind, _, part in self.log if kind == method]

@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from hub_double import REPO, HubDouble, sha256
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants
 
 from upscale.errors import (
     DamagedWeights,
@@ -30,7 +29,7 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
-from upscale.hub import failures, files
+from upscale.hub import files
 from upscale.hub.names import Hub, parse
 
 NAME = "w/a.safetensors"
@@ -40,28 +39,14 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache, and a client that is patient on a busy machine."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 60.0)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60.0)
-    monkeypatch.setattr(failures, "PAUSES", (0.0, 0.0))
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    return tmp_path / "hub"
+def cache(hub_cache) -> Path:
+    return hub_cache
 
 
 @pytest.fixture
-def hub(cache, monkeypatch) -> Iterator[HubDouble]:
-    with HubDouble({NAME: CONTENT}) as double:
-        at_endpoint(monkeypatch, double.url)
-        yield double
-
-
-def at_endpoint(monkeypatch, url: str) -> None:
-    """HF_ENDPOINT, for a client that is imported already."""
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+def hub(hub_double) -> HubDouble:
+    hub_double.files[NAME] = CONTENT
+    return hub_double
 
 
 def impatient(monkeypatch) -> None:
@@ -225,7 +210,7 @@ def test_a_server_that_hangs_midway_is_asked_for_the_rest(hub, cache, monkeypatc
 def test_no_server(cache, monkeypatch) -> None:
     with HubDouble() as gone:
         pass
-    at_endpoint(monkeypatch, gone.url)
+    gone.announce(monkeypatch)
     with pytest.raises(HubUnreachable, match=r"ConnectError.*check the network"):
         fetch()
 
