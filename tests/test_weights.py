@@ -422,9 +422,7 @@ def test_local_files_are_hashed_too(saved) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(saved, ns=(1, 1))
-    with pytest.raises(
-        DamagedWeights, match=r"its sha256 is .*it changed while diffsr was"
-    ):
+    with pytest.raises(DamagedWeights, match=r"its sha256 is .*it changed while diffsr was"):
         weights.locate(entry)
 
 
@@ -448,9 +446,7 @@ def test_an_unlisted_damaged_file_is_noticed_named_and_removed(entry) -> None:
     path = weights.locate(weights.find(name))
     content = path.read_bytes()
     path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(
-        DamagedWeights, match=r"a\.safetensors: .* not what the Hub sent; it is r"
-    ):
+    with pytest.raises(DamagedWeights, match=r"a\.safetensors: .* not what the Hub sent; it is r"):
         weights.find(name)
     assert weights.locate(weights.find(name)).read_bytes() == content
 
