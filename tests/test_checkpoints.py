@@ -20,7 +20,6 @@ from torch import Tensor
 from upscale import checkpoints, methods, weights
 from upscale.checkpoints import Settings
 from upscale.errors import DamagedWeights, UntrustedWeights, UsageError, WeightsError
-from upscale.nets.idm import IDMConfig, IDMNet
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = {
@@ -38,15 +37,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def idm_is_a_method(monkeypatch) -> None:
-    """Where its line is not in the table, the converter is tested with the one it needs."""
-    if "idm" not in methods.METHODS:
-        monkeypatch.setitem(methods.METHODS, "idm", methods.Method())
-        build = lambda values: IDMNet(IDMConfig.from_dict(values))  # noqa: E731
-        monkeypatch.setitem(methods.NETS, "idm", build)
 
 
 def published(name: str) -> dict[str, Tensor]:
