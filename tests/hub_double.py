@@ -29,7 +29,8 @@ class HubDouble:
     (status, headers) instead of an answer, `failing` times. served: name -> what is sent instead of
     the content that HEAD announces. sizes, etags: name -> what HEAD announces instead. cuts: where
     the next downloads break off, in bytes of the whole. hang: the method that is never answered.
-    ranges: whether parts are sent. pace: seconds before every tenth. cdn: redirect downloads to
+    ranges: whether parts are sent.
+    refusing: whether a part behind the end is refused (416). pace: seconds before every tenth. cdn: redirect downloads to
     another host name.
     """
 
@@ -44,7 +45,7 @@ class HubDouble:
         self.cuts: list[int] = []
         self.hang: str | None = None
         self.hang_at = 0  # bytes that are sent before a GET hangs
-        self.ranges, self.pace, self.cdn = True, 0.0, False
+        self.ranges, self.pace, self.cdn, self.refusing = True, 0.0, False, False
         self.listed: list[str] | None = None
         self.log: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.authorised: dict[str, str | None] = {}  # path -> the header
@@ -179,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub, start, status = self.hub, 0, 200
         if hub.ranges and (part := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))):
             start, status = int(part[1]), 206
+            if hub.refusing and start >= len(content):
+                return self._head(416, {"Content-Length": "0"})
             told["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         told["Content-Length"] = str(len(content) - start)
         self._head(status, told)

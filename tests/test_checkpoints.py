@@ -201,7 +201,7 @@ def test_damaged_files_are_told(tmp_path) -> None:
 KEYS = {
     "sr3": "denoise_fn.mid.0.res_block.block1.block.3.weight",
     "idm": "denoise_fn.mid.0.res_block.block1.block.3.weight",
-    "ecdp": "model.diffusion.network.downs.0.conv1.network.weight",
+    "ecdp": "model.diffusion.network.mid.0.conv1.network.weight",
 }
 
 

@@ -74,7 +74,8 @@ def test_list(listed) -> None:
     assert mine["scales"] == {"min": 1, "max": 8} and mine["list"].endswith("own.toml")
     shown = run("weights", "list").stdout.splitlines()
     assert shown[0].split() == ["name", "method", "domain", "scales", "size", "state", "licence"]
-    assert shown[-1].split() == ["mine", "sr3", "photo", "1-8", "0.1", "MiB", "remote", "test"]
+    size = f"{weights.find('mine').size / 2**20:.1f}"
+    assert shown[-1].split() == ["mine", "sr3", "photo", "1-8", size, "MiB", "remote", "test"]
     run("weights", "pull", "mine")
     assert "cached" in run("weights", "list").stdout.splitlines()[-1]
 
@@ -84,7 +85,7 @@ def test_show(listed, tiny_weights) -> None:
     told = json.loads(run("weights", "show", tiny_weights, "--json").stdout)
     assert told["file"]["std"] == 0.24 and told["file"]["defaults"]["steps"] == 2
     shown = run("weights", "show", tiny_weights).stdout
-    assert "std              0.24\n" in shown and f"path             {tiny_weights}\n" in shown
+    assert f"{'std':<16} 0.24\n" in shown and f"{'path':<16} {tiny_weights}\n" in shown
     assert "no weights named nine" in run("weights", "show", "nine", code=5).told
 
 

@@ -143,7 +143,9 @@ def test_damaged_vectors_in_the_cache_are_removed(entry, hub_double, tmp_path) -
 def test_entries_are_toml_whatever_the_words(entry, monkeypatch, tmp_path) -> None:
     strange = replace(entry, net='a "net"\\ of ∞', scales=(2.0, 4.5), any_scale=False)
     own = tmp_path / "own.toml"
-    own.write_text(publish.listed(strange, Hub(REPO, "c" * 40, "a.safetensors"), "MIT, or so"))
+    own.write_text(
+        publish.listed(strange, Hub(REPO, "c" * 40, "a.safetensors"), "MIT, or so"), "utf-8"
+    )
     monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(own))
     found = weights.find("a")
     assert (found.net, found.scales, found.licence) == (strange.net, (2.0, 4.5), "MIT, or so")

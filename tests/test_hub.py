@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
-from upscale.hub import files
+from upscale.hub import failures, files
 from upscale.hub.names import Hub, parse
 
 NAME = "w/a.safetensors"
@@ -47,11 +48,6 @@ def cache(hub_cache) -> Path:
 def hub(hub_double) -> HubDouble:
     hub_double.files[NAME] = CONTENT
     return hub_double
-
-
-def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
 
 
 def fetch(hub: Hub = HERE, **rest) -> Path:
@@ -187,24 +183,32 @@ def test_what_does_not_pass_is_tried_once(hub) -> None:
     assert len(hub.log) == 1
 
 
-@pytest.mark.parametrize("method", ["HEAD", "GET"])
-def test_a_server_that_hangs_is_left_soon(hub, monkeypatch, method: str) -> None:
-    impatient(monkeypatch)
+@pytest.mark.parametrize(
+    "method, setting", [("HEAD", "HF_HUB_ETAG_TIMEOUT"), ("GET", "HF_HUB_DOWNLOAD_TIMEOUT")]
+)
+def test_a_server_that_hangs_is_left_after_one_wait(hub, monkeypatch, method, setting) -> None:
     hub.hang = method
-    started = time.monotonic()
-    with pytest.raises(HubUnreachable, match=r"could not be fetched from http.*Timeout"):
-        fetch()
-    assert time.monotonic() - started < 20 and len(hub.asked(method)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, setting, 0.3)
+        started = time.monotonic()
+        with pytest.raises(HubUnreachable, match=r"could not be fetched from http.*Timeout"):
+            fetch()
+        assert time.monotonic() - started < 30 and len(hub.asked(method)) == 1
     hub.hang = None
-    monkeypatch.undo()
+    assert fetch().read_bytes() == CONTENT
 
 
-def test_a_server_that_hangs_midway_is_asked_for_the_rest(hub, cache, monkeypatch) -> None:
-    impatient(monkeypatch)
+def test_a_server_that_hangs_midway_is_asked_once_for_the_rest(hub, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1.0)
     hub.hang, hub.hang_at = "GET", len(CONTENT) // 2
     with pytest.raises(HubUnreachable, match="Timeout"):
         fetch()
     assert hub.asked("GET") == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+def test_the_waits_are_short_by_default() -> None:
+    assert constants.DEFAULT_ETAG_TIMEOUT <= 10 and constants.DEFAULT_DOWNLOAD_TIMEOUT <= 10
+    assert sum(failures.PAUSES) <= 3
 
 
 def test_no_server(cache, monkeypatch) -> None:
@@ -330,6 +334,24 @@ def test_a_server_without_ranges_begins_again(hub) -> None:
     assert hub.asked("GET") == [None, "bytes=60000-"]
 
 
+def test_a_file_that_ends_where_the_part_does_is_looked_at(hub, cache) -> None:
+    hub.served[NAME], hub.refusing = CONTENT[:50_000], True
+    with pytest.raises(DamagedWeights, match="50000 bytes instead of 102400"):
+        fetch()
+    assert hub.asked("GET") == [None, "bytes=50000-"] and blobs(cache) == []
+
+
+def test_what_the_client_links_to_elsewhere_is_known_by_its_own_name(hub, tmp_path) -> None:
+    path = fetch()
+    blob = path.resolve()
+    elsewhere = tmp_path / ("e" * 64)  # a store that several caches share, by other hashes
+    blob.rename(elsewhere)
+    blob.symlink_to(elsewhere)
+    files.check_sent(path)
+    files.discard(path)
+    assert not elsewhere.exists() and not blob.is_symlink() and not path.is_symlink()
+
+
 def test_a_part_of_another_file_is_found_out_and_dropped(hub, cache) -> None:
     hub.cuts = [50_000] * 4
     with pytest.raises(HubUnreachable):
@@ -388,29 +410,34 @@ def test_a_killed_download_goes_on_in_the_next_process(hub, cache) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such users")
-def test_a_cache_that_cannot_be_written_can_be_read(hub, cache) -> None:
-    path = fetch()
-    for place in (cache.parent, cache, *cache.rglob("*")):
-        place.chmod(0o555 if place.is_dir() else 0o444)
-    # root may write anywhere: become nobody once everything is imported
-    code = (
-        "import huggingface_hub.utils, os, sys\nfrom upscale.errors import WeightsError\n"
-        "files.hub_client()\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"
-        "print(files.cached(hub)); files.check_sent(files.cached(hub))\n"
-        "try:\n    files.fetch(Hub(hub.repo, 'main', 'b.safetensors'))\n"
-        "except WeightsError as error:\n    print(error)\n"
-    )
-    hub.files["b.safetensors"] = b"other"
-    root = cache.parents[1]
-    for parent in (cache.parent, *root.parents, root):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
+def test_a_cache_that_cannot_be_written_can_be_read(hub, monkeypatch) -> None:
+    base = Path(tempfile.mkdtemp(prefix="diffsr-test-"))  # tmp_path is closed to other users
+    base.chmod(0o755)
+    other = base.with_name(base.name + "-2")
     try:
-        found, told = ended(client(hub, cache, code)).splitlines()
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(base / "hub"))
+        path = fetch()
+        for place in base.rglob("*"):
+            place.chmod(0o555 if place.is_dir() else 0o444)
+        # root may write anywhere: become nobody, once all is imported that a download needs
+        code = (
+            "import os\nfrom huggingface_hub import constants\n"
+            f"constants.HF_HUB_CACHE = {str(other)!r}\n"
+            f"files.fetch(hub)\nconstants.HF_HUB_CACHE = {str(base / 'hub')!r}\n"
+            "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
+            "print(files.cached(hub))\nfiles.check_sent(files.cached(hub))\n"
+            "try:\n    files.fetch(Hub(hub.repo, hub.revision, 'b.safetensors'))\n"
+            "except Exception as error:\n    print(type(error).__name__, error)\n"
+        )
+        hub.files["b.safetensors"] = b"other"
+        found, told = ended(client(hub, base / "hub", code)).splitlines()
     finally:
-        for place in (cache.parent, cache, *cache.rglob("*")):
-            place.chmod(0o755)
-    assert found == str(path)
+        for place in (base, *base.rglob("*")):
+            if place.is_dir():
+                place.chmod(0o755)
+        shutil.rmtree(base)
+        shutil.rmtree(other, ignore_errors=True)
+    assert found == str(path) and told.startswith("WeightsError hf:org/weights@")
     assert "cannot be written (Permission denied); set HF_HOME to a folder of yours" in told
 
 

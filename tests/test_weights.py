@@ -160,10 +160,10 @@ def test_a_missing_list_says_so(listed) -> None:
 def test_errors_name_the_line(listed) -> None:
     text = SR3 + SR3.replace("sr3-photo", "other")
     for old, new, line in [
-        ("size = 10", "size = 0", 18),
-        ("hub = ", "hubs = ", 20),
+        ("size = 10", "size = 0", 19),
+        ("hub = ", "hubs = ", 22),
         ('domain = "photo"', "", 13),
-        ('"o/r"', '"../r"', 20),
+        ('"o/r"', '"../r"', 22),
     ]:
         at = text.rindex(old)
         listed(text[:at] + new + text[at + len(old) :])
@@ -207,8 +207,8 @@ def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:
     [
         (("[weights.mine]", "[weights.sr3-photo]"), r"own\.toml:2: .* stands in .* already"),
         (("hub =", "path = 'a.safetensors' #"), None),
-        (("hub =", "path = 'a.pth' #"), r"own\.toml:10: .*path must be the path of a \.safetens"),
-        (("hub =", "bundled = 'a.safetensors' #"), r"own\.toml:10: .*bundled must be left out"),
+        (("hub =", "path = 'a.pth' #"), r"own\.toml:11: .*path must be the path of a \.safetens"),
+        (("hub =", "bundled = 'a.safetensors' #"), r"own\.toml:11: .*bundled must be left out"),
         (("hub =", "path = 'a.safetensors'\nhub ="), "only one of them: hub or path"),
     ],
 )

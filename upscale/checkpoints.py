@@ -87,12 +87,10 @@ def _opened(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no family of errors for files that are none of its own
         told = str(error)
-        wanted = sorted(set(re.findall(r"GLOBAL ([\w.]+)", told)))
-        if wanted or ("weights_only" in told and "nsupported" in told):
-            what = ", ".join(wanted) or "something that is no tensor"
+        if wanted := sorted(set(re.findall(r"GLOBAL ([\w.]+)", told))):
             raise UntrustedWeights(
-                f"{path} asks for {what} when it is opened, which can run code: it is not opened. "
-                "Ask for a file of tensors alone (a state dict, or .safetensors)"
+                f"{path} asks for {', '.join(wanted)} when it is opened, which can run code: it is "
+                "not opened. Ask for a file of tensors alone (a state dict, or .safetensors)"
             ) from error
         line = next(iter(told.strip().splitlines()), type(error).__name__)
         raise DamagedWeights(f"{path}: damaged, or no checkpoint of PyTorch ({line})") from error

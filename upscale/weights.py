@@ -183,15 +183,16 @@ def pull(
         return entry, locate(entry, offline, on_bytes)
     hub = parse(name, revision)
     if not hub.file:
-        hub = _only(hub, files.listing(hub, offline))
+        hub = replace(hub, file=_only(hub, files.listing(hub, offline)))
     path = files.cached(hub) if hub.pinned or offline else None
     entry = _checked(hub, path or files.fetch(hub, offline=offline, on_bytes=on_bytes))
     return entry, locate(entry)
 
 
-def _only(hub: Hub, found: list[Hub]) -> Hub:
+def _only(hub: Hub, found: list[Hub]) -> str:
+    """The name of the one file that a listing holds."""
     if len(found) == 1:
-        return found[0]
+        return found[0].file
     have = ", ".join(f"{hub}/{file.file}" for file in found)
     raise WeightsError(f"{hub} has no weights (.safetensors)" if not found
                        else f"{hub} has several weights; name one: {have}")  # fmt: skip

@@ -42,7 +42,7 @@ def check_sent(path: Path) -> None:
     Large files are named by their sha256, small ones as git does; of other servers' names nothing
     is known, and nothing checked.
     """
-    blob = path.resolve()
+    blob = _blob(path)
     if not _matches(blob, blob.name):
         raise DamagedWeights(f"{blob} is damaged: its content is not what the Hub sent")
 
@@ -50,10 +50,15 @@ def check_sent(path: Path) -> None:
 def discard(path: Path) -> None:
     """Remove a cached file and what it links to, so that it is fetched anew."""
     try:
-        for place in (path.resolve(), path):
+        for place in (path.resolve(), _blob(path), path):
             place.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be removed: {error.strerror}") from error
+
+
+def _blob(path: Path) -> Path:
+    """What a path of `cached` links to: one step, for the client may link that to elsewhere."""
+    return path.parent / os.readlink(path) if path.is_symlink() else path
 
 
 def _matches(path: Path, etag: str) -> bool:
@@ -89,7 +94,7 @@ def fetch(
     client = _online(hub, offline)
     with told_of(hub):
         url = client.hf_hub_url(hub.repo, hub.file, revision=hub.revision)
-        wait = client.constants.HF_HUBETAG_TIMEOUT
+        wait = client.constants.HF_HUB_ETAG_TIMEOUT
         head = patiently(lambda: client.get_hf_file_metadata(url, timeout=wait))
         etag, commit = head.etag or "", head.commit_hash or ""
         if not (ETAG.fullmatch(etag) and COMMIT.fullmatch(commit)):
@@ -158,6 +163,8 @@ def _stream(url: str, partial: Path, size: int | None, on_bytes: OnBytes | None)
     wait = client.constants.HF_HUB_DOWNLOAD_TIMEOUT
     session = client.utils.get_session()
     with session.stream("GET", url, headers=headers, timeout=wait) as response:
+        if done and response.status_code == 416:  # nothing lies behind what is there
+            return
         client.utils.hf_raise_for_status(response)
         if response.status_code != 206:
             done = 0
@@ -206,7 +213,7 @@ def listing(hub: Hub, offline: bool = False) -> list[Hub]:
     """
     client = _online(hub, offline)
     with told_of(hub):
-        wait = client.constants.HF_HUBETAG_TIMEOUT
+        wait = client.constants.HF_HUB_ETAG_TIMEOUT
         ask = client.HfApi().model_info
         info = patiently(lambda: ask(hub.repo, revision=hub.revision, timeout=wait))
         names = [str(file.rfilename) for file in info.siblings or ()]
