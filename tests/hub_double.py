@@ -28,10 +28,10 @@ class HubDouble:
     files: name -> content, of one repository at `commit` (branch main). errors: HTTP method ->
     (status, headers) instead of an answer, `failing` times. served: name -> what is sent instead of
     the content that HEAD announces. sizes, etags: name -> what HEAD announces instead. cuts: where
-    the next downloads break off, in bytes of the whole. hang: the method that is never answered.
-    ranges: whether parts are sent.
-    refusing: whether a part behind the end is refused (416). pace: seconds before every tenth. cdn: redirect downloads to
-    another host name.
+    the next downloads break off, in bytes of the whole. hang: the method that is never answered, a
+    GET after `hang_at` bytes. ranges: whether parts are sent. refusing: whether a part behind the
+    end is refused (416). pace: seconds before every tenth. cdn: redirect to another host name.
+    listed: the names in the listing, instead of those of the files.
     """
 
     def __init__(self, files: dict[str, bytes] | None = None, repo: str = REPO) -> None:
