@@ -43,6 +43,7 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 60.0)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60.0)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # as diffsr's own import does
     monkeypatch.setattr(failures, "PAUSES", (0.0, 0.0))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     return tmp_path / "hub"

@@ -133,7 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
         if method in hub.errors and hub.failing:
             hub.failing -= 1
             status, headers = hub.errors[method]
-            self._head(status, {**headers, "Content-Length": "0"})
+            body = b"" if method == "HEAD" else b'{"error": "as told"}'
+            length = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+            self._head(status, {**headers, **length})
+            self.wfile.write(body)
             return False
         return True
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from hub_double import REPO, HubDouble
 from test_cli import run
 
@@ -197,3 +198,15 @@ def test_publish(hub, here, tiny_weights) -> None:
     assert run("weights", "publish", tiny_weights, "../x", code=5).told
     hub.errors["POST"] = (403, {})
     assert "HTTP 403" in run(*args, code=5).told
+
+
+def test_the_shell_completes_commands_and_names() -> None:
+    shell = ShellComplete(cli, {}, "diffsr", "_DIFFSR_COMPLETE")
+
+    def completed(args: list[str], word: str) -> list[str]:
+        return [item.value for item in shell.get_completions(args, word)]
+
+    assert "weights" in completed([], "wei")
+    assert completed(["weights"], "pu") == ["publish", "pull"]
+    assert completed(["weights", "path"], "sr3-p") == ["sr3-photo"]
+    assert "--golden" in completed(["weights", "verify"], "--g")

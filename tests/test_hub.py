@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -364,18 +365,28 @@ def test_a_part_of_another_file_is_found_out_and_dropped(hub, cache) -> None:
     assert fetch().read_bytes() == CONTENT
 
 
-def client(hub: HubDouble, cache: Path, code: str) -> subprocess.Popen:
-    """A process of its own with the real client, waiting for an answer 20 s at most."""
-    given = f"hub = Hub({REPO!r}, {HERE.revision!r}, {NAME!r})\n"
-    head = "from upscale.hub import files\nfrom upscale.hub.names import Hub\n" + given
-    settings = {
-        "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache), "HF_HUB_DOWNLOAD_TIMEOUT": "20",
-        "HF_HUB_ETAG_TIMEOUT": "20",
-    }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-c", head + code], env={**os.environ, **settings},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def client(hub, cache) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a process of its own with the real client, which waits 60 s for an answer."""
+    started = []
+    head = "from upscale.hub import files\nfrom upscale.hub.names import Hub\n"
+    head += f"hub = Hub({REPO!r}, {HERE.revision!r}, {NAME!r})\n"
+    waits = {"HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_ETAG_TIMEOUT": "60"}
+
+    def start(code: str, place: Path = cache) -> subprocess.Popen:
+        told = {**waits, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(place)}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", head + code], env={**os.environ, **told},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def ended(process: subprocess.Popen) -> str:
@@ -384,24 +395,24 @@ def ended(process: subprocess.Popen) -> str:
     return out
 
 
-def test_two_processes_fetch_one_file_once(hub, cache) -> None:
+def test_two_processes_fetch_one_file_once(hub, client) -> None:
     hub.pace = 0.1
     code = f"print(files.fetch(hub, sha256={sha256(CONTENT)!r}))"
-    both = [client(hub, cache, code) for _ in range(2)]
+    both = [client(code) for _ in range(2)]
     paths = {ended(process).strip() for process in both}
     assert paths == {str(files.cached(HERE))} and len(hub.asked("GET")) == 1
     assert files.cached(HERE).read_bytes() == CONTENT
 
 
-def test_a_killed_download_goes_on_in_the_next_process(hub, cache) -> None:
+def test_a_killed_download_goes_on_in_the_next_process(hub, cache, client) -> None:
     hub.hang, hub.hang_at = "GET", 70_000
-    process = client(hub, cache, "files.fetch(hub)")
+    process = client("files.fetch(hub)")
     limit = time.monotonic() + 300
     while not [p for p in cache.rglob("*.incomplete") if p.stat().st_size == 70_000]:
         assert time.monotonic() < limit and process.poll() is None
         time.sleep(0.02)
     process.kill()
-    process.communicate()
+    process.wait()
     hub.hang = None
     assert fetch().read_bytes() == CONTENT and hub.asked("GET")[-1] == "bytes=70000-"
 
@@ -410,7 +421,7 @@ def test_a_killed_download_goes_on_in_the_next_process(hub, cache) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such users")
-def test_a_cache_that_cannot_be_written_can_be_read(hub, monkeypatch) -> None:
+def test_a_cache_that_cannot_be_written_can_be_read(hub, client, monkeypatch) -> None:
     base = Path(tempfile.mkdtemp(prefix="diffsr-test-"))  # tmp_path is closed to other users
     base.chmod(0o755)
     other = base.with_name(base.name + "-2")
@@ -430,7 +441,7 @@ def test_a_cache_that_cannot_be_written_can_be_read(hub, monkeypatch) -> None:
             "except Exception as error:\n    print(type(error).__name__, error)\n"
         )
         hub.files["b.safetensors"] = b"other"
-        found, told = ended(client(hub, base / "hub", code)).splitlines()
+        found, told = ended(client(code, base / "hub")).splitlines()
     finally:
         for place in (base, *base.rglob("*")):
             if place.is_dir():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +85,9 @@ def convert(path: Path, settings: Settings) -> tuple[State, dict[str, Any], bool
 def _opened(path: Path) -> Any:
     """What is in a file of torch.save: tensors and containers, or an error."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of pickle's protocols: no user can do anything about them
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no family of errors for files that are none of its own
         told = str(error)
         if wanted := sorted(set(re.findall(r"GLOBAL ([\w.]+)", told))):

@@ -32,6 +32,7 @@ def hub_client() -> ModuleType:
     """`huggingface_hub`, imported when it is first needed: that takes half a second."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
     import huggingface_hub
+    import huggingface_hub.constants
     import huggingface_hub.errors
     import huggingface_hub.utils
 
