@@ -241,7 +241,7 @@ def flipped(content: bytes, at: int = 5000) -> bytes:
 WRONG = {
     "a flipped byte": (flipped(CONTENT), "its hash is not"),
     "truncated": (CONTENT[:-1000], f"{len(CONTENT) - 1000} bytes instead of {len(CONTENT)}"),
-    "too long": (CONTENT + b"x", "instead of"),
+    "too long": (flipped(CONTENT) + b"x" * 9000, "(its hash is not|bytes instead of)"),
     "empty": (b"", "0 bytes instead of"),
     "another page": (b"<html>log in</html>", "19 bytes instead of"),
 }

@@ -6,6 +6,7 @@ Opened as tensors alone (`torch.load(weights_only=True)`): a file that would run
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import warnings
 from dataclasses import dataclass
@@ -90,13 +91,23 @@ def _opened(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no family of errors for files that are none of its own
         told = str(error)
-        if wanted := sorted(set(re.findall(r"GLOBAL ([\w.]+)", told))):
+        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL ([\w.]+)", told))))
+        if not wanted and isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            wanted = "more than tensors"  # in a newer form, whose names torch does not read
+        if wanted:
             raise UntrustedWeights(
-                f"{path} asks for {', '.join(wanted)} when it is opened, which can run code: it is "
-                "not opened. Ask for a file of tensors alone (a state dict, or .safetensors)"
+                f"{path} asks for {wanted} when it is opened, which can run code: it is not "
+                "opened. Ask for a file of tensors alone (a state dict, or .safetensors)"
             ) from error
-        line = next(iter(told.strip().splitlines()), type(error).__name__)
+        # what torch says first is how to open it all the same: nobody should
+        detail = told.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+        line = next(iter(detail), type(error).__name__)
         raise DamagedWeights(f"{path}: damaged, or no checkpoint of PyTorch ({line})") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 # --- published ----------------------------------------------------------------------------------
