@@ -63,16 +63,15 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
     entry = find(name, offline)
     state = state_of(entry)
     row: dict[str, Any] = told(entry, state)
+    own: dict[str, Any] = {}
     if state != "remote":
         path = locate(entry, offline=True)
-        row |= {"path": str(path), "file": metadata_of(path)}
+        row["path"], own = str(path), metadata_of(path)
     if as_json:
-        click.echo(json.dumps(row, indent=2))
+        click.echo(json.dumps({**row, "file": own} if own else row, indent=2))
         return 0
-    for key, value in {**row, **row.pop("file", {})}.items():
-        if key in row or key not in ("net", "method", "domain", "scales", "licence", "card"):
-            text = value if isinstance(value, str) else json.dumps(value)
-            click.echo(f"{key:<16} {text}")
+    for key, value in {**own, **row}.items():
+        click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     return 0
 
 

@@ -137,6 +137,8 @@ def publish(
         _folder(Path(output))
         making.write(made, Path(output))
         commit = "0" * 40
+        if not quiet:
+            click.echo("Not uploaded: the entry's revision is for you to fill in.", err=True)
     else:
         with Reporter(quiet=quiet) as reporter:
             reporter.line(f"uploading {', '.join(made)} to {repo}")
