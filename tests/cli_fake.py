@@ -83,5 +83,5 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     os.fsync = _fsync
-    upscale.cli.upscale.make_upscaler = lambda *settings: FakeUpscaler()
+    upscale.cli.upscale.make_upscaler = lambda *settings, on_bytes: FakeUpscaler()
     main(sys.argv[1:])

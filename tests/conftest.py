@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_double import HubDouble
 from hypothesis import settings
 
 # a busy machine, or torch's first call, takes longer than the default deadline
@@ -22,6 +24,37 @@ def scene() -> np.ndarray:
     base[20:40, 10:30] = [0.9, 0.2, 0.1]
     base += rng.normal(0, 0.02, base.shape)
     return np.clip(base, 0, 1).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_lists_of_the_users_own(monkeypatch, tmp_path_factory) -> None:
+    """Whoever runs the tests may have weights of their own."""
+    monkeypatch.delenv("DIFFSR_WEIGHTS_TOML", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the Hub, and a client that is patient on a busy machine."""
+    from huggingface_hub import constants
+
+    from upscale.hub import failures
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 60.0)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60.0)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # as diffsr's own import does
+    monkeypatch.setattr(failures, "PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub_double(hub_cache, monkeypatch) -> Iterator[HubDouble]:
+    """A Hub with an empty repository, which the client is told of."""
+    with HubDouble() as double:
+        double.announce(monkeypatch)
+        yield double
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def calls(monkeypatch):
     log: list[dict] = []
     names = ("method", "weights", "domain", "device", "dtype", "offline")
 
-    def make(*settings):
+    def make(*settings, on_bytes):
         log.append(dict(zip(names, settings, strict=True)))
         return FakeUpscaler(log)
 

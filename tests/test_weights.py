@@ -9,13 +9,22 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import errors as hub_errors
+from hub_double import REPO
 
 from upscale import registry, weights
-from upscale.errors import DiskFull, OutputError, WeightsError
+from upscale.errors import (
+    DamagedWeights,
+    DiskFull,
+    GatedRepo,
+    HubOffline,
+    NoFile,
+    OutputError,
+    UntrustedWeights,
+    UsageError,
+    WeightsError,
+)
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SR3 = f"""
@@ -116,6 +125,7 @@ def test_an_entry_is_read(listed) -> None:
         ("a" * 64, "A" * 64, r"sha256 must be 64 hex digits"),
         ('"photo"', '"foto"', r"domain must be one of photo, face, metric"),
         (REVISION, "main", r"hub.revision must be a commit"),
+        ("a.safetensors", "../a.safetensors", r"hub must be what the Hub has: .*no file name"),
         ("a.safetensors", "a.pth", r"hub.file must be a \.safetensors file"),
         ('repo = "o/r", ', "", r"hub must be"),
         ('"o/r"', "3", r"hub must be"),
@@ -127,8 +137,11 @@ def test_an_entry_is_read(listed) -> None:
 def test_a_wrong_entry_is_refused_by_name_and_key(listed, old: str, new: str, told: str) -> None:
     assert old in SR3
     listed(SR3.replace(old, new))
-    with pytest.raises(WeightsError, match=r"\[weights\.sr3-photo\]: .*" + told):
+    with pytest.raises(WeightsError, match=r"\[weights\.sr3-photo\]: .*" + told) as caught:
         weights.entries()
+    _, line, _ = str(caught.value).split(":", 2)
+    shown = SR3.replace(old, new).splitlines()[int(line) - 1]
+    assert shown == "[weights.sr3-photo]" or shown.split(" ")[0] in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[weights", "x = 1", "weights = 3", "[weights]\na = 3"])
@@ -144,6 +157,77 @@ def test_a_missing_list_says_so(listed) -> None:
         weights.entries()
 
 
+def test_errors_name_the_line(listed) -> None:
+    text = SR3 + SR3.replace("sr3-photo", "other")
+    for old, new, line in [
+        ("size = 10", "size = 0", 19),
+        ("hub = ", "hubs = ", 22),
+        ('domain = "photo"', "", 13),
+        ('"o/r"', '"../r"', 22),
+    ]:
+        at = text.rindex(old)
+        listed(text[:at] + new + text[at + len(old) :])
+        with pytest.raises(WeightsError, match=rf"weights\.toml:{line}: \[weights\.other\]: "):
+            weights.entries()
+    listed("# mine\n\nx = 1\n" + SR3)
+    with pytest.raises(WeightsError, match=r"weights\.toml:3: it may hold \[weights\.NAME\]"):
+        weights.entries()
+    listed("[weights]\n\na = 3")
+    with pytest.raises(WeightsError, match=r"weights\.toml:3: weights\.a must be a table"):
+        weights.entries()
+    listed('[weights.a]\nmethod = "sr3\n')
+    with pytest.raises(WeightsError, match=r"weights\.toml: not TOML: .*line 2"):
+        weights.entries()
+
+
+def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:
+    listed(SR3)
+    place = tmp_path / "settings" / "diffsr" / "weights.toml"
+    place.parent.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(place.parents[1]))
+    shown = SR3.replace('card = "docs/models/sr3-photo.md"\n', "")
+    place.write_text(shown.replace("sr3-photo", "theirs"), encoding="utf-8")
+    named = tmp_path / "named.toml"
+    mine = shown.replace("sr3-photo", "mine").replace("a" * 64, weights.sha256_of(saved))
+    mine = mine[: mine.index("hub =")].replace("size = 10", f"size = {saved.stat().st_size}")
+    named.write_text(mine + 'path = "mine.safetensors"\n', encoding="utf-8")
+    monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(named))
+    assert list(weights.entries()) == ["sr3-photo", "mine", "theirs"]
+    entry = weights.find("mine")
+    assert entry.source == named and weights.state_of(entry) == "local"
+    assert weights.load(entry)[0]["n"].tolist() == [3, 4]
+    saved.write_bytes(saved.read_bytes()[:-1] + b"x")
+    os.utime(saved, ns=(1, 1))
+    with pytest.raises(DamagedWeights, match=r"mine: .*mine\.safetensors is damaged"):
+        weights.load(entry)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("[weights.mine]", "[weights.sr3-photo]"), r"own\.toml:2: .* stands in .* already"),
+        (("hub =", "path = 'a.safetensors' #"), None),
+        (("hub =", "path = 'a.pth' #"), r"own\.toml:11: .*path must be the path of a \.safetens"),
+        (("hub =", "bundled = 'a.safetensors' #"), r"own\.toml:11: .*bundled must be left out"),
+        (("hub =", "path = 'a.safetensors'\nhub ="), "only one of them: hub or path"),
+    ],
+)
+def test_what_an_own_list_may_hold(listed, tmp_path, monkeypatch, change, told) -> None:
+    listed(SR3)
+    path = tmp_path / "own.toml"
+    path.write_text(SR3.replace("sr3-photo]", "mine]").replace(*change), encoding="utf-8")
+    monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(path))
+    if told is None:
+        assert weights.entries()["mine"].path == tmp_path / "a.safetensors"
+    else:
+        with pytest.raises(WeightsError, match=told):
+            weights.entries()
+    path.unlink()
+    registry._entries.cache_clear()
+    with pytest.raises(WeightsError, match=r"own\.toml: .*cannot be read.*DIFFSR_WEIGHTS_TOML"):
+        weights.entries()
+
+
 def test_unknown_names_get_a_suggestion(listed) -> None:
     listed(SR3)
     with pytest.raises(WeightsError, match=r"named sr3-foto; did you mean sr3-photo\? Have"):
@@ -152,7 +236,7 @@ def test_unknown_names_get_a_suggestion(listed) -> None:
         weights.find("zzz")
     with pytest.raises(WeightsError, match=r"no/such\.safetensors: there is no such file"):
         weights.find("no/such.safetensors")
-    with pytest.raises(WeightsError, match=r"pickled"):
+    with pytest.raises(UntrustedWeights, match=r"pickled.* diffsr weights import model\.pth"):
         weights.find("model.pth")
 
 
@@ -275,7 +359,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(saved: Path) -> None:
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"a": torch.ones(2)}, path)
-    with pytest.raises(WeightsError, match="pickled"):
+    with pytest.raises(UntrustedWeights, match="pickled"):
         weights.read(path)
     path.rename(tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="not a safetensors file"):
@@ -285,94 +369,132 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
 # --- locating -----------------------------------------------------------------------------------
 
 
-def from_hub(monkeypatch: pytest.MonkeyPatch, result: Path | Exception, cached: bool = False):
-    """The Hub's client answers `result`, from the cache or over a network that is counted."""
-    asked = []
-
-    def download(repo, file, *, revision, local_files_only=False, tqdm_class=None):
-        assert (repo, file, revision) == ("o/r", "a.safetensors", REVISION)
-        if local_files_only and not cached:
-            raise hub_errors.LocalEntryNotFoundError("not cached")
-        if isinstance(result, Exception):
-            raise result
-        return str(result)
-
-    def head(url, *, timeout):
-        assert REVISION in url and timeout <= 10
-        asked.append(url)
-        if isinstance(result, Exception):
-            raise result
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", head)
-    return asked
+@pytest.fixture
+def entry(saved, hub_double) -> weights.Entry:
+    """One that is on the Hub, as `saved`."""
+    hub_double.commit = REVISION
+    hub_double.files["a.safetensors"] = saved.read_bytes()
+    return entry_of(saved, hub=weights.Hub(REPO, REVISION, "a.safetensors"))
 
 
-def http(kind: type[Exception]) -> Exception:
-    """One of the client's HTTP errors, made without a response."""
-    error = kind.__new__(kind)
-    error.args = ("the server's words\nand more",)
-    return error
+def test_a_fresh_file_is_fetched_and_a_cached_one_needs_no_network(entry, hub_double) -> None:
+    assert weights.state_of(entry) == "remote"
+    path = weights.locate(entry)
+    assert weights.sha256_of(path) == entry.sha256 and weights.state_of(entry) == "cached"
+    hub_double.log.clear()
+    assert weights.locate(entry, offline=True) == weights.locate(entry) == path
+    assert not hub_double.log
 
 
-def test_a_cached_file_needs_no_network_and_a_fresh_one_is_fetched(saved, monkeypatch) -> None:
-    entry = entry_of(saved)
-    asked = from_hub(monkeypatch, saved, cached=True)
-    assert weights.locate(entry, offline=True) == weights.locate(entry) == saved and not asked
-    asked = from_hub(monkeypatch, saved)
-    assert weights.locate(entry) == saved and len(asked) == 1
-
-
-def test_offline_without_the_file(saved, monkeypatch) -> None:
-    asked = from_hub(monkeypatch, saved)
-    with pytest.raises(WeightsError, match="sr3-photo is not on this machine and diffsr is off"):
-        weights.locate(entry_of(saved), offline=True)
-    assert not asked
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (http(hub_errors.GatedRepoError), "o/r .* accept its terms"),
-        (http(hub_errors.RepositoryNotFoundError), "o/r .* does not exist or is private"),
-        (http(hub_errors.RevisionNotFoundError), f"no commit {REVISION}"),
-        (http(hub_errors.RemoteEntryNotFoundError), r"no file a\.safetensors; update"),
-        (hub_errors.OfflineModeIsEnabled("HF_HUB_OFFLINE=1"), "diffsr is offline"),
-        (http(hub_errors.HfHubHTTPError), r"\(HfHubHTTPError: the server's words\); check"),
-        (TimeoutError("timed out"), "TimeoutError: timed out"),
-        (RuntimeError(), r"\(RuntimeError\); check the network, or set HF_ENDPOINT"),
-    ],
-)
-def test_every_failure_of_the_hub_has_its_message(saved, monkeypatch, error, told: str) -> None:
-    from_hub(monkeypatch, error)
-    with pytest.raises(WeightsError, match=f"sr3-photo.*{told}") as caught:
-        weights.locate(entry_of(saved))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_disk_full_of_downloads(saved, monkeypatch) -> None:
-    from_hub(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(DiskFull, match="HF_HOME"):
-        weights.locate(entry_of(saved))
-
-
-def test_damaged_downloads_are_refused_with_a_cure(saved, monkeypatch) -> None:
-    from_hub(monkeypatch, saved)
-    entry = entry_of(saved)
-    content = saved.read_bytes()
-    assert weights.locate(entry) == saved
-    saved.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    os.utime(saved, ns=(1, 1))  # as another moment, however coarse the clock
-    with pytest.raises(WeightsError, match=r"sr3-photo: .*mine.* its sha256 is .*; delete .* run"):
+def test_failures_of_the_hub_name_the_weights_and_keep_their_class(entry, hub_double) -> None:
+    with pytest.raises(HubOffline, match=r"^sr3-photo: hf:org/weights.* diffsr is offline"):
+        weights.locate(entry, offline=True)
+    hub_double.errors["HEAD"] = (403, {"X-Error-Code": "GatedRepo"})
+    with pytest.raises(GatedRepo, match=r"^sr3-photo: org/weights asks you to accept"):
         weights.locate(entry)
-    saved.write_bytes(content[:-9])
-    with pytest.raises(WeightsError, match=rf"{len(content) - 9} bytes, not {len(content)}"):
-        weights.locate(entry)
-    saved.write_bytes(content)
-    os.utime(saved, ns=(2, 2))
-    with pytest.raises(WeightsError, match="its sha256 is"):
+    hub_double.errors.clear()
+    with pytest.raises(NoFile, match=r"^sr3-photo: org/weights has no file b\.safetensors"):
+        weights.locate(replace(entry, hub=replace(entry.hub, file="b.safetensors")))
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut"])
+def test_a_damaged_cache_is_never_used_and_the_next_run_recovers(entry, kind: str) -> None:
+    path = weights.locate(entry)
+    content = path.read_bytes()
+    wrong = {"flipped": content[:-1] + bytes([content[-1] ^ 1]), "cut": content[:-9]}[kind]
+    path.write_bytes(wrong)
+    os.utime(path, ns=(1, 1))  # as another moment, however coarse the clock
+    told = rf"sr3-photo: .*{path.name} is damaged: .*removed from the cache: run again"
+    with pytest.raises(DamagedWeights, match=told):
+        weights.load(entry)
+    assert weights.state_of(entry) == "remote"
+    assert weights.locate(entry).read_bytes() == content
+
+
+def test_other_content_than_the_listed_one_is_no_weights(entry, hub_double) -> None:
+    with pytest.raises(DamagedWeights, match=f"its hash is not {'f' * 64}"):
         weights.locate(replace(entry, sha256="f" * 64))
-    assert weights.locate(entry) == saved
+    assert weights.state_of(entry) == "remote"
+
+
+def test_local_files_are_hashed_too(saved) -> None:
+    entry = weights.find(saved)
+    content = saved.read_bytes()
+    saved.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(saved, ns=(1, 1))
+    with pytest.raises(DamagedWeights, match=r"its sha256 is .*it changed while diffsr was"):
+        weights.locate(entry)
+
+
+def test_a_place_on_the_hub_is_an_entry(entry, hub_double) -> None:
+    name = f"hf:{REPO}/a.safetensors"
+    found = weights.find(name)
+    assert found.name == f"hf:{REPO}@{REVISION}/a.safetensors"
+    assert (found.method, found.domain, found.scales) == ("sr3", "face", (4.0,))
+    state, meta = weights.load(found, offline=True)
+    assert state["n"].tolist() == [3, 4] and meta["net"] == "tiny"
+    hub_double.log.clear()
+    assert weights.find(name, offline=True) == found and not hub_double.log
+    with pytest.raises(HubOffline):
+        weights.find(f"hf:{REPO}@v2/a.safetensors", offline=True)
+    with pytest.raises(UsageError, match="names no file"):
+        weights.find(f"hf:{REPO}")
+
+
+def test_an_unlisted_damaged_file_is_noticed_named_and_removed(entry) -> None:
+    name = f"hf:{REPO}/a.safetensors"
+    path = weights.locate(weights.find(name))
+    content = path.read_bytes()
+    path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DamagedWeights, match=r"a\.safetensors: .* not what the Hub sent; it is r"):
+        weights.find(name)
+    assert weights.locate(weights.find(name)).read_bytes() == content
+
+
+def test_a_file_that_the_hub_names_by_no_hash_is_checked_by_its_own(entry, hub_double) -> None:
+    hub_double.etags["a.safetensors"] = "version-7"
+    content = hub_double.files["a.safetensors"]
+    hub_double.files["a.safetensors"] = content[:-1] + bytes([content[-1] ^ 1])
+    found = weights.find(f"hf:{REPO}/a.safetensors")
+    with pytest.raises(DamagedWeights, match=r"not what was saved.*removed from the cache"):
+        weights.load(found)
+    hub_double.files["a.safetensors"] = content
+    assert weights.load(weights.find(f"hf:{REPO}/a.safetensors"))[0]["n"].tolist() == [3, 4]
+
+
+def test_pulling(entry, hub_double, listed) -> None:
+    found, path = weights.pull(f"hf:{REPO}")  # the only weights there
+    assert found.sha256 == weights.sha256_of(path) == entry.sha256
+    hub_double.files["b.safetensors"] = hub_double.files["a.safetensors"]
+    with pytest.raises(WeightsError, match=r"several weights; name one: .*/a\.s.*, hf.*/b\.s"):
+        weights.pull(f"hf:{REPO}")
+    hub_double.files = {"README.md": b""}
+    with pytest.raises(WeightsError, match=r"has no weights \(\.safetensors\)"):
+        weights.pull(f"hf:{REPO}")
+    assert weights.pull(f"hf:{REPO}/a.safetensors", offline=True)[1] == path
+    assert weights.pull(f"hf:{REPO}/a.safetensors", REVISION)[1] == path  # pinned: not asked for
+    with pytest.raises(NoFile):
+        weights.pull(f"hf:{REPO}/a.safetensors")  # of the branch: asked for
+    listed(SR3.replace("o/r", REPO).replace("a" * 64, entry.sha256)
+           .replace("size = 10", f"size = {entry.size}"))  # fmt: skip
+    assert weights.pull("sr3-photo")[1] == path.resolve()
+    with pytest.raises(UsageError, match="--revision is for hf:"):
+        weights.pull("sr3-photo", "main")
+
+
+def test_removing(entry, hub_double, saved, listed) -> None:
+    listed(SR3)
+    weights.pull(f"hf:{REPO}/a.safetensors")
+    path = weights.remove(f"hf:{REPO}/a.safetensors")
+    assert not path.exists() and not path.is_symlink()
+    for name, told in [
+        (f"hf:{REPO}/a.safetensors", "is not in the Hub's cache"),
+        ("sr3-photo", "is not in the Hub's cache"),
+        (str(saved), "remove it as any other file"),
+    ]:
+        with pytest.raises(WeightsError, match=told):
+            weights.remove(name)
+    assert saved.is_file()
 
 
 def test_a_missing_or_damaged_bundled_file_asks_for_a_new_installation() -> None:

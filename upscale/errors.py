@@ -9,6 +9,15 @@ DiffsrError                1  some pictures of a batch failed, or anything not n
 │   └── DiskFull
 ├── NumericalError         1  a sampler or network left the real numbers
 └── WeightsError           5  weights missing, damaged, or not for this job
+    ├── DamagedWeights        other bytes than those that were listed, saved or sent
+    ├── UntrustedWeights      a file that would run code, or a name that leads out of its folder
+    └── HubError              the Hugging Face Hub did not give them:
+        ├── GatedRepo           terms to accept first
+        ├── NoRepo              no such repository, or a private one
+        ├── NoRevision          no such branch, tag or commit in it
+        ├── NoFile              no such file in that revision
+        ├── HubOffline          not on this machine, and the network is not to be used
+        └── HubUnreachable      no answer, a wrong one, or one that broke off
 """
 
 
@@ -48,3 +57,39 @@ class NumericalError(DiffsrError):
 
 class WeightsError(DiffsrError):
     exit_code = 5
+
+
+class DamagedWeights(WeightsError):
+    pass
+
+
+class UntrustedWeights(WeightsError):
+    pass
+
+
+class HubError(WeightsError):
+    pass
+
+
+class GatedRepo(HubError):
+    pass
+
+
+class NoRepo(HubError):
+    pass
+
+
+class NoRevision(HubError):
+    pass
+
+
+class NoFile(HubError):
+    pass
+
+
+class HubOffline(HubError):
+    pass
+
+
+class HubUnreachable(HubError):
+    pass

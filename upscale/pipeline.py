@@ -41,8 +41,10 @@ class Upscaler:
     """A method with its weights on a device; call it with a Picture.
 
     method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
-    weights for the scale. weights: a name in weights.toml, or a .safetensors file (whose own
-    method then counts); None takes the bundled weights that fit method and scale.
+    weights for the scale. weights: a name in weights.toml, a .safetensors file or
+    hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
+    fit method and scale. offline: never ask the network. on_bytes(done, all) while weights are
+    downloaded.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Upscaler:
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        on_bytes: weights.OnBytes | None = None,
     ) -> None:
-        self.entry_name, self.domain, self.offline = weights, domain, offline
+        self.entry_name, self.domain = weights, domain
+        self.fetching = {"offline": offline, "on_bytes": on_bytes}
         self.method = method
         if weights is not None:
             self.method = self._method_of(weights, method)
@@ -64,9 +68,8 @@ class Upscaler:
         self.bf16 = pick_bf16(dtype, self.device)
         self._models: dict[str, methods.Model] = {}
 
-    @staticmethod
-    def _method_of(name: str, method: str | None) -> str:
-        found = weights.find(name).method
+    def _method_of(self, name: str, method: str | None) -> str:
+        found = weights.find(name, **self.fetching).method
         if method is not None and method != found:
             raise UsageError(f"weights {name} are for --method {found}, not {method}")
         return found
@@ -77,14 +80,14 @@ class Upscaler:
         if self.law.kernel is not None:
             return None
         if self.entry_name is not None:
-            return weights.find(self.entry_name)
+            return weights.find(self.entry_name, **self.fetching)
         names = methods.PREFERRED if self.method is None else (self.method,)
         return weights.choose_first(names, scale, self.domain)
 
     def _model(self, entry: weights.Entry) -> methods.Model:
         """Loaded once per weights file."""
         if entry.name not in self._models:
-            state, metadata = weights.load(entry, offline=self.offline)
+            state, metadata = weights.load(entry, **self.fetching)
             model = methods.build(state, metadata)
             model.net.to(self.device).to(memory_format=torch.channels_last)
             self._models[entry.name] = model

@@ -1,47 +1,51 @@
-"""From a name in weights.toml to a verified file and its tensors.
+"""From a name, a path or a place on the Hub to a verified file and its tensors.
 
-The only door to `huggingface_hub`, and to safetensors outside training. Pickles are never opened.
-A listed file is used only after its sha256 was compared with the list; one saved by `save`
-carries a digest of its own, compared by `read`.
+Pickles are never opened here. A listed file is used only
+after its sha256 was compared with the list, one of the Hub's cache after it was compared with what
+the Hub calls it; one saved by `save` carries a digest of its own, compared by `read`.
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
-import json
-import os
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscale.errors import DiskFull, OutputError, WeightsError
-from upscale.registry import PACKAGE, Entry, Hub, entries, scales_of
+from upscale.errors import DamagedWeights, DiskFull, UntrustedWeights, UsageError, WeightsError
+from upscale.hub import files
+from upscale.hub.files import OnBytes
+from upscale.hub.names import Hub, parse
+from upscale.registry import PACKAGE, Entry, entries, scales_of
+from upscale.tensors import PICKLES, metadata_of, read, save
 
 __all__ = [
-    "Entry", "Hub", "choose", "entries", "find", "load", "locate", "read", "save", "sha256_of",
+    "Entry", "Hub", "OnBytes", "choose", "entries", "find", "load", "locate", "pull", "read",
+    "remove", "save", "sha256_of", "state_of",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
 
-_PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
-_SILENCE = "10"  # seconds without an answer after which the Hub counts as absent
-
 _verified: dict[tuple[str, int, int], str] = {}  # (path, mtime_ns, size) -> sha256
 
 
-def find(name_or_path: str | Path) -> Entry:
-    """The entry of that name, or one made from a local .safetensors file's own metadata."""
+def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | None = None) -> Entry:
+    """The entry of that name, or one made from the own metadata of a local .safetensors file or of
+    a file on the Hub (hf:ORG/REPO[@REVISION]/FILE), which is fetched unless the cache has it."""
     text = str(name_or_path)
+    if text.startswith("hf:"):
+        return _remote(parse(text), offline, on_bytes)
     known = entries()
     if text in known:
         return known[text]
     path = Path(text).expanduser()
-    if path.suffix.lower() in _PICKLES:
-        raise WeightsError(f"{text}: pickled weights can run code when opened; "
-                           "diffsr reads .safetensors only")  # fmt: skip
+    if path.suffix.lower() in PICKLES:
+        raise UntrustedWeights(
+            f"{text}: pickled weights can run code when opened; diffsr reads .safetensors only. "
+            f"Convert them: diffsr weights import {text} --method METHOD"
+        )
     if path.suffix == ".safetensors" or path.is_file() or len(Path(text).parts) > 1:
         return _local(path)
     near = difflib.get_close_matches(text, known, n=1)
@@ -81,7 +85,7 @@ def choose_first(names: tuple[str, ...], scale: float, domain: str = "photo") ->
 
 def _local(path: Path) -> Entry:
     """The entry of a file that is not in the list, from the metadata `save` put into it."""
-    meta = _metadata(path)
+    meta = metadata_of(path)
     if not isinstance(meta.get("method"), str):
         raise WeightsError(f"{path}: its header does not say which method it is for; "
                            "was it saved by diffsr?")  # fmt: skip
@@ -96,32 +100,122 @@ def _local(path: Path) -> Entry:
     )  # fmt: skip
 
 
+def _remote(hub: Hub, offline: bool, on_bytes: OnBytes | None) -> Entry:
+    """The entry of an unlisted file on the Hub. What the cache has is used without asking the Hub
+    for news of a branch: that is `pull`'s."""
+    if not hub.file:
+        raise UsageError(f"{hub} names no file; `diffsr weights pull {hub}` says which there are")
+    path = files.cached(hub) or files.fetch(hub, offline=offline, on_bytes=on_bytes)
+    return _checked(hub, path)
+
+
+def _checked(hub: Hub, path: Path) -> Entry:
+    """The entry of an unlisted file in the cache; a damaged one is removed from it."""
+    exact = replace(hub, revision=files.pinned_by(path))
+    try:
+        files.check_sent(path)
+        return replace(_local(path), name=str(exact), hub=exact)
+    except DamagedWeights as error:
+        files.discard(path)
+        raise DamagedWeights(f"{hub}: {error}; it is removed: run again") from error
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
-def locate(entry: Entry, offline: bool = False, tqdm_class: type | None = None) -> Path:
+def locate(entry: Entry, offline: bool = False, on_bytes: OnBytes | None = None) -> Path:
     """The entry's file on this machine, its sha256 checked: bundled, cached, or downloaded.
 
-    offline: never ask the network. tqdm_class: a tqdm look-alike that shows the download.
+    offline: never ask the network. on_bytes(done, all) while it is downloaded. A damaged file in
+    the Hub's cache is removed, so that the next run fetches it anew.
     Raises WeightsError (missing, damaged, unreachable) and DiskFull.
     """
     if entry.path is not None:
-        path, cure = entry.path, "it changed while diffsr was running: run again"
-    elif entry.bundled is not None:
-        path, cure = PACKAGE / "bundled" / entry.bundled, "install diffsr again"
-    else:
-        path = _download(entry, offline, tqdm_class).resolve()  # the cache's file, not its link
-        cure = f"delete {path} and run again"
+        changed = "it changed while diffsr was running: run again"
+        return _verify(entry, entry.path, changed if entry.source is None else "fetch it again")
+    if entry.bundled is not None:
+        return _verify(entry, PACKAGE / "bundled" / entry.bundled, "install diffsr again")
+    assert entry.hub is not None
+    path = files.cached(entry.hub)
+    if path is None:
+        try:
+            path = files.fetch(
+                entry.hub, sha256=entry.sha256, size=entry.size, offline=offline, on_bytes=on_bytes
+            )
+        except (WeightsError, DiskFull) as error:
+            raise type(error)(f"{entry.name}: {error}") from error
+    try:
+        return _verify(entry, path.resolve(), "it is removed from the cache: run again")
+    except DamagedWeights:
+        files.discard(path)
+        raise
+
+
+def _verify(entry: Entry, path: Path, cure: str) -> Path:
+    """`path` if it is the entry's file. Raises WeightsError, DamagedWeights."""
     try:
         size, found = path.stat().st_size, sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{entry.name}: {path}: {error.strerror}; {cure}") from error
     if size != entry.size:
-        raise WeightsError(f"{entry.name}: {path} is damaged: {size} bytes, not {entry.size}; "
-                           f"{cure}")  # fmt: skip
+        raise DamagedWeights(
+            f"{entry.name}: {path} is damaged: {size} bytes, not {entry.size}; {cure}"
+        )
     if found != entry.sha256:
-        raise WeightsError(f"{entry.name}: {path} is damaged: its sha256 is {found}, "
-                           f"not {entry.sha256}; {cure}")  # fmt: skip
+        raise DamagedWeights(
+            f"{entry.name}: {path} is damaged: its sha256 is {found}, not {entry.sha256}; {cure}"
+        )
+    return path
+
+
+def pull(
+    name: str, revision: str | None = None, offline: bool = False, on_bytes: OnBytes | None = None
+) -> tuple[Entry, Path]:
+    """Bring weights to this machine, asking the Hub for the newest where a branch is named.
+
+    name: of a list, or hf:ORG/REPO[@REVISION][/FILE], without FILE the only weights that the
+    repository has. revision: of those, instead of its own. Raises WeightsError, UsageError.
+    """
+    if not name.startswith("hf:"):
+        if revision is not None:
+            raise UsageError(f"--revision is for hf:ORG/REPO/FILE; {name} stands for one file")
+        entry = find(name)
+        return entry, locate(entry, offline, on_bytes)
+    hub = parse(name, revision)
+    if not hub.file:
+        hub = replace(hub, file=_only(hub, files.listing(hub, offline)))
+    path = files.cached(hub) if hub.pinned or offline else None
+    entry = _checked(hub, path or files.fetch(hub, offline=offline, on_bytes=on_bytes))
+    return entry, locate(entry)
+
+
+def _only(hub: Hub, found: list[Hub]) -> str:
+    """The name of the one file that a listing holds."""
+    if len(found) == 1:
+        return found[0].file
+    have = ", ".join(f"{hub}/{file.file}" for file in found)
+    raise WeightsError(f"{hub} has no weights (.safetensors)" if not found
+                       else f"{hub} has several weights; name one: {have}")  # fmt: skip
+
+
+def state_of(entry: Entry) -> str:
+    """bundled, local, cached or remote; asks no network and checks nothing."""
+    if entry.bundled:
+        return "bundled"
+    if entry.hub is None:
+        return "local"
+    return "cached" if files.cached(entry.hub) else "remote"
+
+
+def remove(name: str) -> Path:
+    """Take weights off the Hub's cache; returns the path that was. Raises WeightsError."""
+    hub = parse(name) if name.startswith("hf:") else find(name).hub
+    if hub is None:
+        raise WeightsError(f"{name} is no file of the Hub's cache: remove it as any other file")
+    path = files.cached(hub) if hub.file else None
+    if path is None:
+        raise WeightsError(f"{name} is not in the Hub's cache")
+    files.discard(path)
     return path
 
 
@@ -138,150 +232,21 @@ def sha256_of(path: Path) -> str:
     return _verified[key]
 
 
-def _download(entry: Entry, offline: bool, tqdm_class: type | None) -> Path:
-    """From the Hub's cache, or from the Hub. A pinned commit in the cache needs no request."""
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _SILENCE)  # read when it is imported
-    import huggingface_hub as client
-    from huggingface_hub import errors
-
-    assert entry.hub is not None
-    repo, revision, file = entry.hub.repo, entry.hub.revision, entry.hub.file
-    where = f"{entry.name}: {repo} on the Hugging Face Hub"
-    try:
-        try:
-            return Path(
-                client.hf_hub_download(repo, file, revision=revision, local_files_only=True)
-            )
-        except errors.LocalEntryNotFoundError:
-            if offline:
-                raise
-        # Ask once first: alone, the client would wait six minutes for a server that hangs.
-        url = client.hf_hub_url(repo, file, revision=revision)
-        client.get_hf_file_metadata(url, timeout=float(_SILENCE))
-        return Path(client.hf_hub_download(repo, file, revision=revision, tqdm_class=tqdm_class))
-    # Order matters: gated is a kind of no repository, and absent here a kind of no file.
-    except errors.GatedRepoError as error:
-        why = "asks you to accept its terms: do so on its page, then `hf auth login`"
-        raise WeightsError(f"{where} {why}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise WeightsError(f"{where} does not exist or is private (`hf auth login`)") from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsError(f"{where} has no commit {revision}; update diffsr") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "is not on this machine and diffsr is offline; run once online"
-        raise WeightsError(f"{entry.name} {why}") from error
-    except errors.EntryNotFoundError as error:
-        raise WeightsError(f"{where} has no file {file}; update diffsr") from error
-    except Exception as error:  # its HTTP library's errors belong to no family of its own
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            room = f"no room for {entry.size:,} bytes; set HF_HOME to a larger disk"
-            raise DiskFull(f"{entry.name}: {room}") from error
-        told = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-        why = f"could not be fetched ({told}); check the network, or set HF_ENDPOINT to a mirror"
-        raise WeightsError(f"{where} {why}") from error
-
-
 # --- tensors ------------------------------------------------------------------------------------
 
 
 def load(
-    entry: Entry, device: str | torch.device = "cpu", offline: bool = False
+    entry: Entry,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+    on_bytes: OnBytes | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(state dict with the stored dtypes, metadata) of a verified file. Raises as `locate`."""
-    return read(locate(entry, offline), device)
-
-
-def read(
-    path: str | Path, device: str | torch.device = "cpu"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(state dict, metadata) of any .safetensors file; metadata is {} if diffsr did not save it."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    meta = _metadata(path)
     try:
-        state = load_file(path, device=str(device))
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(_broken(path, error)) from error
-    if "digest" in header and header["digest"] != _digest(state, header.get("diffsr", "")):
-        raise WeightsError(_broken(path, "its content is not what was saved"))
-    return state, meta
-
-
-def save(
-    path: str | Path,
-    state: Mapping[str, torch.Tensor],
-    metadata: Mapping[str, Any],
-    half: bool = False,
-) -> None:
-    """Write a .safetensors file at once or not at all. half: floats as fp16.
-
-    `metadata` (JSON-able) needs "method"; "scales", "domain", "net", "licence" are read by `find`.
-    Raises WeightsError for values that fp16 (or anything) cannot hold, OutputError, DiskFull.
-    """
-    import torch
-    from safetensors.torch import save as to_bytes
-
-    path = Path(path)
-    out = {}
-    for key, value in state.items():
-        stored = value.detach().cpu()
-        stored = stored.to(torch.float16) if half and stored.is_floating_point() else stored
-        if not torch.isfinite(stored).all():
-            what = "as fp16" if torch.isfinite(value).all() else ""
-            raise WeightsError(f"{path}: {key} is not finite {what}".rstrip() + "; not saved")
-        out[key] = stored.contiguous().clone()  # tied tensors are stored twice
-    text = json.dumps(dict(metadata), sort_keys=True)
-    header = {"format": "pt", "diffsr": text, "digest": _digest(out, text)}
-    _write(path, to_bytes(out, metadata=header))
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        kind = DiskFull if error.errno == errno.ENOSPC else OutputError
-        raise kind(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _metadata(path: str | Path) -> dict[str, Any]:
-    """What `save` was given, read from the header alone; {} for other programs' files."""
-    from safetensors import SafetensorError, safe_open
-
-    if Path(path).suffix.lower() in _PICKLES:
-        raise WeightsError(f"{path}: pickled weights are never opened; diffsr reads .safetensors")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {}).get("diffsr", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(_broken(path, error)) from error
-    if not isinstance(meta, dict):
-        raise WeightsError(_broken(path, "its header is not a table"))
-    return meta
-
-
-def _broken(path: str | Path, why: object) -> str:
-    if not Path(path).is_file():
-        return f"{path}: there is no such file"
-    return f"{path}: damaged, or not a safetensors file ({why}); fetch or make it again"
-
-
-def _digest(state: Mapping[str, torch.Tensor], text: str) -> str:
-    """sha256 over metadata, names, dtypes, shapes and bytes."""
-    import torch
-
-    digest = hashlib.sha256(text.encode())
-    for key in sorted(state):
-        value = state[key].cpu().contiguous()
-        digest.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        return read(locate(entry, offline, on_bytes), device)
+    except DamagedWeights as error:
+        path = files.cached(entry.hub) if entry.hub else None
+        if path is None:
+            raise
+        files.discard(path)
+        raise DamagedWeights(f"{error}; it is removed from the cache: run again") from error

@@ -49,9 +49,9 @@ _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
 )
 @option(
     "--weights",
-    metavar="NAME|FILE",
+    metavar="NAME|FILE|hf:...",
     shell_complete=weights_names,
-    help="For the one method given. Default: what fits method and scale.",
+    help="For the one method given, as in `diffsr upscale`. Default: what fits method and scale.",
 )
 @option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
 @option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", help="Magnification.")

@@ -22,6 +22,7 @@ COMMANDS = {  # module of upscale.cli -> the line in `diffsr --help`
     "upscale": "Enlarge pictures. The default: `diffsr in.png` is `diffsr upscale in.png`.",
     "train": "Train weights from a folder of pictures.",
     "bench": "Measure methods on a folder of pictures.",
+    "weights": "List, fetch, check, convert and publish weights.",
     "doctor": "Print what a bug report needs.",
     "completion": "Print the completion script of a shell.",
 }

@@ -29,7 +29,7 @@ class Reporter:
     ) -> None:
         self.quiet, self.verbose, self.total, self.unit = quiet, verbose, total, unit
         self.live: Progress | None = None
-        self._batch = self._work = None
+        self._batch = self._work = self._fetch = None
 
     def __enter__(self) -> Reporter:
         if not self.quiet and on_terminal():
@@ -67,6 +67,19 @@ class Reporter:
                 self._work = None
             if self._batch is not None:
                 self.live.advance(self._batch)
+
+    def fetching(self, done: int, of: int | None) -> None:
+        """`done` of `of` bytes of weights have come (None: nobody knows of how many)."""
+        total = None if of is None else of >> 10
+        if self._fetch is None:
+            self._fetch = self.live.add_task("weights, KiB", total=total) if self.live else -1
+            self.line(f"fetching weights{'' if total is None else f', {total} KiB'}")
+        if self.live:
+            self.live.update(self._fetch, completed=done >> 10, total=total)
+        if done == of:
+            if self.live:
+                self.live.remove_task(self._fetch)
+            self._fetch = None
 
     def line(self, text: str) -> None:
         """One for every piece of work, where there is no bar."""

@@ -114,7 +114,7 @@ def _config_options(function: Callable) -> Callable:
     "--init",
     metavar="WEIGHTS",
     shell_complete=weights_names,
-    help="Weights (name or file) to start from.",
+    help="Weights (name, file or hf:...) to start from.",
 )
 @option(
     "--names-from",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from upscale.cli.options import (
     option,
     weights_names,
 )
-from upscale.cli.progress import Reporter, on_terminal
+from upscale.cli.progress import Reporter
 from upscale.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,9 +47,9 @@ _OPTIONS = [
            help="Length of the result's longer side."),
     option("--method", type=Named(METHODS),
            help="How to enlarge. Default: ecdp at 4x, sr3 at other scales and for faces."),
-    option("--weights", metavar="NAME|FILE", shell_complete=weights_names,
-           help="Weights by name (`diffsr doctor` lists them) or a .safetensors file; they bring "
-                "their method."),
+    option("--weights", metavar="NAME|FILE|hf:...", shell_complete=weights_names,
+           help="Weights by name (`diffsr weights list`), a .safetensors file, or "
+                "hf:ORG/REPO[@REVISION]/FILE; they bring their method."),
     option("--domain", type=Named(DOMAINS), default="photo",
            help="What is on the pictures, for choosing weights."),
     option("--steps", type=click.IntRange(1), metavar="N",
@@ -137,27 +136,31 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
         reporter.note(f"{found.left_out} earlier results in these folders left out")
     if items and not options["dry_run"]:
         outputs.prepare(options["output"], found.many)
-    job = batch.Job(lambda: _upscaler(options), options)
+    job = batch.Job(lambda: _upscaler(options, reporter), options)
     return batch.run(job, items, found.failures, reporter)
 
 
 def make_upscaler(
-    method: str | None, weights: str | None, domain: str, device: str, dtype: str, offline: bool
+    method: str | None,
+    weights: str | None,
+    domain: str,
+    device: str,
+    dtype: str,
+    offline: bool,
+    on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Upscaler:
     """The one place that loads torch and the network; tests put a fake here."""
     from upscale.pipeline import Upscaler
 
     return Upscaler(
-        method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline
-    )
+        method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline,
+        on_bytes=on_bytes,
+    )  # fmt: skip
 
 
-def _upscaler(options: dict[str, Any]) -> Upscaler:
-    if options["quiet"] or not on_terminal():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+def _upscaler(options: dict[str, Any], reporter: Reporter) -> Upscaler:
     names = ("method", "weights", "domain", "device", "dtype", "offline")
-    return make_upscaler(*(options[name] for name in names))
+    return make_upscaler(*(options[name] for name in names), on_bytes=reporter.fetching)
 
 
 def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> None:

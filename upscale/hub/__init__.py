@@ -1,0 +1,1 @@
+"""Files of Hugging Face repositories; the only door to `huggingface_hub`."""

@@ -1,0 +1,128 @@
+"""Files of tensors that describe themselves: read with a look at their digest, written whole.
+
+The door to safetensors outside training. Pickles are never opened here.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upscale.errors import DamagedWeights, DiskFull, OutputError, UntrustedWeights, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
+
+
+def read(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state dict, metadata) of any .safetensors file; metadata is {} if diffsr did not save it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    header, meta = header_of(path), metadata_of(path)
+    try:
+        state = load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise _broken(path, error) from error
+    if "digest" in header and header["digest"] != _digest(state, header.get("diffsr", "")):
+        raise _broken(path, "its content is not what was saved")
+    return state, meta
+
+
+def save(
+    path: str | Path,
+    state: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, Any],
+    half: bool = False,
+) -> None:
+    """Write a .safetensors file at once or not at all. half: floats as fp16.
+
+    `metadata` (JSON-able) needs "method"; "scales", "domain", "net", "licence" are read by `find`.
+    Raises WeightsError for values that fp16 (or anything) cannot hold, OutputError, DiskFull.
+    """
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    path = Path(path)
+    out = {}
+    for key, value in state.items():
+        stored = value.detach().cpu()
+        stored = stored.to(torch.float16) if half and stored.is_floating_point() else stored
+        if not torch.isfinite(stored).all():
+            what = "as fp16" if torch.isfinite(value).all() else ""
+            raise WeightsError(f"{path}: {key} is not finite {what}".rstrip() + "; not saved")
+        out[key] = stored.contiguous().clone()  # tied tensors are stored twice
+    text = json.dumps(dict(metadata), sort_keys=True)
+    header = {"format": "pt", "diffsr": text, "digest": _digest(out, text)}
+    write_whole(path, to_bytes(out, metadata=header))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that is there as a whole or not at all. Raises OutputError, DiskFull."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kind = DiskFull if error.errno == errno.ENOSPC else OutputError
+        raise kind(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def header_of(path: str | Path) -> dict[str, str]:
+    """The texts in a .safetensors file's header. Raises WeightsError."""
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).suffix.lower() in PICKLES:
+        raise UntrustedWeights(
+            f"{path}: pickled weights are never opened; diffsr reads .safetensors"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """What `save` was given, read from the header alone; {} for other programs' files."""
+    try:
+        meta = json.loads(header_of(path).get("diffsr", "{}"))
+    except ValueError as error:
+        raise _broken(path, error) from error
+    if not isinstance(meta, dict):
+        raise _broken(path, "its header is not a table")
+    return meta
+
+
+def _broken(path: str | Path, why: object) -> WeightsError:
+    if not Path(path).is_file():
+        return WeightsError(f"{path}: there is no such file")
+    return DamagedWeights(
+        f"{path}: damaged, or not a safetensors file ({why}); fetch or make it again"
+    )
+
+
+def _digest(state: Mapping[str, torch.Tensor], text: str) -> str:
+    """sha256 over metadata, names, dtypes, shapes and bytes."""
+    import torch
+
+    digest = hashlib.sha256(text.encode())
+    for key in sorted(state):
+        value = state[key].cpu().contiguous()
+        digest.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
