@@ -30,7 +30,7 @@ class Dists:
     def __init__(
         self, device: str | torch.device = "cpu", weights: str | Path | None = None
     ) -> None:
-        path = weights_file("vgg", weights)
+        self.path = path = weights_file("vgg", weights)
         state, _ = store.read(path)
         numbers = [n for stage in _STAGES for n in stage]
         try:

@@ -32,7 +32,7 @@ class Inception:
         self, device: str | torch.device = "cpu", weights: str | Path | None = None
     ) -> None:
         extractor = _package("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
-        path = metric_file("inception", VARIABLE, _HOW, weights)
+        self.path = path = metric_file("inception", VARIABLE, _HOW, weights)
         with tempfile.TemporaryDirectory() as folder:
             tensors = Path(folder) / "inception.pth"
             torch.save(state_of(path), tensors)

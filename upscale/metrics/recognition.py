@@ -26,7 +26,7 @@ class Recogniser:
     def __init__(
         self, device: str | torch.device = "cpu", weights: str | Path | None = None
     ) -> None:
-        path = metric_file("resnet50", VARIABLE, _HOW, weights)
+        self.path = path = metric_file("resnet50", VARIABLE, _HOW, weights)
         with torch.device("meta"):
             net = torchvision_models().resnet50(weights=None)
         try:
