@@ -1,4 +1,4 @@
-"""What a benchmark measures: THE table of its numbers, without torch so that the help may read it."""
+"""What a benchmark measures: THE table of its numbers, without torch for the help's sake."""
 
 from __future__ import annotations
 

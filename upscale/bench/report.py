@@ -48,14 +48,13 @@ def means(rows: Sequence[Row]) -> list[Row]:
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """`means` as text cells, without columns that are empty everywhere, and without those that
-    are in the rows for other programs only."""
+    """`means` as text cells, without columns that are empty everywhere."""
     table = [
         {k: v.text(COLUMNS[k].digits) if isinstance(v, Mean) else v for k, v in row.items()}
         for row in means(rows)
     ]
     empty = {key for key in (*TRIAL, "nfe") if all(row[key] is None for row in table)}
-    empty |= {"weights_sha256", "peak_mib"}
+    empty.add("weights_sha256")
     if len({row["scale"] for row in table}) < 2:
         empty.add("scale")
     return [{k: v for k, v in row.items() if k not in empty} for row in table]

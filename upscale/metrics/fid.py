@@ -7,11 +7,13 @@ download them unasked; here they are read as tensors first and handed to it as a
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -64,8 +66,8 @@ def fid(made: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
     return package.fid_statistics_to_metric(*statistics, verbose=False)[package.KEY_METRIC_FID]
 
 
-def _package(name: str):  # noqa: ANN202 - a module of torch_fidelity
-    import importlib
+def _package(name: str) -> ModuleType:
+    """A module of torch_fidelity. Raises WeightsError where it is not installed."""
 
     with contextlib.suppress(Exception):  # mends a torchvision without its C++ library, if need be
         torchvision_models()
