@@ -12,8 +12,6 @@ from typing import Any
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.stats import Mean, mean_of
 
-__all__ = ["TRIAL", "Mean", "groups", "means", "summary", "to_csv", "to_json", "to_markdown"]
-
 Row = dict[str, Any]
 
 # what tells one line of the table from another
@@ -26,8 +24,13 @@ def groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     found: dict[tuple, list[Row]] = {}
     for row in rows:
         if "error" not in row:
-            found.setdefault(tuple(row.get(key) for key in TRIAL), []).append(row)
+            found.setdefault(trial_of(row), []).append(row)
     return found
+
+
+def trial_of(row: Row) -> tuple:
+    """Which trial a row, or a line of `means`, belongs to."""
+    return tuple(row.get(key) for key in TRIAL)
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
@@ -64,7 +67,7 @@ def brief(rows: Sequence[Row]) -> list[Row]:
     """The table for a page: who, the metrics and the calls; no intervals, the best in bold."""
     table = means(rows)
     metrics = [name for name in METRICS if table and name in table[0]]
-    named = _names(table)
+    named = names_of(table)
     best = {name: _best(name, table) for name in metrics}
     out = []
     for label, row in zip(named, table, strict=True):
@@ -119,7 +122,7 @@ def plain(row: Row) -> Row:
     }
 
 
-def _names(table: Sequence[Row]) -> list[str]:
+def names_of(table: Sequence[Row]) -> list[str]:
     """The shortest names that tell the lines apart: the method, and what differs besides."""
     differs = [
         key for key in TRIAL[1:7] if len({row[key] for row in table if row[key] is not None}) > 1

@@ -132,7 +132,7 @@ class _Bench:
                     yield trial, known
                     continue
                 if trial.scale not in opened:
-                    opened[trial.scale] = _open(pair, trial.scale)
+                    opened[trial.scale] = open_pair(pair, trial.scale)
                 measured = self._measure(trial, pair, *opened[trial.scale], made)
                 self.cache.put(key, measured)
                 yield trial, measured
@@ -159,7 +159,7 @@ class _Bench:
         row: Row = {
             "picture": pair.hr.name, "picture_sha256": store.sha256_of(pair.hr),
             "method": trial.method, **told, "scale": trial.scale,
-            "kernel": KERNEL if pair.lr is None else f"as given in {pair.lr.parent.name}",
+            "kernel": KERNEL if pair.lr is None else f"the set's maker ({pair.lr.parent.name})",
             "border": scorer.border, "samples": len(results),
             "height": hr.shape[0], "width": hr.shape[1], **scorer.of_all(cases),
             "versions": versions(), "machine": machine(self.device.partition(":")[0]),
@@ -209,7 +209,7 @@ def _upscaler(trial: Trial, settings: Settings) -> Upscale:
     )  # fmt: skip
 
 
-def _open(pair: Pair, scale: float) -> tuple[Picture, np.ndarray]:
+def open_pair(pair: Pair, scale: float) -> tuple[Picture, np.ndarray]:
     """(the small picture, the large one cut to it); grey if the original is, as with upscale."""
     source = read(pair.hr)
     if pair.lr is None:

@@ -88,18 +88,18 @@ def tell_row(row: dict[str, Any], done: int, total: int, reporter: Reporter) -> 
 def markdown(rows: list[dict[str, Any]], options: dict[str, Any]) -> str:
     from upscale.bench import published, report
 
-    text = report.tomarkdown(rows, options["brief"])
+    text = report.to_markdown(rows, options["brief"])
     if options["published"] == "auto":
         return text
     chosen = published.choose(options["published"], "", ())
-    return "\n".join(part for part in (text, published.tomarkdown(chosen)) if part)
+    return "\n".join(part for part in (text, published.to_markdown(chosen)) if part)
 
 
 def html(rows: list[dict[str, Any]], shown: dict[int, Any], options: dict[str, Any]) -> str:
     from upscale.bench import page, published
 
     chosen = published.choose(options["published"], options["dataset_name"], options["scale"])
-    return page.tohtml(rows, shown, chosen, options["dataset_name"])
+    return page.to_html(rows, shown, chosen, options["dataset_name"])
 
 
 def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
@@ -112,7 +112,7 @@ def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
         for kind, target in targets.items():
             put(getattr(compare, f"to_{kind}")(rows, notes), target, reporter)
     if "-" not in targets.values() and not options["quiet"]:
-        click.echo(compare.tomarkdown(rows, notes), nl=False)
+        click.echo(compare.to_markdown(rows, notes), nl=False)
     return 0
 
 
