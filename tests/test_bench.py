@@ -210,8 +210,8 @@ def test_mistakes_that_every_picture_would_repeat_come_at_once(
 
 def test_the_real_upscaler_and_lpips(dataset: Path) -> None:
     rows = bench(
-        dataset, metrics=("lpips", "psnr_y"), methods=("bicubic", "lanczos"), limit=1, scales=(2.0,),
-        device="cpu", make_upscaler=None,
+        dataset, metrics=("lpips", "psnr_y"), methods=("bicubic", "lanczos"), limit=1,
+        scales=(2.0,), device="cpu", make_upscaler=None,
     )  # fmt: skip
     assert [r["method"] for r in rows] == ["bicubic", "lanczos"]
     assert all(0 < r["lpips"] < 1 and r["psnr_y"] > 15 and r["nfe"] == 0 for r in rows)

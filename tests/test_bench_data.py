@@ -48,7 +48,7 @@ def test_a_set_is_found_by_path_name_and_folder(tmp_path: Path, monkeypatch) -> 
     assert datasets.find("mine", tmp_path) == ("mine", tmp_path / "mine")
     assert datasets.find(str(tmp_path / "mine")) == ("mine", tmp_path / "mine")
     assert datasets.find(str(tmp_path / "Kodak24"))[0] == "kodak"
-    with pytest.raises(InputError, match="DIFFSR_DATA is not set.*a folder Set5"):
+    with pytest.raises(InputError, match=r"DIFFSR_DATA is not set.*a folder Set5"):
         datasets.find("set5")
     with pytest.raises(InputError, match=r"not in .*BSD100 or BSDS100 or B100"):
         datasets.find("bsd100", tmp_path)
