@@ -1,13 +1,7 @@
-"""Pictures times trials: one row of measurements each.
-
-The protocol: a picture is cut at the bottom and right so that the scale divides it, shrunk by
-`image.resize`'s bicubic in float, rounded to 8 bits, enlarged, rounded to 8 bits, and measured.
-A set that has its small pictures itself (HR/ and LRx4/) is measured with those.
-"""
+"""Pictures times trials: one row of measurements each, by the rules of `protocol`."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,17 +15,16 @@ from upscale.bench.crops import cuts
 from upscale.bench.datasets import Pair, pairs_of, partners_of
 from upscale.bench.machine import machine, versions
 from upscale.bench.memory import peak_memory, reset_peak
-from upscale.bench.score import METRICS, Case, Scorer
+from upscale.bench.protocol import KERNEL, in_8_bits, make_lr, open_pair, result_of_others
+from upscale.bench.score import Case, Scorer
 from upscale.bench.trials import Settings, Trial, trials_of
 from upscale.device import pick_device
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
-from upscale.image.io import read, write
-from upscale.image.picture import Picture, quantised
-from upscale.image.resize import resize_array
+from upscale.image.io import write
+from upscale.image.picture import Picture
 
-__all__ = ["METRICS", "Settings", "make_lr", "run"]
+__all__ = ["Settings", "make_lr", "run"]
 
-KERNEL = "bicubic (a=-0.5, antialiased, float), rounded to 8 bits"
 Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
 Arrays = dict[str, np.ndarray]
 
@@ -59,10 +52,11 @@ def run(
     on. Raises UsageError, WeightsError, and InputError for an empty folder, for results without
     partner, or if nothing could be measured.
     """
-    bench = _Bench(settings, trials_of(settings), save, cache or Cache(None), make_upscaler)
+    trials = trials_of(settings)
     pairs = {scale: pairs_of(dataset, scale) for scale in dict.fromkeys(settings.scales)}
     stems = [pair.hr.stem for pair in pairs[settings.scales[0]]]
-    bench.partners = {folder: partners_of(stems, folder) for folder in settings.outputs}
+    partners = {folder: partners_of(stems, folder) for folder in settings.outputs}
+    bench = _Bench(settings, trials, partners, save, cache or Cache(None), make_upscaler)
     count = len(stems[: settings.limit])
     rows: list[Row] = []
     total, features = count * len(bench.trials), {}
@@ -72,25 +66,16 @@ def run(
             row = {"dataset": name or dataset.name, **measured.row}
             if shown is not None:
                 shown[len(rows)] = {k: v for k, v in measured.arrays.items() if "fid" not in k}
-            features.setdefault(trial, []).append((row, measured.arrays))
+            if "fid" in settings.metrics:
+                features.setdefault(trial, []).append((row, measured.arrays))
             rows.append(row)
             if "error" in row:
                 say(f"{row['method']}: {row['error']}")
             on_row(row, len(rows), total)
     if rows and all("error" in row for row in rows):
         raise InputError(f"{dataset}: no picture could be measured; {rows[0]['error']}")
-    if "fid" in settings.metrics:
-        _add_fid(features)
+    _add_fid(features)
     return rows
-
-
-def make_lr(hr: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (H,W,3) in [0,1] -> (lr, hr cut to lr's size times scale, halves up)."""
-    small = tuple(math.floor(side / scale) for side in hr.shape[:2])
-    if min(small) < 1:
-        raise InputError(f"{hr.shape[1]}x{hr.shape[0]} is too small for a scale of {scale:g}")
-    hr = _cut(hr, small, scale)
-    return _in_8_bits(resize_array(hr, small)), hr
 
 
 class _Bench:
@@ -100,11 +85,13 @@ class _Bench:
         self,
         settings: Settings,
         trials: list[Trial],
+        partners: dict[Path, dict[str, Path]],
         save: Path | None,
         cache: Cache,
         make_upscaler: Callable[[Trial, Settings], Upscale] | None,
     ) -> None:
-        self.settings, self.trials, self.save, self.cache = settings, trials, save, cache
+        self.settings, self.trials, self.partners = settings, trials, partners
+        self.save, self.cache = save, cache
         self.scorers = {
             scale: Scorer(settings.metrics, scale, settings.device, settings.samples)
             for scale in dict.fromkeys(settings.scales)
@@ -115,7 +102,6 @@ class _Bench:
             for trial in dict.fromkeys(trials)
             if trial.outputs is None
         }
-        self.partners: dict[Path, dict[str, Path]] = {}
         self.device = str(pick_device(settings.device))
 
     def measure(self, here: dict[float, Pair]) -> Iterator[tuple[Trial, Measured]]:
@@ -149,7 +135,7 @@ class _Bench:
     ) -> Measured:
         scorer = self.scorers[trial.scale]
         if made is not None:
-            told, results = {}, [_result_of_others(made, hr.shape[:2])]
+            told, results = {}, [result_of_others(made, hr.shape[:2])]
         else:
             upscaler = self.upscalers[trial.method, trial.weights]
             told, results = _enlarge(upscaler, lr, trial, self.settings)
@@ -180,7 +166,10 @@ class _Bench:
         if self.cache.folder is None:
             return ""
         settings, scorer = self.settings, self.scorers[trial.scale]
-        files = [store.sha256_of(path) for path in (pair.hr, pair.lr, made) if path is not None]
+        try:
+            files = [store.sha256_of(path) for path in (pair.hr, pair.lr, made) if path is not None]
+        except OSError as error:
+            raise InputError(f"{error.filename}: {error.strerror}") from error
         return self.cache.key(
             files=files, name=pair.hr.name, label=pair.label, trial=repr(trial),
             weights=_weights_sha256(trial, settings), metrics=settings.metrics,
@@ -209,28 +198,6 @@ def _upscaler(trial: Trial, settings: Settings) -> Upscale:
     )  # fmt: skip
 
 
-def open_pair(pair: Pair, scale: float) -> tuple[Picture, np.ndarray]:
-    """(the small picture, the large one cut to it); grey if the original is, as with upscale."""
-    source = read(pair.hr)
-    if pair.lr is None:
-        lr, hr = make_lr(source.rgb, scale)
-        return Picture(lr, grey=source.grey), hr
-    small = read(pair.lr)
-    height, width = (math.floor(side * scale + 0.5) for side in small.size)
-    spare = (source.size[0] - height, source.size[1] - width)
-    if min(spare) < 0 or max(spare) >= math.ceil(scale):
-        raise InputError(
-            f"{pair.lr}: {small.size[1]}x{small.size[0]}, which times {scale:g} is not "
-            f"{pair.hr.name}'s {source.size[1]}x{source.size[0]}"
-        )
-    return Picture(_in_8_bits(small.rgb), grey=source.grey), _cut(source.rgb, small.size, scale)
-
-
-def _cut(hr: np.ndarray, small: tuple[int, int], scale: float) -> np.ndarray:
-    height, width = (math.floor(side * scale + 0.5) for side in small)
-    return np.ascontiguousarray(hr[:height, :width])
-
-
 def _enlarge(
     upscaler: Upscale, lr: Picture, trial: Trial, settings: Settings
 ) -> tuple[Row, list[np.ndarray]]:
@@ -250,7 +217,7 @@ def _enlarge(
         result = upscaler(lr, **planned, **asked, **which, seed=settings.seed,
                           consistency=settings.consistency)  # fmt: skip
         seconds += (time.perf_counter() - started) / settings.samples
-        made.append(_in_8_bits(result.picture.rgb))
+        made.append(in_8_bits(result.picture.rgb))
     told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
             "parametrisation", "seed", "consistency_mode", "device", "dtype")  # fmt: skip
     row = {key: result.report.get(key) for key in told}
@@ -260,16 +227,6 @@ def _enlarge(
         peak_memory=peak, peak_mib=None if peak is None else round(peak / 2**20, 1),
     )  # fmt: skip
     return row, made
-
-
-def _result_of_others(path: Path, size: tuple[int, int]) -> np.ndarray:
-    sr = read(path)
-    if sr.size != size:
-        raise InputError(
-            f"{path}: {sr.size[1]}x{sr.size[0]} pixels, where {size[1]}x{size[0]} are compared: "
-            "the picture cut to a multiple of the scale"
-        )
-    return _in_8_bits(sr.rgb)
 
 
 def _add_fid(features: dict[Trial, list[tuple[Row, Arrays]]]) -> None:
@@ -282,7 +239,3 @@ def _add_fid(features: dict[Trial, list[tuple[Row, Arrays]]]) -> None:
         for row, _ in measured:
             if "error" not in row:
                 row["fid"] = value
-
-
-def _in_8_bits(rgb: np.ndarray) -> np.ndarray:
-    return quantised(rgb, 8).astype(np.float32) / np.float32(255)

@@ -18,13 +18,13 @@ import torch
 from upscale import weights as store
 from upscale.bench.columns import COLUMNS
 from upscale.bench.datasets import pairs_of
-from upscale.bench.run import open_pair
+from upscale.bench.protocol import in_8_bits, open_pair
 from upscale.bench.score import Case, Scorer
 from upscale.bench.stats import Mean, difference, mean_of
 from upscale.diffusion.process import SPACINGS, sigmas
 from upscale.diffusion.samplers import ADAPTIVE
 from upscale.errors import InputError, UsageError
-from upscale.image.picture import Picture, quantised
+from upscale.image.picture import Picture
 from upscale.methods import Method, Schedule
 from upscale.pipeline import Upscaler
 
@@ -85,8 +85,7 @@ def tune(
         found: Values = {metric: [] for metric in metrics}
         for lr, hr in which:
             made = upscaler(lr, scale=scale, steps=steps, sampler=name, seed=seed).picture.rgb
-            sr = quantised(made, 8).astype(np.float32) / np.float32(255)
-            for metric, value in scorer(Case(sr, hr, lr.rgb)).items():
+            for metric, value in scorer(Case(in_8_bits(made), hr, lr.rgb)).items():
                 found[metric].append(value)
         return found
 
