@@ -174,7 +174,7 @@ class _Bench:
             files=files, name=pair.hr.name, label=pair.label, trial=repr(trial),
             weights=_weights_sha256(trial, settings), metrics=settings.metrics,
             sources=scorer.sources, spacing=settings.spacing, consistency=settings.consistency,
-            seed=settings.seed, samples=settings.samples, dtype=settings.dtype,
+            one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples, dtype=settings.dtype,
             crop=settings.crop, device=self.device, on=[versions(), machine(self.device)],
         )  # fmt: skip
 
@@ -206,6 +206,8 @@ def _enlarge(
         "scale": trial.scale, "steps": trial.steps, "sampler": trial.sampler,
         "spacing": settings.spacing,
     }  # fmt: skip
+    if settings.one_stage:
+        planned["one_stage"] = True
     upscaler.plan(lr.size, **planned)  # loads the weights, which is not what is timed
     asked = {"temperature": trial.temperature, "parametrisation": trial.parametrisation}
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -27,6 +27,7 @@ class Settings:
     domain: str = "photo"
     spacing: str | None = None
     consistency: str | None = None
+    one_stage: bool = False
     limit: int | None = None
     seed: int = 0
     samples: int = 1
