@@ -70,7 +70,8 @@ def test_what_does_not_pair_is_told() -> None:
 
 def test_a_changed_protocol_is_told() -> None:
     notes = compare.compare(rows_of(DIFFICULTY), rows_of(DIFFICULTY, kernel="box", seed=7))[1]
-    assert "sr3 x4 ddim 2 steps: kernel was bicubic, is box" in notes
+    assert notes == ["sr3 x4 ddim 2 steps: kernel was bicubic, is box",
+                     "sr3 x4 ddim 2 steps: seed was 0, is 7"]  # fmt: skip
 
 
 def test_the_command_compares_files(tmp_path: Path) -> None:

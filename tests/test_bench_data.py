@@ -60,7 +60,7 @@ def test_a_set_is_found_by_path_name_and_folder(tmp_path: Path, monkeypatch) -> 
 def test_given_small_pictures_are_used(tmp_path: Path, layout: str) -> None:
     hr = put(tmp_path / "HR" / "a.png", 43, 54)  # to be cut to 40x52
     assert bicubic(tmp_path)[0]["kernel"].startswith("bicubic (a=-0.5")
-    lr = np.clip(make_lr(hr, 4)[0] + np.float32(0.1), 0, 1)  # none that we would make
+    lr = np.clip(make_lr(hr, 4)[0] + np.float32(0.3), 0, 1)  # none that we would make
     write(Picture(lr), tmp_path / layout.format("a"))
     row = bicubic(tmp_path)[0]
     assert row["kernel"].startswith("the set's maker") and (row["height"], row["width"]) == (40, 52)
@@ -115,13 +115,15 @@ def test_grey_and_16_bit_pictures(tmp_path: Path) -> None:
     rows = {row["picture"]: row for row in bicubic(tmp_path)}
     assert not any("error" in row for row in rows.values())
     values = [rows[name]["psnr"] for name in ("deep.png", "grey.png", "alpha.png")]
-    assert max(values) - min(values) < 0.2 and min(values) > 25  # one picture in three files
+    assert max(values) - min(values) < 0.6 and min(values) > 25  # one picture in three files
 
 
 def test_a_grey_picture_is_enlarged_as_grey(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "g.png")
+    Image.fromarray((np.arange(4096) % 256).astype(np.uint8).reshape(64, 64)).save(
+        tmp_path / "g.png"
+    )
     seen = []
 
     class Spy:

@@ -45,7 +45,7 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Row], lis
         if not first:
             continue
         notes += [f"{name}: {key} was {first[0][key]}, is {second[0].get(key)}"
-                  for key in _PROTOCOL if first[0].get(key) and first[0][key] != second[0].get(key)
+                  for key in _PROTOCOL if first[0].get(key) is not None and first[0][key] != second[0].get(key)
                   ]  # fmt: skip
         found += _lines(name, first, second)
     if not found:

@@ -174,8 +174,8 @@ class _Bench:
             files=files, name=pair.hr.name, label=pair.label, trial=repr(trial),
             weights=_weights_sha256(trial, settings), metrics=settings.metrics,
             sources=scorer.sources, spacing=settings.spacing, consistency=settings.consistency,
-            one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples, dtype=settings.dtype,
-            crop=settings.crop, device=self.device, on=[versions(), machine(self.device)],
+            one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples,
+            dtype=settings.dtype, crop=settings.crop, device=self.device, on=[versions(), machine(self.device)],
         )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def _enlarge(
     row = {key: result.report.get(key) for key in told}
     peak, pixels = peak_memory(), made[0].shape[0] * made[0].shape[1]
     row.update(
-        seconds=round(seconds, 4), megapixels_per_s=round(pixels / 1e6 / seconds, 4),
+        seconds=round(seconds, 4), megapixels_per_s=round(pixels / 1e6 / max(seconds, 1e-9), 4),
         peak_memory=peak, peak_mib=None if peak is None else round(peak / 2**20, 1),
     )  # fmt: skip
     return row, made

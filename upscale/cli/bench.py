@@ -284,10 +284,12 @@ def _table(rows: list[dict[str, Any]]) -> None:
     """The means, one line for every combination, columns as the rows have them."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*(rows[0] if rows else ()), box=None)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        cells = [_cell(value) for value in row.values()]
+        table.add_row(*(Text(c.strip("*"), "bold" if c.startswith("**") else "") for c in cells))
     Console().print(table)
 
 
