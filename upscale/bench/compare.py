@@ -44,9 +44,10 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Row], lis
             notes.append(f"{name}: {left_out} pictures are in one run only, or have changed")
         if not first:
             continue
-        notes += [f"{name}: {key} was {first[0][key]}, is {second[0].get(key)}"
-                  for key in _PROTOCOL if first[0].get(key) is not None and first[0][key] != second[0].get(key)
-                  ]  # fmt: skip
+        for key in _PROTOCOL:
+            was, now = first[0].get(key), second[0].get(key)
+            if was is not None and was != now:
+                notes.append(f"{name}: {key} was {was}, is {now}")
         found += _lines(name, first, second)
     if not found:
         raise InputError("the two files have no trial and picture in common")

@@ -175,7 +175,8 @@ class _Bench:
             weights=_weights_sha256(trial, settings), metrics=settings.metrics,
             sources=scorer.sources, spacing=settings.spacing, consistency=settings.consistency,
             one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples,
-            dtype=settings.dtype, crop=settings.crop, device=self.device, on=[versions(), machine(self.device)],
+            dtype=settings.dtype, crop=settings.crop, device=self.device,
+            on=[versions(), machine(self.device)],
         )  # fmt: skip
 
 
