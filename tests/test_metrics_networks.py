@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import upscale
 from upscale.bench.run import Settings, run
 from upscale.errors import WeightsError
 from upscale.image.io import write
@@ -22,7 +23,7 @@ from upscale.metrics.niqe import niqe
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"
 VGG = SHARED / "lpips" / "lpips_vgg_v0.1_fp16.safetensors"
-SHIPPED = Path(__file__).parents[1] / "upscale" / "bench" / "pictures"
+SHIPPED = Path(upscale.__file__).parent / "bench" / "pictures"
 
 
 def picture(path: Path) -> np.ndarray:

@@ -113,7 +113,9 @@ function ticks(low, high, log) {
 // points: {x, y, xs, ys, name, method}; xs and ys are the ends of the intervals or null
 function plot(title, xTitle, yTitle, points, log) {
   const [W, H, L, R, T, B] = [380, 300, 52, 12, 26, 40];
-  points = points.filter(p => p.x !== null && p.y !== null && (!log || p.x > 0));
+  points = points.filter(p => p.x !== null && p.y !== null);
+  const without = log ? points.filter(p => p.x <= 0) : [];  // no network: a level, not a point
+  points = points.filter(p => !without.includes(p));
   const frame = svg("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title});
   frame.append(svg("text", {x: L, y: 14, "font-weight": 600}, title));
   if (!points.length) {
@@ -128,7 +130,7 @@ function plot(title, xTitle, yTitle, points, log) {
   };
   const ends = (p, key) => p[key + "s"] && !p.published ? [p[key], ...p[key + "s"]] : [p[key]];
   const xr = range(points.flatMap(p => ends(p, "x")).filter(v => !log || v > 0), log);
-  const yr = range(points.flatMap(p => ends(p, "y")), false);
+  const yr = range([...points, ...without].flatMap(p => ends(p, "y")), false);
   const f = log ? Math.log : v => v;
   const px = v => L + (f(v) - f(xr[0])) / (f(xr[1]) - f(xr[0])) * (W - L - R);
   const py = v => H - B - (v - yr[0]) / (yr[1] - yr[0]) * (H - T - B);
@@ -141,6 +143,9 @@ function plot(title, xTitle, yTitle, points, log) {
   frame.append(svg("text", {x: (L + W - R) / 2, y: H - 6, "text-anchor": "middle"}, xTitle),
     svg("text", {transform: `translate(12 ${(T + H - B) / 2}) rotate(-90)`,
       "text-anchor": "middle"}, yTitle));
+  for (const p of without) frame.append(svg("line", {x1: L, x2: W - R, y1: py(p.y), y2: py(p.y),
+    stroke: colour(p.method), "stroke-dasharray": "5 4"},
+    svg("title", {}, `${p.name}\n${yTitle} ${+p.y.toPrecision(4)}`)));
   if (log) for (const method of methods) {  // the points of a method, from few calls to many
     const own = points.filter(p => p.method === method && !p.published).sort((a, b) => a.x - b.x);
     frame.append(svg("polyline", {fill: "none", stroke: colour(method), "stroke-opacity": .5,
