@@ -52,9 +52,10 @@ class Method:
     """How a method samples unless the weights file or the user says otherwise.
 
     temperature: of the start noise, for samplers that add no other. Below 1 a few-step sampler
-    leaves less noise in the picture. schedules: noise levels that were searched for, which go
-    before `spacing`. kernel: set for methods without a network, the name of the
-    resize they are.
+    leaves less noise in the picture. kernel: set for methods without a network, the name of the
+    resize they are. continuous: made for every magnification, so past those that the weights were
+    trained for it is used as it is, where others go in two stages. schedules: noise levels that
+    were searched for, which go before `spacing`.
     """
 
     parametrisation: str = "eps"
@@ -64,6 +65,7 @@ class Method:
     spacing: str = "logsnr"
     temperature: float = 1.0
     kernel: str | None = None
+    continuous: bool = False
     schedules: tuple[Schedule, ...] = ()
 
     def tuned(self, sampler: str, steps: int) -> Schedule | None:
