@@ -35,7 +35,9 @@ def test_what_ships_is_there_and_small() -> None:
     pictures = datasets.pictures_of(folder)
     assert name == "kodak8" and len(pictures) == 8
     assert sum(p.stat().st_size for p in pictures) < 3 << 20
-    assert {Image.open(p).size for p in pictures} == {(256, 256)}
+    for path in pictures:
+        with Image.open(path) as image:
+            assert image.size == (256, 256)
     assert datasets.find("kodak8") == (name, folder)
 
 
@@ -170,7 +172,8 @@ def test_results_of_other_programs_stand_beside_methods(tmp_path: Path) -> None:
     settings = Settings(outputs=(tmp_path / "one", tmp_path / "two"), metrics=("ssim",))
     rows = run(tmp_path / "set", settings)
     assert [row["method"] for row in rows] == ["one", "two", "bicubic"]
-    assert rows[0]["ssim"] == pytest.approx(1, abs=1e-3) > rows[2]["ssim"]
+    assert rows[0]["ssim"] == pytest.approx(1, abs=1e-3)
+    assert rows[2]["ssim"] < 0.9
     assert trials_of(settings)[0] == Trial("one", outputs=tmp_path / "one")
 
 

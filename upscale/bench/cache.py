@@ -48,7 +48,8 @@ class Cache:
         if self.folder is None:
             return None
         try:
-            with np.load(self._path(key), allow_pickle=False) as file:
+            content = io.BytesIO(self._path(key).read_bytes())  # numpy leaves a bad file open
+            with np.load(content, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return Measured(json.loads(arrays.pop("row").tobytes()), arrays)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
