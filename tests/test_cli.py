@@ -559,7 +559,7 @@ def bench(monkeypatch):
     report = types.ModuleType("upscale.bench.report")
     report.to_json = json.dumps
     report.to_csv = lambda rows: "picture,method"
-    report.to_markdown = lambda rows, short: "| method | psnr_y |\n"
+    report.to_markdown = lambda rows, short: "| method | psnr_y |"
     report.summary = lambda rows: [{"method": "bicubic", "psnr_y": 21.5, "lpips": None}]
     package = types.ModuleType("upscale.bench")
     package.report, package.published = report, None
