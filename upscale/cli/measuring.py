@@ -23,6 +23,9 @@ def run_bench(
     from upscale.bench.run import Settings, run
     from upscale.bench.score import default_metrics
 
+    data = Path(options["data"]) if options["data"] else None
+    name, folder = datasets.find(options["dataset"], data)
+    options["dataset_name"] = name
     metrics = options["metrics"]
     if metrics is None:
         metrics = default_metrics()
@@ -31,9 +34,6 @@ def run_bench(
                 "LPIPS (vgg) is left out, and a method may please one network only: "
                 "DIFFSR_LPIPS_VGG names the file with its weights"
             )
-    data = Path(options["data"]) if options["data"] else None
-    name, folder = datasets.find(options["dataset"], data)
-    options["dataset_name"] = name
     settings = Settings(
         methods=options["method"],
         scales=options["scale"],
