@@ -222,7 +222,7 @@ def _enlarge(
         seconds += (time.perf_counter() - started) / settings.samples
         made.append(in_8_bits(result.picture.rgb))
     told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
-            "parametrisation", "seed", "consistency_mode", "device", "dtype")  # fmt: skip
+            "parametrisation", "seed", "consistency_mode", "device", "dtype", "tile")  # fmt: skip
     row = {key: result.report.get(key) for key in told}
     peak, pixels = peak_memory(), made[0].shape[0] * made[0].shape[1]
     row.update(
