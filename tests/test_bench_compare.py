@@ -142,6 +142,8 @@ def test_a_number_of_all_pictures_has_no_interval() -> None:
 
 
 def test_scales_and_weights_are_lines_of_their_own() -> None:
+    twins = report.means(rows_of([20.0]) + rows_of([23.0], weights_sha256="2233445566"))
+    assert report.names_of(twins) == ["sr3, 11", "sr3, 22334455"]
     rows = rows_of([20.0]) + rows_of([22.0], scale=2.0) + rows_of([23.0], weights_sha256="22")
     assert [(r["scale"], r["psnr"]) for r in report.summary(rows)] == [
         (4.0, "20.00"), (2.0, "22.00"), (4.0, "23.00"),

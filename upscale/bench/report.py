@@ -123,22 +123,21 @@ def plain(row: Row) -> Row:
 
 
 def names_of(table: Sequence[Row]) -> list[str]:
-    """The shortest names that tell the lines apart: the method, and what differs besides."""
-    differs = [
-        key for key in TRIAL[1:7] if len({row[key] for row in table if row[key] is not None}) > 1
-    ]
-    methods = [row["method"] for row in table]
+    """The shortest names that tell the lines apart: the method, and what differs within it."""
     out = []
     for row in table:
-        alone = methods.count(row["method"]) == 1
-        rest = [] if alone else [_told(key, row[key]) for key in differs if row[key] is not None]
-        out.append(", ".join([str(row["method"]), *rest]))
+        same = [other for other in table if other["method"] == row["method"]]
+        differs = [key for key in TRIAL[1:-1] if len({other[key] for other in same}) > 1]
+        if len(same) > 1 and not differs:  # files of one name
+            differs = ["weights_sha256"]
+        told = [_told(key, row[key]) for key in differs if row[key] is not None]
+        out.append(", ".join([str(row["method"]), *told]))
     return out
 
 
 def _told(key: str, value: Any) -> str:
-    return {"scale": f"x{value}", "steps": f"{value} steps", "temperature": f"temperature {value}"
-            }.get(key, str(value))  # fmt: skip
+    return {"scale": f"x{value}", "steps": f"{value} steps", "temperature": f"temperature {value}",
+            "weights_sha256": str(value)[:8]}.get(key, str(value))  # fmt: skip
 
 
 def _best(name: str, table: Sequence[Row]) -> str | None:

@@ -110,7 +110,7 @@ function ticks(low, high, log) {
   return found;
 }
 
-// points: {x, y, xs, ys, name, method}; xs and ys are the ends of the intervals or null
+// points: {x, y, ys, name, method}; ys are the ends of y's interval, or null
 function plot(title, xTitle, yTitle, points, log) {
   const [W, H, L, R, T, B] = [380, 300, 52, 12, 26, 40];
   points = points.filter(p => p.x !== null && p.y !== null);
@@ -125,15 +125,16 @@ function plot(title, xTitle, yTitle, points, log) {
   const range = (values, isLog) => {
     let [low, high] = [Math.min(...values), Math.max(...values)];
     if (isLog) return [low / 1.3, high * 1.3];
-    const pad = (high - low || Math.abs(high) || 1) * .08;
+    const pad = (high - low || Math.abs(high) * .1 || 1) * .15;
     return [low - pad, high + pad];
   };
-  const ends = (p, key) => p[key + "s"] && !p.published ? [p[key], ...p[key + "s"]] : [p[key]];
-  const xr = range(points.flatMap(p => ends(p, "x")).filter(v => !log || v > 0), log);
-  const yr = range([...points, ...without].flatMap(p => ends(p, "y")), false);
+  // of the means: intervals over pictures are far wider than methods differ, and may be cut
+  const xr = range(points.map(p => p.x), log);
+  const yr = range([...points, ...without].map(p => p.y), false);
   const f = log ? Math.log : v => v;
   const px = v => L + (f(v) - f(xr[0])) / (f(xr[1]) - f(xr[0])) * (W - L - R);
-  const py = v => H - B - (v - yr[0]) / (yr[1] - yr[0]) * (H - T - B);
+  const inside = v => Math.min(yr[1], Math.max(yr[0], v));
+  const py = v => H - B - (inside(v) - yr[0]) / (yr[1] - yr[0]) * (H - T - B);
   for (const t of ticks(...xr, log)) frame.append(
     svg("line", {class: "axis", x1: px(t), x2: px(t), y1: T, y2: H - B, "stroke-width": .3}),
     svg("text", {x: px(t), y: H - B + 14, "text-anchor": "middle"}, String(+t.toPrecision(3))));
@@ -169,8 +170,7 @@ function plots() {
   const quality = column(perception).title, truth = column(distortion).title;
   const theirs = data.published.flatMap(p => p.rows.map(r => ({name: `${r.method}, published`,
     published: true, x: r[perception] ?? null, y: r[distortion] ?? null})));
-  const plane = data.trials.map(t => ({...point(t, t.means[perception][0], distortion),
-    xs: t.means[perception][1] === null ? null : t.means[perception].slice(1)}));
+  const plane = data.trials.map(t => point(t, t.means[perception][0], distortion));
   $("plots").replaceChildren(
     plot("Distortion and perception", quality, truth, [...plane, ...theirs], false),
     plot("Quality and network calls", "network calls", quality,
