@@ -35,6 +35,8 @@ DOORS = {
     "lpips": ("metrics.perceptual",),
     "torchdiffeq": ("diffusion.samplers",),
     "torchvision": ("metrics.perceptual",),
+    "torch_fidelity": ("metrics.fid",),
+    "dlib": ("metrics.identity",),
     "torch.distributed": ("train.dist",),
     "safetensors": ("tensors", "train.checkpoint"),
 }

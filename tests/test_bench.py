@@ -12,9 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from upscale.bench import report
-from upscale.bench.run import METRICS, Settings, make_lr, pictures_of, run
-from upscale.cli import bench as command
+from upscale.bench import datasets, report
+from upscale.bench.columns import COLUMNS, METRICS
+from upscale.bench.datasets import pictures_of
+from upscale.bench.run import Settings, make_lr, run
+from upscale.bench.trials import Trial
+from upscale.cli import options as command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
 from upscale.image.io import read, write
 from upscale.image.picture import Picture
@@ -27,8 +30,8 @@ CHEAP = ("psnr_y", "ssim_y", "psnr", "ssim", "consistency", "lr_psnr", "grid_rat
 class Fake:
     """Enlarges by bicubic; remembers what it was asked; refuses pictures 13 pixels wide."""
 
-    def __init__(self, method: str = "bicubic", settings: Settings | None = None) -> None:
-        self.method, self.asked, self.ways = method, [], []
+    def __init__(self, trial: Trial | None = None, settings: Settings | None = None) -> None:
+        self.asked, self.ways = [], []
 
     def plan(self, size, *, scale, steps, sampler, spacing):
         return None
@@ -58,6 +61,8 @@ def dataset(tmp_path: Path, scene: np.ndarray) -> Path:
 def bench(dataset: Path, metrics=CHEAP, **rest):
     options = {key: rest.pop(key) for key in list(rest) if key in Settings.__dataclass_fields__}
     rest.setdefault("make_upscaler", Fake)
+    if "outputs" in options:
+        options = {"methods": (), **options, "outputs": (options["outputs"],)}
     return run(dataset, Settings(**{"metrics": metrics, **options}), **rest)
 
 
@@ -75,6 +80,9 @@ def test_the_protocol(dataset: Path) -> None:
     assert math.isnan(row["grid_ratio"])  # 40 pixels are too few
     assert row["weights_sha256"] == "ab" and row["nfe"] == 3 and row["seed"] == 0
     assert row["seconds"] > 0 and row["peak_memory"] > 1e6 and "a=-0.5" in row["kernel"]
+    assert row["megapixels_per_s"] == pytest.approx(56 * 40 / 1e6 / row["seconds"], rel=0.02)
+    assert row["border"] == 4 and row["dataset"] == "set" and "torch " in row["versions"]
+    assert len(row["picture_sha256"]) == 64 and "threads" in row["machine"]
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3.7, 4, 15.9])
@@ -89,8 +97,8 @@ def test_lr_enlarged_has_hrs_size(scale: float, size: tuple[int, int]) -> None:
 def test_every_combination_is_measured_once(dataset: Path) -> None:
     told, fakes = [], {}
 
-    def make(method: str, settings: Settings) -> Fake:
-        return fakes.setdefault(method, Fake(method))
+    def make(trial: Trial, settings: Settings) -> Fake:
+        return fakes.setdefault(trial.method, Fake())
 
     rows = bench(
         dataset, methods=("bicubic", "sr3"), steps=(2, 4, 2), samplers=("ddim", "heun"), seed=5,
@@ -111,7 +119,7 @@ def test_temperatures_and_parametrisations_are_measured_each(dataset: Path, tmp_
     rows = bench(
         dataset, methods=("bicubic", "ecdp"), temperatures=(0.4, 1.0), limit=1,
         parametrisations=("hybrid", "hybrid:2"), metrics=("psnr",), save=tmp_path / "out",
-        make_upscaler=lambda method, settings: fakes.setdefault(method, Fake(method)),
+        make_upscaler=lambda trial, settings: fakes.setdefault(trial.method, Fake()),
     )  # fmt: skip
     ways = [(t, p) for t in (0.4, 1.0) for p in ("hybrid", "hybrid:2")]
     assert [(r["temperature"], r["parametrisation"]) for r in rows[1:]] == ways
@@ -185,8 +193,10 @@ def test_mistakes_that_every_picture_would_repeat_come_at_once(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DIFFSR_LPIPS_VGG", raising=False)
-    with pytest.raises(UsageError, match=r"no metric niqe; have psnr_y, ssim_y, .*grid_ratio"):
-        bench(dataset, metrics=("psnr", "niqe"))
+    with pytest.raises(
+        UsageError, match=r"no metric vmaf; have psnr_y, ssim_y, .*grid_ratio, .*fid"
+    ):
+        bench(dataset, metrics=("psnr", "vmaf"))
     with pytest.raises(WeightsError, match="LPIPS vgg"):
         bench(dataset, metrics=("lpips_vgg",))
 
@@ -200,16 +210,17 @@ def test_mistakes_that_every_picture_would_repeat_come_at_once(
 
 def test_the_real_upscaler_and_lpips(dataset: Path) -> None:
     rows = bench(
-        dataset, metrics=("lpips", "psnr_y"), methods=("bicubic", "lanczos"), limit=1, scale=2,
-        device="cpu", make_upscaler=None,
+        dataset, metrics=("lpips", "psnr_y"), methods=("bicubic", "lanczos"), limit=1,
+        scales=(2.0,), device="cpu", make_upscaler=None,
     )  # fmt: skip
     assert [r["method"] for r in rows] == ["bicubic", "lanczos"]
     assert all(0 < r["lpips"] < 1 and r["psnr_y"] > 15 and r["nfe"] == 0 for r in rows)
 
 
-def test_the_command_line_knows_no_other_metrics() -> None:
-    assert set(command.METRICS) <= set(METRICS)
-    assert set(METRICS) <= set(report._MEASURED)
+def test_the_command_line_knows_the_same_sets_and_every_metric_has_a_column() -> None:
+    assert tuple(datasets.REGISTERED) == command.REGISTERED and command.SHIPPED == datasets.SHIPPED
+    assert set(METRICS) < set(COLUMNS)
+    assert all(c.better in (-1, 0, 1) and c.title and c.text for c in COLUMNS.values())
 
 
 # --- tables -------------------------------------------------------------------------------------

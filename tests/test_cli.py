@@ -546,22 +546,23 @@ def bench(monkeypatch):
     import types
 
     import upscale.cli.bench as module
+    from upscale.cli import measuring
 
     seen: dict = {}
 
-    def fake(options, reporter):
+    def fake(options, reporter, shown):
         seen.update(options)
         for done, row in enumerate(BENCH_ROWS, 1):
-            module._row(row, done, 2, reporter)
+            measuring.tell_row(row, done, 2, reporter)
         return BENCH_ROWS
 
     report = types.ModuleType("upscale.bench.report")
     report.to_json = json.dumps
     report.to_csv = lambda rows: "picture,method"
-    report.to_markdown = lambda rows: "| method | psnr_y |"
+    report.to_markdown = lambda rows, short: "| method | psnr_y |"
     report.summary = lambda rows: [{"method": "bicubic", "psnr_y": 21.5, "lpips": None}]
     package = types.ModuleType("upscale.bench")
-    package.report = report
+    package.report, package.published = report, None
     monkeypatch.setattr(module, "run_bench", fake)
     monkeypatch.setitem(sys.modules, "upscale.bench", package)
     return seen
@@ -581,10 +582,16 @@ def test_bench(here, bench):
     run("bench", "--dataset", "d", "--csv", "r.csv", "--markdown", "r.md", "-q")
     assert Path("r.csv").read_text() == "picture,method\n"
     assert Path("r.md").read_text() == "| method | psnr_y |\n"
-    run("bench", "--dataset", "none", code=3)
+    run("bench", "--dataset", "d", "--outputs", "none", code=3)
+    run("bench", "--data", "none", code=3)
+    run("bench", "--dataset", "d", "--outputs", "d", "--scale", "2,4", code=2)
+    run("bench", "--dataset", "d", "--html", "-", code=2)
     run("bench", "--dataset", "d", "--json", "-", "--csv", "-", code=2)
     run("bench", "--dataset", "d", "--json", "none/r.json", code=1)
-    run("bench", "--dataset", "d", "--method", "sr3,bicubic", "--weights", "w", code=2)
+    run("bench", "--weights", "w,v", "--scale", "2, 4")
+    assert (bench["weights"], bench["scale"], bench["method"]) == (("w", "v"), (2.0, 4.0), ())
+    run("bench", "--weights", "w", "--method", "bicubic,sr3", "--outputs", "d", "--outputs", ".")
+    assert (bench["method"], bench["outputs"]) == (("bicubic", "sr3"), ("d", "."))
     assert "Did you mean psnr" in run("bench", "--dataset", "d", "--metrics", "pnsr", code=2).told
 
 

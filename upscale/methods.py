@@ -26,13 +26,36 @@ from .nets.unet import UNetConfig
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """Noise levels found for one sampler and step count (SR3, section 4.6; `bench.tune`).
+
+    sigmas: one a step, descending, above 0. temperature: of the noise, found with them.
+    """
+
+    sampler: str
+    steps: int
+    sigmas: tuple[float, ...]
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        levels = (*self.sigmas, 0.0)
+        if len(self.sigmas) != self.steps or not all(map(math.isfinite, levels)):
+            raise ValueError(f"a schedule for {self.steps} steps has {len(self.sigmas)} levels")
+        if any(a <= b for a, b in zip(levels, levels[1:], strict=False)):
+            raise ValueError("a schedule must descend to 0")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"a schedule's temperature is {self.temperature}")
+
+
+@dataclass(frozen=True)
 class Method:
     """How a method samples unless the weights file or the user says otherwise.
 
     temperature: of the start noise, for samplers that add no other. Below 1 a few-step sampler
     leaves less noise in the picture. kernel: set for methods without a network, the name of the
     resize they are. continuous: made for every magnification, so past those that the weights were
-    trained for it is used as it is, where others go in two stages.
+    trained for it is used as it is, where others go in two stages. schedules: noise levels that
+    were searched for, which go before `spacing`.
     """
 
     parametrisation: str = "eps"
@@ -43,6 +66,18 @@ class Method:
     temperature: float = 1.0
     kernel: str | None = None
     continuous: bool = False
+    schedules: tuple[Schedule, ...] = ()
+
+    def tuned(self, sampler: str, steps: int) -> Schedule | None:
+        """What a search found for just that, if one was made."""
+        found = (s for s in self.schedules if (s.sampler, s.steps) == (sampler, steps))
+        return next(found, None)
+
+    def with_schedule(self, schedule: Schedule) -> Method:
+        """The same with `schedule` in the place of one for its sampler and steps."""
+        own = self.tuned(schedule.sampler, schedule.steps)
+        others = tuple(s for s in self.schedules if s is not own)
+        return replace(self, schedules=(*others, schedule))
 
 
 METHODS: dict[str, Method] = {
@@ -117,7 +152,10 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         architecture = dict(metadata["architecture"])
         net = NETS[architecture.pop("kind")](architecture)
         method = get(metadata["method"])
-        law = replace(method, **metadata.get("defaults", {}))
+        defaults = dict(metadata.get("defaults", {}))
+        found = (dict(raw) for raw in defaults.pop("schedules", ()))
+        schedules = tuple(Schedule(**{**raw, "sigmas": tuple(raw["sigmas"])}) for raw in found)
+        law = replace(method, **defaults, schedules=schedules)
         law = replace(law, parametrisation=metadata["parametrisation"])
         parametrisation(law.parametrisation)
         if "process" in metadata:

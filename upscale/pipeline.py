@@ -93,6 +93,18 @@ class Upscaler:
             self._models[entry.name] = model
         return self._models[entry.name]
 
+    def use_schedule(self, schedule: methods.Schedule, scale: float) -> None:
+        """Sample so from now on at this scale, whatever the weights say."""
+        model = self._model(self._entry(scale))
+        self._models[self._entry(scale).name] = replace(
+            model, law=model.law.with_schedule(schedule)
+        )
+
+    def law_at(self, scale: float) -> methods.Method:
+        """How the weights for this scale sample unless told otherwise."""
+        entry = self._entry(scale)
+        return self.law if entry is None else self._model(entry).law
+
     def plan(
         self,
         size_in: tuple[int, int],
@@ -215,16 +227,17 @@ class Upscaler:
             sr = resize(lr, plan.size_out, self.law.kernel)
         else:
             model = _retold(self._model(entry), parametrisation)
-            # a weights file's temperature was chosen for samplers that add no noise of their own
-            own = 1.0 if plan.sampler in STOCHASTIC else model.law.temperature
-            warmth = own if temperature is None else temperature
+            warmth, found = _warmth(model, plan, plan.stages[0], spacing, temperature)
+            told = "tuned" if found else spacing or model.law.spacing
             total = sum(stage.steps for stage in plan.stages)
             before = 0
             for index, stage in enumerate(plan.stages):
+                warm, levels = _warmth(model, plan, stage, spacing, temperature)
                 settings = Settings(
                     sampler=plan.sampler,
                     spacing=spacing or model.law.spacing,
-                    temperature=warmth,
+                    levels=levels,
+                    temperature=warm,
                     consistency=mode,
                     overlap=overlap,
                     seed=(seed, picture.fingerprint(), sample, index),
@@ -252,7 +265,7 @@ class Upscaler:
             "steps": None if plan.sampler in ADAPTIVE else plan.stages[0].steps,
             "stages": [list(stage.size_out) for stage in plan.stages],
             "nfe": calls,
-            "spacing": (spacing or model.law.spacing) if entry else None,
+            "spacing": told if entry else None,
             "parametrisation": model.law.parametrisation if entry else None,
             **({"rtol": rtol, "atol": atol} if plan.sampler in ADAPTIVE else {}),
             "temperature": warmth,
@@ -325,6 +338,19 @@ def _retold(model: methods.Model, name: str | None) -> methods.Model:
     except ValueError as error:
         raise UsageError(f"--parametrisation: {error}") from error
     return replace(model, law=replace(model.law, parametrisation=name))
+
+
+def _warmth(
+    model: methods.Model, plan: Plan, stage: Stage, spacing: str | None, temperature: float | None
+) -> tuple[float, tuple[float, ...]]:
+    """(temperature, noise levels) of a stage; the levels are empty where none were searched for,
+    or the user names a spacing."""
+    schedule = model.law.tuned(plan.sampler, stage.steps) if spacing is None else None
+    # a weights file's temperature was chosen for samplers that add no noise of their own
+    own = 1.0 if plan.sampler in STOCHASTIC else model.law.temperature
+    if schedule is not None:
+        own = schedule.temperature
+    return own if temperature is None else temperature, schedule.sigmas if schedule else ()
 
 
 def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:

@@ -37,6 +37,7 @@ class Settings:
     rtol: float = 1e-3
     atol: float = 1e-3
     bf16: bool = False
+    levels: tuple[float, ...] = ()  # sigmas that a search found, in the place of `spacing`
 
 
 def run_stage(
@@ -71,6 +72,8 @@ def run_stage(
 
     process = model.law.process
     levels = sigmas(process, stage.steps, settings.spacing)
+    if settings.levels:
+        levels = torch.tensor([*settings.levels, 0.0], dtype=torch.float64)
     x = noise(-1) * float(levels[0]) * settings.temperature
     extra = {}
     if settings.sampler in STOCHASTIC:

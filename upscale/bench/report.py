@@ -7,54 +7,45 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from upscale.bench.columns import COLUMNS, METRICS
+from upscale.bench.stats import Mean, mean_of
 
 Row = dict[str, Any]
 
-_TRIAL = ("method", "weights", "sampler", "steps", "temperature", "parametrisation")
-_MEASURED = {  # column -> digits after the point; a row has those asked for
-    "psnr_y": 2, "ssim_y": 4, "psnr": 2, "ssim": 4, "lpips": 4, "lpips_vgg": 4,
-    "consistency": 3, "lr_psnr": 2, "grid_ratio": 2, "seconds": 3,
-}  # fmt: skip
-_RESAMPLES = 2000
+# what tells one line of the table from another
+TRIAL = ("method", "weights", "scale", "sampler", "steps", "temperature", "parametrisation",
+         "weights_sha256")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean over pictures with its 95% bootstrap interval (nan for a single picture)."""
+def groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
+    """The rows that were measured, by what `TRIAL` says of them."""
+    found: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if "error" not in row:
+            found.setdefault(trial_of(row), []).append(row)
+    return found
 
-    value: float
-    low: float
-    high: float
 
-    def text(self, digits: int) -> str:
-        if math.isnan(self.value):
-            return "-"
-        alone = not (math.isfinite(self.low) and math.isfinite(self.high))
-        interval = "" if alone else f" ({self.low:.{digits}f}..{self.high:.{digits}f})"
-        return f"{self.value:.{digits}f}{interval}"
+def trial_of(row: Row) -> tuple:
+    """Which trial a row, or a line of `means`, belongs to."""
+    return tuple(row.get(key) for key in TRIAL)
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
-    """One row per method, weights and way of sampling: those, `nfe` (network calls, the mean where
-    the sampler chooses them), `pictures` (how many were measured), and a `Mean` per metric and
-    for the seconds. Failed pictures are left out."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        if "error" not in row:
-            groups.setdefault(tuple(row.get(key) for key in _TRIAL), []).append(row)
-    done = [row for row in rows if "error" not in row]
-    names = [name for name in _MEASURED if any(name in row for row in done)]
+    """One row per method, weights, scale and way of sampling: those, `nfe` (network calls, the
+    mean where the sampler chooses them), `pictures` (how many were measured), and a `Mean` per
+    metric and cost. Failed pictures are left out."""
+    found = groups(rows)
+    names = [name for name in COLUMNS if any(name in row for row in rows if "error" not in row)]
     table = []
-    for key, group in groups.items():
-        measured = {name: _mean([row.get(name) for row in group]) for name in names}
+    for key, group in found.items():
+        measured = {name: _mean(name, [row.get(name) for row in group]) for name in names}
         calls = [row["nfe"] for row in group if row.get("nfe") is not None]
         nfe = round(sum(calls) / len(calls), 1) if calls else None
         nfe = int(nfe) if nfe is not None and nfe == int(nfe) else nfe
-        trial = dict(zip(_TRIAL, key, strict=True))
+        trial = dict(zip(TRIAL, key, strict=True))
         table.append({**trial, "nfe": nfe, "pictures": len(group), **measured})
     return table
 
@@ -62,23 +53,45 @@ def means(rows: Sequence[Row]) -> list[Row]:
 def summary(rows: Sequence[Row]) -> list[Row]:
     """`means` as text cells, without columns that are empty everywhere."""
     table = [
-        {k: v.text(_MEASURED[k]) if isinstance(v, Mean) else v for k, v in row.items()}
+        {k: v.text(COLUMNS[k].digits) if isinstance(v, Mean) else v for k, v in row.items()}
         for row in means(rows)
     ]
-    empty = {key for key in (*_TRIAL, "nfe") if all(row[key] is None for row in table)}
+    empty = {key for key in (*TRIAL, "nfe") if all(row[key] is None for row in table)}
+    empty.add("weights_sha256")
+    if len({row["scale"] for row in table}) < 2:
+        empty.add("scale")
     return [{k: v for k, v in row.items() if k not in empty} for row in table]
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def brief(rows: Sequence[Row]) -> list[Row]:
+    """The table for a page: who, the metrics and the calls; no intervals, the best in bold."""
+    table = means(rows)
+    metrics = [name for name in METRICS if table and name in table[0]]
+    named = names_of(table)
+    best = {name: _best(name, table) for name in metrics}
+    out = []
+    for label, row in zip(named, table, strict=True):
+        cells: Row = {"": label}
+        for name in metrics:
+            text = f"{row[name].value:.{COLUMNS[name].digits}f}"
+            text = "-" if math.isnan(row[name].value) else text
+            cells[COLUMNS[name].title] = f"**{text}**" if text == best[name] else text
+        out.append({**cells, "calls": row["nfe"]})
+    return out
+
+
+def to_markdown(rows: Sequence[Row], short: bool = False) -> str:
     """The table of means, what it was measured on, and the pictures that failed."""
-    table = summary(rows)
+    table = brief(rows) if short else summary(rows)
     lines = []
     if table:
         lines += [_line(table[0]), _line("---" for _ in table[0])]
         lines += [_line("-" if v is None else v for v in row.values()) for row in table]
     done = next((row for row in rows if "error" not in row), None)
-    if done is not None:
-        lines += ["", f"x{done['scale']:g}, input by {done['kernel']}; means with 95% bootstrap "
+    if done is not None and not short:
+        scales = " and ".join(f"x{s:g}" for s in dict.fromkeys(
+            row["scale"] for row in rows if "error" not in row))  # fmt: skip
+        lines += ["", f"{scales}, input by {done['kernel']}; means with 95% bootstrap "
                   "intervals over the pictures."]  # fmt: skip
     failed = [row for row in rows if "error" in row]
     if failed:
@@ -88,7 +101,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def to_json(rows: Sequence[Row]) -> str:
     """All rows; null for what is not finite, which JSON cannot say."""
-    return json.dumps([_plain(row) for row in rows], indent=1, ensure_ascii=False)
+    return json.dumps([plain(row) for row in rows], indent=1, ensure_ascii=False)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -101,25 +114,47 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _mean(values: Sequence[float | None]) -> Mean:
-    """Over the pictures that have the value: bootstrap by percentiles, Efron 1979."""
-    known = np.array([v for v in values if v is not None and not math.isnan(v)])
-    if not len(known):
-        return Mean(math.nan, math.nan, math.nan)
-    value = float(known.mean())
-    if len(known) == 1 or not math.isfinite(value):
-        return Mean(value, math.nan, math.nan)
-    draws = np.random.default_rng(0).integers(0, len(known), (_RESAMPLES, len(known)))
-    low, high = np.percentile(known[draws].mean(axis=1), [2.5, 97.5])
-    return Mean(value, float(low), float(high))
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _plain(row: Row) -> Row:
+def plain(row: Row) -> Row:
+    """A row as JSON can hold it."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()
     }
+
+
+def names_of(table: Sequence[Row]) -> list[str]:
+    """The shortest names that tell the lines apart: the method, and what differs within it."""
+    out = []
+    for row in table:
+        same = [other for other in table if other["method"] == row["method"]]
+        differs = [key for key in TRIAL[1:-1] if len({other[key] for other in same}) > 1]
+        if len(same) > 1 and not differs:  # files of one name
+            differs = ["weights_sha256"]
+        told = [_told(key, row[key]) for key in differs if row[key] is not None]
+        out.append(", ".join([str(row["method"]), *told]))
+    return out
+
+
+def _told(key: str, value: Any) -> str:
+    return {"scale": f"x{value}", "steps": f"{value} steps", "temperature": f"temperature {value}",
+            "weights_sha256": str(value)[:8]}.get(key, str(value))  # fmt: skip
+
+
+def _best(name: str, table: Sequence[Row]) -> str | None:
+    """The best mean as it is printed; None where there is no better or nothing to choose from."""
+    column = COLUMNS[name]
+    known = [row[name].value for row in table if not math.isnan(row[name].value)]
+    if not column.better or len(known) < 2:
+        return None
+    return f"{max(known) if column.better > 0 else min(known):.{column.digits}f}"
+
+
+def _mean(name: str, values: Sequence[float | None]) -> Mean:
+    if COLUMNS[name].whole:
+        known = [value for value in values if value is not None]
+        return Mean(known[0] if known else math.nan, math.nan, math.nan)
+    return mean_of(values)
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

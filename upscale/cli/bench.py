@@ -8,39 +8,40 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from upscale.bench.columns import DEFAULT_METRICS, METRICS
+from upscale.cli.measuring import compare_runs, html, markdown, put, run_bench
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
     CONTEXT,
     DOMAINS,
     METHODS,
+    REGISTERED,
     SAMPLERS,
+    SHIPPED,
     SPACINGS,
     Finite,
     Named,
     Several,
+    dataset_names,
     option,
     weights_names,
 )
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, OutputError, UsageError
 
-METRICS = (
-    "psnr_y", "ssim_y", "psnr", "ssim", "lpips", "lpips_vgg", "consistency", "lr_psnr",
-    "grid_ratio",
-)  # fmt: skip
-_DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
-
 
 @click.command(name="bench", context_settings=CONTEXT)
 @option(
     "--dataset",
-    required=True,
-    metavar="DIR",
-    type=ANY_PATH,
-    help="Folder of pictures at full size; they are shrunk, enlarged and compared.",
+    metavar="DIR|NAME",
+    help="Folder of pictures at full size, or one with HR/ and LRx4/, or the name of a set in "
+    f"--data: {', '.join(REGISTERED)}. Default: {SHIPPED}, eight pictures that come with diffsr.",
+    shell_complete=dataset_names,
 )
+@option("--data", metavar="DIR", type=ANY_PATH, help="Where the sets are that have names.")
 @option(
     "--method",
     type=Several(Named(METHODS), "METHOD"),
@@ -49,12 +50,18 @@ _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
 )
 @option(
     "--weights",
-    metavar="NAME|FILE|hf:...",
+    type=Several(click.STRING, "NAME|FILE|hf:..."),
     shell_complete=weights_names,
-    help="For the one method given, as in `diffsr upscale`. Default: what fits method and scale.",
+    help="Each measured, with the method it is for; --method may add some without a network. "
+    "Default: what fits method and scale.",
 )
 @option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
-@option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", help="Magnification.")
+@option(
+    "--scale",
+    type=Several(Finite(1, 16), "FLOAT"),
+    default="4",
+    help="Magnifications, each measured.",
+)
 @option(
     "--steps",
     type=Several(click.IntRange(1), "N"),
@@ -90,19 +97,27 @@ _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
 )
 @option(
     "--metrics",
-    type=Several(Named(METRICS), "METRIC"),
-    default=",".join(_DEFAULT_METRICS),
-    help=f"Of {', '.join(METRICS)}.",
+    type=Several(Named(tuple(METRICS)), "METRIC"),
+    help=f"Of {', '.join(METRICS)}. Default: {','.join(DEFAULT_METRICS)}, "
+    "without lpips_vgg where its weights are not.",
 )
 @option(
     "--outputs",
     metavar="DIR",
+    multiple=True,
     type=ANY_PATH,
-    help="Measure the pictures in DIR, made by any program and named as in --dataset, "
-    "instead of methods.",
+    help="Measure the pictures in DIR, made by any program and named as in --dataset. Again for "
+    "another program; with --method or --weights, beside those.",
 )
 @option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of the samples.")
+@option(
+    "--samples",
+    type=click.IntRange(1, 100),
+    default=1,
+    metavar="N",
+    help="Samples of each picture: metrics are their means, and there is a diversity.",
+)
 @option("--device", type=Named(("auto", "cpu", "cuda")), default="auto", help="Where to run.")
 @option(
     "--dtype",
@@ -132,82 +147,130 @@ _DEFAULT_METRICS = ("psnr_y", "ssim_y", "lpips", "consistency")
     type=ANY_PATH,
     help="Write the table of means as Markdown.",
 )
+@option(
+    "--brief",
+    is_flag=True,
+    help="A table of metrics and network calls alone, the best in bold.",
+)
+@option(
+    "--html",
+    "html_file",
+    metavar="FILE",
+    type=ANY_PATH,
+    help="Write a report with plots and pictures: one file that needs no other.",
+)
+@option(
+    "--crop",
+    type=click.IntRange(32, 1024),
+    default=128,
+    metavar="PIXELS",
+    help="Side of the cuts that --html shows.",
+)
+@option(
+    "--published",
+    default="auto",
+    metavar="auto|none|NAME,...",
+    help="Tables from papers to show beside, marked as such. auto: in --html, those of the "
+    "dataset and scale.",
+)
+@option(
+    "--cache",
+    metavar="DIR",
+    type=ANY_PATH,
+    help="Where rows are kept, so that a run that was killed goes on. Default: in the user's "
+    "cache folder.",
+)
+@option("--no-cache", is_flag=True, help="Measure everything anew and keep nothing.")
+@option(
+    "--compare",
+    metavar="A.json B.json",
+    nargs=2,
+    type=ANY_PATH,
+    help="Measure nothing: what differs significantly between two runs' --json.",
+)
+@option(
+    "--tune-schedule",
+    is_flag=True,
+    help="Search the noise levels for --steps with --weights, and store the best in the file.",
+)
+@option(
+    "--candidates",
+    type=click.IntRange(4, 10000),
+    default=40,
+    metavar="N",
+    help="How many schedules --tune-schedule tries.",
+)
+@option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=ANY_PATH,
+    help="Of --tune-schedule: the file to write. Default: the weights' own.",
+)
 @option("--offline", is_flag=True, help="Never use the network.")
 @option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @option("--debug", is_flag=True, help="Show tracebacks.")
-def command(**options: Any) -> int:
+@click.pass_context
+def command(ctx: click.Context, **options: Any) -> int:
     """Measure methods on a folder of pictures.
 
-    Every picture is shrunk by Pillow's bicubic, enlarged by every combination of method, sampler
+    Every picture is cut so that the scale divides it, shrunk by Pillow's bicubic (unless the set
+    has its small pictures itself), enlarged by every combination of method, weights, scale, sampler
     and steps, and compared with what it was. The table of means goes to standard output, unless
     something else is sent there.
     """
     targets = _targets(options)
-    _check(options)
+    if options["compare"]:
+        return compare_runs(options, targets)
+    _check(ctx, options)
+    if options["tune_schedule"]:
+        from upscale.cli.tuning import tune_schedule
+
+        return tune_schedule(options)
+    shown: dict[int, Any] = {}
     with Reporter(quiet=options["quiet"]) as reporter:
-        rows = run_bench(options, reporter)
+        rows = run_bench(options, reporter, shown if "html" in targets else None)
     from upscale.bench import report
 
-    texts: dict[str, Callable[[list[dict]], str]] = {
-        "json": report.to_json, "csv": report.to_csv, "markdown": report.to_markdown,
-    }  # fmt: skip
+    texts: dict[str, Callable[[], str]] = {
+        "json": lambda: report.to_json(rows),
+        "csv": lambda: report.to_csv(rows),
+        "markdown": lambda: markdown(rows, options),
+        "html": lambda: html(rows, shown, options),
+    }
     for kind, target in targets.items():
-        _put(texts[kind](rows), target, reporter)
+        put(texts[kind](), target, reporter)
     if "-" not in targets.values() and not options["quiet"]:
         if sys.stdout.isatty():
-            _table(report.summary(rows))
+            _table(report.brief(rows) if options["brief"] else report.summary(rows))
         else:  # a file or a pipe has no width to fit
-            click.echo(report.to_markdown(rows), nl=False)
+            click.echo(markdown(rows, options), nl=False)
     return 1 if any("error" in row for row in rows) else 0
 
 
-def run_bench(options: dict[str, Any], reporter: Reporter) -> list[dict[str, Any]]:
-    """The rows, one for every picture and combination; tests put a fake here."""
-    from upscale.bench.run import Settings, run
-
-    settings = Settings(
-        methods=options["method"],
-        scale=options["scale"],
-        steps=options["steps"] or (None,),
-        samplers=options["sampler"] or (None,),
-        temperatures=options["temperature"] or (None,),
-        parametrisations=options["parametrisation"] or (None,),
-        metrics=options["metrics"],
-        **{
-            name: options[name]
-            for name in ("weights", "domain", "spacing", "consistency", "one_stage", "limit",
-                         "seed", "device", "dtype", "offline")
-        },
-    )  # fmt: skip
-    reporter.begin("measuring")
-    try:
-        return run(
-            Path(options["dataset"]),
-            settings,
-            outputs=Path(options["outputs"]) if options["outputs"] else None,
-            save=Path(options["save"]) if options["save"] else None,
-            say=reporter.note,
-            on_row=lambda row, done, total: _row(row, done, total, reporter),
-        )
-    finally:
-        reporter.end()
-
-
-def _check(options: dict[str, Any]) -> None:
-    for name in ("dataset", "outputs"):
-        if options[name] and not Path(options[name]).is_dir():
-            raise InputError(f"--{name} {options[name]}: there is no such folder")
-    if options["weights"] and len(options["method"]) > 1:
-        raise UsageError("--weights belong to one method; name it: --method sr3")
+def _check(ctx: click.Context, options: dict[str, Any]) -> None:
+    """What can be known to be wrong before torch is loaded; and the methods that are meant."""
+    for folder in options["outputs"]:
+        if not Path(folder).is_dir():
+            raise InputError(f"--outputs {folder}: there is no such folder")
+    if options["data"] and not Path(options["data"]).is_dir():
+        raise InputError(f"--data {options['data']}: there is no such folder")
+    asked = ctx.get_parameter_source("method") is not ParameterSource.DEFAULT
+    if not asked and (options["weights"] or options["outputs"]):
+        options["method"] = ()
+    if options["outputs"] and len(options["scale"]) > 1:
+        raise UsageError("--outputs are of one --scale")
 
 
 def _targets(options: dict[str, Any]) -> dict[str, str]:
     """Kind of text -> file, or - for standard output, which holds one."""
     targets = {
         kind: options[f"{kind}_file"]
-        for kind in ("json", "csv", "markdown")
+        for kind in ("json", "csv", "markdown", "html")
         if options[f"{kind}_file"]
     }
+    if targets.get("html") == "-":
+        raise UsageError("--html needs a file: it is no text to read in a terminal")
     if list(targets.values()).count("-") > 1:
         raise UsageError("standard output holds one of --json, --csv and --markdown")
     for target in targets.values():  # hours of work should not end at a folder that is not there
@@ -217,32 +280,16 @@ def _targets(options: dict[str, Any]) -> dict[str, str]:
     return targets
 
 
-def _row(row: dict[str, Any], done: int, total: int, reporter: Reporter) -> None:
-    reporter.step(done, total)
-    numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k in METRICS and v is not None)
-    reporter.line(f"{done}/{total} {row.get('picture', '')} {row.get('method', '')}: {numbers}")
-
-
-def _put(text: str, target: str, reporter: Reporter) -> None:
-    text = text.rstrip("\n") + "\n"
-    if target == "-":
-        click.echo(text, nl=False)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
-    reporter.note(f"wrote {target}")
-
-
 def _table(rows: list[dict[str, Any]]) -> None:
     """The means, one line for every combination, columns as the rows have them."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*(rows[0] if rows else ()), box=None)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        cells = [_cell(value) for value in row.values()]
+        table.add_row(*(Text(c.strip("*"), "bold" if c.startswith("**") else "") for c in cells))
     Console().print(table)
 
 

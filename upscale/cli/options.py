@@ -22,6 +22,11 @@ SAMPLERS = (
 SPACINGS = ("logsnr", "phi", "t", "beta")
 CONSISTENCY = ("project", "blend", "off")
 DOMAINS = ("photo", "face")
+SHIPPED = "kodak8"  # the benchmark's own pictures
+REGISTERED = (
+    SHIPPED, "set5", "set5-matlab", "set14", "set14-matlab", "bsd100", "urban100", "manga109",
+    "kodak", "div2k-val", "celeba-hq-100", "faces50", "imagenet-1k",
+)  # fmt: skip
 SMALLEST_TILE = 128
 
 # For the shell's completion only: what a path is and may is looked at where it is used, so that
@@ -133,6 +138,14 @@ def weights_names(
     names = [name for name, entry in entries().items() if entry.domain in DOMAINS]
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
+
+
+def dataset_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """For the shell: the sets that have names, else folders."""
+    found = [CompletionItem(name) for name in REGISTERED if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]
 
 
 def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:

@@ -175,6 +175,14 @@ def _file_key(key: str) -> str:
     return key
 
 
+def torchvision_models() -> ModuleType:
+    """`torchvision.models`, also beside a torchvision that `_import_lpips` has to mend."""
+    _import_lpips()
+    from torchvision import models
+
+    return models
+
+
 @functools.cache
 def _import_lpips() -> ModuleType:
     """`import lpips`, also beside a torchvision whose C++ library cannot be loaded (a CUDA wheel

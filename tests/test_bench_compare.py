@@ -1,0 +1,151 @@
+"""Two runs compared, published tables, the brief table: what is said and what is not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from upscale.bench import compare, published, report
+from upscale.bench.columns import COLUMNS
+from upscale.bench.stats import difference
+from upscale.cli.main import cli
+from upscale.errors import InputError, UsageError
+
+RNG = np.random.default_rng(2)
+DIFFICULTY = RNG.normal(28, 3, 40)  # between pictures far more varies than between methods
+
+
+def rows_of(psnr, **rest) -> list[dict]:
+    base = {"method": "sr3", "weights": "w", "weights_sha256": "11", "sampler": "ddim", "steps": 2,
+            "nfe": 2, "scale": 4.0, "kernel": "bicubic", "seed": 0, **rest}  # fmt: skip
+    return [
+        {"picture": f"{i}.png", "picture_sha256": f"p{i}", **base, "psnr": float(v),
+         "lpips": 1 - float(v) / 50, "grid_ratio": 1.0 + i % 3}
+        for i, v in enumerate(psnr)
+    ]  # fmt: skip
+
+
+def verdicts(before: list[dict], after: list[dict]) -> dict[str, str]:
+    return {row["metric"]: row["verdict"] for row in compare.compare(before, after)[0]}
+
+
+def test_a_small_gain_on_every_picture_is_seen_through_their_differences() -> None:
+    better = DIFFICULTY + 0.05 + RNG.normal(0, 0.1, 40)
+    before = rows_of(DIFFICULTY)
+    after = rows_of(better, weights="new", weights_sha256="22")
+    assert verdicts(before, after) == {"psnr": "better", "lpips": "better", "grid_ratio": "same"}
+    assert verdicts(after, before)["psnr"] == "worse"
+    (row, *_), notes = compare.compare(before, after)
+    assert row["difference"].value == pytest.approx(np.mean(better - DIFFICULTY))
+    assert row["difference"].low < 0.05 < row["difference"].high and notes == []
+
+
+def test_chance_is_called_the_same_nineteen_times_in_twenty() -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        difference(list(a), list(a + rng.normal(0, 1, 30))) for a in rng.normal(0, 9, (200, 30))
+    ]
+    wrong = sum(run.sure for run in runs)
+    assert 2 <= wrong <= 24  # 10 expected; percentile intervals are a little short
+
+
+def test_what_does_not_pair_is_told() -> None:
+    before = rows_of(DIFFICULTY) + rows_of(DIFFICULTY, method="ecdp")
+    after = rows_of(DIFFICULTY[:30], versions="torch 3", steps=4) + rows_of([20], method="idm")
+    after[0]["picture_sha256"] = "another"
+    found, notes = compare.compare(before, after)
+    assert {row["trial"] for row in found} == {"sr3 x4 ddim 2 steps"}  # its only one, steps or not
+    assert found[0]["pictures"] == 29
+    assert any("11 pictures are in one run only" in note for note in notes)
+    assert "ecdp x4 ddim 2 steps is in the first run only" in notes
+    assert "idm x4 ddim 2 steps is in the second run only" in notes
+    with pytest.raises(InputError, match="no trial and picture"):
+        compare.compare(rows_of([1.0]), rows_of([1.0], method="ecdp"))
+
+
+def test_a_changed_protocol_is_told() -> None:
+    notes = compare.compare(rows_of(DIFFICULTY), rows_of(DIFFICULTY, kernel="box", seed=7))[1]
+    assert notes == ["sr3 x4 ddim 2 steps: kernel was bicubic, is box",
+                     "sr3 x4 ddim 2 steps: seed was 0, is 7"]  # fmt: skip
+
+
+def test_the_command_compares_files(tmp_path: Path) -> None:
+    for name, rows in (("a", rows_of(DIFFICULTY)), ("b", rows_of(DIFFICULTY + 1))):
+        (tmp_path / f"{name}.json").write_text(report.to_json(rows))
+    a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    shown = CliRunner().invoke(cli, ["bench", "--compare", a, b], standalone_mode=False)
+    assert "| sr3 x4 ddim 2 steps | PSNR | 40 |" in shown.stdout
+    assert "| 1.000 (1.000..1.000) | better |" in shown.stdout
+    args = ["bench", "--compare", a, b, "--json", "-"]
+    parsed = json.loads(CliRunner().invoke(cli, args, standalone_mode=False).stdout)
+    assert parsed["rows"][0]["verdict"] == "better" and parsed["notes"] == []
+    (tmp_path / "c.json").write_text('{"rows": []}')
+    for bad, why in (("c.json", "not the rows"), ("none.json", "No such file")):
+        args = ["bench", "--compare", a, str(tmp_path / bad)]
+        result = CliRunner().invoke(cli, args, standalone_mode=False)
+        assert isinstance(result.exception, InputError) and why in str(result.exception)
+
+
+# --- published ----------------------------------------------------------------------------------
+
+
+def test_published_tables_hold_what_the_papers_print() -> None:
+    tables = published.tables()
+    ecdp = {row["method"]: row for row in tables["div2k-4x"].rows}
+    assert (ecdp["ECDP"]["lpips"], ecdp["ECDP"]["psnr"], ecdp["SR3"]["ssim"]) == (
+        0.108,
+        28.03,
+        0.75,
+    )
+    idm = {row["method"]: row for row in tables["celeba-hq-8x"].rows}
+    assert (idm["SR3"]["consistency"], idm["IDM"]["psnr"]) == (2.68, 24.01)
+    for table in tables.values():
+        assert table.protocol and table.source and table.rows
+        assert all(set(row) - {"method"} <= set(COLUMNS) for row in table.rows)
+
+
+def test_published_tables_are_chosen_and_marked() -> None:
+    names = [t.name for t in published.choose("auto", "div2k-val", (2.0, 4.0))]
+    assert names == ["div2k-4x-idm", "div2k-4x"]
+    assert published.choose("auto", "div2k-val", (8.0,)) == published.choose("none", "x", ()) == []
+    with pytest.raises(UsageError, match="no published table x; have auto, none, celeba-hq-8x"):
+        published.choose("x", "", ())
+    text = published.to_markdown(published.choose("celeba-hq-8x", "", ()))
+    assert text.startswith("Published, not measured here: IDM (Gao et al. 2023), Table 2, x8. ")
+    assert "| SR3 | 23.04 | 0.65 | 2.68 |" in text and "Protocol: 16 to 128 pixels" in text
+
+
+# --- the brief table ----------------------------------------------------------------------------
+
+
+def test_the_brief_table_names_what_differs_and_marks_the_best() -> None:
+    rows = rows_of([20, 30]) + rows_of([21, 31], steps=4, nfe=4) + rows_of([19, 25], method="x")
+    lines = report.to_markdown(rows, short=True).splitlines()
+    assert lines[0] == "|  | PSNR | LPIPS (alex) | grid | calls |"
+    assert lines[2:] == [
+        "| sr3, 2 steps | 25.00 | 0.5000 | 1.50 | 2 |",
+        "| sr3, 4 steps | **26.00** | **0.4800** | 1.50 | 4 |",
+        "| x | 22.00 | 0.5600 | 1.50 | 2 |",
+    ]
+
+
+def test_a_number_of_all_pictures_has_no_interval() -> None:
+    rows = [{**row, "fid": 12.5} for row in rows_of(DIFFICULTY)]
+    assert report.summary(rows)[0]["fid"] == "12.500"
+    assert math.isnan(report.means(rows)[0]["fid"].low)
+    assert "fid" not in verdicts(rows, rows)
+
+
+def test_scales_and_weights_are_lines_of_their_own() -> None:
+    twins = report.means(rows_of([20.0]) + rows_of([23.0], weights_sha256="2233445566"))
+    assert report.names_of(twins) == ["sr3, 11", "sr3, 22334455"]
+    rows = rows_of([20.0]) + rows_of([22.0], scale=2.0) + rows_of([23.0], weights_sha256="22")
+    assert [(r["scale"], r["psnr"]) for r in report.summary(rows)] == [
+        (4.0, "20.00"), (2.0, "22.00"), (4.0, "23.00"),
+    ]  # fmt: skip
+    assert "x4 and x2, input by bicubic" in report.to_markdown(rows)

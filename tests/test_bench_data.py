@@ -1,0 +1,199 @@
+"""Which pictures are measured, with what, and every mistake that a folder can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import png
+import pytest
+from PIL import Image
+
+from upscale.bench import datasets
+from upscale.bench.run import Settings, make_lr, run
+from upscale.bench.trials import Trial, trials_of
+from upscale.errors import InputError, UsageError, WeightsError
+from upscale.image.io import write
+from upscale.image.picture import Picture
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "eval"
+
+
+def put(path: Path, height: int = 40, width: int = 52, seed: int = 0) -> np.ndarray:
+    rgb = np.random.default_rng(seed).random((height, width, 3)).astype(np.float32)
+    write(Picture(rgb), path)
+    return rgb
+
+
+def bicubic(folder: Path, **rest) -> list[dict]:
+    scales = rest.pop("scales", (4.0,))
+    return run(folder, Settings(scales=scales, metrics=("psnr", "lr_psnr"), device="cpu"), **rest)
+
+
+def test_what_ships_is_there_and_small() -> None:
+    name, folder = datasets.find(None)
+    pictures = datasets.pictures_of(folder)
+    assert name == "kodak8" and len(pictures) == 8
+    assert sum(p.stat().st_size for p in pictures) < 3 << 20
+    for path in pictures:
+        with Image.open(path) as image:
+            assert image.size == (256, 256)
+    assert datasets.find("kodak8") == (name, folder)
+
+
+def test_a_set_is_found_by_path_name_and_folder(tmp_path: Path, monkeypatch) -> None:
+    put(tmp_path / "DIV2K" / "DIV2K_valid_HR" / "0801.png")
+    put(tmp_path / "mine" / "a.png")
+    (tmp_path / "Kodak24").mkdir()
+    assert datasets.find("DIV2K-val", tmp_path) == ("div2k-val", tmp_path / "DIV2K/DIV2K_valid_HR")
+    assert datasets.find("kodak", tmp_path)[1] == tmp_path / "Kodak24"
+    assert datasets.find("mine", tmp_path) == ("mine", tmp_path / "mine")
+    assert datasets.find(str(tmp_path / "mine")) == ("mine", tmp_path / "mine")
+    assert datasets.find(str(tmp_path / "Kodak24"))[0] == "kodak"
+    with pytest.raises(InputError, match=r"DIFFSR_DATA is not set.*a folder Set5"):
+        datasets.find("set5")
+    with pytest.raises(InputError, match=r"not in .*BSD100 or BSDS100 or B100"):
+        datasets.find("bsd100", tmp_path)
+    with pytest.raises(InputError, match=r"no set of this name; have kodak8, set5, .*div2k-val"):
+        datasets.find("set6", tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["LRx4/{}.png", "LR_bicubic/X4/{}x4.png"])
+def test_given_small_pictures_are_used(tmp_path: Path, layout: str) -> None:
+    hr = put(tmp_path / "HR" / "a.png", 43, 54)  # to be cut to 40x52
+    assert bicubic(tmp_path)[0]["kernel"].startswith("bicubic (a=-0.5")
+    lr = np.clip(make_lr(hr, 4)[0] + np.float32(0.3), 0, 1)  # none that we would make
+    write(Picture(lr), tmp_path / layout.format("a"))
+    row = bicubic(tmp_path)[0]
+    assert row["kernel"].startswith("the set's maker") and (row["height"], row["width"]) == (40, 52)
+    own = bicubic(tmp_path / "HR")[0]
+    assert row["psnr"] < own["psnr"] - 1  # the shift is in the result
+    assert abs(row["lr_psnr"] - own["lr_psnr"]) < 3  # but it fits the input that was given
+    assert bicubic(tmp_path, scales=(2.0,))[0]["kernel"] == own["kernel"]  # there is no LRx2
+
+
+def test_div2ks_own_folders(tmp_path: Path) -> None:
+    put(tmp_path / "DIV2K_valid_HR" / "0801.png")
+    put(tmp_path / "DIV2K_valid_LR_bicubic" / "X4" / "0801x4.png", 10, 13)
+    (pair,) = datasets.pairs_of(tmp_path / "DIV2K_valid_HR", 4)
+    assert pair.lr is not None and pair.lr.name == "0801x4.png"
+
+
+def test_small_pictures_that_do_not_fit_or_are_missing(tmp_path: Path) -> None:
+    put(tmp_path / "HR" / "a.png")
+    put(tmp_path / "HR" / "b.png")
+    put(tmp_path / "LRx4" / "a.png", 10, 13)
+    with pytest.raises(InputError, match=r"LRx4: nothing named as b "):
+        bicubic(tmp_path)
+    put(tmp_path / "LRx4" / "b.png", 10, 12)
+    rows = bicubic(tmp_path)
+    assert "error" not in rows[0]
+    assert "12x10, which times 4 is not b.png's 52x40" in rows[1]["error"]
+
+
+def test_classes_come_from_a_table(tmp_path: Path) -> None:
+    for name in "ab":
+        put(tmp_path / f"{name}.png")
+    table = tmp_path / "labels.csv"
+    table.write_text("name,class\na.png,7\nb,999\n")
+    assert [pair.label for pair in datasets.pairs_of(tmp_path, 4)] == [7, 999]
+    table.write_text("a,7\n")
+    with pytest.raises(InputError, match="no class for b"):
+        datasets.pairs_of(tmp_path, 4)
+    table.write_text("a,7\nb,1000\n")
+    with pytest.raises(InputError, match="line 2: want name,class"):
+        datasets.pairs_of(tmp_path, 4)
+
+
+def test_grey_and_16_bit_pictures(tmp_path: Path) -> None:
+    y, x = np.mgrid[0:48, 0:60]
+    deep = ((np.sin(x / 5) * np.cos(y / 7) + 1) * 32767).astype(np.uint16)
+    with open(tmp_path / "deep.png", "wb") as file:
+        png.Writer(60, 48, greyscale=False, bitdepth=16).write(
+            file, np.repeat(deep, 3, 1).reshape(48, -1)
+        )
+    Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGBA").save(tmp_path / "alpha.png")
+    rows = {row["picture"]: row for row in bicubic(tmp_path)}
+    assert not any("error" in row for row in rows.values())
+    values = [rows[name]["psnr"] for name in ("deep.png", "grey.png", "alpha.png")]
+    assert max(values) - min(values) < 0.6 and min(values) > 25  # one picture in three files
+
+
+def test_a_grey_picture_is_enlarged_as_grey(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    Image.fromarray((np.arange(4096) % 256).astype(np.uint8).reshape(64, 64)).save(
+        tmp_path / "g.png"
+    )
+    seen = []
+
+    class Spy:
+        def plan(self, size, **planned):
+            return None
+
+        def __call__(self, picture, **asked):
+            seen.append(picture.grey)
+            return SimpleNamespace(picture=Picture(np.zeros((64, 64, 3), np.float32)), report={})
+
+    bicubic(tmp_path, make_upscaler=lambda trial, settings: Spy())
+    assert seen == [True]
+
+
+# --- trials -------------------------------------------------------------------------------------
+
+
+def test_weights_bring_their_method_and_scales_multiply(tiny_weights, two_headed_weights) -> None:
+    both = trials_of(Settings(methods=(), weights=(tiny_weights, two_headed_weights),
+                              scales=(2.0, 4.0), steps=(2, 4)))  # fmt: skip
+    assert [(t.method, t.scale, t.steps) for t in both] == [
+        (m, s, n) for s in (2.0, 4.0) for m in ("sr3", "ecdp") for n in (2, 4)
+    ]
+    beside = trials_of(Settings(methods=("bicubic", "sr3"), weights=(tiny_weights,)))
+    assert [(t.method, t.weights) for t in beside] == [("bicubic", None), ("sr3", tiny_weights)]
+    assert beside[1].label == "sr3_tiny"
+    with pytest.raises(UsageError, match="are for --method sr3, not ecdp"):
+        trials_of(Settings(methods=("ecdp",), weights=(tiny_weights,)))
+    with pytest.raises(UsageError, match="has none for --method regression"):
+        trials_of(Settings(methods=("sr3", "regression"), weights=(tiny_weights,)))
+    with pytest.raises(WeightsError, match="no weights named sr4"):
+        trials_of(Settings(methods=(), weights=("sr4",)))
+
+
+def test_a_sampler_that_chooses_its_steps_is_one_trial() -> None:
+    found = trials_of(Settings(methods=("ecdp",), samplers=("rk45", "ddim"), steps=(2, 4)))
+    assert [(t.sampler, t.steps) for t in found] == [("rk45", None), ("ddim", 2), ("ddim", 4)]
+
+
+def test_results_of_other_programs_stand_beside_methods(tmp_path: Path) -> None:
+    hr = put(tmp_path / "set" / "a.png")
+    for name in ("one", "two"):
+        write(Picture(hr), tmp_path / name / "a.png")
+    settings = Settings(outputs=(tmp_path / "one", tmp_path / "two"), metrics=("ssim",))
+    rows = run(tmp_path / "set", settings)
+    assert [row["method"] for row in rows] == ["one", "two", "bicubic"]
+    assert rows[0]["ssim"] == pytest.approx(1, abs=1e-3)
+    assert rows[2]["ssim"] < 0.9
+    assert trials_of(settings)[0] == Trial("one", outputs=tmp_path / "one")
+
+
+def test_several_samples_and_their_diversity(tmp_path: Path, tiny_weights) -> None:
+    put(tmp_path / "a.png", 64, 68)
+    settings = Settings(methods=(), weights=(tiny_weights,), scales=(2.0,), samples=3, device="cpu",
+                        metrics=("psnr", "diversity"))  # fmt: skip
+    (row,) = run(tmp_path, settings, save=tmp_path / "out")
+    made = [p.name for p in sorted((tmp_path / "out" / "sr3_tiny").iterdir())]
+    assert made == ["a_0.png", "a_1.png", "a_2.png"]
+    assert row["samples"] == 3 and row["diversity"] > 0.001
+    assert np.isfinite(row["psnr"])
+    with pytest.raises(UsageError, match="--samples 2 or more"):
+        run(tmp_path, Settings(metrics=("diversity",)))
+
+
+@pytest.mark.parametrize(("name", "known"), [("Set5_matlab", 28.43), ("Set14_matlab", 26.09)])
+def test_bicubic_on_matlabs_pairs_gives_the_fields_numbers(name: str, known: float) -> None:
+    if not (SHARED / name).is_dir():
+        pytest.skip("needs the shared evaluation pictures")
+    rows = run(SHARED / name, Settings(metrics=("psnr_y",), device="cpu"))
+    assert len(rows) in (5, 14) and rows[0]["kernel"] == "the set's maker (LRx4)"
+    assert np.mean([row["psnr_y"] for row in rows]) == pytest.approx(known, abs=0.01)

@@ -1,0 +1,148 @@
+"""Two runs, before and after a change: what differs for more than chance, and by how much."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upscale.bench.columns import COLUMNS, METRICS
+from upscale.bench.report import TRIAL, groups
+from upscale.bench.stats import Mean, difference, mean_of
+from upscale.errors import InputError
+
+Row = dict[str, Any]
+_PROTOCOL = ("kernel", "border", "versions", "machine", "seed")  # told where they differ
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What `diffsr bench --json` wrote. Raises InputError."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "picture" in r for r in rows):
+        raise InputError(f"{path}: not the rows of a benchmark; make it with diffsr bench --json")
+    return rows
+
+
+def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """(a row per trial and metric, notes on what was not compared).
+
+    A row: `trial`, `metric`, `pictures`, `before` and `after` (means), `difference` (a `Mean` by
+    the paired bootstrap) and `verdict`: better, worse, differs (neither is better) or same, which
+    is to say that the interval of the difference holds 0. Raises InputError where nothing pairs.
+    """
+    pairs, notes = _pairs(groups(before), groups(after))
+    found: list[Row] = []
+    for name, one, two in pairs:
+        first, second, left_out = _same_pictures(one, two)
+        if left_out:
+            notes.append(f"{name}: {left_out} pictures are in one run only, or have changed")
+        if not first:
+            continue
+        for key in _PROTOCOL:
+            was, now = first[0].get(key), second[0].get(key)
+            if was is not None and was != now:
+                notes.append(f"{name}: {key} was {was}, is {now}")
+        found += _lines(name, first, second)
+    if not found:
+        raise InputError("the two files have no trial and picture in common")
+    return found, list(dict.fromkeys(notes))
+
+
+def to_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """The comparison as a table."""
+    lines = ["| trial | metric | pictures | before | after | difference | |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for row in rows:
+        column = COLUMNS[row["metric"]]
+        digits = column.digits + 1  # a difference is smaller than what differs
+        cells = (row["trial"], column.title, row["pictures"], f"{row['before']:.{digits}f}",
+                 f"{row['after']:.{digits}f}", row["difference"].text(digits),
+                 row["verdict"])  # fmt: skip
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    lines += ["", "Difference: after - before with its 95% interval, by the paired bootstrap over "
+              "the pictures; same: the interval holds 0."]  # fmt: skip
+    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def to_json(rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """The comparison for other programs."""
+    flat = [
+        {**row, "difference": row["difference"].value, "low": row["difference"].low,
+         "high": row["difference"].high}
+        for row in rows
+    ]  # fmt: skip
+    finite = [{k: None if v != v else v for k, v in row.items()} for row in flat]  # nan
+    return json.dumps({"rows": finite, "notes": list(notes)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _lines(name: str, before: list[Row], after: list[Row]) -> list[Row]:
+    found = []
+    for metric in METRICS:
+        if metric not in before[0] or metric not in after[0] or COLUMNS[metric].whole:
+            continue
+        one, two = ([row.get(metric) for row in rows] for rows in (before, after))
+        change = difference(one, two)
+        found.append({
+            "trial": name, "metric": metric, "pictures": len(before),
+            "before": mean_of(one).value, "after": mean_of(two).value,
+            "difference": change, "verdict": _verdict(change, COLUMNS[metric].better),
+        })  # fmt: skip
+    return found
+
+
+def _verdict(change: Mean, better: int) -> str:
+    if not change.sure:
+        return "same"
+    return {1: "better", -1: "worse", 0: "differs"}[better * (1 if change.value > 0 else -1)]
+
+
+def _pairs(
+    before: dict[tuple, list[Row]], after: dict[tuple, list[Row]]
+) -> tuple[list[tuple[str, list[Row], list[Row]]], list[str]]:
+    """Trials that belong together: the same method, scale and way of sampling, whatever the
+    weights; or the only ones of a method and scale, whose defaults may have changed."""
+    found, notes = [], []
+    unmatched = dict(after)
+    for loose in (False, True):
+        for key, rows in list(before.items()):
+            same = [k for k in unmatched if _essence(k, loose) == _essence(key, loose)]
+            mine = [k for k in before if _essence(k, loose) == _essence(key, loose)]
+            if len(same) == len(mine) == 1:
+                found.append((_label(key), rows, unmatched.pop(same[0])))
+                del before[key]
+    for keys, where in ((before, "first"), (unmatched, "second")):
+        notes += [f"{_label(key)} is in the {where} run only" for key in keys]
+    return found, notes
+
+
+def _essence(key: tuple, loose: bool) -> tuple:
+    told = dict(zip(TRIAL, key, strict=True))
+    wanted = ("method", "scale") if loose else (
+        "method", "scale", "sampler", "steps", "temperature", "parametrisation")  # fmt: skip
+    return tuple(told[name] for name in wanted)
+
+
+def _label(key: tuple) -> str:
+    told = dict(zip(TRIAL, key, strict=True))
+    parts = (told["method"], f"x{told['scale']:g}" if told["scale"] else None, told["sampler"],
+             told["steps"] and f"{told['steps']} steps", told["parametrisation"])  # fmt: skip
+    return " ".join(str(part) for part in parts if part)
+
+
+def _same_pictures(one: list[Row], two: list[Row]) -> tuple[list[Row], list[Row], int]:
+    """The rows of pictures that both have, in one order, and how many others there are. Of one
+    name, but different bytes, is another picture."""
+
+    def by_picture(rows: list[Row]) -> dict[tuple, Row]:
+        return {(row["picture"], row.get("picture_sha256")): row for row in rows}
+
+    first, second = by_picture(one), by_picture(two)
+    both = [key for key in first if key in second]
+    names = {key[0] for key in {**first, **second}}
+    return [first[k] for k in both], [second[k] for k in both], len(names) - len(both)

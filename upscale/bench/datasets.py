@@ -1,0 +1,153 @@
+"""Which pictures are measured: a folder, a name of the field's sets, or those that diffsr ships."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from upscale.errors import InputError
+from upscale.image.io import SUFFIXES
+
+SHIPPED = "kodak8"  # eight 256x256 cuts of Kodak's pictures, beside this file
+VARIABLE = "DIFFSR_DATA"
+LABELS = "labels.csv"
+
+# name -> folders it is known under in DIFFSR_DATA, the first that is there counts
+REGISTERED: dict[str, tuple[str, ...]] = {
+    SHIPPED: (),
+    "set5": ("Set5",),
+    "set5-matlab": ("Set5_matlab",),
+    "set14": ("Set14",),
+    "set14-matlab": ("Set14_matlab",),
+    "bsd100": ("BSD100", "BSDS100", "B100"),
+    "urban100": ("Urban100",),
+    "manga109": ("Manga109",),
+    "kodak": ("Kodak24", "Kodak"),
+    "div2k-val": ("DIV2K/DIV2K_valid_HR", "DIV2K_valid_HR", "DIV2K-val"),
+    "celeba-hq-100": ("CelebA-HQ-100", "celeba_hq_100", "celeba-hq-100"),
+    "faces50": ("faces50/HR_128",),
+    "imagenet-1k": ("ImageNet-1K-val", "imagenet-1k"),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture at full size; `lr` is its small version if the set has one, `label` its class."""
+
+    hr: Path
+    lr: Path | None = None
+    label: int | None = None
+
+
+def find(name: str | None, data: Path | None = None) -> tuple[str, Path]:
+    """(what it is called, its folder): of a path, of a name in `REGISTERED`, or of a folder in
+    `data`, in this order; None is what diffsr ships. Raises InputError with the names."""
+    if name is None or name == SHIPPED:
+        return SHIPPED, Path(__file__).parent / "pictures"
+    path = Path(name)
+    if path.is_dir():
+        known = _known_as(path)
+        return known or path.resolve().name, path
+    lower = name.lower()
+    if data is not None:
+        for folder in (*REGISTERED.get(lower, ()), name):
+            if (data / folder).is_dir():
+                return (lower if lower in REGISTERED else name), data / folder
+    have = ", ".join(REGISTERED)
+    if lower not in REGISTERED:
+        raise InputError(f"{name}: there is no such folder, and no set of this name; have {have}")
+    wanted = " or ".join(REGISTERED[lower])
+    where = f"not in {data}" if data else f"{VARIABLE} is not set"
+    raise InputError(f"{lower}: {where}. Put its pictures into a folder {wanted}, and set "
+                     f"{VARIABLE} to the folder that holds it")  # fmt: skip
+
+
+def pairs_of(folder: Path, scale: float) -> list[Pair]:
+    """The pictures of a set, by name: those in its subfolder HR if it has one, each with its
+    small version from LRx4 (or what the scale is; LR_bicubic/X4 and DIV2K's own names do too) if
+    there is such a folder, and with its class if there is a labels.csv.
+
+    Raises InputError for none, for two that differ only in their suffix, for partners missing.
+    """
+    pictures = pictures_of(folder)
+    stems = [path.stem for path in pictures]
+    small = _small_versions(folder, scale)
+    partners = partners_of(stems, small, scale) if small else {}
+    labels = _labels(folder / LABELS, stems) if (folder / LABELS).is_file() else {}
+    return [Pair(path, partners.get(path.stem), labels.get(path.stem)) for path in pictures]
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name: those in its subfolder HR if it has one.
+
+    Raises InputError if there are none, or two that differ only in their suffix."""
+    inner = folder / "HR" if (folder / "HR").is_dir() else folder
+    try:
+        found = sorted(p for p in inner.iterdir() if p.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"{inner}: {error.strerror}") from error
+    found = [p for p in found if p.is_file() and not p.name.startswith(".")]
+    if not found:
+        raise InputError(f"{inner}: no pictures in this folder")
+    stems: dict[str, Path] = {}
+    for path in found:
+        if path.stem in stems:
+            raise InputError(f"{inner}: {stems[path.stem].name} and {path.name} have one name")
+        stems[path.stem] = path
+    return found
+
+
+def partners_of(stems: Iterable[str], folder: Path, scale: float | None = None) -> dict[str, Path]:
+    """Stem -> the picture in `folder` with that name without suffix (with a scale, DIV2K's
+    `0801x4` for `0801` too). Raises InputError naming what has no partner on either side."""
+    results = {path.stem: path for path in pictures_of(folder)}
+    wanted = set(stems)
+    if scale is not None:
+        ending = f"x{scale:g}"
+        results = {
+            s.removesuffix(ending) if s.removesuffix(ending) in wanted else s: p
+            for s, p in results.items()
+        }
+    for lonely, where in (
+        (wanted - set(results), folder),
+        (set(results) - wanted, "the dataset"),
+    ):
+        if lonely:
+            some = ", ".join(sorted(lonely)[:5]) + (", ..." if len(lonely) > 5 else "")
+            raise InputError(f"{where}: nothing named as {some} (names without suffix must agree)")
+    return results
+
+
+def _small_versions(folder: Path, scale: float) -> Path | None:
+    beside = folder.name.replace("_HR", "_LR_bicubic")
+    places = [folder / f"LRx{scale:g}", folder / "LR_bicubic" / f"X{scale:g}"]
+    if beside != folder.name:  # DIV2K_valid_HR
+        places.append(folder.parent / beside / f"X{scale:g}")
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _labels(path: Path, stems: list[str]) -> dict[str, int]:
+    """Lines of `name,class`, the class one of torchvision's 1000 numbers; a heading may stand
+    above them. Raises InputError for a picture without one."""
+    found: dict[str, int] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for number, line in enumerate(csv.reader(file), 1):
+            if len(line) == 2 and line[1].strip().isdigit() and int(line[1]) < 1000:
+                found[Path(line[0]).stem] = int(line[1])
+            elif number > 1 and line:
+                raise InputError(f"{path}, line {number}: want name,class (0 to 999)")
+    missing = [stem for stem in stems if stem not in found]
+    if missing:
+        raise InputError(f"{path}: no class for {', '.join(missing[:5])}")
+    return found
+
+
+def _known_as(path: Path) -> str | None:
+    """The registered name of a folder, so that published tables find it."""
+    parts = path.resolve().parts
+    for name, folders in REGISTERED.items():
+        if any(parts[-len(Path(f).parts) :] == Path(f).parts for f in folders):
+            return name
+    return None

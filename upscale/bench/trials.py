@@ -1,0 +1,111 @@
+"""What is compared: every combination of method, weights, scale and way of sampling, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from upscale import weights as store
+from upscale.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured. A None in a tuple is the weights' own default."""
+
+    methods: tuple[str, ...] = ("bicubic",)
+    scales: tuple[float, ...] = (4.0,)
+    steps: tuple[int | None, ...] = (None,)
+    samplers: tuple[str | None, ...] = (None,)
+    temperatures: tuple[float | None, ...] = (None,)
+    parametrisations: tuple[str | None, ...] = (None,)
+    metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
+    weights: tuple[str, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    domain: str = "photo"
+    spacing: str | None = None
+    consistency: str | None = None
+    one_stage: bool = False
+    limit: int | None = None
+    seed: int = 0
+    samples: int = 1
+    device: str = "auto"
+    dtype: str = "auto"
+    offline: bool = False
+    crop: int = 128
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method with one choice of how it samples; None is the weights' own.
+
+    outputs: a folder of another program's results, which are measured in the method's place.
+    """
+
+    method: str
+    sampler: str | None = None
+    steps: int | None = None
+    temperature: float | None = None
+    parametrisation: str | None = None
+    weights: str | None = None
+    scale: float = 4.0
+    outputs: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """A folder name that tells one trial of a scale from the others."""
+        warmth = None if self.temperature is None else f"t{self.temperature:g}"
+        own = None if self.weights is None else Path(self.weights).stem
+        parts = (self.method, own, self.sampler, self.steps, warmth, self.parametrisation)
+        return "_".join(str(part).replace(":", "") for part in parts if part)
+
+
+def trials_of(settings: Settings) -> list[Trial]:
+    """Every combination. A method that samples nothing has one, and so has a sampler that chooses
+    its own steps. Raises UsageError and WeightsError for weights that fit no method."""
+    found = []
+    for scale in dict.fromkeys(settings.scales):
+        found += [Trial(o.name, scale=scale, outputs=o) for o in settings.outputs]
+        for method, weights in _armed(settings):
+            found += _ways(settings, Trial(method, weights=weights, scale=scale))
+    return found
+
+
+def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
+    """Each method with each of the weights that are its own; with weights but no methods, theirs.
+
+    A method that none of the weights is for takes what fits it, if it is a resize; others would be
+    measured with weights that nobody asked for."""
+    from upscale.methods import METHODS
+
+    owners = {name: store.find(name).method for name in dict.fromkeys(settings.weights)}
+    methods = tuple(dict.fromkeys(settings.methods or owners.values()))
+    for name, owner in owners.items():
+        if owner not in methods:
+            raise UsageError(f"weights {name} are for --method {owner}, not {', '.join(methods)}")
+    for method in methods:
+        own = [name for name, owner in owners.items() if owner == method]
+        law = METHODS.get(method)
+        if owners and not own and not (law is not None and law.kernel):
+            raise UsageError(f"--weights has none for --method {method}; name some, or leave "
+                             "--weights out")  # fmt: skip
+        yield from ((method, name) for name in own or [None])
+
+
+def _ways(settings: Settings, trial: Trial) -> Iterator[Trial]:
+    from upscale.diffusion.samplers import ADAPTIVE
+    from upscale.methods import METHODS
+
+    law = METHODS.get(trial.method)
+    if law is not None and law.sampler == "once":
+        yield trial
+        return
+    ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations)
+    named = [
+        replace(trial, sampler=sampler, steps=None if sampler in ADAPTIVE else steps,
+                temperature=temperature, parametrisation=parametrisation)
+        for sampler, steps, temperature, parametrisation in product(*ways)
+    ]  # fmt: skip
+    yield from dict.fromkeys(named)

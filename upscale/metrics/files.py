@@ -1,0 +1,44 @@
+"""Weights of the larger metric networks: files of the user's, opened without trusting them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from upscale import weights as store
+from upscale.errors import WeightsError
+
+
+def metric_file(name: str, variable: str, how: str, path: str | Path | None = None) -> Path:
+    """`path`, else the file that the environment's `variable` names, else the entry `name` of
+    weights.toml if it is on this machine. Raises WeightsError, which tells `how` to get one."""
+    source = path or os.environ.get(variable)
+    if source and str(source).startswith("hf:"):
+        return store.locate(store.find(source), offline=True)
+    if source:
+        if not Path(source).is_file():
+            raise WeightsError(f"{variable}: there is no file {source}")
+        return Path(source)
+    listed = store.entries().get(name)
+    if listed is None:
+        raise WeightsError(f"no weights for {name}: diffsr ships none. {how}, and set {variable} "
+                           "to the file")  # fmt: skip
+    return store.locate(listed, offline=True)
+
+
+def state_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth that holds nothing but tensors: torch's
+    weights_only reader runs no code of the file. Raises WeightsError."""
+    if path.suffix == ".safetensors":
+        return store.read(path)[0]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each have their own
+        told = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{path}: damaged, or more than tensors is in it ({told})") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} is not a table of tensors")
+    return state

