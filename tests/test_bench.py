@@ -80,7 +80,9 @@ def test_the_protocol(dataset: Path) -> None:
     assert math.isnan(row["grid_ratio"])  # 40 pixels are too few
     assert row["weights_sha256"] == "ab" and row["nfe"] == 3 and row["seed"] == 0
     assert row["seconds"] > 0 and row["peak_memory"] > 1e6 and "a=-0.5" in row["kernel"]
-    assert row["megapixels_per_s"] == pytest.approx(56 * 40 / 1e6 / row["seconds"], rel=0.02)
+    assert row["megapixels_per_s"] == pytest.approx(
+        56 * 40 / 1e6 / row["seconds"], rel=0.02 + 1e-4 / row["seconds"]
+    )  # seconds are rounded
     assert row["border"] == 4 and row["dataset"] == "set" and "torch " in row["versions"]
     assert len(row["picture_sha256"]) == 64 and "threads" in row["machine"]
 

@@ -122,8 +122,10 @@ def test_a_killed_process_leaves_what_it_measured(folder: Path) -> None:
     command = [sys.executable, "-m", "upscale", "bench", "--dataset", str(folder / "set"),
                "--method", "bicubic,lanczos", "--metrics", "psnr,lpips", "--device", "cpu",
                "--cache", str(folder / "cache"), "-q"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    alike = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads are part of what is remembered
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=alike
+    )
     while process.poll() is None and not list((folder / "cache").rglob("*.npz")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -132,6 +134,6 @@ def test_a_killed_process_leaves_what_it_measured(folder: Path) -> None:
     assert entries
     found = [Cache(folder / "cache").get(path.stem) for path in entries]
     assert all(one is not None and "lpips" in one.row for one in found)
-    done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True, env=alike)
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "cache").rglob("*.npz"))) == 22
