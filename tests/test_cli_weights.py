@@ -54,6 +54,11 @@ hub = {{ repo = "{REPO}", revision = "{hub.commit}", file = "{FILE}" }}
     return hub
 
 
+def test_every_command_prints_json() -> None:
+    for name, sub in cli.get_command(click.Context(cli), "weights").commands.items():
+        assert "as_json" in {param.name for param in sub.params}, name
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_an_environment_variable_and_help(name: str) -> None:
     group = cli.get_command(click.Context(cli), "weights")
@@ -153,6 +158,7 @@ def test_path_and_rm(listed) -> None:
     assert "is not on this machine" in run("weights", "path", "mine", code=5).told
     path = run("weights", "pull", "mine").stdout.strip()
     assert run("weights", "path", "mine").stdout.strip() == path
+    assert json.loads(run("weights", "path", "mine", "--json").stdout)["path"] == path
     assert run("weights", "rm", "mine").stdout.strip() and not Path(path).exists()
     assert "not in the Hub's cache" in run("weights", "rm", "mine", code=5).told
     assert "as any other file" in run("weights", "rm", "sr3-photo", code=5).told
@@ -193,6 +199,8 @@ def test_publish(hub, here, tiny_weights) -> None:
     ]  # fmt: skip
     assert not hub.asked("POST") and '[weights.tiny]\nmethod = "sr3"\n' in made
     text = run(*args).stdout
+    told = json.loads(run(*args, "--json").stdout)
+    assert told["revision"] == hub.commit and FILE in told["files"] and told["entry"] == text
     assert f'revision = "{hub.commit}"' in text and 'licence = "CC0-1.0"' in text
     run("weights", "verify", "--golden", SPEC)
     assert run("weights", "publish", tiny_weights, "../x", code=5).told

@@ -141,12 +141,16 @@ def verify(
 
 @command.command(context_settings=CONTEXT)
 @WHICH
+@JSON
 @DEBUG
-def path(name: str, debug: bool) -> int:
+def path(name: str, as_json: bool, debug: bool) -> int:
     """Print where weights are on this machine, once they are checked. Uses no network."""
     from upscale.weights import find, locate
 
-    click.echo(str(locate(find(name, offline=True), offline=True)))
+    entry = find(name, offline=True)
+    place = str(locate(entry, offline=True))
+    row = {"name": entry.name, "path": place, "sha256": entry.sha256, "size": entry.size}
+    click.echo(json.dumps(row) if as_json else place)
     return 0
 
 

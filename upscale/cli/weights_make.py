@@ -114,11 +114,12 @@ def import_(
     type=ANY_PATH,
     help="Write the files into DIR instead of uploading them.",
 )
+@JSON
 @QUIET
 @DEBUG
 def publish(
     name: str, repo: str, licence: str | None, card: str | None, private: bool,
-    output: str | None, quiet: bool, debug: bool,
+    output: str | None, as_json: bool, quiet: bool, debug: bool,
 ) -> int:  # fmt: skip
     """Upload weights, a card and golden test vectors to the Hub; prints the entry for weights.toml.
 
@@ -143,7 +144,9 @@ def publish(
         with Reporter(quiet=quiet) as reporter:
             reporter.line(f"uploading {', '.join(made)} to {repo}")
             commit = files.upload(repo, made, f"{entry.name}: weights for diffsr", private)
-    click.echo(making.listed(entry, Hub(repo, commit, making.file_of(entry)), stated), nl=False)
+    text = making.listed(entry, Hub(repo, commit, making.file_of(entry)), stated)
+    row = {"repo": repo, "revision": None if output else commit, "files": list(made), "entry": text}
+    click.echo(json.dumps(row) if as_json else text, nl=as_json)
     return 0
 
 
