@@ -136,8 +136,11 @@ def names_of(table: Sequence[Row]) -> list[str]:
 
 
 def _told(key: str, value: Any) -> str:
-    return {"scale": f"x{value}", "steps": f"{value} steps", "temperature": f"temperature {value}",
-            "weights_sha256": str(value)[:8]}.get(key, str(value))  # fmt: skip
+    if key == "steps":
+        return "1 step" if value == 1 else f"{value} steps"
+    told = {"scale": f"x{value}", "temperature": f"temperature {value}",
+            "weights_sha256": str(value)[:8]}  # fmt: skip
+    return told.get(key, str(value))
 
 
 def _best(name: str, table: Sequence[Row]) -> str | None:
