@@ -441,6 +441,13 @@ def test_a_place_on_the_hub_is_an_entry(entry, hub_double) -> None:
         weights.find(f"hf:{REPO}")
 
 
+def test_only_files_that_nobody_knows_by_their_hash_may_be_changed(entry, saved) -> None:
+    assert weights.find(saved).loose
+    assert not weights.find(f"hf:{REPO}/a.safetensors").loose  # its path is the cache's
+    assert not entry.loose and not weights.find("lpips-alex").loose
+    assert not replace(weights.find(saved), source=Path("own.toml")).loose
+
+
 def test_an_unlisted_damaged_file_is_noticed_named_and_removed(entry) -> None:
     name = f"hf:{REPO}/a.safetensors"
     path = weights.locate(weights.find(name))

@@ -40,6 +40,11 @@ class Entry:
     path: Path | None = None
     source: Path | None = None  # the list that it stands in
 
+    @property
+    def loose(self) -> bool:
+        """Whether it is a file that no list and no cache knows by its hash: it may be changed."""
+        return self.path is not None and self.source is None and self.hub is None
+
     def covers(self, scale: float) -> bool:
         if self.any_scale:
             return self.scales[0] * 0.999 <= scale <= self.scales[1] * 1.001

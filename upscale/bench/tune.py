@@ -108,11 +108,11 @@ def tune(
 def keep(tuned: Tuned, weights: str, output: Path | None = None) -> Path:
     """Write the schedule into the metadata of the weights, at `output` or in their own place.
 
-    Raises UsageError for weights that weights.toml lists, which have a sha256 to keep, without an
+    Raises UsageError for weights of a list or of the Hub, which have a sha256 to keep, without an
     `output`; else as `weights.save`."""
     entry = store.find(weights)
-    if output is None and entry.path is None:
-        raise UsageError(f"{weights} is listed with its sha256 and stays as it is: name another "
+    if output is None and not entry.loose:
+        raise UsageError(f"{weights} is known by its sha256 and stays as it is: name another "
                          "file with --output")  # fmt: skip
     state, metadata = store.load(entry, offline=True)
     defaults = dict(metadata.get("defaults", {}))

@@ -29,8 +29,8 @@ def tune_schedule(options: dict[str, Any]) -> int:
     from upscale.bench.score import default_metrics
 
     entry = tune.store.find(weights)
-    if entry.path is None and not options["output"]:
-        raise UsageError(f"{weights} is listed with its sha256 and stays as it is: name the file "
+    if not entry.loose and not options["output"]:
+        raise UsageError(f"{weights} is known by its sha256 and stays as it is: name the file "
                          "to write with --output")  # fmt: skip
     metrics = options["metrics"] or tuple(
         name for name in default_metrics() if name.startswith("lpips")
