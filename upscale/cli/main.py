@@ -23,6 +23,7 @@ COMMANDS = {  # module of upscale.cli -> the line in `diffsr --help`
     "train": "Train weights from a folder of pictures.",
     "bench": "Measure methods on a folder of pictures.",
     "weights": "List, fetch, check, convert and publish weights.",
+    "humaneval": "Ask people which of two pictures is real, and count.",
     "doctor": "Print what a bug report needs.",
     "completion": "Print the completion script of a shell.",
 }

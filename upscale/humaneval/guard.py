@@ -1,0 +1,133 @@
+"""What every request must pass before the study sees it, and what every answer carries."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_BYTES = 4096  # of a request's body; the page's are about 150
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+NO_ACCESS = "This study is open to those who have its link. Ask for it, and open it whole."
+
+
+class Guard:
+    """ASGI middleware: known host, access token, headers.
+
+    hosts: names under which the server may be called, or None for any (then there is a token);
+    it keeps pages of the web from reaching a loopback server by a name of their own.
+    access: the token of the link, or None. cookie: where a browser keeps it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: frozenset[str] | None,
+        access: str | None,
+        cookie: str,
+        secure: bool,
+        refused: Callable[[str], None],
+    ) -> None:
+        self.app, self.hosts, self.access, self.cookie = app, hosts, access, cookie
+        self.secure, self.refused = secure, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        response = self._stopped(Request(scope))
+        await (response or self.app)(scope, receive, with_headers)
+
+    def _stopped(self, request: Request) -> Response | None:
+        """The answer to a request that may not go on."""
+        host = _host_of(request.headers)
+        if self.hosts is not None and host not in self.hosts:
+            self.refused(f"400 host {host!r}")
+            return PlainTextResponse("Unknown host. A tunnel is named by --tunnel URL.", 400)
+        if self.access is None:
+            return None
+        given = request.query_params.get("access")
+        if given is not None and request.method == "GET" and request.url.path == "/":
+            if _same(given, self.access):
+                # the token leaves the address bar, so that it is not handed on with a screenshot
+                response: Response = RedirectResponse("/", 303)
+                response.set_cookie(
+                    self.cookie, self.access, max_age=30 * 86400, httponly=True, samesite="lax",
+                    secure=self.secure,
+                )  # fmt: skip
+                return response
+        elif _same(request.cookies.get(self.cookie, ""), self.access):
+            return None
+        self.refused(f"403 no access: {request.method} {request.url.path!r}")
+        return PlainTextResponse(NO_ACCESS, 403)
+
+
+class BadRequest(Exception):
+    """A request whose form is wrong."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+async def posted(request: Request) -> dict[str, Any]:
+    """The JSON object of a POST from our own page. Raises BadRequest."""
+    headers = request.headers
+    # a form on another site can neither send this type nor hide where it comes from
+    if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise BadRequest(415, "the body is not application/json")
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:  # a page cannot write it, and no tunnel rewrites it
+        if site != "same-origin":
+            raise BadRequest(403, f"from a page that is {site!r}")
+    elif origin is not None and origin.partition("://")[2] != headers.get("host"):
+        raise BadRequest(403, f"from another origin: {origin!r}")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise BadRequest(413, f"a body of more than {MOST_BYTES} bytes")
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(400, "the body is not JSON") from error
+    if not isinstance(told, dict):
+        raise BadRequest(400, "the body is not an object")
+    return told
+
+
+def _host_of(headers: Headers) -> str:
+    """The name in the Host header, without port."""
+    host = headers.get("host", "").lower()
+    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+
+
+def _same(given: str, true: str) -> bool:
+    return hmac.compare_digest(given.encode(), true.encode())

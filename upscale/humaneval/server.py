@@ -1,0 +1,193 @@
+"""The study as a web application: one page, three steps of a trial, pictures."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from upscale.humaneval.guard import BadRequest, Guard, posted
+from upscale.humaneval.session import Refusal, Sessions
+from upscale.humaneval.store import PICTURES, Store
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+PAGE = {  # a name in the address -> file of the package, type; nothing else is served
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/display.js": ("display.js", "text/javascript; charset=utf-8"),
+}
+Endpoint = Callable[["Study", Request], Awaitable[Response]]
+
+
+class Study:
+    """What the endpoints share. Everything runs in the event loop, so that calls never overlap."""
+
+    def __init__(self, store: Store, folder: Path, say: Callable[[str], None]) -> None:
+        self.store, self.folder, self.say = store, folder, say
+        self.sessions = Sessions(store)
+        self.cookie = f"subject_{store.meta['study']}"  # cookies know no port: two studies differ
+        self.secure = False
+
+    def refused(self, what: str) -> None:
+        """Refusals are kept and told; who asked is neither."""
+        line = what.encode("ascii", "backslashreplace").decode()[:300]
+        self.say(f"refused: {line}")
+        self.store.refuse(line)
+
+    def subject(self, request: Request) -> int:
+        subject = self.sessions.subject(request.cookies.get(self.cookie))
+        if subject is None:
+            raise Refusal(401, "nobody", "no subject of this study")
+        return subject
+
+
+def application(
+    store: Store,
+    folder: Path,
+    *,
+    hosts: frozenset[str] | None = frozenset(LOOPBACK),
+    access: str | None = None,
+    secure: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Starlette:
+    """The ASGI application. hosts, access, secure: see `Guard`; say: lines for the operator."""
+    study = Study(store, folder, say)
+    study.secure = secure
+    posts = {"state": _state, "enrol": _enrol, "begin": _begin, "shown": _shown, "answer": _answer}
+    routes = [
+        *(Route(path, partial(_file, *told), methods=["GET"]) for path, told in PAGE.items()),
+        Route("/favicon.ico", _nothing, methods=["GET"]),  # every browser asks
+        Route("/picture/{name}", partial(_guarded, study, _picture), methods=["GET"]),
+        *(
+            Route(f"/api/{name}", partial(_guarded, study, does), methods=["POST"])
+            for name, does in posts.items()
+        ),
+    ]
+    guard = Middleware(
+        Guard, hosts=hosts, access=access, cookie=f"access_{store.meta['study']}", secure=secure,
+        refused=study.refused,
+    )  # fmt: skip
+    unknown = partial(_unknown, study)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers={HTTPException: unknown})
+
+
+async def _guarded(study: Study, does: Endpoint, request: Request) -> Response:
+    """Every refusal becomes an answer and a line in the log."""
+    try:
+        return await does(study, request)
+    except Refusal as error:
+        status, code, why = error.status, error.code, str(error)
+    except BadRequest as error:
+        status, code, why = error.status, "form", str(error)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except sqlite3.OperationalError as error:  # a full disk, a lock: nothing was stored
+        study.say(f"not stored: {error}")
+        return JSONResponse({"code": "busy", "error": "try again"}, 503)
+    study.refused(f"{status} {code}: {request.method} {request.url.path!r}: {why}")
+    return JSONResponse({"code": code, "error": why}, status)
+
+
+async def _unknown(study: Study, request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    study.refused(f"{error.status_code} {request.method} {request.url.path!r}")
+    return JSONResponse({"code": "unknown", "error": error.detail}, error.status_code)
+
+
+async def _file(name: str, kind: str, request: Request) -> Response:
+    data = files("upscale.humaneval").joinpath("page", name).read_bytes()
+    return Response(data, headers={"Content-Type": kind})
+
+
+async def _nothing(request: Request) -> Response:
+    return Response(status_code=204)
+
+
+async def _picture(study: Study, request: Request) -> Response:
+    file = study.sessions.picture(study.subject(request), request.path_params["name"])
+    # `file` is from the database; no date or tag of the file goes with its bytes
+    return Response((study.folder / PICTURES / file).read_bytes(), media_type="image/png")
+
+
+# --- what the page asks -----------------------------------------------------------------------
+
+
+async def _state(study: Study, request: Request) -> Response:
+    """Where this browser's subject stands; the asking tab becomes the one that may go on."""
+    await posted(request)
+    subject = study.sessions.subject(request.cookies.get(study.cookie))
+    if subject is None:
+        phase = "full" if study.sessions.full() else "consent"
+        return JSONResponse({**_about(study), "phase": phase})
+    tab = study.sessions.claim(subject)
+    return JSONResponse({**_about(study), **study.sessions.state(subject), "tab": tab})
+
+
+async def _enrol(study: Study, request: Request) -> Response:
+    """Consent is given: a new subject, unless this browser has one that is not through."""
+    await posted(request)
+    subject = study.sessions.subject(request.cookies.get(study.cookie))
+    key = None
+    if subject is None or study.sessions.state(subject)["phase"] == "done":
+        subject, key = study.sessions.enrol()
+    tab = study.sessions.claim(subject)
+    response = JSONResponse({**_about(study), **study.sessions.state(subject), "tab": tab})
+    if key is not None:
+        response.set_cookie(
+            study.cookie, key, max_age=30 * 86400, httponly=True, samesite="strict",
+            secure=study.secure,
+        )  # fmt: skip
+        counts = study.store.counts()
+        study.say(f"{counts['enrolled']} began, {counts['finished']} finished")
+    return response
+
+
+async def _begin(study: Study, request: Request) -> Response:
+    told = await posted(request)
+    study.sessions.begin(study.subject(request), _text(told, "tab"), _text(told, "trial"))
+    return JSONResponse({})
+
+
+async def _shown(study: Study, request: Request) -> Response:
+    told = await posted(request)
+    study.sessions.shown(
+        study.subject(request), _text(told, "tab"), _text(told, "trial"),
+        told.get("shown_ms"), told.get("frame_ms"), told.get("presented_ms"),
+    )  # fmt: skip
+    return JSONResponse({})
+
+
+async def _answer(study: Study, request: Request) -> Response:
+    told = await posted(request)
+    subject, tab = study.subject(request), _text(told, "tab")
+    study.sessions.answer(subject, tab, _text(told, "trial"), told.get("side"), told.get("rt_ms"))
+    state = study.sessions.state(subject)
+    if state["phase"] == "done":
+        counts = study.store.counts()
+        study.say(f"{counts['enrolled']} began, {counts['finished']} finished")
+    return JSONResponse({**_about(study), **state, "tab": tab})
+
+
+def _about(study: Study) -> dict[str, Any]:
+    meta = study.store.meta
+    told = {name: meta[name] for name in ("title", "consent", "seconds", "practice")}
+    trials = meta["images"] + meta["checks"] + meta["practice"]
+    return {**told, "trials": trials, "minutes": max(1, round(trials * (meta["seconds"] + 3) / 60))}
+
+
+def _text(told: dict[str, Any], name: str) -> str:
+    value = told.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(400, f"{name} is missing")
+    return value

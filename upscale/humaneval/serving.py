@@ -1,0 +1,104 @@
+"""A study's web application behind uvicorn: where it listens, what its link is, how it stops."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from upscale.errors import OutputError, UsageError
+from upscale.humaneval.server import LOOPBACK, application
+from upscale.humaneval.store import Store
+
+_KEEP_ALIVE = 30  # seconds; a subject's next request comes before that
+
+
+def serve(
+    store: Store,
+    folder: Path,
+    host: str,
+    port: int,
+    *,
+    tunnel: str | None = None,
+    say: Callable[[str], None],
+    ready: Callable[[str], None],
+) -> None:
+    """Answer requests until SIGINT or SIGTERM; `ready` is called with the link once it listens.
+
+    Without tunnel, on a loopback address, everybody on this machine may take part, under the names
+    of loopback alone. Else the link holds an access token. Raises UsageError and OutputError.
+    """
+    tunnel_host = _host_of(tunnel) if tunnel else None
+    local = _is_loopback(host)
+    access = None if local and not tunnel else store.meta["access"]
+    hosts = None  # any: an address of this machine may have many names, and there is the token
+    if local:
+        hosts = frozenset({*LOOPBACK, *([tunnel_host] if tunnel_host else [])})
+    app = application(
+        store, folder, hosts=hosts, access=access,
+        secure=bool(tunnel and tunnel.startswith("https:")), say=say,
+    )  # fmt: skip
+    with _listening(host, port) as listener:
+        base = tunnel.rstrip("/") if tunnel else _address(host, listener.getsockname()[1])
+        config = uvicorn.Config(
+            app, access_log=False, log_level="warning", server_header=False, lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=5, ws="none",
+            proxy_headers=False,
+        )  # fmt: skip
+        server = _Server(config, lambda: ready(f"{base}/" + (f"?access={access}" if access else "")))
+        server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise OutputError(
+            f"{host}:{port}: cannot listen there: {error.strerror or error}; give another --port "
+            "or --host"
+        ) from error
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(host: str, port: int) -> str:
+    """What to type in a browser; for all addresses of a machine, its name in the network."""
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _host_of(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--tunnel {url}: is no address; write https://name.example")
+    return parts.hostname
