@@ -90,7 +90,7 @@ class Sessions:
         if trials:
             trial = trials[0]
             state["trial"] = {
-                "id": self._id(trial),
+                "id": self.trial_id(trial),
                 "kind": trial["kind"],
                 "shown": trial["shown_ms"] is not None,
                 "pictures": self._pictures(trial),
@@ -180,17 +180,18 @@ class Sessions:
         if row["tab"] is None or not hmac.compare_digest(row["tab"].encode(), tab.encode()):
             raise Refusal(409, "tab", "the study goes on in another tab")
         due = self._next(subject)
-        if due and hmac.compare_digest(self._id(due[0]).encode(), trial.encode()):
+        if due and hmac.compare_digest(self.trial_id(due[0]).encode(), trial.encode()):
             return due[0]
         answered = self.store.db.execute(
             "SELECT t.* FROM trial t JOIN answer USING (subject, position) WHERE t.subject = ?",
             (subject,),
         )
-        if any(self._id(row) == trial for row in answered):
+        if any(self.trial_id(row) == trial for row in answered):
             raise Refusal(409, "answered", "this pair has its answer")
         raise Refusal(403, "unserved", "this pair is not the one that is due")
 
-    def _id(self, trial: Any) -> str:
+    def trial_id(self, trial: Any) -> str:
+        """What the page calls a trial."""
         return self._name(trial, "trial")
 
     def _name(self, trial: Any, place: str) -> str:

@@ -1,0 +1,193 @@
+"""The report as one page without scripts and without links to anything outside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from upscale.humaneval import plots
+from upscale.humaneval.design import LR, QUESTIONS, TRUTH
+
+Cells = Iterable[object]
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em;
+  color: #1a1a1a; background: #fff; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { border-bottom: 1px solid #ccc; padding: .3em .7em; text-align: right; }
+th:first-child, td:first-child, .name { text-align: left; }
+figure { display: inline-block; margin: 0 1em 1em 0; vertical-align: top; }
+figure img { max-width: 192px; image-rendering: auto; }
+figcaption { font-size: 14px; max-width: 40em; }
+svg { max-width: 100%; height: auto; }
+.warning { background: #ffe9a8; padding: .6em 1em; }
+"""
+
+
+def page(found: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: int) -> str:
+    """The whole report. thumbnails: (picture, role) -> PNG."""
+    study = found["study"]
+    parts = [f"<h1>{escape(study['title'])}</h1>"]
+    if found.get("simulated"):
+        parts.append(
+            '<p class="warning">Simulated: no person gave these answers. True fool rates: '
+            f"{escape(str(found['simulated']))}.</p>"
+        )
+    parts += [_about(found), _rates(found)]
+    if found["preferences"]:
+        parts.append(_preferences(found["preferences"]))
+    if found["comparisons"]:
+        parts.append(_comparisons(found["comparisons"]))
+    for rate in found["rates"]:
+        parts.append(_pictures(found, rate, thumbnails, top))
+    parts += [_answers(found), _excluded(found["exclusions"])]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>'
+        f"{escape(study['title'])}</title><style>{_STYLE}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def of(pictures: list[dict[str, Any]], rate: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of pictures that belong to a fool rate."""
+    return [
+        row for row in pictures
+        if row["task"] == rate["task"] and row["method"] == rate["method"] and "against" not in row
+    ]  # fmt: skip
+
+
+def _about(found: dict[str, Any]) -> str:
+    study = found["study"]
+    tasks = "".join(f"<li>Task {task}: “{escape(QUESTIONS[task])}”</li>" for task in study["tasks"])
+    return (
+        f"<p>Two-alternative forced choice as in SR3 (section 4.5.3), {study['seconds']:g} s of "
+        f"viewing, {study['images']} pictures a subject, seed {study['seed']}. The fool rate is the "
+        f"share of trials in which the model's output is chosen over the truth; at 50% the two "
+        f"cannot be told apart.</p><ul>{tasks}</ul>"
+    )
+
+
+def _rates(found: dict[str, Any]) -> str:
+    rows = [
+        (f"{row['task']}", row["method"], row["n"], f"{row['subjects']} / {row['pictures']}",
+         _percent(row["rate"]), _interval(row["interval"]), _interval(row["wilson"]),
+         _interval(row["by_subjects"]), _interval(row["by_pictures"]), _number(row["agreement"]),
+         _number(row["alpha"]), _seconds(row))
+        for row in found["rates"]
+    ]  # fmt: skip
+    head = ("task", "method", "answers", "subjects / pictures", "fool rate", "95% interval",
+            "Wilson", "subjects", "pictures", "agreement", "alpha", "median time")  # fmt: skip
+    note = (
+        "<p>95% interval: over subjects and pictures, which is the one to quote. Wilson takes the "
+        "answers for independent; the next two are bootstrap percentiles over subjects, or "
+        "pictures, alone. Agreement: share of pairs of subjects with the same answer to a picture; "
+        "alpha: Krippendorff's, 0 by chance.</p>"
+    )
+    plotted = plots.fool_rates(found["rates"]) + plots.by_picture(found["rates"], found["pictures"])
+    return f"<h2>Fool rates</h2>{_table(head, rows)}{note}{plotted}"
+
+
+def _preferences(preferences: list[dict[str, Any]]) -> str:
+    rows = [
+        (row["task"], f"{row['method']} over {row['against']}", row["n"], _percent(row["rate"]),
+         _interval(row["interval"]), _interval(row["wilson"]))
+        for row in preferences
+    ]  # fmt: skip
+    head = ("task", "pair", "answers", "chosen", "95% interval", "Wilson")
+    return f"<h2>Method against method</h2>{_table(head, rows)}"
+
+
+def _comparisons(comparisons: list[dict[str, Any]]) -> str:
+    rows = [
+        (row["task"], f"{row['method']} less {row['against']}",
+         f"{100 * row['difference']:+.1f}", _interval(row["interval"]), _p(row["p"]),
+         _p(row["p_holm"]))
+        for row in comparisons
+    ]  # fmt: skip
+    head = ("task", "difference of fool rates", "points", "95% interval", "p", "p (Holm)")
+    return (
+        f"<h2>Comparison</h2>{_table(head, rows)}<p>Paired bootstrap over subjects and over "
+        "pictures; p is adjusted for the comparisons of a task.</p>"
+    )
+
+
+def _pictures(
+    found: dict[str, Any], rate: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: int
+) -> str:
+    from upscale.humaneval.report import ends
+
+    own = of(found["pictures"], rate)
+    method = rate["method"]
+    parts = [f"<h2>Task {rate['task']}, {escape(method)}: pictures</h2>"]
+    for title, rows in zip(("Fooled most", "Fooled least"), ends(own, top), strict=True):
+        if rows:
+            parts.append(f"<h3>{title}</h3>")
+        for row in rows:
+            images = "".join(
+                f'<img alt="{escape(alt)}" src="data:image/png;base64,'
+                f'{base64.b64encode(thumbnails[row["id"], role]).decode()}">'
+                for role, alt in ((LR, "input"), (method, method), (TRUTH, "truth"))
+                if (row["id"], role) in thumbnails
+            )
+            caption = (f"{escape(row['picture'])}: {row['chosen']} of {row['n']}, "
+                       f"{_percent(row['rate'])} ({_interval(row['wilson'])})")  # fmt: skip
+            parts.append(
+                f"<figure>{images}<figcaption>{caption}; input, {escape(method)}, truth"
+                "</figcaption></figure>"
+            )
+    return "".join(parts)
+
+
+def _answers(found: dict[str, Any]) -> str:
+    sides, timing = found["sides"], found["timing"]
+    lines = [
+        f"Left was chosen in {sides['left']} of {sides['n']} answers, {_percent(sides['rate'])} "
+        f"({_interval(sides['wilson'])})."
+    ]
+    for key, what in (("shown_ms", "by the page's frames"), ("presented_ms", "by the browser's "
+                      "paint times")):  # fmt: skip
+        if timing[key]:
+            told = timing[key]
+            lines.append(
+                f"Viewing time {what}: median {told['median']:.1f} ms, from {told['min']:.1f} to "
+                f"{told['max']:.1f} ({told['n']} trials)."
+            )
+    if timing["frame_ms"]:
+        lines.append(f"A frame took {timing['frame_ms']['median']:.1f} ms (median).")
+    plot = plots.response_times(found["answers"]) or ""
+    text = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return f"<h2>Answers</h2>{text}{plot}"
+
+
+def _excluded(exclusions: dict[str, Any]) -> str:
+    rules = "".join(f"<li>{escape(rule)}</li>" for rule in exclusions["rules"])
+    said = "".join(f"<li>{escape(line)}</li>" for line in exclusions["said"])
+    return f"<h2>What counts</h2><ul>{rules}</ul><ul>{said}</ul>"
+
+
+def _table(head: Cells, rows: Iterable[Cells]) -> str:
+    def line(tag: str, cells: Cells) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _interval(value: tuple[float, float]) -> str:
+    return f"{100 * value[0]:.1f} to {100 * value[1]:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    return "" if row["rt_median"] is None else f"{row['rt_median'] / 1000:.2f} s"

@@ -1,0 +1,134 @@
+"""An analysis becomes files: report.html that stands alone, report.json, and CSV tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from upscale.errors import OutputError
+from upscale.humaneval import html
+from upscale.humaneval.design import LR, TRUTH
+from upscale.humaneval.session import label
+from upscale.humaneval.store import PICTURES, Store
+
+_INTERVALS = ("interval", "wilson", "by_subjects", "by_pictures")
+_ANSWER = ("position", "kind", "task", "name", "left_role", "right_role", "side", "rt_ms",
+           "shown_ms", "presented_ms", "frame_ms", "views", "excluded")  # fmt: skip
+
+
+def write(
+    found: dict[str, Any], store: Store, study: Path, folder: Path, *, top: int = 3
+) -> None:
+    """Put everything into `folder`. Raises OutputError."""
+    thumbnails = _thumbnails(found, store, study, top)
+    texts = {
+        "report.html": html.page(found, thumbnails, top),
+        "report.json": json.dumps(
+            {k: v for k, v in found.items() if k != "answers"}, indent=1, ensure_ascii=False
+        ),
+        "rates.csv": _csv(_flat(row) for row in found["rates"] + found["preferences"]),
+        "comparisons.csv": _csv(_flat(row) for row in found["comparisons"]),
+        "pictures.csv": _csv(_flat(row) for row in found["pictures"]),
+        "answers.csv": _csv(
+            {"subject": label(row["subject"]), **{k: row[k] for k in _ANSWER}}
+            for row in found["answers"]
+        ),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder}: the report cannot be written: {error.strerror}") from error
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rates as Markdown."""
+    lines = [
+        "| task | method | answers | fool rate | 95% interval | Wilson |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rates"]:
+        low, high = (f"{100 * v:.1f}" for v in row["interval"])
+        wilson = "-".join(f"{100 * v:.1f}" for v in row["wilson"])
+        lines.append(
+            f"| {row['task']} | {row['method']} | {row['n']} | {100 * row['rate']:.1f}% "
+            f"| {low}-{high} | {wilson} |"
+        )
+    for row in found["preferences"]:
+        low, high = (f"{100 * v:.1f}" for v in row["interval"])
+        lines.append(
+            f"| {row['task']} | {row['method']} over {row['against']} | {row['n']} "
+            f"| {100 * row['rate']:.1f}% | {low}-{high} | "
+            f"{'-'.join(f'{100 * v:.1f}' for v in row['wilson'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def coverage_table(rows: list[dict[str, Any]]) -> str:
+    """Share of simulated studies whose interval covers the truth, as Markdown."""
+    lines = [
+        "| task | method | true rate | studies | mean rate | covers | Wilson | subjects only "
+        "| pictures only |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shares = " | ".join(f"{100 * row[name]:.1f}%" for name in _INTERVALS)
+        lines.append(
+            f"| {row['task']} | {row['method']} | {100 * row['true']:.1f}% | {row['studies']} "
+            f"| {100 * row['mean']:.1f}% | {shares} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def ends(pictures: list[dict[str, Any]], top: int) -> tuple[list[dict], list[dict]]:
+    """The `top` pictures that fool most and those that fool least; none is in both."""
+    best = pictures[:top]
+    return best, pictures[len(best) :][::-1][:top]
+
+
+def _thumbnails(
+    found: dict[str, Any], store: Store, study: Path, top: int
+) -> dict[tuple[int, str], bytes]:
+    """(picture, role) -> PNG, of what the report shows. A study moved without them has none."""
+    files, taken = store.files(), {}
+    for rate in found["rates"]:
+        own = html.of(found["pictures"], rate)
+        for row in (row for end in ends(own, top) for row in end):
+            for role in (LR, rate["method"], TRUTH):
+                path = study / PICTURES / files[row["id"], role]
+                if path.is_file():
+                    taken[row["id"], role] = path.read_bytes()
+    return taken
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Intervals as two columns."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, tuple):
+            flat[f"{key}_low"], flat[f"{key}_high"] = value
+        else:
+            flat[key] = value
+    return flat
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    listed = [{key: _safe(value) for key, value in row.items()} for row in rows]
+    columns = list(dict.fromkeys(key for row in listed for key in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return file.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    """A name that a spreadsheet would take for a formula is quoted."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
+
+
