@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,8 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
             if not options["no_browser"]:
                 webbrowser.open(link)
 
-        try:
+        with suppress(KeyboardInterrupt):  # the way a server ends: nothing is interrupted
             run(store, Path(study), host, port, tunnel=tunnel, say=reporter.note, ready=ready)
-        except KeyboardInterrupt:  # the way a server ends: nothing is interrupted
-            pass
         reporter.note(f"Stopped; {store.counts()['answers']} answers are stored in {study}")
         store.close()
     return 0
@@ -103,16 +102,16 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
 @option("--complete-only", is_flag=True, help="Leave out subjects who did not finish.")
 @option("--keep-interrupted", is_flag=True, help="Count pairs that were shown more than once.")
 @option("--top", type=click.IntRange(0, 50), default=3, metavar="N",
-        help="How many of the best and worst pictures are shown.")  # fmt: skip
+        help="How many of the best and worst pictures are shown.")
 @option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N",
-        help="Of the bootstrap and of simulated subjects.")  # fmt: skip
+        help="Of the bootstrap and of simulated subjects.")
 @option(
     "--simulate",
     metavar="RATE[,NAME=RATE...]",
     help="Instead of the answers, those of drawn subjects with these true fool rates.",
 )
 @option("--studies", type=click.IntRange(1, 100_000), default=1, metavar="N",
-        help="With --simulate: how many studies; above 1, the share of intervals that cover.")  # fmt: skip
+        help="With --simulate: how many studies; above 1, the share of intervals that cover.")
 @QUIET
 @DEBUG
 def report(study: str, output: str | None, **options: Any) -> int:
@@ -123,7 +122,8 @@ def report(study: str, output: str | None, **options: Any) -> int:
     from upscale.humaneval.extra import require
 
     require("scipy", "matplotlib")
-    from upscale.humaneval import analysis, report as reports, simulate
+    from upscale.humaneval import analysis, simulate
+    from upscale.humaneval import report as reports
     from upscale.humaneval.store import open_study
 
     rules = analysis.Rules(
@@ -134,7 +134,9 @@ def report(study: str, output: str | None, **options: Any) -> int:
     with Reporter(quiet=options["quiet"]) as reporter:
         store = open_study(Path(study))
         if options["simulate"]:
-            bias = simulate.Bias(simulate.rates_of(options["simulate"], store), seed=options["seed"])
+            bias = simulate.Bias(
+                simulate.rates_of(options["simulate"], store), seed=options["seed"]
+            )
             if options["studies"] > 1:
                 return _coverage(store, bias, options["studies"], reporter)
             store = simulate.simulated(store, bias, options["seed"])
@@ -150,7 +152,8 @@ def report(study: str, output: str | None, **options: Any) -> int:
 
 
 def _coverage(store: Any, bias: Any, studies: int, reporter: Reporter) -> int:
-    from upscale.humaneval import report as reports, simulate
+    from upscale.humaneval import report as reports
+    from upscale.humaneval import simulate
 
     reporter.begin("simulating")
     try:

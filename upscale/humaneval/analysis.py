@@ -70,9 +70,7 @@ def analyse(store: Store, rules: Rules, *, seed: int = 0, draws: int = 2000) -> 
         told = {"task": task, **_named(pair), **_told(chosen, rng, draws)}
         told |= _times([r for r in main if r["task"] == task and _pair(r, order) == pair])
         (rates if pair[0] == TRUTH else preferences).append(told)
-        pictures += [
-            {"task": task, **_named(pair), **row} for row in _by_picture(main, task, pair)
-        ]
+        pictures += [{"task": task, **_named(pair), **row} for row in _by_picture(main, task, pair)]
     return {
         "study": {k: store.meta[k] for k in ("title", "seconds", "images", "checks", "practice",
                                              "crop", "magnify", "seed", "tasks", "study")},
@@ -170,9 +168,7 @@ def _cells(rows: list[Row], order: list[tuple[str, str]]) -> list[tuple[int, tup
 
 
 def _answers(rows: list[Row], task: int, pair: tuple[str, str]) -> stats.Answers:
-    own = [
-        r for r in rows if r["task"] == task and {r["left_role"], r["right_role"]} == set(pair)
-    ]
+    own = [r for r in rows if r["task"] == task and {r["left_role"], r["right_role"]} == set(pair)]
     winner = _named(pair)["method"]
     return stats.Answers(
         np.array([_chose(row) == winner for row in own], bool),
@@ -247,7 +243,7 @@ def _sides(rows: list[Row]) -> dict[str, Any]:
 
 
 def _timing(rows: list[Row]) -> dict[str, Any]:
-    """How long the pictures stood, in milliseconds: by the page's frames, by the browser's paints."""
+    """How long the pictures stood, in ms: by the page's frames, and by the browser's paints."""
     told: dict[str, Any] = {}
     for name in ("shown_ms", "presented_ms", "frame_ms"):
         values = [row[name] for row in rows if row[name] is not None]

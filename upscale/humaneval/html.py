@@ -62,8 +62,8 @@ def _about(found: dict[str, Any]) -> str:
     tasks = "".join(f"<li>Task {task}: “{escape(QUESTIONS[task])}”</li>" for task in study["tasks"])
     return (
         f"<p>Two-alternative forced choice as in SR3 (section 4.5.3), {study['seconds']:g} s of "
-        f"viewing, {study['images']} pictures a subject, seed {study['seed']}. The fool rate is the "
-        f"share of trials in which the model's output is chosen over the truth; at 50% the two "
+        f"viewing, {study['images']} pictures a subject, seed {study['seed']}. The fool rate is "
+        f"the share of trials in which the model's output is chosen over the truth; at 50% the two "
         f"cannot be told apart.</p><ul>{tasks}</ul>"
     )
 

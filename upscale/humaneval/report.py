@@ -20,9 +20,7 @@ _ANSWER = ("position", "kind", "task", "name", "left_role", "right_role", "side"
            "shown_ms", "presented_ms", "frame_ms", "views", "excluded")  # fmt: skip
 
 
-def write(
-    found: dict[str, Any], store: Store, study: Path, folder: Path, *, top: int = 3
-) -> None:
+def write(found: dict[str, Any], store: Store, study: Path, folder: Path, *, top: int = 3) -> None:
     """Put everything into `folder`. Raises OutputError."""
     thumbnails = _thumbnails(found, store, study, top)
     texts = {
@@ -130,5 +128,3 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str:
 def _safe(value: Any) -> Any:
     """A name that a spreadsheet would take for a formula is quoted."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
-
-

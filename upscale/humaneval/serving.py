@@ -49,7 +49,9 @@ def serve(
             timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=5, ws="none",
             proxy_headers=False,
         )  # fmt: skip
-        server = _Server(config, lambda: ready(f"{base}/" + (f"?access={access}" if access else "")))
+        server = _Server(
+            config, lambda: ready(f"{base}/" + (f"?access={access}" if access else ""))
+        )
         server.run(sockets=[listener])
 
 

@@ -75,9 +75,7 @@ def rate(answers: Answers, rng: np.random.Generator, draws: int = 2000) -> Estim
         centre = np.log(value / (1 - value))
         low, high = 1 / (1 + np.exp(-(centre + np.array([-half, half]))))
         interval = float(low), float(high)
-    return Estimate(
-        value, interval, _percentiles(boots["subject"]), _percentiles(boots["picture"])
-    )
+    return Estimate(value, interval, _percentiles(boots["subject"]), _percentiles(boots["picture"]))
 
 
 def difference(
