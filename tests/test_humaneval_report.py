@@ -1,0 +1,266 @@
+"""From answers to rates: what counts, what is written, and simulated subjects with a known bias."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+pytest.importorskip("matplotlib")
+
+from humaneval_study import make_study
+
+from upscale.errors import InputError, UsageError
+from upscale.humaneval import analysis, report, simulate, stats
+from upscale.humaneval.analysis import Rules, analyse
+from upscale.humaneval.design import CHECK, TRUTH
+from upscale.humaneval.session import Sessions
+from upscale.humaneval.simulate import Bias
+from upscale.humaneval.store import in_memory, open_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("r") / "study"
+    return make_study(folder, pictures=10, images=6, checks=2, pairs=(("one", "two"),))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def answered(study, decide, subjects=4, views=1, finish=True):
+    """A copy in which `decide(subject, trial) -> (role chosen, rt_ms)` answered."""
+    disk = open_study(study)
+    store = in_memory(disk, Clock())
+    disk.close()
+    sessions = Sessions(store)
+    for _ in range(subjects):
+        subject, _ = sessions.enrol()
+        tab = sessions.claim(subject)
+        rows = store.db.execute(
+            "SELECT * FROM trial WHERE subject = ? ORDER BY position", (subject,)
+        ).fetchall()
+        for row in rows[: None if finish else -1]:
+            trial = sessions.trial_id(row)
+            for _ in range(views):
+                sessions.begin(subject, tab, trial)
+            store.clock.now += 1
+            sessions.shown(subject, tab, trial, 50.0, 16.7, 51.0)
+            role, rt = decide(subject, row)
+            side = "left" if row["left_role"] == role else "right"
+            sessions.answer(subject, tab, trial, side, rt)
+    return store
+
+
+def honest(subject, row):
+    """The truth, but for every third picture; `one` over `two`."""
+    roles = {row["left_role"], row["right_role"]}
+    if CHECK in roles:
+        return TRUTH, 500.0
+    if TRUTH not in roles:
+        return "one", 700.0
+    model = (roles - {TRUTH}).pop()
+    return (model if row["picture"] % 3 == 0 else TRUTH), 600.0
+
+
+def test_rates_are_the_answers(study):
+    store = answered(study, honest)
+    found = analyse(store, Rules())
+    rows = [dict(row) for row in store.db.execute("SELECT * FROM trial WHERE kind = 'main'")]
+    for told in found["rates"]:
+        own = [r for r in rows if 1 + r["subject"] % 2 == told["task"]
+               and {r["left_role"], r["right_role"]} == {TRUTH, told["method"]}]  # fmt: skip
+        chosen = sum(r["picture"] % 3 == 0 for r in own)
+        assert (told["n"], told["chosen"]) == (len(own), chosen)
+        assert told["rate"] == chosen / len(own)
+        assert told["wilson"] == stats.wilson(chosen, len(own))
+        assert told["rt_median"] == 600
+        assert told["agreement"] in (1.0, None)
+    assert {(r["task"], r["method"]) for r in found["rates"]} == {
+        (1, "one"), (1, "two"), (2, "one"), (2, "two")
+    }  # fmt: skip
+    assert [(r["method"], r["against"], r["rate"]) for r in found["preferences"]] == [
+        ("one", "two", 1.0)
+    ] * 2
+    lefts = sum(row["side"] == "left" for row in store.answers() if row["kind"] == "main")
+    assert found["sides"]["left"] == lefts and found["sides"]["n"] == 24
+    assert found["timing"]["presented_ms"] == {"n": 36, "median": 51.0, "min": 51.0, "max": 51.0}
+    assert found["exclusions"]["left_out"] == []
+    for row in found["pictures"]:
+        if "against" not in row:
+            assert row["rate"] == float(row["id"] % 3 == 0)
+            assert row["picture"] == f"picture{row['id']}"
+
+
+def test_what_does_not_count(study):
+    def decide(subject, row):
+        role, rt = honest(subject, row)
+        if subject == 0 and row["kind"] == "check":
+            return CHECK, rt  # two of two
+        if subject == 1 and row["kind"] == "check" and row["position"] < 6:
+            return CHECK, rt  # one is forgiven
+        if subject == 2 and row["position"] % 2:
+            return role, 100.0
+        if subject == 3 and row["position"] == 4:
+            return role, 199.0
+        return role, None if row["position"] == 3 else rt
+
+    found = analyse(answered(study, decide), Rules())
+    told = found["exclusions"]
+    assert [(one["subject"], one["reasons"]) for one in told["left_out"]] == [
+        ("S001", ["failed 2 of 2 attention checks"]),
+        ("S003", ["44% of the answers too fast"]),
+    ]
+    kept = {row["subject"] for row in found["answers"] if row["excluded"] is None}
+    assert kept == {1, 3}
+    reasons = [row["excluded"] for row in found["answers"] if row["subject"] == 3]
+    fast = [row for row in found["answers"] if row["subject"] == 3 and row["position"] == 4]
+    expected = "too fast" if fast[0]["kind"] == "main" else fast[0]["kind"]
+    assert reasons[4] == expected
+    assert sum(row["n"] for row in found["rates"] + found["preferences"]) == sum(
+        row["excluded"] is None for row in found["answers"]
+    )
+    strict = analyse(answered(study, decide), Rules(max_failed=0))
+    assert "S002" in [one["subject"] for one in strict["exclusions"]["left_out"]]
+    loose = analyse(answered(study, decide), Rules(max_failed=2, min_rt=0))
+    assert loose["exclusions"]["left_out"] == []
+
+
+def test_interrupted_and_unfinished(study):
+    with pytest.raises(InputError, match="no answer counts.*shown more than once"):
+        analyse(answered(study, honest, views=2), Rules())
+    assert analyse(answered(study, honest, views=2), Rules(keep_interrupted=True))["rates"]
+    assert analyse(answered(study, honest, finish=False), Rules())["rates"]
+    with pytest.raises(InputError, match="not finished"):
+        analyse(answered(study, honest, finish=False), Rules(complete_only=True))
+    with pytest.raises(InputError, match="no answers yet"):
+        analyse(answered(study, honest, subjects=0), Rules())
+
+
+def test_the_files(study, tmp_path):
+    store = answered(study, honest)
+    found = {**analyse(store, Rules()), "simulated": None}
+    report.write(found, store, study, tmp_path / "new" / "r", top=2)
+    folder = tmp_path / "new" / "r"
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 3 and page.count("data:image/png;base64,") == 4 * 3 * 3
+    assert "picture0" in page and "Simulated" not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "<script" not in page
+    told = json.loads((folder / "report.json").read_text())
+    assert [row["rate"] for row in told["rates"]] == [row["rate"] for row in found["rates"]]
+    with (folder / "answers.csv").open() as file:
+        answers = list(csv.DictReader(file))
+    assert len(answers) == 36
+    assert {row["subject"] for row in answers} == {"S001", "S002", "S003", "S004"}
+    chosen = sum(
+        row[f"{row['side']}_role"] != TRUTH for row in answers
+        if not row["excluded"] and TRUTH in (row["left_role"], row["right_role"])
+    )  # fmt: skip
+    assert chosen == sum(row["chosen"] for row in found["rates"])
+    with (folder / "rates.csv").open() as file:
+        rates = list(csv.DictReader(file))
+    assert [float(row["interval_low"]) for row in rates[:4]] == [
+        row["interval"][0] for row in found["rates"]
+    ]
+    again = {**analyse(store, Rules()), "simulated": None}
+    report.write(again, store, study, tmp_path / "twice", top=2)
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "twice" / file.name).read_bytes(), file.name
+
+
+def test_names_are_text_in_page_and_spreadsheet(tmp_path):
+    name = "=1+1<b>&\""
+    study = make_study(tmp_path / "s", methods=(name,), title="<i>title</i>")
+    store = simulate.simulated(open_study(study), Bias({name: 0.5}), 0)
+    found = {**analyse(store, Rules()), "simulated": "<u>"}
+    report.write(found, store, study, tmp_path / "r")
+    page = (tmp_path / "r/report.html").read_text()
+    for raw in ("<b>&", "<i>title", "<u>"):
+        assert raw not in page
+    assert "&lt;u&gt;" in page and "no person gave these answers" in page
+    assert "'=1+1" in (tmp_path / "r/rates.csv").read_text()
+
+
+def test_best_and_worst_share_no_picture():
+    rows = [{"id": i} for i in range(5)]
+    assert report.ends(rows, 2) == (rows[:2], [rows[4], rows[3]])
+    assert report.ends(rows, 4) == (rows[:4], [rows[4]])
+    assert report.ends(rows[:1], 3) == (rows[:1], [])
+
+
+# --- simulated subjects ---------------------------------------------------------------------------
+
+
+def test_the_intercept_gives_the_mean():
+    rng = np.random.default_rng(0)
+    w = rng.normal(0, 1.1, 400_000)
+    for rate in (0.05, 0.4, 0.5, 0.9):
+        a = simulate.intercept(rate, 1.1)
+        assert np.mean(1 / (1 + np.exp(-(a + w)))) == pytest.approx(rate, abs=0.002)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """40 subjects, half of them for each task, each 20 of 40 pictures, one method."""
+    folder = tmp_path_factory.mktemp("large") / "study"
+    return make_study(folder, pictures=44, images=20, checks=3, practice=1, subjects=40,
+                      methods=("sr3",), tasks=(2,), size=(4, 4))  # fmt: skip
+
+
+def test_intervals_cover_a_true_rate_of_40_percent(large):
+    """The whole chain, 200 times; 95% of 200 within three deviations of a binomial share."""
+    store = open_study(large)
+    (row,) = simulate.coverage(store, Bias({"sr3": 0.40}), 200)
+    store.close()
+    assert row["studies"] == 200
+    assert abs(row["mean"] - 0.40) < 0.012
+    spread = 3 * math.sqrt(0.95 * 0.05 / 200)
+    assert 0.95 - spread <= row["interval"] <= min(1.0, 0.95 + spread)
+    # answers are no independent ones: who takes them for such covers less
+    assert row["wilson"] < row["interval"] and row["by_pictures"] < row["interval"]
+
+
+def test_simulation_reaches_the_report(large):
+    disk = open_study(large)
+    biased = simulate.simulated(disk, Bias({"sr3": 0.2}, left=1.0, careless=0.0), 1)
+    found = analyse(biased, Rules())
+    (rate,) = found["rates"]
+    assert rate["interval"][0] < 0.3 and rate["n"] == 40 * 20
+    assert found["sides"]["rate"] > 0.55
+    assert {row["kind"] for row in found["answers"]} == {"practice", "main", "check"}
+    careless = simulate.simulated(disk, Bias({"sr3": 0.2}, careless=0.5), 1)
+    left_out = analyse(careless, Rules())["exclusions"]["left_out"]
+    assert 4 <= len(left_out) <= 20  # of about 20, who fail two of three checks by chance: half
+    assert open_study(large).counts()["answers"] == 0, "the study itself is untouched"
+    disk.close()
+
+
+def test_rates_to_simulate(study):
+    store = open_study(study)
+    assert simulate.rates_of("0.4", store) == {"one": 0.4, "two": 0.4}
+    assert simulate.rates_of("two=0.3, 0.4", store) == {"one": 0.4, "two": 0.3}
+    for text in ("1", "0", "x", "three=0.4", "one=0.4", "", "one=", "nan"):
+        with pytest.raises(UsageError):
+            simulate.rates_of(text, store)
+    store.close()
+
+
+def test_a_better_method_is_told_from_a_worse(tmp_path):
+    study = make_study(tmp_path / "s", pictures=30, images=24, subjects=30, tasks=(1,),
+                       size=(4, 4), pairs=(("one", "two"),))  # fmt: skip
+    store = simulate.simulated(open_study(study), Bias({"one": 0.45, "two": 0.2}), 3)
+    found = analysis.analyse(store, Rules())
+    (row,) = found["comparisons"]
+    assert (row["method"], row["against"]) == ("one", "two")
+    assert row["interval"][0] > 0 and row["p_holm"] == row["p"] < 0.001
+    (pair,) = found["preferences"]
+    assert 0.5 < pair["rate"] < 0.85  # 0.45 against 0.2: 69%
