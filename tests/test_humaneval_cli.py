@@ -181,7 +181,7 @@ def test_own_words(here):
         (["--outputs", "m=none"], 3, "none"),
         (["--outputs", "m=hr", "--weights", "w"], 2, "one method"),
         (["--method", "sr33"], 2, "Did you mean sr3"),
-        (["--outputs", "m=small", "--lr", "small"], 3, "where 20x16 are compared"),
+        (["--outputs", "m=small"], 3, "where 20x16 are compared"),
     ],
 )
 def test_what_cannot_be_built(here, args, code, told):
