@@ -6,12 +6,15 @@ in SCREENSHOTS_STUDY if that is set (task 1, with practice).
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("scipy")
@@ -155,8 +158,9 @@ def test_two_subjects_from_begin_to_end(browser, tmp_path):
                     person.page.reload()
                     person.wait("resume")
                     person.press_on()
-                # before it is time, nothing can be chosen
-                person.page.keyboard.press("ArrowLeft")
+                elif position == 3:  # before it is time, nothing can be chosen
+                    person.wait("pictures")
+                    person.page.keyboard.press("ArrowLeft")
                 side = ("right" if right else "left") if fooled else ("left" if right else "right")
                 person.choose(side, by_key=position % 3 > 0)
                 person.pass_texts()
@@ -208,11 +212,6 @@ def test_pictures_stand_on_device_pixels(browser, tmp_path, scale):
     row = store.row("SELECT * FROM trial WHERE subject = 0 AND position = 0")
     files = store.files()
     store.close()
-    import io
-
-    import numpy as np
-    from PIL import Image
-
     with Image.open(io.BytesIO(shot)) as image:
         painted = np.asarray(image.convert("RGB"))
     for box, role in zip(boxes, (row["left_role"], "lr", row["right_role"]), strict=True):
