@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 from humaneval_study import make_study
 
 from upscale.errors import InputError, UsageError
-from upscale.humaneval import analysis, report, simulate, stats
+from upscale.humaneval import analysis, html, report, simulate, stats
 from upscale.humaneval.analysis import Rules, analyse
 from upscale.humaneval.design import CHECK, TRUTH
 from upscale.humaneval.session import Sessions
@@ -102,11 +102,17 @@ def test_rates_are_the_answers(study):
 
 
 def test_what_does_not_count(study):
+    disk = open_study(study)
+    first_check = disk.row(
+        "SELECT min(position) FROM trial WHERE subject = 1 AND kind = 'check'"
+    )[0]
+    disk.close()
+
     def decide(subject, row):
         role, rt = honest(subject, row)
         if subject == 0 and row["kind"] == "check":
             return CHECK, rt  # two of two
-        if subject == 1 and row["kind"] == "check" and row["position"] < 6:
+        if subject == 1 and row["kind"] == "check" and row["position"] == first_check:
             return CHECK, rt  # one is forgiven
         if subject == 2 and row["position"] % 2:
             return role, 100.0
@@ -152,7 +158,9 @@ def test_the_files(study, tmp_path):
     report.write(found, store, study, tmp_path / "new" / "r", top=2)
     folder = tmp_path / "new" / "r"
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 3 and page.count("data:image/png;base64,") == 4 * 3 * 3
+    assert page.count("<svg") == 3
+    shown = sum(min(4, row["pictures"]) for row in found["rates"])
+    assert shown >= 8 and page.count("data:image/png;base64,") == 3 * shown
     assert "picture0" in page and "Simulated" not in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "<script" not in page
     told = json.loads((folder / "report.json").read_text())
@@ -192,9 +200,9 @@ def test_names_are_text_in_page_and_spreadsheet(tmp_path):
 
 def test_best_and_worst_share_no_picture():
     rows = [{"id": i} for i in range(5)]
-    assert report.ends(rows, 2) == (rows[:2], [rows[4], rows[3]])
-    assert report.ends(rows, 4) == (rows[:4], [rows[4]])
-    assert report.ends(rows[:1], 3) == (rows[:1], [])
+    assert html.ends(rows, 2) == (rows[:2], [rows[4], rows[3]])
+    assert html.ends(rows, 4) == (rows[:4], [rows[4]])
+    assert html.ends(rows[:1], 3) == (rows[:1], [])
 
 
 # --- simulated subjects ---------------------------------------------------------------------------
@@ -210,9 +218,9 @@ def test_the_intercept_gives_the_mean():
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """40 subjects, half of them for each task, each 20 of 40 pictures, one method."""
+    """24 subjects, each 14 of 28 pictures, one method, one task."""
     folder = tmp_path_factory.mktemp("large") / "study"
-    return make_study(folder, pictures=44, images=20, checks=3, practice=1, subjects=40,
+    return make_study(folder, pictures=28, images=14, checks=2, practice=0, subjects=24,
                       methods=("sr3",), tasks=(2,), size=(4, 4))  # fmt: skip
 
 
@@ -222,7 +230,7 @@ def test_intervals_cover_a_true_rate_of_40_percent(large):
     (row,) = simulate.coverage(store, Bias({"sr3": 0.40}), 200)
     store.close()
     assert row["studies"] == 200
-    assert abs(row["mean"] - 0.40) < 0.012
+    assert abs(row["mean"] - 0.40) < 0.015
     spread = 3 * math.sqrt(0.95 * 0.05 / 200)
     assert 0.95 - spread <= row["interval"] <= min(1.0, 0.95 + spread)
     # answers are no independent ones: who takes them for such covers less
@@ -234,12 +242,12 @@ def test_simulation_reaches_the_report(large):
     biased = simulate.simulated(disk, Bias({"sr3": 0.2}, left=1.0, careless=0.0), 1)
     found = analyse(biased, Rules())
     (rate,) = found["rates"]
-    assert rate["interval"][0] < 0.3 and rate["n"] == 40 * 20
+    assert rate["interval"][0] < 0.3 and rate["n"] == 24 * 14
     assert found["sides"]["rate"] > 0.55
     assert {row["kind"] for row in found["answers"]} == {"practice", "main", "check"}
     careless = simulate.simulated(disk, Bias({"sr3": 0.2}, careless=0.5), 1)
     left_out = analyse(careless, Rules())["exclusions"]["left_out"]
-    assert 4 <= len(left_out) <= 20  # of about 20, who fail two of three checks by chance: half
+    assert 1 <= len(left_out) <= 10  # of about 12, a quarter of whom fail both checks by chance
     assert open_study(large).counts()["answers"] == 0, "the study itself is untouched"
     disk.close()
 

@@ -57,6 +57,12 @@ def of(pictures: list[dict[str, Any]], rate: dict[str, Any]) -> list[dict[str, A
     ]  # fmt: skip
 
 
+def ends(pictures: list[dict[str, Any]], top: int) -> tuple[list[dict], list[dict]]:
+    """The `top` pictures that fool most and those that fool least; none is in both."""
+    best = pictures[:top]
+    return best, pictures[len(best) :][::-1][:top]
+
+
 def _about(found: dict[str, Any]) -> str:
     study = found["study"]
     tasks = "".join(f"<li>Task {task}: “{escape(QUESTIONS[task])}”</li>" for task in study["tasks"])
@@ -115,8 +121,6 @@ def _comparisons(comparisons: list[dict[str, Any]]) -> str:
 def _pictures(
     found: dict[str, Any], rate: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: int
 ) -> str:
-    from upscale.humaneval.report import ends
-
     own = of(found["pictures"], rate)
     method = rate["method"]
     parts = [f"<h2>Task {rate['task']}, {escape(method)}: pictures</h2>"]

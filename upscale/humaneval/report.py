@@ -50,19 +50,14 @@ def table(found: dict[str, Any]) -> str:
         "| task | method | answers | fool rate | 95% interval | Wilson |",
         "|---|---|---|---|---|---|",
     ]
-    for row in found["rates"]:
-        low, high = (f"{100 * v:.1f}" for v in row["interval"])
-        wilson = "-".join(f"{100 * v:.1f}" for v in row["wilson"])
-        lines.append(
-            f"| {row['task']} | {row['method']} | {row['n']} | {100 * row['rate']:.1f}% "
-            f"| {low}-{high} | {wilson} |"
+    for row in found["rates"] + found["preferences"]:
+        name = f"{row['method']} over {row['against']}" if "against" in row else row["method"]
+        intervals = (
+            "-".join(f"{100 * v:.1f}" for v in row[kind]) for kind in ("interval", "wilson")
         )
-    for row in found["preferences"]:
-        low, high = (f"{100 * v:.1f}" for v in row["interval"])
         lines.append(
-            f"| {row['task']} | {row['method']} over {row['against']} | {row['n']} "
-            f"| {100 * row['rate']:.1f}% | {low}-{high} | "
-            f"{'-'.join(f'{100 * v:.1f}' for v in row['wilson'])} |"
+            f"| {row['task']} | {name} | {row['n']} | {100 * row['rate']:.1f}% "
+            f"| {' | '.join(intervals)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -83,12 +78,6 @@ def coverage_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ends(pictures: list[dict[str, Any]], top: int) -> tuple[list[dict], list[dict]]:
-    """The `top` pictures that fool most and those that fool least; none is in both."""
-    best = pictures[:top]
-    return best, pictures[len(best) :][::-1][:top]
-
-
 def _thumbnails(
     found: dict[str, Any], store: Store, study: Path, top: int
 ) -> dict[tuple[int, str], bytes]:
@@ -96,7 +85,7 @@ def _thumbnails(
     files, taken = store.files(), {}
     for rate in found["rates"]:
         own = html.of(found["pictures"], rate)
-        for row in (row for end in ends(own, top) for row in end):
+        for row in (row for end in html.ends(own, top) for row in end):
             for role in (LR, rate["method"], TRUTH):
                 path = study / PICTURES / files[row["id"], role]
                 if path.is_file():
