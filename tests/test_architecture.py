@@ -42,7 +42,7 @@ DOORS = {
     "safetensors": ("weights", "train.checkpoint"),
     "starlette": ("humaneval.server", "humaneval.guard"),
     "uvicorn": ("humaneval.serving",),
-    "sqlite3": ("humaneval.store", "humaneval.server"),
+    "sqlite3": ("humaneval.store",),
     "matplotlib": ("humaneval.plots",),
     "scipy": ("humaneval",),
 }

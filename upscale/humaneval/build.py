@@ -82,6 +82,8 @@ def build(
         os.rename(partial, target)
     except OSError as error:
         raise OutputError(f"{target}: the study cannot be written: {error.strerror}") from error
+    except stores.Failure as error:
+        raise OutputError(f"{target}: the study cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return design

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
@@ -18,7 +17,7 @@ from starlette.routing import Route
 
 from upscale.humaneval.guard import BadRequest, Guard, posted
 from upscale.humaneval.session import Refusal, Sessions
-from upscale.humaneval.store import PICTURES, Store
+from upscale.humaneval.store import PICTURES, Failure, Store
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PAGE = {  # a name in the address -> file of the package, type; nothing else is served
@@ -92,7 +91,7 @@ async def _guarded(study: Study, does: Endpoint, request: Request) -> Response:
         status, code, why = error.status, "form", str(error)
     except ClientDisconnect:
         return Response(status_code=400)
-    except sqlite3.OperationalError as error:  # a full disk, a lock: nothing was stored
+    except Failure as error:
         study.say(f"not stored: {error}")
         return JSONResponse({"code": "busy", "error": "try again"}, 503)
     study.refused(f"{status} {code}: {request.method} {request.url.path!r}: {why}")

@@ -20,6 +20,7 @@ from upscale.humaneval.design import Design, Planner, Trial
 
 DATABASE, PICTURES = "study.db", "pictures"
 VERSION = 1
+Failure = sqlite3.OperationalError  # the disk is full, or the file locked: nothing was stored
 MOST_REFUSALS = 10_000  # that are kept: a flood must not fill the disk
 
 

@@ -84,17 +84,20 @@ function progress(state) {
   $("count").textContent = `${(state.done ?? 0) + 1} of ${state.total}`;
 }
 
+const count = (number, unit) => `${number} ${unit}${number === 1 ? "" : "s"}`;
+
 const instructions = (state) => [
   state.task === 1
     ? "You will see three pictures. The one in the middle is of low resolution; the two others " +
       "are high-resolution versions of it."
     : "You will see two pictures. One of them may be made by a computer.",
-  `Look at them for ${state.seconds} seconds. They disappear; then you are asked:`,
+  `Look at them for ${count(state.seconds, "second")}. They disappear; then you are asked:`,
   `“${state.question}”`,
   "Click your choice, or press the arrow key that points to where it was. There is no time limit; " +
     "if you are not sure, guess.",
-  `There are ${state.total} pairs, the first ${state.practice} for practice, about ` +
-    `${state.minutes} minutes. Pause whenever you like by P or the button.`,
+  `There are ${count(state.total, "pair")}` +
+    (state.practice ? `, beginning with ${state.practice} for practice` : "") +
+    `; that takes about ${count(state.minutes, "minute")}. Pause whenever you like by P or the button.`,
 ];
 
 // --- one trial -------------------------------------------------------------------------------
@@ -217,8 +220,8 @@ function choice(state, way, ended) {
       }
     };
     ["left", "right"].forEach((side, i) => {
-      const label = element("span", `${names[i]} picture`);
-      label.setAttribute("elementtiming", i ? "" : `${round}.gone`);
+      const label = element("span", `${names[i]} picture`, { className: "label" });
+      if (i === 0) label.setAttribute("elementtiming", `${round}.gone`);
       const button = element("button", "", { type: "button", value: side });
       button.onclick = (event) => choose(side, event);
       button.append(label, element("span", arrows[i], { className: "key" }));
