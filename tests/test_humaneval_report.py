@@ -218,9 +218,9 @@ def test_the_intercept_gives_the_mean():
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """24 subjects, each 14 of 28 pictures, one method, one task."""
+    """20 subjects, each 10 of 20 pictures, one method, one task."""
     folder = tmp_path_factory.mktemp("large") / "study"
-    return make_study(folder, pictures=28, images=14, checks=2, practice=0, subjects=24,
+    return make_study(folder, pictures=20, images=10, checks=2, practice=0, subjects=20,
                       methods=("sr3",), tasks=(2,), size=(4, 4))  # fmt: skip
 
 
@@ -230,7 +230,7 @@ def test_intervals_cover_a_true_rate_of_40_percent(large):
     (row,) = simulate.coverage(store, Bias({"sr3": 0.40}), 200)
     store.close()
     assert row["studies"] == 200
-    assert abs(row["mean"] - 0.40) < 0.015
+    assert abs(row["mean"] - 0.40) < 0.02
     spread = 3 * math.sqrt(0.95 * 0.05 / 200)
     assert 0.95 - spread <= row["interval"] <= min(1.0, 0.95 + spread)
     # answers are no independent ones: who takes them for such covers less
@@ -242,12 +242,12 @@ def test_simulation_reaches_the_report(large):
     biased = simulate.simulated(disk, Bias({"sr3": 0.2}, left=1.0, careless=0.0), 1)
     found = analyse(biased, Rules())
     (rate,) = found["rates"]
-    assert rate["interval"][0] < 0.3 and rate["n"] == 24 * 14
+    assert rate["interval"][0] < 0.3 and rate["n"] == 20 * 10
     assert found["sides"]["rate"] > 0.55
-    assert {row["kind"] for row in found["answers"]} == {"practice", "main", "check"}
+    assert {row["kind"] for row in found["answers"]} == {"main", "check"}
     careless = simulate.simulated(disk, Bias({"sr3": 0.2}, careless=0.5), 1)
     left_out = analyse(careless, Rules())["exclusions"]["left_out"]
-    assert 1 <= len(left_out) <= 10  # of about 12, a quarter of whom fail both checks by chance
+    assert 1 <= len(left_out) <= 8  # of about 10, a quarter of whom fail both checks by chance
     assert open_study(large).counts()["answers"] == 0, "the study itself is untouched"
     disk.close()
 
