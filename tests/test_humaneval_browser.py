@@ -1,7 +1,7 @@
 """The page in a headless Chromium: whole studies, reloads, two tabs, timing, every screen.
 
 Skipped where there is no Chromium. SCREENSHOTS=DIR writes a picture of every screen, of the study
-in SCREENSHOTS_STUDY if that is set (task 1, with practice).
+in SCREENSHOTS_STUDY if that is set (one subject, both tasks, one practice trial).
 """
 
 from __future__ import annotations
@@ -53,15 +53,21 @@ requestAnimationFrame(look);
 
 
 @pytest.fixture(scope="module")
-def browser():
+def launch():
+    """Starts a Chromium with more arguments."""
     with sync_api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
         found = next(filter(None, map(shutil.which, NAMES)), own if Path(own).exists() else None)
         if found is None:
             pytest.skip("no Chromium is installed")
-        launched = playwright.chromium.launch(executable_path=found, args=ARGS)
-        yield launched
-        launched.close()
+        yield lambda *more: playwright.chromium.launch(executable_path=found, args=[*ARGS, *more])
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    launched = launch()
+    yield launched
+    launched.close()
 
 
 class Subject:
@@ -90,6 +96,15 @@ class Subject:
         self.page.wait_for_selector(chosen)
         return self.page.evaluate("document.body.dataset.screen")
 
+    def until(self, expression: str):
+        """Its value, once that is true."""
+        # a function: the page's policy forbids to evaluate text, and rightly so
+        return self.page.wait_for_function(f"() => {expression}").json_value()
+
+    def pictures(self) -> list[list]:
+        """What stands on the stage, seen while it is on."""
+        return self.until(f"document.querySelector('#stage.on') && ({STAGE})()")
+
     def shoot(self, name: str) -> None:
         if SHOTS:
             Path(SHOTS).mkdir(parents=True, exist_ok=True)
@@ -114,10 +129,9 @@ class Subject:
         else:
             self.page.click(f'button[value="{side}"]')
         self.choices.append(side)
-        self.page.wait_for_function(
-            "before => document.getElementById('progress').value !== before "
-            "|| document.body.dataset.screen === 'thanks'",
-            arg=before,
+        self.until(
+            f"document.getElementById('progress').value !== {before} "
+            "|| document.body.dataset.screen === 'thanks'"
         )
 
     def pass_texts(self) -> None:
@@ -140,7 +154,7 @@ def trials_of(study: Path, subject: int) -> list[dict]:
 
 def test_two_subjects_from_begin_to_end(browser, tmp_path):
     """By keys and clicks, with reloads in the middle; the report is what they chose."""
-    study = make_study(tmp_path / "study", subjects=2, seconds=0.3)
+    study = make_study(tmp_path / "study", subjects=2, seconds=0.5)
     with serving(study) as (link, _):
         people = [Subject(browser, link) for _ in range(2)]
         for number, person in enumerate(people):
@@ -154,12 +168,12 @@ def test_two_subjects_from_begin_to_end(browser, tmp_path):
                     person.wait("resume")
                     person.press_on()
                 elif position == 4:  # while the pair is shown: it is shown again, from the start
-                    person.wait("pictures")
+                    person.pictures()
                     person.page.reload()
                     person.wait("resume")
                     person.press_on()
                 elif position == 3:  # before it is time, nothing can be chosen
-                    person.wait("pictures")
+                    person.pictures()
                     person.page.keyboard.press("ArrowLeft")
                 side = ("right" if right else "left") if fooled else ("left" if right else "right")
                 person.choose(side, by_key=position % 3 > 0)
@@ -187,15 +201,15 @@ def test_two_subjects_from_begin_to_end(browser, tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1, 1.25, 2, 3])
-def test_pictures_stand_on_device_pixels(browser, tmp_path, scale):
+def test_pictures_stand_on_device_pixels(launch, tmp_path, scale):
     """Pixel for pixel, beside each other and whole, whatever the density of the screen."""
-    study = make_study(tmp_path / "study", seconds=1.5, size=(70, 61))
+    study = make_study(tmp_path / "study", seconds=3, size=(70, 61))
+    # a screen of this density, not playwright's emulation, which places by CSS pixels
+    browser = launch(f"--force-device-scale-factor={scale}", "--window-size=900,700")
     with serving(study) as (link, _):
-        person = Subject(browser, link, device_scale_factor=scale)
+        person = Subject(browser, link, viewport=None, no_viewport=True)
         person.begin()
-        person.wait("pictures")
-        person.page.wait_for_selector("#stage.on")
-        boxes = person.page.evaluate(STAGE)
+        boxes = person.pictures()
         assert len(boxes) == 3
         for left, top, width, height, own_width, own_height, visibility in boxes:
             assert (own_width, own_height, visibility) == (61, 70, "visible")
@@ -206,8 +220,7 @@ def test_pictures_stand_on_device_pixels(browser, tmp_path, scale):
         assert len({round(box[1]) for box in boxes}) == 1
         # what is painted is what is in the file: no pixel between two others
         shot = person.page.screenshot()
-        person.wait("choice")
-        person.context.close()
+        browser.close()
     store = open_study(study)
     row = store.row("SELECT * FROM trial WHERE subject = 0 AND position = 0")
     files = store.files()
@@ -227,16 +240,14 @@ def test_a_phone_stacks_them(browser, tmp_path):
         settings = {"viewport": {"width": 340, "height": 560}, "device_scale_factor": 2}
         person = Subject(browser, link, has_touch=True, is_mobile=True, **settings)
         person.begin()
-        person.wait("pictures")
-        person.page.wait_for_selector("#stage.on")
-        boxes = person.page.evaluate(STAGE)
+        boxes = person.pictures()
         assert boxes[0][1] < boxes[1][1] < boxes[2][1] and len({box[0] for box in boxes}) == 1
         person.shoot("phone-pictures")
         person.wait("choice")
         person.shoot("phone-choice")
         assert person.page.inner_text("main").startswith("Upper picture")
         person.page.tap('button[value="right"]')
-        person.page.wait_for_function("document.getElementById('progress').value === 1")
+        person.until("document.getElementById('progress').value === 1")
         person.context.close()
     store = open_study(study)
     assert [row["side"] for row in store.answers()] == ["right"]
@@ -311,7 +322,7 @@ def test_a_server_that_goes_away_and_comes_back(browser, tmp_path):
         person.page.wait_for_selector("#notice:not([hidden])")
         person.shoot("offline")
     with serving(study, "--port", port):
-        person.page.wait_for_function("document.getElementById('progress').value === 1")
+        person.until("document.getElementById('progress').value === 1")
         assert person.page.is_hidden("#notice")
         person.context.close()
     store = open_study(study)
@@ -334,15 +345,14 @@ def test_pauses_and_windows(browser, tmp_path):
         person.wait("choice")
         person.page.set_viewport_size({"width": 400, "height": 300})
         person.page.keyboard.press("ArrowRight")
-        person.page.wait_for_function("document.getElementById('progress').value === 1")
+        person.until("document.getElementById('progress').value === 1")
         person.wait("practiced", "small")
         person.press_on()
         person.wait("small")
         person.shoot("small")
         assert "need" in person.page.inner_text("main")
         person.page.set_viewport_size(WINDOW)
-        person.wait("pictures")
-        person.page.wait_for_selector("#stage.on")
+        person.pictures()
         person.page.set_viewport_size({"width": 950, "height": 560})
         person.wait("paused")
         assert person.page.evaluate(STAGE) == []
@@ -357,14 +367,14 @@ def test_pauses_and_windows(browser, tmp_path):
 
 
 def test_every_screen(browser, tmp_path):
-    """One subject of task 1 sees each; with SCREENSHOTS they are kept."""
+    """One subject of each task; with SCREENSHOTS what they see is kept."""
     folder = tmp_path / "study"
     if SHOT_STUDY:
         shutil.copytree(SHOT_STUDY, folder)
     else:
-        make_study(folder, pictures=4, images=2, subjects=1, tasks=(1,), seconds=0.5)
+        make_study(folder, pictures=4, images=2, subjects=1, seconds=1.0)
     with serving(folder) as (link, _):
-        person = Subject(browser, link)
+        person, other = Subject(browser, link), Subject(browser, link)
         person.wait("consent")
         assert "voluntary" in person.page.inner_text("main")
         person.shoot("consent")
@@ -372,13 +382,24 @@ def test_every_screen(browser, tmp_path):
         person.wait("instructions")
         assert "in the middle?" in person.page.inner_text("main")
         person.shoot("instructions")
+        other.begin()  # after the first: the plan's next, of task 2
+        assert len(other.pictures()) == 2
+        assert "from a camera?" in other.page.inner_text("#question")
+        other.shoot("task2")
+        other.wait("choice")
+        other.page.reload()
+        other.wait("resume", "instructions")
+        other.press_on()
+        other.choose("left", by_key=True)
+        other.page.reload()
+        other.wait("resume")
+        other.shoot("resume")
+        other.context.close()
         person.press_on()
-        person.wait("fixation")
-        for position in range(person.page.evaluate("document.getElementById('progress').max")):
-            person.wait("pictures")
-            person.page.wait_for_selector("#stage.on")
+        for row in trials_of(folder, 0):
+            assert len(person.pictures()) == 3
             assert "low resolution image in the middle" in person.page.inner_text("#question")
-            person.shoot(f"pictures{position}")
+            person.shoot({"main": "pictures", "check": "check"}.get(row["kind"], "practice"))
             person.wait("choice")
             person.shoot("choice")
             person.choose("left", by_key=False)
