@@ -185,7 +185,9 @@ def test_what_is_allowed_is_left_alone() -> None:
         assert upward(name_of(path), found) == past_the_door(name_of(path), found) == []
 
 
-@pytest.mark.parametrize("module", ["upscale", "upscale.cli.main", "upscale.image.io", "upscale.humaneval.build"])
+@pytest.mark.parametrize(
+    "module", ["upscale", "upscale.cli.main", "upscale.image.io", "upscale.humaneval.build"]
+)
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,9 +18,10 @@ from PIL import Image
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("scipy")
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
 from humaneval_study import make_study, serving
+from playwright import sync_api
 
 from upscale.humaneval.analysis import Rules, analyse
 from upscale.humaneval.design import CHECK, TRUTH
@@ -37,18 +38,30 @@ STAGE = """() => [...document.querySelectorAll("#stage img")].map((image) => {
   return [box.left * dpr, box.top * dpr, box.width * dpr, box.height * dpr, image.naturalWidth,
           image.naturalHeight, getComputedStyle(image).visibility];
 })"""
-# Beside the page's own clock: the frames in which the stage could be seen, by computed style.
+# Beside the page's own clock: the frames in which the stage could be seen, by computed style. What
+# is to happen while pictures are shown is done from here, so that a slow machine misses nothing:
+# atSight is called once, freeze() stops the page's clock until release().
 WATCH = """
+const frame = window.requestAnimationFrame.bind(window);
+let held = null, from = null;
+window.requestAnimationFrame = (call) => held ? held.push(call) : frame(call);
+window.freeze = () => { held = held ?? []; };
+window.release = () => { const calls = held ?? []; held = null; calls.forEach((c) => frame(c)); };
 window.watched = [];
-let from = null;
+window.atSight = null;
 const look = (now) => {
   const stage = document.getElementById("stage");
   const seen = stage && getComputedStyle(stage).visibility === "visible";
-  if (seen && from === null) from = now;
+  if (seen && from === null) {
+    from = now;
+    const call = window.atSight;
+    window.atSight = null;
+    call?.();
+  }
   if (!seen && from !== null) { window.watched.push(now - from); from = null; }
-  requestAnimationFrame(look);
+  frame(look);
 };
-requestAnimationFrame(look);
+frame(look);
 """
 
 
@@ -99,11 +112,18 @@ class Subject:
     def until(self, expression: str):
         """Its value, once that is true."""
         # a function: the page's policy forbids to evaluate text, and rightly so
-        return self.page.wait_for_function(f"() => {expression}").json_value()
+        return self.page.wait_for_function(f"() => {expression}", polling=30).json_value()
+
+    def at_sight(self, action: str) -> None:
+        """To be done in the page when the next pictures appear."""
+        self.page.evaluate(f"() => {{ window.atSight = () => {{ {action}; }}; }}")
 
     def pictures(self) -> list[list]:
-        """What stands on the stage, seen while it is on."""
+        """What stands on the stage, which `at_sight("freeze()")` holds."""
         return self.until(f"document.querySelector('#stage.on') && ({STAGE})()")
+
+    def release(self) -> None:
+        self.page.evaluate("window.release()")
 
     def shoot(self, name: str) -> None:
         if SHOTS:
@@ -114,10 +134,11 @@ class Subject:
         """The one button of a page of text; its focus makes Enter enough."""
         self.page.keyboard.press("Enter")
 
-    def begin(self) -> None:
+    def begin(self, at_sight: str = "") -> None:
         self.wait("consent")
         self.press_on()
         self.wait("instructions")
+        self.at_sight(at_sight)
         self.press_on()
 
     def choose(self, side: str, *, by_key: bool) -> None:
@@ -143,6 +164,13 @@ class Subject:
         return self.page.evaluate("window.watched")
 
 
+def shot_study(folder: Path, **settings) -> Path:
+    """The study of the screenshots, or one of noise."""
+    if SHOT_STUDY:
+        return Path(shutil.copytree(SHOT_STUDY, folder))
+    return make_study(folder, **settings)
+
+
 def trials_of(study: Path, subject: int) -> list[dict]:
     store = open_study(study)
     rows = store.db.execute(
@@ -154,7 +182,9 @@ def trials_of(study: Path, subject: int) -> list[dict]:
 
 def test_two_subjects_from_begin_to_end(browser, tmp_path):
     """By keys and clicks, with reloads in the middle; the report is what they chose."""
-    study = make_study(tmp_path / "study", subjects=2, seconds=0.5)
+    study = make_study(tmp_path / "study", subjects=2, seconds=0.3)
+    # before it is time, nothing can be chosen
+    key = "dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
     with serving(study) as (link, _):
         people = [Subject(browser, link) for _ in range(2)]
         for number, person in enumerate(people):
@@ -167,14 +197,12 @@ def test_two_subjects_from_begin_to_end(browser, tmp_path):
                     person.page.reload()
                     person.wait("resume")
                     person.press_on()
-                elif position == 4:  # while the pair is shown: it is shown again, from the start
-                    person.pictures()
-                    person.page.reload()
+                elif position == 4:  # it was reloaded while the pair was shown
                     person.wait("resume")
                     person.press_on()
-                elif position == 3:  # before it is time, nothing can be chosen
-                    person.pictures()
-                    person.page.keyboard.press("ArrowLeft")
+                person.wait("choice")
+                if position + 1 in (3, 4):
+                    person.at_sight({3: key, 4: "location.reload()"}[position + 1])
                 side = ("right" if right else "left") if fooled else ("left" if right else "right")
                 person.choose(side, by_key=position % 3 > 0)
                 person.pass_texts()
@@ -203,12 +231,12 @@ def test_two_subjects_from_begin_to_end(browser, tmp_path):
 @pytest.mark.parametrize("scale", [1, 1.25, 2, 3])
 def test_pictures_stand_on_device_pixels(launch, tmp_path, scale):
     """Pixel for pixel, beside each other and whole, whatever the density of the screen."""
-    study = make_study(tmp_path / "study", seconds=3, size=(70, 61))
+    study = make_study(tmp_path / "study", size=(70, 61))
     # a screen of this density, not playwright's emulation, which places by CSS pixels
     browser = launch(f"--force-device-scale-factor={scale}", "--window-size=900,700")
     with serving(study) as (link, _):
         person = Subject(browser, link, viewport=None, no_viewport=True)
-        person.begin()
+        person.begin("freeze()")
         boxes = person.pictures()
         assert len(boxes) == 3
         for left, top, width, height, own_width, own_height, visibility in boxes:
@@ -235,14 +263,19 @@ def test_pictures_stand_on_device_pixels(launch, tmp_path, scale):
 
 
 def test_a_phone_stacks_them(browser, tmp_path):
-    study = make_study(tmp_path / "study", seconds=0.6, size=(240, 240), tasks=(1,))
+    study = shot_study(tmp_path / "study", size=(240, 240), tasks=(1,))
     with serving(study) as (link, _):
         settings = {"viewport": {"width": 340, "height": 560}, "device_scale_factor": 2}
         person = Subject(browser, link, has_touch=True, is_mobile=True, **settings)
-        person.begin()
+        person.begin("freeze()")
         boxes = person.pictures()
+        header = person.page.evaluate(
+            "document.querySelector('#bar').getBoundingClientRect().bottom"
+        )
+        assert boxes[0][1] >= 2 * header
         assert boxes[0][1] < boxes[1][1] < boxes[2][1] and len({box[0] for box in boxes}) == 1
         person.shoot("phone-pictures")
+        person.release()
         person.wait("choice")
         person.shoot("phone-choice")
         assert person.page.inner_text("main").startswith("Upper picture")
@@ -332,7 +365,7 @@ def test_a_server_that_goes_away_and_comes_back(browser, tmp_path):
 
 def test_pauses_and_windows(browser, tmp_path):
     """A pause keeps the choice; a window that is too small or changes keeps the pictures back."""
-    study = make_study(tmp_path / "study", seconds=1.0, size=(200, 200), tasks=(1,))
+    study = make_study(tmp_path / "study", seconds=0.3, size=(200, 200), tasks=(1,))
     with serving(study) as (link, _):
         person = Subject(browser, link)
         person.begin()
@@ -351,9 +384,8 @@ def test_pauses_and_windows(browser, tmp_path):
         person.wait("small")
         person.shoot("small")
         assert "need" in person.page.inner_text("main")
+        person.at_sight("dispatchEvent(new Event('resize'))")
         person.page.set_viewport_size(WINDOW)
-        person.pictures()
-        person.page.set_viewport_size({"width": 950, "height": 560})
         person.wait("paused")
         assert person.page.evaluate(STAGE) == []
         person.press_on()
@@ -368,11 +400,7 @@ def test_pauses_and_windows(browser, tmp_path):
 
 def test_every_screen(browser, tmp_path):
     """One subject of each task; with SCREENSHOTS what they see is kept."""
-    folder = tmp_path / "study"
-    if SHOT_STUDY:
-        shutil.copytree(SHOT_STUDY, folder)
-    else:
-        make_study(folder, pictures=4, images=2, subjects=1, seconds=1.0)
+    folder = shot_study(tmp_path / "study", pictures=4, images=2, subjects=1)
     with serving(folder) as (link, _):
         person, other = Subject(browser, link), Subject(browser, link)
         person.wait("consent")
@@ -382,10 +410,11 @@ def test_every_screen(browser, tmp_path):
         person.wait("instructions")
         assert "in the middle?" in person.page.inner_text("main")
         person.shoot("instructions")
-        other.begin()  # after the first: the plan's next, of task 2
+        other.begin("freeze()")  # after the first: the plan's next, of task 2
         assert len(other.pictures()) == 2
         assert "from a camera?" in other.page.inner_text("#question")
         other.shoot("task2")
+        other.release()
         other.wait("choice")
         other.page.reload()
         other.wait("resume", "instructions")
@@ -395,11 +424,14 @@ def test_every_screen(browser, tmp_path):
         other.wait("resume")
         other.shoot("resume")
         other.context.close()
+        person.at_sight("freeze()")
         person.press_on()
         for row in trials_of(folder, 0):
             assert len(person.pictures()) == 3
             assert "low resolution image in the middle" in person.page.inner_text("#question")
             person.shoot({"main": "pictures", "check": "check"}.get(row["kind"], "practice"))
+            person.at_sight("freeze()")
+            person.release()
             person.wait("choice")
             person.shoot("choice")
             person.choose("left", by_key=False)

@@ -103,9 +103,9 @@ def test_rates_are_the_answers(study):
 
 def test_what_does_not_count(study):
     disk = open_study(study)
-    first_check = disk.row(
-        "SELECT min(position) FROM trial WHERE subject = 1 AND kind = 'check'"
-    )[0]
+    first_check = disk.row("SELECT min(position) FROM trial WHERE subject = 1 AND kind = 'check'")[
+        0
+    ]
     disk.close()
 
     def decide(subject, row):
@@ -142,7 +142,7 @@ def test_what_does_not_count(study):
 
 
 def test_interrupted_and_unfinished(study):
-    with pytest.raises(InputError, match="no answer counts.*shown more than once"):
+    with pytest.raises(InputError, match=r"no answer counts.*shown more than once"):
         analyse(answered(study, honest, views=2), Rules())
     assert analyse(answered(study, honest, views=2), Rules(keep_interrupted=True))["rates"]
     assert analyse(answered(study, honest, finish=False), Rules())["rates"]
@@ -186,7 +186,7 @@ def test_the_files(study, tmp_path):
 
 
 def test_names_are_text_in_page_and_spreadsheet(tmp_path):
-    name = "=1+1<b>&\""
+    name = '=1+1<b>&"'
     study = make_study(tmp_path / "s", methods=(name,), title="<i>title</i>")
     store = simulate.simulated(open_study(study), Bias({name: 0.5}), 0)
     found = {**analyse(store, Rules()), "simulated": "<u>"}

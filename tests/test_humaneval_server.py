@@ -64,7 +64,7 @@ def test_the_page_asks_for_nothing_outside():
         assert "//" not in text.replace("// ", "").replace("//\n", ""), file
         assert "style=" not in text and "onclick=" not in text.replace(" onclick =", "")
     html = (folder / "page.html").read_text()
-    assert html.count("<script") == 1 and "<script type=\"module\" src=\"/page.js\">" in html
+    assert html.count("<script") == 1 and '<script type="module" src="/page.js">' in html
 
 
 def test_cookies_are_out_of_reach(served):
@@ -72,9 +72,10 @@ def test_cookies_are_out_of_reach(served):
     _, headers, _ = fresh.request("POST", "/api/enrol", b"{}", Content_Type="application/json")
     assert "HttpOnly" in headers["Set-Cookie"] and "SameSite=strict" in headers["Set-Cookie"]
     assert fresh.request("POST", "/api/enrol", b"{}", Content_Type="application/json")[0] == 200
-    assert "Set-Cookie" not in fresh.request(
-        "POST", "/api/enrol", b"{}", Content_Type="application/json"
-    )[1], "a second enrolment of one who is not through"
+    assert (
+        "Set-Cookie"
+        not in fresh.request("POST", "/api/enrol", b"{}", Content_Type="application/json")[1]
+    ), "a second enrolment of one who is not through"
 
 
 def test_pictures_tell_nothing(client, served):
@@ -149,7 +150,7 @@ def test_refusals_over_http(client, served):
     nobody = Client(link)
     nobody.state = client.state
     assert nobody.post("answer", trial=trial, side="left")[0] == 401
-    nobody.cookies = {name: "guess" for name in client.cookies}
+    nobody.cookies = dict.fromkeys(client.cookies, "guess")
     assert nobody.post("answer", trial=trial, side="left")[0] == 401
     kept = told(study, "SELECT what FROM refused")[before:]
     assert len(kept) >= len(raw) + len(posts)
@@ -187,7 +188,7 @@ def test_access_by_the_link_alone(tmp_path):
         assert (status, headers["Location"]) == (303, "/")
         assert client.request("GET", "/", **host)[0] == 200
         assert client.request("GET", "/", Host="other.example")[0] == 400
-        client.cookies = {name: "wrong" for name in client.cookies}
+        client.cookies = dict.fromkeys(client.cookies, "wrong")
         assert client.request("GET", "/", **host)[0] == 403
     assert len(told(study, "SELECT 1 FROM refused WHERE what LIKE '403 no access%'")) == 6
 

@@ -1,4 +1,4 @@
-"""What a subject may do: the order of things, one tab, one answer, and what a study on disk keeps."""
+"""What a subject may do: the order of things, one tab, one answer; what a study keeps on disk."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-scipy_stats = pytest.importorskip("scipy.stats")
+pytest.importorskip("scipy.stats")
+
+from scipy import stats as scipy_stats
 
 from upscale.humaneval import stats
 from upscale.humaneval.stats import Answers
@@ -115,9 +117,7 @@ def test_alpha_of_krippendorff_s_example():
     """Computing Krippendorff's Alpha-Reliability (2011), section A: two observers, ten units."""
     meg = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
     owen = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
-    answers = Answers(
-        np.array(meg + owen, bool), np.repeat([0, 1], 10), np.tile(np.arange(10), 2)
-    )
+    answers = Answers(np.array(meg + owen, bool), np.repeat([0, 1], 10), np.tile(np.arange(10), 2))
     share, alpha = stats.agreement(answers)
     assert alpha == pytest.approx(0.095, abs=5e-4)
     assert share == pytest.approx(0.6)

@@ -101,17 +101,32 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
 )
 @option("--complete-only", is_flag=True, help="Leave out subjects who did not finish.")
 @option("--keep-interrupted", is_flag=True, help="Count pairs that were shown more than once.")
-@option("--top", type=click.IntRange(0, 50), default=3, metavar="N",
-        help="How many of the best and worst pictures are shown.")
-@option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N",
-        help="Of the bootstrap and of simulated subjects.")
+@option(
+    "--top",
+    type=click.IntRange(0, 50),
+    default=3,
+    metavar="N",
+    help="How many of the best and worst pictures are shown.",
+)
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    metavar="N",
+    help="Of the bootstrap and of simulated subjects.",
+)
 @option(
     "--simulate",
     metavar="RATE[,NAME=RATE...]",
     help="Instead of the answers, those of drawn subjects with these true fool rates.",
 )
-@option("--studies", type=click.IntRange(1, 100_000), default=1, metavar="N",
-        help="With --simulate: how many studies; above 1, the share of intervals that cover.")
+@option(
+    "--studies",
+    type=click.IntRange(1, 100_000),
+    default=1,
+    metavar="N",
+    help="With --simulate: how many studies; above 1, the share of intervals that cover.",
+)
 @QUIET
 @DEBUG
 def report(study: str, output: str | None, **options: Any) -> int:

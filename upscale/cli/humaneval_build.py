@@ -81,35 +81,85 @@ class Pair(click.ParamType):
 @option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
 @option("--weights", metavar="NAME|FILE", help="For the one method given.")
 @option("--steps", type=click.IntRange(1), metavar="N", help="Default: the weights'.")
-@option("--task", "tasks", type=Several(click.Choice(["1", "2"]), "TASK"), default="1,2",
-        help="1: with the low-resolution picture in the middle; 2: without. Each subject has one "
-        "of them.")
-@option("--subjects", type=click.IntRange(1, 100_000), default=50, metavar="N",
-        help="The study is complete when so many have finished.")
-@option("--images", type=click.IntRange(1), metavar="N",
-        help="Pictures for each subject. Default: 50, or as many as there are.")
-@option("--checks", type=click.IntRange(0, 1000), default=5, metavar="N",
-        help="Attention checks for each subject: a pair that nobody who looks gets wrong.")
-@option("--practice", type=click.IntRange(0, 1000), default=2, metavar="N",
-        help="First trials for each subject, which don't count.")
-@option("--pairs", type=Several(Pair(), "NAME:NAME"),
-        help="Also compare methods with each other.")
-@option("--seconds", type=Finite(0.05, 60), metavar="FLOAT",
-        help="Viewing time. Default: 3 for faces, 6 for photos, as in SR3.")
-@option("--crop", type=click.IntRange(0, 16384), default=256, metavar="N",
-        help="Show the central NxN; 0: the whole picture.")
-@option("--magnify", type=click.IntRange(1, 8), default=1, metavar="N",
-        help="Show each pixel as NxN, for dense screens.")
-@option("--show-lr", type=Named(_KERNELS), default="bicubic",
-        help="How the low-resolution picture is enlarged for the eye.")
+@option(
+    "--task",
+    "tasks",
+    type=Several(click.Choice(["1", "2"]), "TASK"),
+    default="1,2",
+    help="1: with the low-resolution picture in the middle; 2: without. Each subject has one "
+    "of them.",
+)
+@option(
+    "--subjects",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    metavar="N",
+    help="The study is complete when so many have finished.",
+)
+@option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Pictures for each subject. Default: 50, or as many as there are.",
+)
+@option(
+    "--checks",
+    type=click.IntRange(0, 1000),
+    default=5,
+    metavar="N",
+    help="Attention checks for each subject: a pair that nobody who looks gets wrong.",
+)
+@option(
+    "--practice",
+    type=click.IntRange(0, 1000),
+    default=2,
+    metavar="N",
+    help="First trials for each subject, which don't count.",
+)
+@option("--pairs", type=Several(Pair(), "NAME:NAME"), help="Also compare methods with each other.")
+@option(
+    "--seconds",
+    type=Finite(0.05, 60),
+    metavar="FLOAT",
+    help="Viewing time. Default: 3 for faces, 6 for photos, as in SR3.",
+)
+@option(
+    "--crop",
+    type=click.IntRange(0, 16384),
+    default=256,
+    metavar="N",
+    help="Show the central NxN; 0: the whole picture.",
+)
+@option(
+    "--magnify",
+    type=click.IntRange(1, 8),
+    default=1,
+    metavar="N",
+    help="Show each pixel as NxN, for dense screens.",
+)
+@option(
+    "--show-lr",
+    type=Named(_KERNELS),
+    default="bicubic",
+    help="How the low-resolution picture is enlarged for the eye.",
+)
 @option("--title", metavar="TEXT", help="Of the page.")
 @option("--consent", metavar="FILE", type=ANY_PATH, help="Text that subjects agree to (UTF-8).")
 @option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
-@option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N",
-        help="Of the plan and of the samples.")
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    metavar="N",
+    help="Of the plan and of the samples.",
+)
 @option("--device", type=Named(("auto", "cpu", "cuda")), default="auto", help="Where to run.")
-@option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto",
-        help="Number format of the network.")
+@option(
+    "--dtype",
+    type=Named(("auto", "fp32", "bf16")),
+    default="auto",
+    help="Number format of the network.",
+)
 @option("--offline", is_flag=True, help="Never use the network.")
 @option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @option("--debug", is_flag=True, help="Show tracebacks.")
@@ -144,8 +194,13 @@ def build(**options: Any) -> int:
         plan_of(len(sources.hr), methods, settings)  # before the work
         reporter.begin("pictures")
         design = make(
-            sources.entries(), len(sources.hr), methods, settings, target,
-            say=reporter.note, on_picture=reporter.step,
+            sources.entries(),
+            len(sources.hr),
+            methods,
+            settings,
+            target,
+            say=reporter.note,
+            on_picture=reporter.step,
         )
         reporter.end()
         reporter.note(
