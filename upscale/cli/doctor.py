@@ -18,7 +18,7 @@ from upscale.errors import DiffsrError
 
 _PACKAGES = (
     "torch", "torchvision", "numpy", "pillow", "pillow-heif", "pypng", "tifffile", "click", "rich",
-    "huggingface-hub", "safetensors", "lpips",
+    "huggingface-hub", "safetensors", "lpips", "starlette", "uvicorn", "scipy", "matplotlib",
 )  # fmt: skip
 _SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
 
