@@ -11,12 +11,13 @@ from upscale.humaneval import plots
 from upscale.humaneval.design import LR, QUESTIONS, TRUTH
 
 Cells = Iterable[object]
+_QUARTILES = ("quartile1", "median", "quartile3")
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em;
   color: #1a1a1a; background: #fff; }
 table { border-collapse: collapse; margin: 1em 0; }
-th, td { border-bottom: 1px solid #ccc; padding: .3em .7em; text-align: right; }
-th:first-child, td:first-child, .name { text-align: left; }
+th, td { border-bottom: 1px solid #ccc; padding: .3em .7em; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
 figure { display: inline-block; margin: 0 1em 1em 0; vertical-align: top; }
 figure img { max-width: 192px; image-rendering: auto; }
 figcaption { font-size: 14px; max-width: 40em; }
@@ -75,23 +76,35 @@ def _about(found: dict[str, Any]) -> str:
 
 
 def _rates(found: dict[str, Any]) -> str:
+    rates = found["rates"]
     rows = [
-        (f"{row['task']}", row["method"], row["n"], f"{row['subjects']} / {row['pictures']}",
-         _percent(row["rate"]), _interval(row["interval"]), _interval(row["wilson"]),
-         _interval(row["by_subjects"]), _interval(row["by_pictures"]), _number(row["agreement"]),
-         _number(row["alpha"]), _seconds(row))
-        for row in found["rates"]
+        (row["task"], row["method"], row["n"], _percent(row["rate"]),
+         *(_interval(row[kind]) for kind in ("interval", "wilson", "by_subjects", "by_pictures")))
+        for row in rates
     ]  # fmt: skip
-    head = ("task", "method", "answers", "subjects / pictures", "fool rate", "95% interval",
-            "Wilson", "subjects", "pictures", "agreement", "alpha", "median time")  # fmt: skip
+    head = ("task", "method", "answers", "fool rate", "95% interval", "Wilson", "subjects alone",
+            "pictures alone")  # fmt: skip
     note = (
         "<p>95% interval: over subjects and pictures, which is the one to quote. Wilson takes the "
-        "answers for independent; the next two are bootstrap percentiles over subjects, or "
-        "pictures, alone. Agreement: share of pairs of subjects with the same answer to a picture; "
-        "alpha: Krippendorff's, 0 by chance.</p>"
+        "answers for independent; the last two are bootstrap percentiles.</p>"
     )
-    plotted = plots.fool_rates(found["rates"]) + plots.by_picture(found["rates"], found["pictures"])
-    return f"<h2>Fool rates</h2>{_table(head, rows)}{note}{plotted}"
+    plotted = plots.fool_rates(rates) + plots.by_picture(rates, found["pictures"])
+    return f"<h2>Fool rates</h2>{_table(head, rows)}{note}{plotted}{_agreement(rates)}"
+
+
+def _agreement(rates: list[dict[str, Any]]) -> str:
+    rows = [
+        (row["task"], row["method"], row["subjects"], row["pictures"], _number(row["agreement"]),
+         _number(row["alpha"]), *(_seconds(row[f"rt_{q}"]) for q in _QUARTILES))
+        for row in rates
+    ]  # fmt: skip
+    head = ("task", "method", "subjects", "pictures", "agreement", "alpha", "time, 1st quartile",
+            "median", "3rd quartile")  # fmt: skip
+    return (
+        f"<h2>Subjects</h2>{_table(head, rows)}<p>Agreement: share of pairs of subjects with the "
+        "same answer to a picture; alpha: Krippendorff's, 0 by chance. Time: from the end of the "
+        "display to the choice.</p>"
+    )
 
 
 def _preferences(preferences: list[dict[str, Any]]) -> str:
@@ -193,5 +206,5 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _seconds(row: dict[str, Any]) -> str:
-    return "" if row["rt_median"] is None else f"{row['rt_median'] / 1000:.2f} s"
+def _seconds(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds / 1000:.2f} s"
