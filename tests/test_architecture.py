@@ -39,7 +39,6 @@ DOORS = {
     "dlib": ("metrics.identity",),
     "torch.distributed": ("train.dist",),
     "safetensors": ("tensors", "train.checkpoint"),
-    "safetensors": ("weights", "train.checkpoint"),
     "starlette": ("humaneval.server", "humaneval.guard"),
     "uvicorn": ("humaneval.serving",),
     "sqlite3": ("humaneval.store",),

@@ -62,11 +62,6 @@ def test_line_parses(page, line, monkeypatch):
                     words = [*context._protected_args, *context.args]
                     _, command, rest = command.resolve_command(context, words)
                 command.make_context(command.name, rest, parent=context)
-                inner = command.make_context(command.name, rest, parent=context)
-                if isinstance(command, click.Group):
-                    words = [*inner._protected_args, *inner.args]
-                    _, command, rest = command.resolve_command(inner, words)
-                    command.make_context(command.name, rest, parent=inner)
             except click.exceptions.Exit as end:  # --help
                 assert end.exit_code == 0
 

@@ -235,7 +235,8 @@ def _consent(file: str | None) -> str | None:
 
 
 def _sources(options: dict[str, Any]) -> Sources:
-    from upscale.bench.run import make_lr, pictures_of
+    from upscale.bench.datasets import pictures_of
+    from upscale.bench.protocol import make_lr
     from upscale.humaneval.sources import Sources
     from upscale.image.resize import resize_array
 
