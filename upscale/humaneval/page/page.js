@@ -205,6 +205,8 @@ function choice(state, way, ended) {
     const choose = (side, event) => {
       window.removeEventListener("keydown", key);
       for (const button of box.children) button.disabled = true;
+      document.body.dataset.screen = "chosen"; // nothing to pause while the answer is on its way
+      $("pause").hidden = true;
       // without a response time where there was a reload or a pause in between
       const timed = ended !== null && breaks === before;
       done({ side, rt: timed ? Math.max(0, event.timeStamp - ended) : null });
