@@ -137,6 +137,8 @@ def test_refusals_over_http(client, served):
         ("answer", {"trial": other.state["trial"]["id"], "side": "left"}, 403, "unserved"),
         ("begin", {"trial": other.state["trial"]["id"]}, 403, "unserved"),
         ("begin", {"trial": 7}, 400, "form"),
+        ("begin", {"trial": "\ud800"}, 400, "form"),
+        ("shown", {"trial": trial, "shown_ms": 10**400, "frame_ms": 1}, 400, "form"),
         ("begin", {"trial": trial, "tab": "another"}, 409, "tab"),
         ("begin", {"trial": trial, "tab": None}, 400, "form"),
     ]

@@ -148,7 +148,7 @@ def test_the_last_tab_goes_on(sessions):
 @pytest.mark.parametrize(
     ("side", "rt"),
     [("middle", 1), (None, 1), ("left", "1"), ("left", float("nan")), ("left", -1),
-     ("left", True), ("left", 1e12), ("left", [1])],
+     ("left", float("inf")), ("left", True), ("left", 1e12), ("left", 10**400), ("left", [1])],
 )  # fmt: skip
 def test_what_is_no_answer(sessions, side, rt):
     subject, _ = sessions.enrol()

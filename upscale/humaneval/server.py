@@ -187,6 +187,6 @@ def _about(study: Study) -> dict[str, Any]:
 
 def _text(told: dict[str, Any], name: str) -> str:
     value = told.get(name)
-    if not isinstance(value, str):
-        raise BadRequest(400, f"{name} is missing")
+    if not isinstance(value, str) or not value.isascii():  # ours are; half a surrogate is no text
+        raise BadRequest(400, f"{name} is missing, or none of ours")
     return value
