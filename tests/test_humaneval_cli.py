@@ -119,7 +119,7 @@ def test_build_with_methods(here, monkeypatch):
     pictures("hr")
     asked = []
 
-    def make_maker(method, options):
+    def make_maker(method, options, on_bytes):
         asked.append((method, options["seed"], options["steps"]))
         return lambda lr, size: np.full((*size, 3), 0.25 if method == "sr3" else 0.5, np.float32)
 

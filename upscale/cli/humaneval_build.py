@@ -17,6 +17,7 @@ from upscale.cli.options import (
     Named,
     Several,
     option,
+    weights_names,
 )
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, UsageError
@@ -79,7 +80,12 @@ class Pair(click.ParamType):
 @option("-o", "--output", required=True, metavar="DIR", type=ANY_PATH, help="The study.")
 @option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", help="Without --lr.")
 @option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
-@option("--weights", metavar="NAME|FILE", help="For the one method given.")
+@option(
+    "--weights",
+    metavar="NAME|FILE|hf:...",
+    shell_complete=weights_names,
+    help="For the one method given.",
+)
 @option("--steps", type=click.IntRange(1), metavar="N", help="Default: the weights'.")
 @option(
     "--task",
@@ -188,7 +194,7 @@ def build(**options: Any) -> int:
     check_free(target)
     _check(options)
     with Reporter(quiet=options["quiet"]) as reporter:
-        sources = _sources(options)
+        sources = _sources(options, reporter)
         sources.check()
         methods = (*sources.outputs, *sources.makers)
         plan_of(len(sources.hr), methods, settings)  # before the work
@@ -234,7 +240,7 @@ def _consent(file: str | None) -> str | None:
         raise InputError(f"--consent {file}: cannot be read as UTF-8 text: {error}") from error
 
 
-def _sources(options: dict[str, Any]) -> Sources:
+def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
     from upscale.bench.datasets import pictures_of
     from upscale.bench.protocol import make_lr
     from upscale.humaneval.sources import Sources
@@ -264,7 +270,9 @@ def _sources(options: dict[str, Any]) -> Sources:
         enlarge=enlarge,
         lr=lr,
         outputs=others,
-        makers={name: make_maker(name, options) for name in options["method"] or ()},
+        makers={
+            name: make_maker(name, options, reporter.fetching) for name in options["method"] or ()
+        },
     )
 
 
@@ -273,7 +281,7 @@ def _of(files: dict[str, Path], names: dict[str, Path]) -> dict[str, Path]:
 
 
 def make_maker(
-    method: str, options: dict[str, Any]
+    method: str, options: dict[str, Any], on_bytes: Callable[[int, int | None], None] | None = None
 ) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
     """(lr, size) -> sr; tests put a fake here."""
     from upscale.image.picture import Picture
@@ -282,7 +290,7 @@ def make_maker(
     chosen = {name: options[name] for name in ("weights", "domain", "device", "dtype", "offline")}
     if method in ("bicubic", "lanczos"):
         chosen["weights"] = None
-    upscaler = Upscaler(method, **chosen)
+    upscaler = Upscaler(method, **chosen, on_bytes=on_bytes)
 
     def make(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         result = upscaler(Picture(lr), size=size, steps=options["steps"], seed=options["seed"])
