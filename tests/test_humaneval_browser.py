@@ -364,9 +364,12 @@ def test_a_server_that_goes_away_and_comes_back(browser, tmp_path):
         person.page.keyboard.press("ArrowRight")
         person.page.wait_for_selector("#notice:not([hidden])")
         person.shoot("offline")
+        person.page.keyboard.press("p")  # an answer on its way is not paused
+        assert person.wait("chosen", "paused") == "chosen"
     with serving(study, "--port", port):
         person.until("document.getElementById('progress').value === 1")
         assert person.page.is_hidden("#notice")
+        assert person.wait("practiced", "paused") == "practiced"
         person.context.close()
     store = open_study(study)
     assert [row["side"] for row in store.answers()] == ["right"]
