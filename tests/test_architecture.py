@@ -44,6 +44,8 @@ DOORS = {
     "sqlite3": ("humaneval.store",),
     "matplotlib": ("humaneval.plots",),
     "scipy": ("humaneval",),
+    "lmdb": ("train.sources",),
+    "pyarrow": ("train.tables",),
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(photos, tmp_path, monkey
     def broken(net, spec, batch, sigma, generator, cond):
         return sigma.float() * float("nan")
 
-    monkeypatch.setattr("upscale.train.loop.score_loss", broken)
+    monkeypatch.setattr("upscale.train.state.score_loss", broken)
     with pytest.raises(NumericalError, match="at iteration 0"):
         run(photos, tmp_path)
 
@@ -238,7 +238,7 @@ def test_a_flow_that_fails_in_training_stops_with_its_place(photos, tmp_path, mo
     def broken(*settings):
         raise FloatingPointError("the flow is not finite at time 0.5")
 
-    monkeypatch.setattr("upscale.train.loop.flow", broken)
+    monkeypatch.setattr("upscale.train.state.flow", broken)
     config = ECDP.with_(
         patch=48, quality_loss_from=2, quality_gradient="adjoint", quality_vgg=0.0, quality_alex=0.0
     )

@@ -212,13 +212,15 @@ class Upscaler:
             raise UsageError(f"--rtol and --atol must be above 0, not {rtol:g} and {atol:g}")
         if overlap < 0:
             raise UsageError(f"--overlap must be 0 or more, not {overlap}")
-        mode = consistency or "project"
-        _known(mode, MODES, "consistency")
+        _known(consistency or "project", MODES, "consistency")
         plan = self.plan(
             picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
             spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
         )  # fmt: skip
         entry = self._entry(plan.scale)
+        stated = self._model(entry).metadata.get("consistency") if entry else None
+        mode = consistency or stated or "project"
+        _known(mode, MODES, "consistency")
         rgb = picture.rgb if picture.alpha is None else fill_transparent(picture.rgb, picture.alpha)
         lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
         lr = (lr * 2 - 1).to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import fields
@@ -9,23 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from upscale.cli.options import ANY_PATH, CONTEXT, DOMAINS, Finite, Named, option, weights_names
 from upscale.cli.progress import Reporter
-from upscale.errors import InputError, UsageError
-from upscale.image.formats import SUFFIXES
-from upscale.train.config import SCALE_LAWS, TrainConfig
+from upscale.cli.training import listed, planned
+from upscale.errors import InputError
+from upscale.train.catalogue import usual_settings
+from upscale.train.config import CHOICES, TrainConfig
+from upscale.train.recipes import RECIPES, settings_of
 
 if TYPE_CHECKING:
+    from upscale.train.datasets import Data
     from upscale.train.loop import Progress
 
 LINE_EVERY = 100  # iterations, where there is no bar
 _CHOICES = {
     "method": ("sr3", "ecdp", "idm", "regression", "liif", "edsr"),
     "domain": DOMAINS,
-    "noise_law": ("logsnr", "process"),
-    "scale_law": SCALE_LAWS,
-    "quality_gradient": ("direct", "adjoint"),
+    **CHOICES,
 }
 _HELP = {
     "method": "What to train.",
@@ -37,7 +41,19 @@ _HELP = {
     "warmup": "Iterations over which it rises.",
     "final_learning_rate": "Where it ends.",
     "weight_decay": "Of AdamW.",
-    "clip": "Largest norm of the gradient.",
+    "clip": "Largest norm of the gradient; 0: any.",
+    "clip_value": "Largest value in the gradient; 0: any.",
+    "crop": "How a picture becomes an example: ours, or a paper's (docs/training.md).",
+    "degradation": "How the small picture is made: as the papers do, or as the world does.",
+    "holdout": "Pictures of the dataset that are validated on and not trained on.",
+    "loss": "Between what the network tells and what it should.",
+    "antithetic": "Draw noise levels in pairs, u and 1 - u.",
+    "accumulate": "Parts that a batch is computed in, for less memory.",
+    "optimiser": "What moves the weights.",
+    "beta2": "Its second decay.",
+    "schedule": "Of the step size after the warm-up.",
+    "milestones": "Shares of the run at which --schedule steps goes down.",
+    "decay": "By which factor it does.",
     "ema": "Decay of the moving average of the weights, which is what is exported.",
     "seed": "Of all random numbers of the run.",
     "scale_min": "Smallest magnification learnt.",
@@ -49,7 +65,8 @@ _HELP = {
     "them, one a batch; 0: targets of --patch.",
     "lr_side_share": "Share of the batches that --lr-side is for.",
     "whole": "Examples are whole pictures made small (aligned faces), not parts of them.",
-    "net": "Network: compact, or a paper's: ecdp-df2k, sr3-16-128, ... (a wrong name lists them).",
+    "net": "Network: compact, compact-tiny, or a paper's: ecdp-df2k, sr3-16-128, ... (a wrong name "
+    "lists them).",
     "net_options": "Other values in its configuration, NAME=VALUE,...; idm's ablations: "
     "conditioning=encoder or input, upsampler=nearest or bilinear, fixed_scale=8.",
     "parametrisation": "What the network tells: eps, x0, v; ecdp: hybrid, hybrid:POWER, "
@@ -94,22 +111,40 @@ def _config_options(function: Callable) -> Callable:
     return function
 
 
+def _recipe_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """For the shell: the recipes' names."""
+    return [CompletionItem(name) for name in RECIPES if name.startswith(incomplete)]
+
+
 @click.command(name="train", context_settings=CONTEXT)
 @option(
     "--dataset",
-    required=True,
-    metavar="DIR",
+    metavar="WHAT",
     type=ANY_PATH,
-    help="Folder of pictures, searched to the bottom (also written folder:DIR).",
+    help="A folder of pictures (also folder:DIR), tar shards or LMDB, a name (--list shows them), "
+    "or hf:ORG/NAME on the Hugging Face Hub. Default: the recipe's.",
 )
 @option(
+    "--data", metavar="DIR", type=ANY_PATH, default="data", help="Where datasets with names are."
+)
+@option(
+    "--recipe",
+    metavar="NAME",
+    shell_complete=_recipe_names,
+    help="Settings of a paper (--list shows them); every option given goes before them.",
+)
+@option("--list", "list_", is_flag=True, help="Show datasets and recipes.")
+@option(
     "--output",
-    required=True,
     metavar="DIR",
     type=ANY_PATH,
-    help="Folder of the run: checkpoints, metrics.jsonl, the weights file.",
+    help="Folder of the run: checkpoints, metrics.jsonl, samples, the weights file and its card.",
 )
-@option("--name", metavar="NAME", help="Of the weights file. Default: METHOD-DOMAIN.")
+@option(
+    "--name", metavar="NAME", help="Of the weights file. Default: the recipe, or METHOD-DOMAIN."
+)
 @option(
     "--init",
     metavar="WEIGHTS",
@@ -128,42 +163,139 @@ def _config_options(function: Callable) -> Callable:
     metavar="FLOAT",
     help="Stop, and export, after this time.",
 )
+@option("--save-minutes", type=Finite(0), default=5.0, metavar="FLOAT", help="Between checkpoints.")
+@option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Length of the run in examples, in place of --iterations.",
+)
+@option(
+    "--scale",
+    type=Finite(1),
+    metavar="FLOAT",
+    help="The one magnification learnt, in place of --scale-min, -max and -focus.",
+)
+@option(
+    "--validation",
+    metavar="DIR",
+    type=ANY_PATH,
+    help="Pictures to validate on. Default: the dataset's own, or --holdout.",
+)
+@option(
+    "--validate-every",
+    type=click.IntRange(0),
+    default=2000,
+    metavar="N",
+    help="Iterations between validations; 0: never.",
+)
+@option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes that prepare batches. Default: on a GPU up to 8, else none.",
+)
+@option(
+    "--cache",
+    type=Finite(0),
+    default=8.0,
+    metavar="GIB",
+    help="Decoded pictures kept in memory; larger datasets are read at each use.",
+)
 @option("--device", type=Named(("auto", "cpu", "cuda")), default="auto")
 @option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto")
+@option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile.")
+@option(
+    "--strategy",
+    type=Named(("ddp", "fsdp")),
+    default="ddp",
+    help="Under torchrun: a whole network in each process, or a share of it.",
+)
+@option("--tensorboard", is_flag=True, help="Write what metrics.jsonl holds for TensorBoard too.")
 @_config_options
-@option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@option("--dry-run", is_flag=True, help="Say what would be done and what it takes, do nothing.")
 @option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @option("--debug", is_flag=True, help="Show tracebacks.")
-def command(dataset: str, output: str, **options: Any) -> int:
-    """Train weights from a folder of pictures.
+def command(dataset: str | None, output: str | None, **options: Any) -> int:
+    """Train weights from pictures.
 
     The same command run again goes on from the last checkpoint in --output. Ctrl-C and SIGTERM
     save one before they end; the second exits with 0. The path of the weights goes to standard
-    output.
+    output. Several processes: torchrun --nproc-per-node N -m upscale train ...
     """
-    config = TrainConfig(**{known.name: options[known.name] for known in fields(TrainConfig)})
-    folder = _folder(dataset)
-    name = options["name"] or f"{config.method}-{config.domain}"
-    if options["dry_run"]:
-        _describe(config, folder, Path(output), name)
+    if options["list_"]:
+        listed()
         return 0
+    recipe = options["recipe"]
+    settings = settings_of(recipe) if recipe else {}
+    dataset = dataset or (RECIPES[recipe].dataset if recipe else "")
+    for value, flag in ((dataset, "--dataset"), (output, "--output")):
+        if not value and not (flag == "--output" and options["dry_run"]):
+            raise click.UsageError(f"Missing option '{flag}'.")
+    config = _config(dataset, settings, options)
+    name = options["name"] or recipe or f"{config.method}-{config.domain}"
+    if options["dry_run"]:
+        planned(config, dataset, lambda say: _data(dataset, options, say), name, options)
+        return 0
+    stop = _Stop()
+    with Reporter(quiet=options["quiet"] or _rank(), unit="pictures") as reporter, stop:
+        from upscale.train.run import Options, run_training
+
+        path = run_training(
+            config, _data(dataset, options, reporter.note), Path(output), init=options["init"],
+            name=name, device=options["device"], dtype=options["dtype"],
+            max_minutes=options["max_minutes"], say=reporter.note,
+            on_progress=_shown(reporter, config), should_stop=stop,
+            options=Options(
+                cache=int(options["cache"] * 2**30),
+                compiled="inductor" if options["compiled"] else "",
+                validation=Path(options["validation"]) if options["validation"] else None,
+                **{key: options[key] for key in (
+                    "save_minutes", "workers", "validate_every", "tensorboard", "strategy",
+                )},
+            ),
+        )  # fmt: skip
+    if not _rank():
+        if stop.signal is not None:
+            click.echo(f"Stopped; the same command goes on from here. Saved in {output}", err=True)
+        click.echo(str(path))
+    return 130 if stop.signal == signal.SIGINT else 0
+
+
+def _rank() -> int:
+    """This process among those that torchrun started; only the first speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _data(dataset: str, options: dict[str, Any], say: Callable[[str], None]) -> Data:
+    """The pictures, found but not read. Raises InputError."""
+    from upscale.train.datasets import resolve
+
     names = options["names_from"]
     if names and not Path(names).is_file():
         raise InputError(f"--names-from {names}: there is no such file")
-    stop = _Stop()
-    with Reporter(quiet=options["quiet"], unit="iterations") as reporter, stop:
-        from upscale.train.run import run_training
+    wanted = Path(names).read_text().split() if names else None
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return resolve(dataset, Path(options["data"]), wanted, say, alone)
 
-        path = run_training(
-            config, folder, Path(output), init=options["init"], name=name,
-            device=options["device"], dtype=options["dtype"], max_minutes=options["max_minutes"],
-            names_from=Path(names) if names else None, say=reporter.note,
-            on_progress=_shown(reporter, config.iterations), should_stop=stop,
-        )  # fmt: skip
-    if stop.signal is not None:
-        click.echo(f"Stopped; the same command goes on from here. Saved in {output}", err=True)
-    click.echo(str(path))
-    return 130 if stop.signal == signal.SIGINT else 0
+
+def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> TrainConfig:
+    """What is given, before the recipe, before what the papers do with the dataset, before the
+    defaults. Raises UsageError."""
+    ctx = click.get_current_context()
+    told = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    names = [known.name for known in fields(TrainConfig)]
+    given = {name: options[name] for name in names if ctx.get_parameter_source(name) in told}
+    if options["scale"]:
+        fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), options["scale"])
+        given = fixed | given
+    settings = {**usual_settings(dataset), **recipe, **given}
+    if settings.get("whole") and "crop" not in given:  # a crop of its own
+        settings["crop"] = "augmented"
+    if options["images"]:
+        batch = settings.get("batch", TrainConfig().batch)
+        settings["iterations"] = -(-options["images"] // batch)
+    return TrainConfig(**settings)
 
 
 class _Stop:
@@ -191,38 +323,21 @@ class _Stop:
             signal.signal(number, handler)
 
 
-def _shown(reporter: Reporter, iterations: int) -> Callable[[Progress], None]:
-    """Progress as a bar with the time left, or as a line now and then."""
+def _shown(reporter: Reporter, config: TrainConfig) -> Callable[[Progress], None]:
+    """Progress in pictures seen, as a bar with the time left or as a line now and then."""
     reporter.begin("training")
+    whole = sum(config.count(i) for i in range(config.iterations)) if config.iterations < 1e5 else 0
+    whole = whole or config.iterations * config.batch
 
     def show(progress: Progress) -> None:
-        reporter.step(progress.iteration, iterations)
-        if progress.iteration % LINE_EVERY == 0 or progress.iteration == iterations:
-            left = (iterations - progress.iteration) * progress.images_seen / progress.iteration
+        reporter.step(progress.images_seen, whole)
+        if progress.iteration % LINE_EVERY == 0 or progress.iteration == progress.iterations:
+            left = max(0, whole - progress.images_seen)
             minutes = left / max(progress.images_per_second, 1e-9) / 60
             reporter.line(
-                f"iteration {progress.iteration} of {iterations}, loss {progress.loss:.4f}, "
+                f"iteration {progress.iteration} of {progress.iterations}, "
+                f"loss {progress.loss:.4f}, {progress.images_seen} pictures seen, "
                 f"{progress.images_per_second:.1f} pictures/s, {minutes:.0f} min left"
             )
 
     return show
-
-
-def _folder(dataset: str) -> Path:
-    kind, colon, rest = dataset.partition(":")
-    if colon and kind.isalpha() and not Path(dataset).exists():
-        if kind != "folder":
-            raise UsageError(f"--dataset {dataset}: there is no kind {kind}; have folder:DIR")
-        dataset = rest
-    if not Path(dataset).is_dir():
-        raise InputError(f"{dataset}: there is no such folder of training pictures")
-    return Path(dataset)
-
-
-def _describe(config: TrainConfig, folder: Path, output: Path, name: str) -> None:
-    count = sum(1 for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not count:
-        raise InputError(f"{folder}: no picture in it")
-    click.echo(f"{count} pictures in {folder}; would write {output / (name + '.safetensors')}")
-    for key, value in config.to_dict().items():
-        click.echo(f"  {key:<24} {value}")

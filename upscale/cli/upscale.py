@@ -81,8 +81,9 @@ _OPTIONS = [
            help="Pixels that windows share."),
     option("--one-stage", is_flag=True,
            help="Use the weights at this very scale, also where they were not trained for it."),
-    option("--consistency", type=Named(CONSISTENCY), default="project",
-           help="Whether the result, shrunk, must equal the input."),
+    option("--consistency", type=Named(CONSISTENCY),
+           help="Whether the result, shrunk, must equal the input. Default: the weights' (project, "
+           "but off for those that clean up)."),
     option("--overwrite", is_flag=True, help="Replace results that exist."),
     option("--skip-existing", is_flag=True, help="Leave out pictures whose results exist."),
     option("--format", type=Named(FORMATS), help="Of the results. Default: the input's."),

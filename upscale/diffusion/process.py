@@ -80,6 +80,13 @@ class VPDiscrete:
         u = torch.rand(count, generator=generator, dtype=torch.float64)
         return sigma_of(torch.lerp(self.alpha_bar[t], self.alpha_bar[t - 1], u))
 
+    def sigma_at(self, u: Tensor) -> Tensor:
+        """The training law's quantile at u in [0, 1], float64, rising with u."""
+        position = u.double() * self.steps
+        t = position.ceil().clamp(1, self.steps).long()
+        part = t - position  # 1 at the step's clean end
+        return sigma_of(torch.lerp(self.alpha_bar[t], self.alpha_bar[t - 1], part))
+
 
 @dataclass(frozen=True)
 class VPLinear:
@@ -128,6 +135,10 @@ class VPLinear:
         """Training law of ECDP: t ~ U(0, 1), float64 (count,)."""
         return self.sigma_of_t(torch.rand(count, generator=generator, dtype=torch.float64))
 
+    def sigma_at(self, u: Tensor) -> Tensor:
+        """The training law's quantile at u in [0, 1], float64, rising with u."""
+        return self.sigma_of_t(u)
+
 
 Process: TypeAlias = VPDiscrete | VPLinear
 PROCESSES: dict[str, type[VPDiscrete] | type[VPLinear]] = {
@@ -164,8 +175,11 @@ class LogSNRLaw:
         """Float64 (count,), stratified over the batch (antithetic in the limit)."""
         offset = torch.rand(1, generator=generator, dtype=torch.float64)
         order = torch.randperm(count, generator=generator)
-        u = (order + offset) / count
-        return torch.exp(-0.5 * (self.high - (self.high - self.low) * u**self.power))
+        return self.sigma_at((order + offset) / count)
+
+    def sigma_at(self, u: Tensor) -> Tensor:
+        """The law's quantile at u in [0, 1], float64, rising with u."""
+        return torch.exp(-0.5 * (self.high - (self.high - self.low) * u.double() ** self.power))
 
 
 def _log_snr_grid(process: Process, steps: int) -> Tensor:

@@ -1,44 +1,86 @@
-"""Training state on disk: one safetensors file and one JSON file per checkpoint, both atomic."""
+"""Training state on disk: one safetensors file per checkpoint with a JSON record in its header,
+written at once or not at all."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from ..errors import DiskFull, OutputError
+from .dist import full, like
 
 KEEP = 2  # the newest may be damaged by a crash of the machine: keep one before it
 
 
 def save(folder: Path, iteration: int, state: dict[str, Tensor], record: dict) -> None:
-    """Write checkpoint `iteration`; older ones than the last KEEP are removed."""
+    """Write checkpoint `iteration`; older ones than the last KEEP are removed.
+
+    Raises DiskFull or OutputError; the checkpoints before it are then still there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"checkpoint-{iteration:08d}"
-    temporary = folder / f".{name}.tmp"
-    save_file(state, temporary, metadata={"record": json.dumps(record)})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(folder / f"{name}.safetensors")
+    write(folder / f"checkpoint-{iteration:08d}.safetensors", state, record)
     for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-KEEP]:
         old.unlink()
+    for half in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed
+        half.unlink()
+
+
+def write(path: Path, state: dict[str, Tensor], record: dict) -> None:
+    """One safetensors file with `record` and a digest of the tensors in its header."""
+    temporary = path.with_name(f".{path.stem}.tmp")
+    header = {"record": json.dumps(record), "digest": _digest(state)}
+    try:
+        save_file(state, temporary, metadata=header)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        before = sorted(path.parent.glob("checkpoint-*.safetensors"))
+        kept = f"{before[-1].name} is kept" if before else "there is none before it"
+        if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error):
+            raise DiskFull(
+                f"{path}: no room for this checkpoint; {kept}. Make room and run the same command "
+                "again"
+            ) from error
+        raise OutputError(f"{path} cannot be written ({error}); {kept}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """The new name itself, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows does not open folders
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def newest(
     folder: Path, on_skip: Callable[[str], None]
 ) -> tuple[int, dict[str, Tensor], dict] | None:
     """(iteration, state, record) of the newest whole checkpoint; damaged ones are named."""
-    from safetensors import safe_open
-
     for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
         try:
             state = load_file(path)
             with safe_open(path, "pt") as file:
-                record = json.loads(file.metadata()["record"])
+                header = file.metadata()
+            record = json.loads(header["record"])
+            if header.get("digest", "") not in ("", _digest(state)):
+                raise ValueError("its content is not what was saved")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             on_skip(f"{path.name} is damaged ({error}); trying the one before it")
             continue
@@ -46,13 +88,24 @@ def newest(
     return None
 
 
+def _digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names and bytes."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        value = state[key].detach().cpu().contiguous()
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def pack(net: torch.nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
-    """All tensors of a run in one flat dict."""
+    """All tensors of a run in one flat dict, whole: every process must call it."""
     state = {f"net.{k}": v for k, v in net.state_dict().items()}
     state |= {f"ema.{k}": v for k, v in ema.items()}
     for index, values in optimiser.state_dict()["state"].items():
         state |= {f"opt.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-    return {k: v.detach().contiguous().clone() for k, v in state.items()}
+    # (laid out plainly: safetensors keeps no strides)
+    return {k: full(v.detach()).contiguous().clone() for k, v in state.items()}
 
 
 def unpack(
@@ -62,13 +115,16 @@ def unpack(
     optimiser: torch.optim.Optimizer,
 ) -> None:
     """Inverse of `pack`, in place; KeyError or RuntimeError where the shapes are others."""
-    net.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
+    own = net.state_dict()
+    saved = {k[4:]: v for k, v in state.items() if k.startswith("net.")}
+    net.load_state_dict({k: like(v, own[k]) if k in own else v for k, v in saved.items()})
     for key in ema:
-        ema[key].copy_(state[f"ema.{key}"])
+        ema[key].copy_(like(state[f"ema.{key}"], ema[key]))
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     values: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.startswith("opt."):
             _, index, name = key.split(".")
-            values.setdefault(int(index), {})[name] = value
+            values.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
     packed = optimiser.state_dict()
     optimiser.load_state_dict({**packed, "state": values})

@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from ..errors import UsageError
 
 SMALLEST = 48  # side that the feature networks of the quality loss need
-SCALE_LAWS = ("focus", "log", "uniform")
+CHOICES = {  # fields that are one of some names
+    "scale_law": ("focus", "log", "uniform"),
+    "noise_law": ("logsnr", "process"),
+    "quality_gradient": ("direct", "adjoint"),
+    "crop": ("augmented", "patch", "square", "stretch"),
+    "degradation": ("bicubic", "real"),
+    "loss": ("l1", "l2"),
+    "optimiser": ("adamw", "adam"),
+    "schedule": ("cosine", "constant", "steps"),
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class TrainConfig:
     lr_side: small inputs of this side, and targets of lr_side * s instead of `patch`, one s a batch
     (IDM's protocol: 16x16 faces); in lr_side_share of the batches. 0: never.
     net_options: "name=value,..." for the network's configuration (`nets/`), for ablations.
-    net: "compact", or one of the papers' networks (`methods.PAPER_NETS`).
+    net: "compact", "compact-tiny", or one of the papers' networks (`methods.PAPER_NETS`).
     parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
     std: of the residual (hr - lr_up); 0: estimated from the pictures when the run starts.
     noise_law: "logsnr" (ours) or "process" (the paper's: SR3's piecewise-uniform one, ECDP's
@@ -32,6 +41,14 @@ class TrainConfig:
     quality_gradient: "direct" through the last `quality_depth` of 1 to `quality_calls` calls, or
     "adjoint", through the whole probability flow solved to quality_tolerance, in constant memory.
     quality_score: weight of the score loss in that stage (the published code has 0 there).
+    crop: how a picture becomes an example, see crops.py. degradation: how the small picture is
+    made, "bicubic" or "real" (degrade.py). holdout: pictures, evenly spread, that are validated
+    on and not trained on.
+    loss: "l1" or "l2" between what the network tells and what it should.
+    antithetic: noise levels come in pairs u and 1 - u. accumulate: parts that a batch is computed
+    in, one after the other; the result is the whole batch's. clip and clip_value: 0 is none.
+    schedule: after the warm-up "cosine", "constant", or "steps": times `decay` at each of the
+    `milestones`, shares of the run.
     """
 
     method: str = "sr3"
@@ -73,6 +90,18 @@ class TrainConfig:
     quality_features: float = 0.0
     quality_phase: float = 1.0
     quality_grid: float = 0.0
+    crop: str = "augmented"
+    degradation: str = "bicubic"
+    holdout: int = 0
+    loss: str = "l1"
+    antithetic: bool = False
+    accumulate: int = 1
+    optimiser: str = "adamw"
+    beta2: float = 0.99
+    clip_value: float = 0.0
+    schedule: str = "cosine"
+    milestones: str = "0.6,0.8"
+    decay: float = 0.5
 
     def __post_init__(self) -> None:
         if self.patch % 16:
@@ -84,10 +113,6 @@ class TrainConfig:
         if not 1 <= self.scale_min <= self.scale_max <= self.patch:
             raise UsageError(
                 f"scales {self.scale_min} to {self.scale_max} do not fit a patch of {self.patch}"
-            )
-        if self.scale_law not in SCALE_LAWS:
-            raise UsageError(
-                f"--scale-law {self.scale_law!r}: there is none; have {', '.join(SCALE_LAWS)}"
             )
         if self.lr_side * self.scale_max > self.patch or not 0 <= self.lr_side_share <= 1:
             raise UsageError(
@@ -101,9 +126,55 @@ class TrainConfig:
                 "--quality-calls and --quality-depth must be at least 1, "
                 "--quality-tolerance above 0"
             )
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+                raise UsageError(f"{flag} {value!r}: there is none; have {', '.join(known)}")
+        if self.whole and self.crop != "augmented":
+            raise UsageError("--whole is an augmented crop: give it or --crop, not both")
+        self._check_parts()
+        self.milestone_shares()
+
+    def _check_parts(self) -> None:
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise UsageError(
+                f"--accumulate {self.accumulate} does not divide --batch {self.batch} evenly"
+            )
+        if self.quality_loss_from and self.quality_batch % self.accumulate:
+            raise UsageError(
+                f"--accumulate {self.accumulate} does not divide --quality-batch "
+                f"{self.quality_batch} evenly"
+            )
+        if not 0 <= self.beta2 < 1:
+            raise UsageError(f"--beta2 must be in 0 to 1, not {self.beta2}")
+
+    def milestone_shares(self) -> tuple[float, ...]:
+        """`milestones` as numbers. UsageError."""
+        try:
+            return tuple(float(part) for part in self.milestones.split(",") if part.strip())
+        except ValueError as error:
+            raise UsageError(f"--milestones {self.milestones}: want shares as 0.6,0.8") from error
+
+    @property
+    def compact(self) -> bool:
+        """Whether the network is ours, in any of its sizes, and not a paper's."""
+        return self.net.startswith("compact")
+
+    def in_quality(self, iteration: int) -> bool:
+        """Whether the iteration belongs to the stage of the image quality loss."""
+        return bool(self.quality_loss_from) and iteration >= self.quality_loss_from
+
+    def count(self, iteration: int) -> int:
+        """Examples of an iteration, over all processes and parts."""
+        return self.quality_batch if self.in_quality(iteration) else self.batch
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+    def differences(self, old: dict) -> list[str]:
+        """Names of the fields that a stored record has otherwise; what it lacks is the default."""
+        default = {f.name: f.default for f in fields(self)}
+        return sorted(k for k, v in self.to_dict().items() if old.get(k, default[k]) != v)
 
     def with_(self, **changes: object) -> TrainConfig:
         """A copy with the given fields; names are checked."""

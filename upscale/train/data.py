@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DiffsrError, InputError
-from ..image.io import SUFFIXES, read
+from ..errors import InputError
 from ..image.resize import resize
+from . import crops
 from .config import TrainConfig
+from .crops import tensor as _tensor
+from .degrade import degraded
+from .pictures import Streamed, load
+from .sources import find
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,16 @@ class Batch:
     """hr and lr_up (B,3,P,P) in [-1,1]; scale (B,); lr: the B small inputs (3,h,w) in [-1,1].
 
     P is the config's patch, or its lr_side times the batch's magnification.
+    places: of the examples in the whole batch of all processes. skipped: what was told of
+    pictures that could not be read.
     """
 
     hr: Tensor
     lr_up: Tensor
     scale: Tensor
     lr: list[Tensor]
+    places: Sequence[int] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def load_folder(
@@ -43,30 +50,11 @@ def load_folder(
     names: only these file names. Broken files are named through `on_skip` and left out. Raises
     InputError where nothing is left.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder of training pictures")
-    wanted = set(names) if names is not None else None
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    paths = [p for p in paths if wanted is None or p.name in wanted]
-
-    def decode(path: Path) -> np.ndarray | None:
-        try:
-            return np.round(read(path).rgb * 255).astype(np.uint8)
-        except DiffsrError as error:
-            if on_skip:
-                on_skip(f"skipped: {error}")
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        pictures = [p for p in pool.map(decode, paths) if p is not None]
+    items = find(folder, names)
+    pictures = load(items, on_skip or (lambda line: None))
     if not pictures:
-        raise InputError(f"{folder}: no readable picture in it (searched for {len(paths)} files)")
+        raise InputError(f"{folder}: no readable picture in it (searched for {len(items)} files)")
     return pictures
-
-
-def _tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (H,W,3) -> float32 (3,H,W) in [-1,1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -79,6 +67,8 @@ def _example(
     picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Generator
 ) -> Tensor:
     """One HR patch (3,side,side) in [-1,1]."""
+    if config.crop != "augmented":
+        return crops.example(picture, config, side, rng)
     short = min(picture.shape[:2])
     if config.whole:
         cut = min(short, round(short / rng.uniform(1.0, 1.15)))
@@ -116,26 +106,52 @@ def quantised(x: Tensor) -> Tensor:
 class Pairs:
     """The examples of a run: `batch(iteration)`."""
 
-    def __init__(self, pictures: list[np.ndarray], config: TrainConfig) -> None:
+    def __init__(self, pictures: Sequence[np.ndarray] | Streamed, config: TrainConfig) -> None:
         self.pictures, self.config = pictures, config
-        area = np.array([p.shape[0] * p.shape[1] for p in pictures], dtype=np.float64)
-        self.chance = np.full(len(area), 1 / len(area)) if config.whole else area / area.sum()
+        self.chance = self._chance()
 
-    def batch(self, iteration: int, count: int | None = None) -> Batch:
-        """Bicubic antialiased LR rounded to 8 bits, as the papers make it."""
-        rng = np.random.default_rng((self.config.seed, iteration))
-        chosen = rng.choice(len(self.pictures), count or self.config.batch, p=self.chance)
-        config, patch, fixed = self.config, self.config.patch, 0
+    def _chance(self) -> np.ndarray | None:
+        """Of each picture to be drawn; None: the same for all."""
+        if self.config.whole or self.config.crop not in crops.AREA_WEIGHED:
+            return None
+        if isinstance(self.pictures, Streamed):
+            area = self.pictures.areas
+        else:
+            area = np.array([p.shape[0] * p.shape[1] for p in self.pictures])
+        return None if area is None else area / area.sum(dtype=np.float64)
+
+    def batch(
+        self, iteration: int, count: int | None = None, places: Sequence[int] | None = None
+    ) -> Batch:
+        """Bicubic antialiased LR rounded to 8 bits, as the papers make it, or a degraded one.
+
+        count: examples of the whole batch. places: those of them that are wanted; each has random
+        numbers of its own, so that a batch may be made in parts.
+        """
+        config, seed, patch, fixed = self.config, self.config.seed, self.config.patch, 0
+        count = count or config.batch
+        rng = np.random.default_rng((seed, iteration))
+        chosen = rng.choice(len(self.pictures), count, p=self.chance)
         if config.lr_side and rng.random() < config.lr_side_share:
             fixed = config.lr_side
             patch = max(fixed, round(fixed * _scale(config, rng)))
+        places = range(count) if places is None else places
         hr, lr, lr_up, scale = [], [], [], []
-        for index in chosen:
-            example = _example(self.pictures[index], config, patch, rng)
+        for place in places:
+            rng = np.random.default_rng((seed, iteration, place))
+            example = _example(self.pictures[chosen[place]], config, patch, rng)
             side = fixed or max(1, round(patch / _scale(config, rng)))
-            small = quantised(resize(example[None], (side, side)))
+            small = self._small(example, side, rng)
             hr.append(example)
             lr.append(small[0])
             lr_up.append(resize(small, (patch, patch))[0])
             scale.append(patch / side)
-        return Batch(torch.stack(hr), torch.stack(lr_up), torch.tensor(scale), lr)
+        told = self.pictures.told() if isinstance(self.pictures, Streamed) else ()
+        hr, lr_up = torch.stack(hr), torch.stack(lr_up)
+        return Batch(hr, lr_up, torch.tensor(scale), lr, tuple(places), told)
+
+    def _small(self, example: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+        """(3,P,P) -> (1,3,side,side)."""
+        if self.config.degradation == "real":
+            return degraded(example, side, rng)[None]
+        return quantised(resize(example[None], (side, side)))

@@ -1,29 +1,25 @@
-"""The training loop: one folder of pictures and one config in, one weights file out.
+"""The training loop: iterations, checkpoints, validation, and stopping in good order.
 
-Run the same command again and training goes on where it stopped: every random number is a
-function of (seed, iteration), so nothing but tensors has to be saved for an exact resume.
+Run the same command again and training goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import methods
-from ..diffusion.process import LogSNRLaw
-from ..errors import NumericalError, UsageError
-from . import checkpoint
-from .config import SMALLEST, TrainConfig
-from .data import Batch, Pairs
-from .loss import QualityLoss, Spec, encode, flow, project, sample, score_loss, start_noise
+from ..device import is_out_of_memory
+from ..errors import NumericalError, OutOfMemory
+from . import dist
+from .data import Batch
+from .feed import Feed
+from .log import Log
+from .state import Run
 
 
 @dataclass
@@ -40,146 +36,31 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def _learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Linear warm-up, then a cosine to the final rate; each stage has its own."""
-    start, end, peak = 0, config.iterations, config.learning_rate
-    if config.quality_loss_from and iteration >= config.quality_loss_from:
-        start, peak = config.quality_loss_from, config.quality_learning_rate
-    elif config.quality_loss_from:
-        end = config.quality_loss_from
-    done = (iteration - start) / max(1, end - start)
-    low = min(config.final_learning_rate, peak)
-    cosine = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return cosine * min(1.0, (iteration - start + 1) / max(1, config.warmup))
-
-
-class Run:
-    """A training run's state: network, moving average, optimiser, place in the data."""
+class Clock:
+    """When to stop and when to save, agreed by all processes."""
 
     def __init__(
         self,
-        net: nn.Module,
-        spec: Spec,
-        config: TrainConfig,
-        pairs: Pairs,
-        device: str = "cpu",
-        autocast: bool = False,
-        quality: QualityLoss | None = None,
+        world: dist.World,
+        should_stop: Callable[[], bool],
+        max_minutes: float | None,
+        save_minutes: float,
     ) -> None:
-        self.config, self.spec, self.pairs = config, spec, pairs
-        self.device, self.autocast, self.quality = device, autocast, quality
-        self.net = net.to(device).to(memory_format=torch.channels_last)
-        self.ema = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=config.weight_decay,
-        )
-        self.iteration = self.images_seen = 0
-        self.law = LogSNRLaw() if config.noise_law == "logsnr" else spec.process
+        self.world, self.should_stop = world, should_stop
+        self.max_minutes, self.save_minutes = max_minutes, save_minutes
+        self.started = self.saved = time.monotonic()
+        self.stop = self.save = False
 
-    def resume(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Go on from the newest whole checkpoint in `folder`, if there is one."""
-        found = checkpoint.newest(folder, say)
-        if found is None:
-            return
-        self.iteration, state, record = found
-        old = record["config"]
-        usual = TrainConfig().to_dict()  # for settings that did not exist when the run began
-        changed = {k for k, v in self.config.to_dict().items() if old.get(k, usual[k]) != v}
-        if changed - {"iterations"}:
-            names = ", ".join(sorted(changed))
-            raise UsageError(
-                f"{folder} holds a run with other settings ({names}): "
-                "give those again, or another --output"
-            )
-        self.images_seen = record["images_seen"]
-        checkpoint.unpack(state, self.net, self.ema, self.optimiser)
-        say(f"going on from iteration {self.iteration} in {folder}")
-
-    def save(self, folder: Path) -> None:
-        record = {"config": self.config.to_dict(), "images_seen": self.images_seen}
-        state = checkpoint.pack(self.net, self.ema, self.optimiser)
-        checkpoint.save(folder, self.iteration, state, record)
-
-    def step(self) -> dict[str, float]:
-        """One iteration; returns the parts of the loss. Raises NumericalError."""
-        try:
-            return self._step()
-        except FloatingPointError as error:  # the flow, there or on the adjoint's way back
-            raise NumericalError(f"{error}, at iteration {self.iteration}") from error
-
-    def _step(self) -> dict[str, float]:
-        config, iteration = self.config, self.iteration
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + iteration)
-        in_quality = bool(config.quality_loss_from) and iteration >= config.quality_loss_from
-        batch = self._batch(config.quality_batch if in_quality else config.batch)
-        rate = _learning_rate(config, iteration)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
-            cond = encode(self.net, batch)  # both losses learn through the same features
-            parts = {"score": self._score(batch, generator, cond)}
-            if in_quality and min(batch.hr.shape[-2:]) >= SMALLEST:
-                parts["score"] = config.quality_score * parts["score"]
-                parts |= self._quality(batch, generator, cond)
-        loss = torch.stack(list(parts.values())).sum()
-        if not torch.isfinite(loss):
-            raise NumericalError(
-                f"the loss became {float(loss)} at iteration {iteration} "
-                f"({', '.join(f'{k} {float(v):.3g}' for k, v in parts.items())}): "
-                "try a lower --learning-rate"
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-        if not torch.isfinite(norm):
-            raise NumericalError(f"the gradient became {norm.item()} at iteration {iteration}")
-        self.optimiser.step()
-        self._average()
-        self.iteration += 1
-        self.images_seen += len(batch.hr)
-        return {
-            "loss": float(loss.detach()),
-            **{k: float(v.detach()) for k, v in parts.items()},
-            "gradient_norm": float(norm),
-            "learning_rate": rate,
-        }
-
-    def _batch(self, count: int) -> Batch:
-        batch = self.pairs.batch(self.iteration, count)
-        layout = {"device": self.device, "memory_format": torch.channels_last}
-        return Batch(
-            batch.hr.to(**layout),
-            batch.lr_up.to(**layout),
-            batch.scale.to(self.device),
-            [x.to(self.device) for x in batch.lr],
-        )
-
-    def _score(self, batch: Batch, generator: torch.Generator, cond: Any) -> Tensor:
-        if methods.get(self.config.method).sampler == "once":  # regression: L1 on its one answer
-            sigma = torch.full((len(batch.hr),), self.spec.process.sigma_max, dtype=torch.float64)
-        else:
-            sigma = self.law.sample_sigma(len(batch.hr), generator)
-        sigma = sigma.to(self.device)
-        return score_loss(self.net, self.spec, batch, sigma, generator, cond).mean()
-
-    def _quality(self, batch: Batch, generator: torch.Generator, cond: Any) -> dict[str, Tensor]:
-        config = self.config
-        start = start_noise(batch, config.quality_cool, generator)
-        calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
-        if config.quality_gradient == "adjoint":
-            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance, cond)
-        else:
-            sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth, cond)
-        return self.quality(project(sr.float(), batch), batch.hr, generator)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
-        for key, value in self.net.state_dict().items():
-            self.ema[key].lerp_(value, 1 - decay)
+    def tick(self) -> None:
+        now = time.monotonic()
+        late = self.max_minutes is not None and now - self.started > 60 * self.max_minutes
+        self.stop = self.should_stop() or late
+        self.save = self.world.first and now - self.saved > 60 * self.save_minutes
+        if self.world.size > 1:
+            wishes = torch.tensor([float(self.stop), float(self.save)], device=self.world.device)
+            self.stop, self.save = (value > 0 for value in self.world.sum(wishes).tolist())
+        if self.save:
+            self.saved = now
 
 
 def train(
@@ -190,37 +71,65 @@ def train(
     save_minutes: float = 5.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = lambda progress: None,
+    log: Log | None = None,
+    workers: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+    validate: Callable[[Run, Log], None] | None = None,
+    validate_every: int = 0,
 ) -> bool:
     """Run until the last iteration, `max_minutes` or `should_stop`; True when all is done.
 
-    A checkpoint is written every `save_minutes` and at the end, one line per 20 iterations to
-    metrics.jsonl.
+    A checkpoint is written every `save_minutes` and at the end. validate: called every
+    `validate_every` iterations and at the end. Raises NumericalError, OutOfMemory, DiskFull.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    started = saved = time.monotonic()
-    first_image, sums, count = run.images_seen, {}, 0
-    with open(folder / "metrics.jsonl", "a") as log:
-        while run.iteration < run.config.iterations and not should_stop():
-            if max_minutes is not None and time.monotonic() - started > 60 * max_minutes:
-                break
-            parts = run.step()
-            count += 1
-            for key, value in parts.items():
-                sums[key] = sums.get(key, 0.0) + value
-            speed = (run.images_seen - first_image) / (time.monotonic() - started)
-            on_progress(
-                Progress(
-                    run.iteration, run.config.iterations, parts["loss"], run.images_seen, speed
-                )
-            )
-            if count == 20 or run.iteration == run.config.iterations:
-                means = {k: round(v / count, 6) for k, v in sums.items()}
-                line = {"iteration": run.iteration, "images_seen": run.images_seen, **means}
-                log.write(json.dumps({**line, "images_per_second": round(speed, 2)}) + "\n")
-                log.flush()
-                sums, count = {}, 0
-            if time.monotonic() - saved > 60 * save_minutes:
-                run.save(folder)
-                saved = time.monotonic()
-    run.save(folder)
-    return run.iteration >= run.config.iterations
+    log = log or Log(folder)
+    clock = Clock(run.world, should_stop, max_minutes, save_minutes)
+    last, first_image, skipped = run.config.iterations, run.images_seen, set()
+    feed = iter(Feed(run.pairs, run.shares, run.iteration, last, workers, run.device))
+    while run.iteration < last:
+        clock.tick()
+        if clock.save:
+            run.save(folder, log)
+        if clock.stop:
+            break
+        batches = next(feed)
+        for line in (line for batch in batches for line in batch.skipped if line not in skipped):
+            skipped.add(line)
+            say(f"skipped ({len(skipped)}): {line}")
+        parts, levels = _stepped(run, batches, folder)
+        speed = (run.images_seen - first_image) / (time.monotonic() - clock.started)
+        if run.world.first:
+            log.add(parts, levels)
+            if log.due(run.iteration, last):
+                log.write(run.iteration, run.images_seen, speed)
+            on_progress(Progress(run.iteration, last, parts["loss"], run.images_seen, speed))
+        if validate and validate_every and run.iteration % validate_every == 0:
+            run.validated = run.iteration
+            validate(run, log)
+    if validate and run.iteration >= last and run.validated != run.iteration:
+        run.validated = run.iteration
+        validate(run, log)
+    run.save(folder, log)
+    return run.iteration >= last
+
+
+def _stepped(run: Run, batches: Sequence[Batch], folder: Path) -> tuple[dict[str, float], Tensor]:
+    """`Run.step`, with what a user can do about its failures."""
+    try:
+        return run.step(batches)
+    except NumericalError as error:
+        raise NumericalError(f"{error}. The batch is kept in {run.keep_failed(folder)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        batch, parts = run.config.count(run.iteration), run.config.accumulate
+        each = batch // parts // run.world.size
+        advice = "try a smaller --patch or --net"
+        if each > 1:
+            advice = f"try --accumulate {parts * 2}: the same batch in smaller parts"
+            if batch % (parts * 2 * run.world.size):
+                advice = f"try --batch {batch // 2}"
+        raise OutOfMemory(
+            f"memory ran out at iteration {run.iteration}, with {each} examples at once: {advice}"
+        ) from error

@@ -15,6 +15,7 @@ from ..diffusion.denoiser import bind, parametrisation, per_example
 from ..diffusion.process import Process, VPDiscrete, sigmas
 from ..diffusion.samplers import ddim, rk45
 from ..image.resize import resize
+from .chance import Chance, normal, uniform
 from .data import Batch
 
 PERIOD = 4  # of the grid that a pixel_shuffle leaves
@@ -27,6 +28,7 @@ class Spec:
     parametrisation: str
     std: float | None  # residual target (hr - lr_up) / std; None: the picture itself
     process: Process = field(default_factory=VPDiscrete)
+    squared: bool = False  # the score loss: L2 in place of L1
 
     def encode(self, hr: Tensor, lr_up: Tensor) -> Tensor:
         return hr if self.std is None else (hr - lr_up) / self.std
@@ -40,24 +42,25 @@ def score_loss(
     spec: Spec,
     batch: Batch,
     sigma: Tensor,
-    generator: torch.Generator,
+    generator: torch.Generator | Chance,
     cond: Any = None,
 ) -> Tensor:
-    """L1 between raw output and what the parametrisation should tell, per example (B,).
+    """L1 or L2 between raw output and what the parametrisation should tell, per example (B,).
 
-    SR3 eq. 6 with p = 1 for Eps; of two heads (ECDP eq. 8 and 16) the sum. Per value of the
+    SR3 eq. 6 with p = 1 or 2 for Eps; of two heads (ECDP eq. 8 and 16) the sum. Per value of the
     picture: neither its size nor its channels matter. sigma (B,) is drawn by the caller. cond: the
     features of the inputs, where they are there already.
     """
     target = spec.encode(batch.hr, batch.lr_up)
-    noise = torch.randn(target.shape, generator=generator).to(target)
+    noise = normal(target.shape, generator).to(target)
     s = per_example(sigma, target)
     cond = encode(net, batch) if cond is None else cond
     c_noise = torch.rsqrt(1 + sigma.double().square())
     raw = net((target + s * noise) * per_example(c_noise, target), cond, c_noise)
     wanted = parametrisation(spec.parametrisation).raw(target, noise, s)
     heads = raw.shape[1] // target.shape[1]
-    return heads * (raw.float() - wanted).abs().mean((1, 2, 3))
+    error = raw.float() - wanted
+    return heads * (error.square() if spec.squared else error.abs()).mean((1, 2, 3))
 
 
 def encode(net: nn.Module, batch: Batch) -> Any:
@@ -71,12 +74,12 @@ def encode(net: nn.Module, batch: Batch) -> Any:
     return net.encode(batch.lr_up, batch.scale, lr)
 
 
-def start_noise(batch: Batch, cool: float, generator: torch.Generator) -> Tensor:
+def start_noise(batch: Batch, cool: float, generator: torch.Generator | Chance) -> Tensor:
     """Start noise (B,3,H,W), each example at temperature u ** cool, u uniform; 0: at 1."""
-    noise = torch.randn(batch.hr.shape, generator=generator).to(batch.hr)
+    noise = normal(batch.hr.shape, generator).to(batch.hr)
     if not cool:
         return noise
-    return noise * per_example(torch.rand(len(noise), generator=generator) ** cool, noise)
+    return noise * per_example(uniform(len(noise), generator).to(noise) ** cool, noise)
 
 
 def sample(
@@ -165,18 +168,21 @@ def project(sr: Tensor, batch: Batch) -> Tensor:
     return torch.cat(moved)
 
 
-def phase_loss(sr: Tensor, hr: Tensor) -> Tensor:
+def phase_loss(
+    sr: Tensor, hr: Tensor, mean: Callable[[Tensor], Tensor] = lambda value: value
+) -> Tensor:
     """How unlike the PERIOD^2 phases of a picture are, against the truth; 0 without a grid.
 
     A network that shuffles channels into pixels treats the phases differently, a camera does not:
-    the mean error and the mean sharpness of each phase must agree. Scalar.
+    the mean error and the mean sharpness of each phase must agree. Scalar. mean: over processes
+    that hold parts of the batch, differentiable; the root is of the whole batch.
     """
     error = sr - hr
     unlike = _phases(error).var(-1).mean()
     for dim in (2, 3):
         sharp = torch.diff(sr, dim=dim).abs() - torch.diff(hr, dim=dim).abs()
         unlike = unlike + _phases(sharp).var(-1).mean()
-    return unlike.clamp_min(0).sqrt() * 10
+    return mean(unlike).clamp_min(0).sqrt() * 10
 
 
 def _phases(x: Tensor) -> Tensor:
@@ -230,9 +236,11 @@ class QualityLoss:
     phase: float
     grid: float
     distances: tuple[tuple[float, Callable[[Tensor, Tensor], Tensor]], ...]
+    mean: Callable[[Tensor], Tensor] = lambda value: value  # over processes
 
     def __call__(self, sr: Tensor, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        parts = {"l1": self.l1 * (sr - hr).abs().mean(), "phase": self.phase * phase_loss(sr, hr)}
+        parts = {"l1": self.l1 * (sr - hr).abs().mean()}
+        parts["phase"] = self.phase * phase_loss(sr, hr, self.mean)
         if self.grid:
             parts["grid"] = self.grid * grid_loss(sr, hr)
         for index, (weight, distance) in enumerate(self.distances):

@@ -1,38 +1,74 @@
-"""From a folder of pictures to a weights file that describes itself."""
+"""From pictures to a weights file that describes itself."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .. import __version__, methods, weights
-from ..device import pick_bf16, pick_device
+from .. import methods, weights
+from ..device import pick_bf16
 from ..diffusion.denoiser import parametrisation
-from ..diffusion.process import describe
 from ..errors import InputError, UsageError
 from ..metrics.perceptual import Lpips
 from ..nets.compact import CompactConfig, CompactNet
 from ..nets.compact_idm import CONFIGS, CompactIDM
 from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
+from . import dist
+from .card import metadata, write_card
 from .config import TrainConfig
-from .data import Pairs, load_folder
-from .loop import OnProgress, Run, train
+from .data import Pairs
+from .datasets import Data, fingerprint, held_out, pictures_of
+from .feed import default_workers
+from .log import Log
+from .loop import OnProgress, train
 from .loss import QualityLoss, Spec
+from .sources import Items, Say, find
+from .state import Run
+from .validate import Validator, examples
 
 # ECDP's conditioning in our network: a deeper encoder, whose features every block receives
-_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
+# for trying things out: 0.04M parameters
+TINY = CompactConfig(
+    channels=(16, 16, 24), down=(1, 1, 1), up=(1, 1), encoder=2, head=(8, 4), embedding=32
+)
+ECDP_TINY = replace(TINY, inject=(0, 1))
+SIZES = {  # of the compact network: by itself, and with ECDP's conditioning
+    "compact": (CompactConfig(), ECDP_COMPACT),
+    "compact-tiny": (TINY, ECDP_TINY),
+}
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_ONE_SIZE = ("idm", "liif", "edsr")
+CACHE = 8 << 30  # bytes of decoded pictures that are kept in memory
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done: nothing here changes what comes out but for rounding.
+
+    cache: bytes of decoded pictures in memory. workers: processes that make batches; None: as
+    many as the device wants. validation: where pictures to validate on are. validate_every:
+    iterations, 0: never. strategy: "ddp" or "fsdp". compiled: a backend of torch.compile.
+    """
+
+    save_minutes: float = 5.0
+    cache: int = CACHE
+    workers: int | None = None
+    validation: Path | None = None
+    validate_every: int = 2000
+    tensorboard: bool = False
+    strategy: str = "ddp"
+    compiled: str = ""
 
 
 def run_training(
     config: TrainConfig,
-    dataset: Path,
+    dataset: Path | Data,
     output: Path,
     *,
     init: str | None = None,
@@ -41,10 +77,11 @@ def run_training(
     dtype: str = "auto",
     max_minutes: float | None = None,
     names_from: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
     on_progress: OnProgress = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
     net: CompactConfig | None = None,
+    options: Options | None = None,
 ) -> Path:
     """Train, or go on training, in folder `output`; returns its weights file.
 
@@ -52,37 +89,108 @@ def run_training(
     init: weights (name or file) to start from. net: sizes of the network.
     Raises UsageError, InputError, WeightsError.
     """
-    place = pick_device(device)
+    options = options or Options()
     spec_of(config)  # what cannot be trained is told before pictures are read
-    names = names_from.read_text().split() if names_from else None
-    pictures = load_folder(dataset, names, say)
-    say(f"{len(pictures)} pictures from {dataset}")
+    with dist.world(device) as world:
+        told = say if world.first else lambda line: None
+        names = names_from.read_text().split() if names_from else None
+        data = dataset
+        if isinstance(dataset, Path):
+            data = Data(dataset.name, find(dataset, names))
+        run, validation = prepared(config, data, world, dtype, options, told, init, net)
+        log = Log(output, options.tensorboard and world.first)
+        if world.first:
+            output.mkdir(parents=True, exist_ok=True)
+        run.resume(output, told, log if world.first else None)
+        path = output / f"{name or config.method}.safetensors"
+        workers = options.workers
+        if workers is None:
+            workers = default_workers(world.device, world.size)
+        try:
+            train(
+                run, output, max_minutes=max_minutes, save_minutes=options.save_minutes,
+                should_stop=should_stop, on_progress=on_progress, log=log, workers=workers,
+                say=told, validate=_validator(run, validation, data, output, path, options, told),
+                validate_every=options.validate_every,
+            )  # fmt: skip
+        finally:
+            log.close()
+        state = run.weights()
+        if world.first:
+            described = _described(run, data)
+            weights.save(path, state, described, half=True)
+            write_card(path.with_suffix(".md"), path.stem, described, run.best)
+        world.wait()
+    return path
+
+
+def prepared(
+    config: TrainConfig,
+    data: Data,
+    world: dist.World,
+    dtype: str,
+    options: Options,
+    say: Say,
+    init: str | None = None,
+    sizes: CompactConfig | None = None,
+) -> tuple[Run, Items | None]:
+    """(a run at its beginning, the pictures to validate on)."""
+    items, apart = held_out(data.train, config.holdout)
+    pictures = pictures_of(items, config, options.cache, say)
+    kept = "" if isinstance(pictures, list) else ", read from where they are at each use"
+    say(f"{len(pictures):,} pictures from {data.label}{kept}")
     if spec_of(config).std == 0:
         config = replace(config, std=estimate_std(Pairs(pictures, config)))
         say(f"standard deviation of the residual: {config.std}")
     torch.manual_seed(config.seed)
-    network = make_net(config, net)
+    network = make_net(config, sizes)
     if init:
         start(network, init)
+    quality = quality_loss(config, world.device)
+    if quality is not None:
+        quality = replace(quality, mean=world.joint_mean)
     run = Run(
         network,
         spec_of(config),
         config,
         Pairs(pictures, config),
-        place.type,
-        pick_bf16(dtype, place),
-        quality_loss(config, place),
+        world.device,
+        pick_bf16(dtype, world.device),
+        quality,
+        world=world,
+        strategy=options.strategy,
+        compiled=options.compiled,
     )
-    run.resume(output, say)
-    train(run, output, max_minutes=max_minutes, should_stop=should_stop, on_progress=on_progress)
-    path = output / f"{name or config.method}.safetensors"
-    export(run, path, dataset.name)
-    return path
+    run.data = fingerprint(items)
+    given = find(options.validation) if options.validation else None
+    return run, given or apart or data.validation
+
+
+def _described(run: Run, data: Data) -> dict[str, Any]:
+    return metadata(run, data.label, len(run.pairs.pictures), data.licence)
+
+
+def _validator(
+    run: Run, items: Items | None, data: Data, output: Path, path: Path, options: Options, say: Say
+) -> Validator | None:
+    """What measures the run from time to time, if there are pictures for it."""
+    if not options.validate_every:
+        return None
+    if items is None:
+        say("no validation: give --validation DIR or --holdout N for it")
+        return None
+    best = path.with_name(f"{path.stem}-best.safetensors")
+
+    def keep(run: Run, state: dict[str, Tensor]) -> None:
+        weights.save(best, state, _described(run, data), half=True)
+
+    truths = examples(items, run.config, say)
+    return Validator(truths, run.config, output, lambda run: _described(run, data), keep, say)
 
 
 def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
     """The network of a run with fresh weights; `sizes` are for the compact one. UsageError."""
-    if config.net == "compact":
+    if config.compact:
         net = _compact(config, sizes)
     else:
         net = methods.make_paper_net(config.net, config.method)
@@ -100,16 +208,22 @@ def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Modu
 
 
 def _compact(config: TrainConfig, sizes: CompactConfig | None) -> nn.Module:
-    """Our own network for a method; `sizes` instead of its usual ones."""
+    """Our own network for a method; `sizes` instead of its usual ones. UsageError."""
+    if config.net not in SIZES or (config.net != "compact" and config.method in _ONE_SIZE):
+        raise UsageError(
+            f"no network {config.net!r} for --method {config.method}; have compact, and "
+            "compact-tiny for sr3, ecdp and regression"
+        )
     if config.method == "liif":
         return LIIFNet()
     if config.method == "edsr":
         return EDSRNet(EDSRConfig(round(config.scale_max), blocks=10, features=56))
     if config.method == "idm":
         return CompactIDM(sizes or CONFIGS[config.domain])
+    plain, ecdp = SIZES[config.net]
     if config.method == "ecdp":
-        sizes = replace(sizes or ECDP_COMPACT, heads=2)
-    return CompactNet(replace(sizes or CompactConfig(), noisy_input=config.method != "regression"))
+        sizes = replace(sizes or ecdp, heads=2)
+    return CompactNet(replace(sizes or plain, noisy_input=config.method != "regression"))
 
 
 def altered(sizes: Any, text: str) -> Any:
@@ -138,7 +252,7 @@ def spec_of(config: TrainConfig) -> Spec:
     target); SR3's own network diffuses the picture and tells the noise.
     """
     law = methods.get(config.method)
-    compact = config.net == "compact"
+    compact = config.compact
     own = "v" if config.method in ("sr3", "idm") and compact else law.parametrisation
     name = config.parametrisation or own
     try:
@@ -151,7 +265,8 @@ def spec_of(config: TrainConfig) -> Spec:
             "has two heads (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), the others' one"
         )
     whole = not compact and config.method not in ("ecdp", "liif", "edsr")
-    return Spec(name, None if whole else config.std, law.process)
+    std = None if whole else config.std
+    return Spec(name, std, law.process, squared=config.loss == "l2")
 
 
 def estimate_std(pairs: Pairs, batches: int = 32) -> float:
@@ -220,52 +335,3 @@ def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | Non
     return QualityLoss(
         config.quality_l1, config.quality_phase, config.quality_grid, tuple(distances)
     )
-
-
-def metadata(run: Run, dataset: str) -> dict:
-    """What a weights file tells of itself: enough to use it with no flags."""
-    config, spec = run.config, run.spec
-    regression = methods.get(config.method).sampler == "once"
-    ranged = config.scale_min < config.scale_max
-    sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
-    if config.net != "compact":
-        law = methods.get(config.method)
-        sampling = {"sampler": law.sampler, "steps": law.steps}
-    if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
-        sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
-    size = sum(p.numel() for p in run.net.parameters())
-    return {
-        "method": config.method,
-        "net": f"{type(run.net).__name__}, {size} parameters",
-        "architecture": methods.describe(run.net),
-        "domain": config.domain,
-        "scales": {"min": config.scale_min, "max": config.scale_max}
-        if ranged
-        else [config.scale_max],
-        "parametrisation": spec.parametrisation,
-        "std": spec.std,
-        "process": describe(spec.process),
-        "defaults": {**sampling, "spacing": "phi"},
-        "training": {
-            "dataset": dataset,
-            "images_seen": run.images_seen,
-            "iteration": run.iteration,
-            "config": config.to_dict(),
-            "diffsr": __version__,
-            "revision": revision(),
-        },
-    }
-
-
-def revision() -> str:
-    """The source's git commit, or "" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def export(run: Run, path: Path, dataset: str) -> None:
-    """The moving average as fp16, ready for `diffsr upscale --weights`."""
-    weights.save(path, run.ema, metadata(run, dataset), half=True)

@@ -1,0 +1,245 @@
+"""`diffsr train` as a user meets it: recipes, lists, plans, and a run that is killed on its way."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from forked import FORKS, Forked
+from PIL import Image
+
+from upscale import methods
+from upscale.cli.main import cli, main
+from upscale.errors import DiffsrError
+from upscale.train import measure
+from upscale.train.catalogue import DATASETS
+from upscale.train.config import TrainConfig
+from upscale.train.recipes import RECIPES, config_of, settings_of
+from upscale.train.run import make_net, spec_of
+from upscale.weights import read
+
+TINY = ["--net", "compact-tiny", "--patch", "32", "--batch", "2", "--warmup", "2", "--scale", "4"]
+
+
+def run(*args: object, code: int = 0) -> str:
+    """stdout and what is told of an error."""
+    result = CliRunner().invoke(cli, [str(a) for a in args], standalone_mode=False)
+    error = result.exception
+    found = error.exit_code if isinstance(error, (DiffsrError, click.ClickException)) else 0
+    if error is not None and not found:
+        raise error
+    told = str(getattr(error, "message", error)) if error else ""
+    assert found == code, result.output + told
+    return result.stdout + told
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure, "SECONDS", 0.0)
+    for name in list(os.environ):
+        if name.startswith("DIFFSR_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+def photographs(folder: Path, count: int = 20) -> Path:
+    """Smooth shapes with texture, no two alike."""
+    folder.mkdir(parents=True)
+    y, x = np.mgrid[0:80, 0:100].astype(np.float32)
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        a, b, c = rng.uniform(2, 9, 3)
+        base = np.stack([np.sin(x / a), np.cos(y / b), np.sin((x + y) / c)], 2) * 60 + 128
+        pixels = (base + rng.normal(0, 6, base.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.jpg", quality=95)
+    return folder
+
+
+# --- recipes ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def size_of(method: str, net: str) -> int:
+    """Parameters of a network."""
+    fixed = {"scale_min": 4.0, "scale_max": 4.0}
+    with torch.device("meta"):
+        made = make_net(TrainConfig(method=method, net=net, **fixed))
+    return sum(p.numel() for p in made.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_trained(name) -> None:
+    config = config_of(name)
+    recipe = RECIPES[name]
+    assert recipe.dataset in (*DATASETS, "")
+    assert config.method in methods.METHODS
+    size, spec = size_of(config.method, config.net), spec_of(config)
+    paper = recipe.source != "ours"
+    assert paper == (config.net != "compact")
+    if paper:
+        assert config.schedule != "cosine" and config.optimiser == "adam"
+        assert config.noise_law == "process" and config.ema in (0.9999, 0.999, 0.9)
+        wanted = {"ecdp-df2k": 42.6e6, "ecdp-celeba": 40.0e6, "ecdp-imagenet": 37.6e6}
+        if config.net in wanted:
+            assert size == pytest.approx(wanted[config.net], rel=2e-3)
+            assert (spec.std, spec.squared) == (0.4, True)
+
+
+def test_the_papers_numbers_are_in_the_recipes() -> None:
+    sr3 = config_of("sr3-ffhq-16-128")
+    assert (sr3.batch, sr3.iterations, sr3.warmup, sr3.learning_rate) == (256, 10**6, 10**4, 1e-4)
+    assert (sr3.patch, sr3.scale_focus, sr3.crop, sr3.clip) == (128, 8, "square", 0)
+    assert config_of("regression-ffhq-16-128").learning_rate == 1e-5
+    ecdp = config_of("ecdp-df2k")
+    assert (ecdp.batch, ecdp.patch, ecdp.clip_value, ecdp.warmup) == (16, 160, 10, 500)
+    assert config_of("ecdp-imagenet").learning_rate == 2e-4
+    first, second = config_of("idm-ffhq-16-128"), config_of("idm-ffhq-any")
+    assert (first.iterations, first.learning_rate, first.scale_min) == (10**6, 1e-4, 8)
+    assert (second.iterations, second.learning_rate, second.scale_min) == (500_000, 2e-5, 1)
+    assert {config_of(f"idm-lsun-{n}-16x").scale_max for n in ("cats", "towers")} == {16}
+
+
+def test_what_is_given_goes_before_the_recipe(here, monkeypatch) -> None:
+    photographs(here / "p", 2)
+    fast = ["train", "--recipe", "ecdp-photo-x4", "--dataset", "p", "--dry-run", *TINY,
+            "--patch", "48"]  # fmt: skip
+    shown = dict(re.findall(r"^  (\w+) +(.*)$", run(*fast, "--schedule", "steps"), re.M))
+    wanted = TrainConfig(**{**settings_of("ecdp-photo-x4"), "schedule": "steps", "warmup": 2,
+                            "net": "compact-tiny", "patch": 48, "batch": 2})  # fmt: skip
+    assert shown == {k: str(v) for k, v in wanted.to_dict().items()}
+    monkeypatch.setenv("DIFFSR_EMA", "0.5")
+    assert re.search(r"ema +0\.5\n", run(*fast))
+    assert re.search(r"iterations +50\n", run(*fast, "--images", "99"))
+    run("train", "--recipe", "nothing", "--output", "x", code=2)
+
+
+def test_datasets_bring_the_papers_crops_unless_told(here) -> None:
+    for name in ("ffhq", "div2k"):
+        told = run("train", "--dataset", name, "--dry-run", *TINY)
+        assert f"crop                     {DATASETS[name].settings['crop']}" in told
+        assert f"{name} is not here" in told and DATASETS[name].where in told
+    assert re.search("crop +stretch", run("train", "--dataset", "ffhq", "--crop", "stretch",
+                                          "--dry-run", *TINY))  # fmt: skip
+    assert re.search("crop +augmented", run("train", "--dataset", "ffhq", "--whole", "--dry-run",
+                                            *TINY))  # fmt: skip
+    told = run("train", "--dataset", "ffhq", "--output", "x", code=3)
+    assert "DIFFSR_DATA" in told and not Path("x").exists()
+
+
+def test_a_plan_tells_what_a_run_takes(here) -> None:
+    photographs(here / "p", 3)
+    told = run("train", "--dataset", "p", "--holdout", "1", "--dry-run", *TINY)
+    assert "3 pictures in p, 1 of them held out" in told
+    from upscale.train.run import make_net
+
+    size = sum(p.numel() for p in make_net(TrainConfig(net="compact-tiny")).parameters())
+    assert re.search(rf"parameters +{size:,}\n", told)
+    network = float(re.search(r"network +([\d.]+) examples/s", told)[1])
+    data = float(re.search(r"data +([\d.]+) examples/s", told)[1])
+    assert network > 0 and data > 0
+    assert re.search(r"memory +0\.\d+ GiB with 2 examples at once", told)
+    assert re.search(r"arithmetic +\d+\.\d GFLOP", told)
+    assert sorted(p.name for p in here.iterdir()) == ["p"]
+
+
+def test_the_list_names_everything(here) -> None:
+    told = run("train", "--list")
+    for name, known in DATASETS.items():
+        assert f"\n{name}: {known.title}" in told and known.licence in told
+    for name in RECIPES:
+        assert f"\n{name}: " in told
+
+
+def test_every_setting_has_an_option_with_its_choices() -> None:
+    from upscale.cli.train import _CHOICES, command
+
+    params = {param.name: param for param in command.params}
+    for known in fields(TrainConfig):
+        assert params[known.name].default == known.default
+        if known.name in _CHOICES:
+            assert tuple(params[known.name].type.choices) == tuple(_CHOICES[known.name])
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+def start(folder: Path, *args: object) -> Forked:
+    """`diffsr args` in another process."""
+    return Forked(lambda: main([str(a) for a in args]), folder)
+
+
+def losses(output: Path) -> list[dict]:
+    timed = ("images_per_second", "memory")
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def until(condition, process: Forked) -> None:
+    while process.running() and not condition():
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not FORKS, reason="this system does not fork")
+def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path) -> None:
+    """From a folder of photos to an enlarged picture, with two SIGKILLs and a SIGTERM between."""
+    photos, said = photographs(tmp_path / "photos"), tmp_path / "said"
+    common = ["train", "--dataset", photos, *TINY, "--iterations", 100, "--holdout", 2,
+              "--validate-every", 25, "--workers", 1, "--device", "cpu"]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    start(said / "whole", *common, "--output", whole).finished()
+    dice = random.Random(0)
+    for number in (1, 2):
+        process = start(said / str(number), *common, "--output", cut, "--save-minutes", 0)
+        until(lambda number=number: list(cut.glob(f"checkpoint-000000{number}?.*")), process)
+        time.sleep(dice.uniform(0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.finished(-signal.SIGKILL)
+    process = start(said / "3", *common, "--output", cut)
+    until(lambda: '"iteration": 40' in (cut / "metrics.jsonl").read_text(), process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.finished()  # 0: a machine that is taken away is no failure
+    assert "going on from iteration" in err and "the same command goes on from here" in err
+    assert losses(cut)[-1]["iteration"] < 100
+    # the whole program, from its start
+    command = [sys.executable, "-m", "upscale"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *map(str, common), "--output", str(cut)], env=env,
+                          capture_output=True, text=True, timeout=500)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    weights = Path(done.stdout.strip())
+    assert weights == cut / "sr3-photo.safetensors"
+    assert losses(cut) == losses(whole)
+    (ours, told), (theirs, said_too) = map(read, (weights, whole / "sr3-photo.safetensors"))
+    assert told == said_too and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert "# sr3-photo" in (cut / "sr3-photo.md").read_text()
+    assert (cut / "sr3-photo-best.safetensors").is_file() and any((cut / "samples").iterdir())
+    assert not list(cut.glob(".*"))
+    picture, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.open(photos / "00.jpg").resize((25, 20)).save(picture)
+    run("upscale", picture, "--weights", weights, "-o", large)
+    assert Image.open(large).size == (100, 80)
+
+
+@pytest.mark.skipif(not FORKS, reason="this system does not fork")
+def test_time_that_is_up_ends_well(tmp_path) -> None:
+    photos = photographs(tmp_path / "photos", 4)
+    process = start(tmp_path / "said", "train", "--dataset", photos, *TINY, "--iterations", 10**6,
+                    "--output", tmp_path / "run", "--max-minutes", 0.02)  # fmt: skip
+    out, err = process.finished()
+    assert Path(out.strip()).is_file() and "no validation: give --validation" in err
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1

@@ -1,0 +1,490 @@
+"""The training loop: what is exact, what is measured, what is told when something fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from upscale import methods, weights
+from upscale.diffusion.process import LogSNRLaw, VPDiscrete, VPLinear
+from upscale.errors import DiskFull, NumericalError, OutOfMemory, UsageError
+from upscale.image.io import read
+from upscale.image.picture import Picture
+from upscale.nets.compact import CompactConfig
+from upscale.nets.ecdp import ECDPConfig, ECDPNet
+from upscale.nets.sr3 import CONFIGS, SR3Net
+from upscale.pipeline import Upscaler
+from upscale.train import checkpoint, log, state
+from upscale.train.chance import Chance, antithetic, normal, uniform
+from upscale.train.config import TrainConfig
+from upscale.train.data import Batch, Pairs
+from upscale.train.log import LEVEL_NAMES, Log, by_level
+from upscale.train.loop import train
+from upscale.train.loss import score_loss
+from upscale.train.run import Options, make_net, run_training, spec_of
+from upscale.train.state import Run
+
+SMALL = CompactConfig(
+    channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
+)
+CONFIG = TrainConfig(patch=32, batch=4, iterations=6, warmup=2)
+NEVER = Options(validate_every=0)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        pixels = rng.integers(0, 256, (50 + index, 62, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def run(photos: Path, output: Path, config: TrainConfig = CONFIG, **settings) -> Path:
+    settings = {"net": SMALL, "options": NEVER, **settings}
+    return run_training(config, photos, output, device="cpu", **settings)
+
+
+def lines(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(output: Path) -> list[dict]:
+    """Without what the clock says."""
+    timed = ("images_per_second", "memory")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines(output)]
+
+
+def same(a: Path, b: Path) -> bool:
+    x, y = weights.read(a)[0], weights.read(b)[0]
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+# --- exactness ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"antithetic": True, "accumulate": 2}, {"degradation": "real", "scale_min": 2.0},
+     {"net": "sr3-tiny", "patch": 16}, {"method": "regression", "crop": "square"}],
+    ids=["plain", "antithetic", "real", "dropout", "regression"],
+)  # fmt: skip
+def test_the_curve_of_a_run_in_parts_is_that_of_one(photos, tmp_path, monkeypatch, changes) -> None:
+    monkeypatch.setattr(log, "EVERY", 4)  # so that parts end within a line
+    if "net" in changes:
+        tiny = replace(CONFIGS["sr3-tiny"], dropout=0.3)
+        monkeypatch.setitem(methods.PAPER_NETS, "sr3-tiny", ("sr3", lambda: SR3Net(tiny)))
+    config = CONFIG.with_(iterations=10, **{"scale_max": 4.0, **changes})
+    whole = run(photos, tmp_path / "whole", config)
+    for _ in range(3):
+        left = iter([False] * 3)
+        options = replace(NEVER, workers=1 if changes else 0)
+        run(photos, tmp_path / "cut", config, options=options,
+            should_stop=lambda left=left: next(left, True))  # fmt: skip
+        with open(tmp_path / "cut/metrics.jsonl", "a") as file:  # killed while it wrote on
+            file.write('{"iteration": 12, "loss": 0}\n{"iteration": 1')
+    parts = run(photos, tmp_path / "cut", config)
+    assert same(whole, parts)
+    assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
+    assert [line["iteration"] for line in curve(tmp_path / "cut")] == [4, 8, 10]
+
+
+@pytest.mark.parametrize("quality", [0, 2])
+def test_parts_of_a_batch_are_the_batch(photos, tmp_path, quality) -> None:
+    """In the quality stage all but the phase loss, whose root is of each part."""
+    config = CONFIG.with_(
+        quality_loss_from=quality, quality_batch=4, patch=48, quality_vgg=0.0, quality_alex=0.0,
+        quality_phase=0.0, iterations=5,
+    )  # fmt: skip
+    run(photos, tmp_path / "one", config)
+    run(photos, tmp_path / "four", config.with_(accumulate=4))
+    one, four = (lines(tmp_path / name)[-1] for name in ("one", "four"))
+    for key in {"loss", "score", "gradient_norm"} | ({"l1"} if quality else set()):
+        assert one[key] == pytest.approx(four[key], rel=1e-4)
+    assert one["by_noise"] == pytest.approx(four["by_noise"], rel=1e-4)
+
+
+def test_a_run_may_change_how_a_batch_is_parted(photos, tmp_path) -> None:
+    run(photos, tmp_path)
+    run(photos, tmp_path, CONFIG.with_(iterations=8, accumulate=2))
+    assert checkpoint.newest(tmp_path, print)[0] == 8
+    with pytest.raises(UsageError, match="other settings \\(loss\\)"):
+        run(photos, tmp_path, CONFIG.with_(iterations=8, loss="l2"))
+
+
+def test_checkpoints_of_before_a_setting_are_of_its_default(photos, tmp_path) -> None:
+    run(photos, tmp_path)
+    iteration, tensors, record = checkpoint.newest(tmp_path, print)
+    for name in ("crop", "antithetic", "schedule"):
+        del record["config"][name]
+    del record["log"], record["data"], record["best"]
+    checkpoint.save(tmp_path, iteration, tensors, record)
+    run(photos, tmp_path, CONFIG.with_(iterations=8))
+    with pytest.raises(UsageError, match="antithetic"):
+        checkpoint.save(tmp_path, iteration + 9, tensors, record)
+        run(photos, tmp_path, CONFIG.with_(antithetic=True))
+
+
+def test_other_pictures_than_before_are_told(photos, tmp_path) -> None:
+    run(photos, tmp_path / "out")
+    (tmp_path / "more").mkdir()
+    for path in photos.iterdir():
+        (tmp_path / "more" / f"b{path.name}").write_bytes(path.read_bytes())
+    told: list[str] = []
+    run(tmp_path / "more", tmp_path / "out", CONFIG.with_(iterations=7), say=told.append)
+    assert any("not those that the run began with" in line for line in told)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_seen(photos, tmp_path) -> None:
+    left = iter([False] * 2)
+    run(photos, tmp_path, should_stop=lambda: next(left, True))
+    run(photos, tmp_path)
+    newest = tmp_path / "checkpoint-00000006.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 1
+    newest.write_bytes(content)
+    told: list[str] = []
+    run(photos, tmp_path, say=told.append)
+    assert any("00000006.safetensors is damaged" in line for line in told)
+    assert any("going on from iteration 2" in line for line in told)
+
+
+# --- chance -------------------------------------------------------------------------------------
+
+
+def test_numbers_belong_to_places() -> None:
+    shape = (6, 3, 4, 5)
+    whole = Chance(1, 2, range(6))
+    part = Chance(1, 2, [4, 1])
+    torch.testing.assert_close(normal((2, *shape[1:]), part), normal(shape, whole)[[4, 1]])
+    torch.testing.assert_close(uniform(2, part), uniform(6, whole)[[4, 1]])
+    many = normal((3000, 2, 2, 2), Chance(0, 0, range(3000)))
+    assert float(many.mean()) == pytest.approx(0, abs=0.02)
+    assert float(many.std()) == pytest.approx(1, abs=0.02)
+    assert float(uniform(3000, Chance(0, 0, range(3000))).mean()) == pytest.approx(0.5, abs=0.02)
+    others = (Chance(2, 2, range(6)), Chance(1, 3, range(6)))
+    assert all(not torch.equal(normal(shape, whole), normal(shape, other)) for other in others)
+
+
+@pytest.mark.parametrize(
+    "law", [LogSNRLaw(), VPDiscrete(), VPLinear()], ids=lambda x: type(x).__name__
+)
+def test_quantiles_are_the_laws(law) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = law.sample_sigma(40_000, generator).sort().values
+    u = (torch.arange(40_000, dtype=torch.float64) + 0.5) / 40_000
+    quantiles = law.sigma_at(u)
+    direction = 1 if quantiles[-1] > quantiles[0] else -1
+    expected = quantiles if direction > 0 else quantiles.flip(0)
+    middle = slice(4000, 36_000)
+    assert float((drawn[middle].log() - expected[middle].log()).abs().max()) < 0.12
+    assert bool((direction * quantiles.diff() >= 0).all())
+
+
+def test_antithetic_levels_come_in_pairs() -> None:
+    u = antithetic(8, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(u[::2] + u[1::2], torch.ones(4, dtype=torch.float64))
+    assert len(antithetic(5, torch.Generator())) == 5
+    means = torch.stack([antithetic(16, torch.Generator().manual_seed(i)).mean() for i in range(9)])
+    torch.testing.assert_close(means, torch.full_like(means, 0.5))
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def test_losses_are_told_apart_by_noise() -> None:
+    sums = by_level(torch.tensor([0.01, 0.03, 0.3, 100.0]), torch.tensor([1.0, 2.0, 4.0, 8.0]))
+    assert sums.tolist() == [[1, 2, 4, 0, 0, 8], [1, 1, 1, 0, 0, 1]]
+
+
+def test_a_line_holds_what_was_measured(photos, tmp_path) -> None:
+    run(photos, tmp_path)
+    line = lines(tmp_path)[-1]
+    assert {"iteration", "images_seen", "loss", "gradient_norm", "learning_rate"} <= line.keys()
+    assert (line["iteration"], line["images_seen"]) == (6, 24)
+    assert line["images_per_second"] > 0 and line["memory"] > 1 << 20
+    assert set(line["by_noise"]) <= set(LEVEL_NAMES) and len(line["by_noise"]) > 2
+    run(photos, tmp_path / "once", CONFIG.with_(method="regression"))
+    assert "by_noise" not in lines(tmp_path / "once")[-1]
+
+
+def test_tensorboard_gets_what_the_file_gets(photos, tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(photos, tmp_path, options=replace(NEVER, tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (event,) = events.Scalars("train/loss")
+    assert event.step == 24
+    assert event.value == pytest.approx(lines(tmp_path)[-1]["loss"], rel=1e-4)
+
+
+def test_validation_measures_draws_and_keeps_the_best(photos, tmp_path, monkeypatch) -> None:
+    config = CONFIG.with_(holdout=1, iterations=8, scale_min=4.0, scale_max=4.0)
+    told: list[str] = []
+    path = run(photos, tmp_path / "a", config, say=told.append, name="mine",
+               options=Options(validate_every=2))  # fmt: skip
+    assert "3 pictures from" in told[0]
+    found = [line for line in lines(tmp_path / "a") if "validation" in line]
+    assert [line["iteration"] for line in found] == [2, 4, 6, 8]
+    values = [line["validation"] for line in found]
+    for value in values:
+        assert 0 < value["lpips"] < 1.5 and 5 < value["psnr"] < 40 and value["consistency"] < 1
+    best = min(range(4), key=lambda i: values[i]["lpips"])
+    record = checkpoint.newest(tmp_path / "a", print)[2]
+    assert record["best"] == {"iteration": 2 * (best + 1), **values[best]}
+    kept = weights.read(tmp_path / "a/mine-best.safetensors")[1]
+    assert kept["training"]["iteration"] == 2 * (best + 1)
+    sheets = sorted((tmp_path / "a/samples").iterdir())
+    assert [p.stem.lstrip("0") for p in sheets] == ["8", "16", "24", "32"]
+    assert {read(sheet).size for sheet in sheets} == {(32, 96)}
+    plain = run(photos, tmp_path / "b", config, name="mine")
+    assert same(path, plain)  # looking changes nothing
+    card = path.with_suffix(".md").read_text()
+    assert "# mine" in card and "LPIPS" in card and "images seen | 32 in 8" in card
+
+
+def test_weights_made_for_bad_input_leave_it_behind(photos, tmp_path) -> None:
+    config = CONFIG.with_(degradation="real", scale_min=4.0, scale_max=4.0, holdout=1)
+    path = run(photos, tmp_path, config, options=Options(validate_every=6))
+    assert lines(tmp_path)[-1]["validation"]["consistency"] > 1  # it need not be the input's
+    picture = Picture(np.full((9, 7, 3), 0.5, np.float32))
+    upscaler = Upscaler(weights=str(path))
+    assert upscaler(picture, scale=4).report["consistency_mode"] == "off"
+    asked = upscaler(picture, scale=4, consistency="project")
+    assert asked.report["consistency_mode"] == "project"
+    clean = run(photos, tmp_path / "clean", CONFIG)
+    assert Upscaler(weights=str(clean))(picture).report["consistency_mode"] == "project"
+
+
+# --- how the weights move -----------------------------------------------------------------------
+
+
+def test_learning_rates() -> None:
+    def rates(**changes: object) -> list[float]:
+        config = TrainConfig(
+            iterations=100, warmup=10, learning_rate=1.0, final_learning_rate=0.1, **changes
+        )
+        return [state._learning_rate(config, i) for i in range(100)]
+
+    constant, steps = rates(schedule="constant"), rates(schedule="steps", decay=0.5)
+    assert constant[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert set(constant[10:]) == {1.0}
+    assert [steps[i] for i in (10, 59, 60, 79, 80, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    cosine = rates()
+    assert cosine[99] == pytest.approx(0.1, abs=1e-3) and cosine[50] == pytest.approx(0.55)
+    with pytest.raises(UsageError, match="--milestones"):
+        rates(schedule="steps", milestones="half")
+    with pytest.raises(UsageError, match=r"--loss 'l3': there is none; have l1, l2"):
+        TrainConfig(loss="l3")
+
+
+@pytest.mark.parametrize("changes", [{"clip": 1e-3}, {"clip_value": 1e-4, "clip": 0.0}])
+def test_gradients_are_clipped(photos, changes) -> None:
+    made = moved(photos, CONFIG.with_(optimiser="adam", **changes))
+    grads = [p.grad for p in made.net.parameters() if p.grad is not None]
+    norm = float(torch.stack([g.norm() for g in grads]).norm())
+    largest = max(float(g.abs().max()) for g in grads)
+    if "clip_value" in changes:
+        assert largest == pytest.approx(1e-4)
+    else:
+        assert norm == pytest.approx(1e-3, rel=1e-3)
+    free = moved(photos, CONFIG.with_(clip=0.0))
+    assert float(torch.stack([p.grad.norm() for p in free.net.parameters()]).norm()) > 5e-3
+
+
+def moved(photos: Path, config: TrainConfig, **settings) -> Run:
+    """A run after one step."""
+    pictures = [np.asarray(Image.open(p)) for p in sorted(photos.iterdir())]
+    torch.manual_seed(0)
+    net = make_net(config, SMALL if config.compact else None)
+    made = Run(net, spec_of(config), config, Pairs(pictures, config), **settings)
+    made.step([made.pairs.batch(0, config.batch, share) for share in made.shares(0)])
+    return made
+
+
+def test_optimisers_and_losses_are_what_they_are_called(photos) -> None:
+    adam = moved(photos, CONFIG.with_(optimiser="adam", beta2=0.95, weight_decay=0.1))
+    assert type(adam.optimiser) is torch.optim.Adam
+    assert adam.optimiser.param_groups[0]["betas"] == (0.9, 0.95)
+    assert type(moved(photos, CONFIG).optimiser) is torch.optim.AdamW
+    batch = adam.pairs.batch(0)
+    sigma = torch.full((4,), 0.5, dtype=torch.float64)
+    found = {}
+    for name in ("l1", "l2"):
+        spec = spec_of(CONFIG.with_(loss=name))
+        found[name] = score_loss(adam.net, spec, batch, sigma, Chance(0, 0, range(4)))
+    assert bool((found["l2"] > found["l1"].square()).all())  # Jensen
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of its compiler
+def test_a_compiled_network_learns_the_same(photos) -> None:
+    plain, compiled = moved(photos, CONFIG), moved(photos, CONFIG, compiled="eager")
+    assert plain.net.state_dict().keys() == compiled.net.state_dict().keys()
+    for a, b in zip(plain.net.parameters(), compiled.net.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+TINY_ECDP = ECDPConfig(
+    in_conv=16, channels=(16, 32), blocks=(1, 1), time_channels=16, time_hidden=32,
+    encoder_blocks=1, encoder_selection=(0,), encoder_features=16, encoder_growth=8,
+)  # fmt: skip
+# method: its network, how many steps it takes and how large they are
+BY_HEART = {
+    "sr3": ({"net": "sr3-tiny"}, 140, 4e-3),
+    "idm": ({"net": "idm-tiny"}, 150, 3e-3),
+    "ecdp": ({}, 190, 3e-3),
+    "regression": ({"net": "compact-tiny"}, 200, 4e-3),
+    "liif": ({"net_options": "blocks=2,features=32"}, 500, 4e-3),
+    "edsr": ({"net_options": "blocks=2,features=24"}, 100, 4e-3),
+}
+
+
+@pytest.mark.parametrize("method", BY_HEART)
+def test_four_pairs_are_learnt_by_heart(method) -> None:
+    """The mean squared error over the noise levels of training falls below a tenth."""
+    settings, steps, rate = BY_HEART[method]
+    once = methods.get(method).sampler == "once"
+    times = 1 if once else 4  # each pair, under noise of its own
+    config = TrainConfig(
+        method=method, patch=16, batch=4 * times, scale_min=4.0, scale_max=4.0, crop="square",
+        warmup=10, learning_rate=rate, iterations=steps, schedule="constant", antithetic=True,
+        noise_law="process", loss="l2", **settings,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = ECDPNet(TINY_ECDP) if method == "ecdp" else make_net(config)
+    run = Run(net, spec_of(config), config, Pairs(discs(), config))
+    four, many = repeated(pairs_of(run), times), repeated(pairs_of(run), 16)
+    places = torch.arange(64)
+    sigma = run.law.sigma_at((places * 37 % 64 + 0.5) / 64)  # all levels for each pair
+    if once:
+        sigma = torch.full_like(sigma, run.spec.process.sigma_max)
+
+    @torch.no_grad()
+    def error() -> float:
+        return float(
+            score_loss(run.net, run.spec, many, sigma, Chance(5, 0, places.tolist())).mean()
+        )
+
+    first = error()
+    for _ in range(steps):
+        run.step([four])
+    assert error() < 0.1 * first
+
+
+def discs() -> list[np.ndarray]:
+    """Four pictures of a disc each."""
+    rng, found = np.random.default_rng(0), []
+    y, x = np.mgrid[0:16, 0:16]
+    for _ in range(4):
+        at, colour = rng.integers(4, 12, 2), rng.uniform(0, 255, (2, 3))
+        inside = ((y - at[0]) ** 2 + (x - at[1]) ** 2 < 16)[..., None]
+        found.append(np.where(inside, colour[0], colour[1]).astype(np.uint8))
+    return found
+
+
+def pairs_of(run: Run) -> Batch:
+    """Each picture once."""
+    found = [run.pairs.batch(i, 1) for i in range(60)]
+    unique = {round(float(batch.hr.sum()), 1): batch for batch in found}  # mirrored are the same
+    four = list(unique.values())[:4]
+    stack = [torch.cat([getattr(b, name) for b in four]) for name in ("hr", "lr_up", "scale")]
+    return Batch(*stack, [b.lr[0] for b in four], range(4))
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    stack = [torch.cat([getattr(batch, name)] * times) for name in ("hr", "lr_up", "scale")]
+    return Batch(*stack, batch.lr * times, range(4 * times))
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_leaves_its_batch(photos, tmp_path, monkeypatch) -> None:
+    factors = iter([1.0, math.inf])  # of the first part, and of the second
+
+    def broken(*args) -> Tensor:
+        return score_loss(*args) * next(factors)
+
+    monkeypatch.setattr("upscale.train.state.score_loss", broken)
+    with pytest.raises(NumericalError) as error:
+        run(photos, tmp_path, CONFIG.with_(accumulate=2, batch=2))
+    text = str(error.value)
+    assert "at iteration 0" in text and "noise levels" in text and "--learning-rate" in text
+    kept = tmp_path / "failed-00000000-0.safetensors"
+    assert str(kept) in text
+    saved = load_file(kept)
+    assert saved["sigma"].shape == (2,) and saved["1.hr"].shape == (1, 3, 32, 32)
+    pictures = [np.asarray(Image.open(p)) for p in sorted(photos.iterdir())]
+    batch = Pairs(pictures, CONFIG.with_(batch=2)).batch(0)
+    assert torch.equal(saved["1.hr"], batch.hr[1:])
+
+
+@pytest.mark.parametrize(
+    "changes, advice",
+    [({}, "4 examples at once: try --accumulate 2: the same batch"),
+     ({"accumulate": 2}, "2 examples at once: try --accumulate 4"),
+     ({"batch": 6, "accumulate": 2}, "3 examples at once: try --batch 3"),
+     ({"accumulate": 4}, "1 examples at once: try a smaller --patch")],
+)  # fmt: skip
+def test_out_of_memory_tells_what_to_try(photos, tmp_path, monkeypatch, changes, advice) -> None:
+    def large(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    monkeypatch.setattr("upscale.train.state.score_loss", large)
+    with pytest.raises(OutOfMemory, match=advice):
+        run(photos, tmp_path, CONFIG.with_(**changes))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"),
+     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")],
+)  # fmt: skip
+def test_a_full_disk_keeps_the_last_checkpoint(photos, tmp_path, monkeypatch, error) -> None:
+    left = iter([False] * 3)
+    run(photos, tmp_path, should_stop=lambda: next(left, True))
+
+    def full(state, path, metadata) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(DiskFull, match=r"checkpoint-00000003\.safetensors is kept"):
+            run(photos, tmp_path)
+    assert [p.name for p in tmp_path.iterdir() if "checkpoint" in p.name] == [
+        "checkpoint-00000003.safetensors"
+    ]
+    told: list[str] = []
+    run(photos, tmp_path, say=told.append)
+    assert any("going on from iteration 3" in line for line in told)
+
+
+def test_the_log_alone_is_dropped_where_no_checkpoint_is(photos, tmp_path) -> None:
+    run(photos, tmp_path / "a")
+    for path in (tmp_path / "a").glob("checkpoint-*"):
+        path.unlink()
+    run(photos, tmp_path / "a")
+    run(photos, tmp_path / "b")
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+
+
+def test_a_run_by_itself_needs_no_log(photos, tmp_path) -> None:
+    pictures = [np.asarray(Image.open(p)) for p in sorted(photos.iterdir())]
+    config = CONFIG.with_(iterations=2)
+    made = Run(make_net(config, SMALL), spec_of(config), config, Pairs(pictures, config))
+    assert train(made, tmp_path) and made.images_seen == 8
+    assert Log(tmp_path).path.is_file()

@@ -1,0 +1,119 @@
+"""What a trained weights file tells of itself: its metadata, and a model card in the form that the
+Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, methods
+from ..diffusion.process import describe
+from .state import Run
+
+_METRICS = {"lpips": "LPIPS (alex)", "psnr": "PSNR in dB", "consistency": "Consistency (x1e-5)"}
+
+
+def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:
+    """What a weights file tells of itself: enough to use it with no flags."""
+    config, spec = run.config, run.spec
+    regression = methods.get(config.method).sampler == "once"
+    ranged = config.scale_min < config.scale_max
+    sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
+    if not config.compact:
+        law = methods.get(config.method)
+        sampling = {"sampler": law.sampler, "steps": law.steps}
+    if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
+        sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
+    size = sum(p.numel() for p in run.net.parameters())
+    return {
+        "method": config.method,
+        "net": f"{type(run.net).__name__}, {size} parameters",
+        "architecture": methods.describe(run.net),
+        "domain": config.domain,
+        "scales": {"min": config.scale_min, "max": config.scale_max}
+        if ranged
+        else [config.scale_max],
+        "parametrisation": spec.parametrisation,
+        "std": spec.std,
+        "process": describe(spec.process),
+        "defaults": {**sampling, "spacing": "phi"},
+        # the noise of a degraded input is not for the result to keep
+        "consistency": "off" if config.degradation == "real" else "project",
+        "training": {
+            "dataset": dataset,
+            "pictures": pictures,
+            "data_licence": licence,
+            "images_seen": run.images_seen,
+            "iteration": run.iteration,
+            "config": config.to_dict(),
+            "diffsr": __version__,
+            "revision": revision(),
+        },
+    }
+
+
+def revision() -> str:
+    """The source's git commit, or "" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
+    """Markdown with a YAML head, from what is in the file and the best validation."""
+    training = metadata["training"]
+    config, method = training["config"], metadata["method"]
+    scales = metadata["scales"]
+    ranged = isinstance(scales, dict)
+    times = f"{scales['min']:g} to {scales['max']:g}" if ranged else ", ".join(map(_number, scales))
+    lines = [
+        "---",
+        "library_name: diffsr",
+        "pipeline_tag: image-to-image",
+        f"tags: [super-resolution, diffusion, {method}]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{method} for {metadata['domain']} pictures, magnification {times}; {metadata['net']}.",
+        "",
+        "```bash",
+        f"diffsr upscale in.png --weights {name}.safetensors",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data | {training['dataset']} ({training['pictures']:,} pictures) |",
+        f"| licence of the data | {training.get('data_licence') or 'not stated'} |",
+        f"| small pictures by | {config['degradation']} |",
+        f"| images seen | {training['images_seen']:,} in {training['iteration']:,} iterations |",
+        f"| network tells | {metadata['parametrisation']} |",
+        f"| diffsr | {training['diffsr']}, revision {training['revision'] or 'unknown'} |",
+        "",
+    ]
+    if best:
+        lines += [
+            f"Best on held-out pictures, after {best['iteration']:,.0f} iterations:",
+            *(f"- {title} {best[key]:.4g}" for key, title in _METRICS.items() if key in best),
+            "",
+        ]
+    lines += ["## Settings", "", "```"]
+    lines += [f"{key} = {value}" for key, value in config.items()]
+    lines += [
+        "```",
+        "",
+        "The weights' licence is for whoever trained them to choose, within that of the data.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_card(path: Path, name: str, metadata: dict[str, Any], best: dict[str, float]) -> None:
+    path.write_text(card(name, metadata, best), encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return f"{value:g}"

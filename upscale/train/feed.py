@@ -1,0 +1,137 @@
+"""Batches in the order of their iterations, made ahead of time by worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import DiffsrError, ResourceError
+from .data import Batch, Pairs
+
+Places = Callable[[int], list[range]]  # of an iteration: what each part of its batch holds
+
+AHEAD = 3  # batches that a worker has ready
+
+
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """Enough to keep a GPU busy; on a CPU the network needs the cores itself."""
+    cores = os.cpu_count() or 1
+    return min(8, max(1, cores // processes)) if device.type == "cuda" else 0
+
+
+class Feed:
+    """Iterations `start` to `end` of a run, each a list of the batch's parts.
+
+    What comes is the same for every number of workers. places: see `dist.shares`.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        places: Places,
+        start: int,
+        end: int,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        self.made = _Made(pairs, places)
+        self.start, self.end, self.workers, self.device = start, end, workers, device
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        if not self.workers:
+            for iteration in range(self.start, self.end):
+                yield [self._moved(part) for part in self.made.parts(iteration)]
+            return
+        try:
+            with warnings.catch_warnings():
+                # of a fork beside threads: the workers never touch what those hold
+                warnings.simplefilter("ignore", DeprecationWarning)
+                batches = iter(self._loader())
+            for packed in batches:
+                if isinstance(packed, DiffsrError):
+                    raise packed
+                yield [self._moved(_unpacked(part)) for part in packed]
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ResourceError(
+                f"a process that prepares pictures was ended from outside ({error}): memory may "
+                f"have run out. Try fewer than --workers {self.workers}, or less --cache"
+            ) from error
+
+    def _loader(self) -> DataLoader:
+        # a fork shares the pictures in memory; where there is none they are copied
+        forks = "fork" in multiprocessing.get_all_start_methods()
+        return DataLoader(
+            self.made,
+            batch_size=None,
+            sampler=range(self.start, self.end),
+            num_workers=self.workers,
+            prefetch_factor=AHEAD,
+            multiprocessing_context="fork" if forks else "spawn",
+            worker_init_fn=_begin_worker,
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _moved(self, batch: Batch) -> Batch:
+        layout = {"device": self.device, "memory_format": torch.channels_last}
+        return Batch(
+            batch.hr.to(**layout, non_blocking=True),
+            batch.lr_up.to(**layout, non_blocking=True),
+            batch.scale.to(self.device),
+            [x.to(self.device) for x in batch.lr],
+            batch.places,
+            batch.skipped,
+        )
+
+
+class _Made(Dataset):
+    """iteration -> its packed parts, or the error that a user is told."""
+
+    def __init__(self, pairs: Pairs, places: Places) -> None:
+        self.pairs, self.places = pairs, places
+
+    def parts(self, iteration: int) -> list[Batch]:
+        shares = self.places(iteration)
+        count = self.pairs.config.count(iteration)
+        return [self.pairs.batch(iteration, count, share) for share in shares]
+
+    def __getitem__(self, iteration: int) -> list[Any] | DiffsrError:
+        try:
+            return [_packed(part) for part in self.parts(iteration)]
+        except DiffsrError as error:  # torch would wrap its message in a traceback
+            return error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _packed(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, list, Sequence[int], tuple]:
+    """The small inputs as one tensor: each that goes to another process takes a file handle."""
+    sizes = [tuple(x.shape) for x in batch.lr]
+    flat = torch.cat([x.reshape(-1) for x in batch.lr])
+    return batch.hr, batch.lr_up, batch.scale, flat, sizes, batch.places, batch.skipped
+
+
+def _unpacked(packed: Sequence[Any]) -> Batch:
+    hr, lr_up, scale, flat, sizes, places, skipped = packed
+    pieces = flat.split([c * h * w for c, h, w in sizes])
+    small = [piece.view(*size) for piece, size in zip(pieces, sizes, strict=True)]
+    return Batch(hr, lr_up, scale, small, tuple(places), tuple(skipped))
+
+
+def _begin_worker(index: int) -> None:
+    """One thread each; signals are the run's own business, which ends its workers itself."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,134 @@
+"""What a run will take on this machine, measured with its own network on made-up pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..device import available_memory, pick_bf16, pick_device
+from .config import TrainConfig
+from .data import Pairs
+from .feed import Feed
+from .run import make_net, spec_of
+from .state import Run
+
+# bytes a parameter takes: itself, its gradient, Adam's two moments, the moving average
+STATE_BYTES = 4 + 4 + 8 + 4
+SECONDS = 1.0  # how long each speed is measured, at least
+_MATRIX = {"cuda": 8192, "cpu": 1024}  # side of the matrices that the device's rate is measured by
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """parameters; bytes of state and of what an example keeps for the way back; examples per
+    second of the network and of one process that makes them; floating-point operations of an
+    example there and back; the device's rate at matrix products in the run's number format."""
+
+    parameters: int
+    state: int
+    example: int
+    at_once: int
+    network: float
+    data: float
+    operations: int
+    matrix_rate: float
+    free: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes, all examples that are computed at once included."""
+        return self.state + self.at_once * self.example
+
+    @property
+    def share(self) -> float:
+        """Of the device's matrix rate that the network reaches."""
+        return self.operations * self.network / self.matrix_rate
+
+
+def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
+    """Of the score loss; the image quality loss's stage takes longer. Raises UsageError."""
+    place = pick_device(device)
+    bf16 = pick_bf16(dtype, place)
+    at_once = config.batch // config.accumulate
+    few = 2 if place.type == "cpu" else max(2, at_once)
+    small = replace(
+        config, batch=few, accumulate=1, quality_loss_from=0, std=config.std or 0.24, warmup=1
+    )
+    pairs = Pairs(_made_up(config), small)
+    torch.manual_seed(0)
+    run = Run(make_net(small), spec_of(small), small, pairs, place, bf16)
+    (batch,) = next(iter(Feed(pairs, run.shares, 0, 1, 0, place)))
+    with FlopCounterMode(display=False) as counted:
+        run.step([batch])
+    one, two = (_kept(run, pairs, count) for count in (1, 2))
+    parameters = sum(p.numel() for p in run.net.parameters())
+    return Estimate(
+        parameters=parameters,
+        state=STATE_BYTES * parameters + max(0, 2 * one - two),
+        example=two - one,
+        at_once=at_once,
+        network=few * _rate(lambda index: run.step([batch]), place),
+        data=few * _rate(lambda index: pairs.batch(index), torch.device("cpu")),
+        operations=counted.get_total_flops() // few,
+        matrix_rate=matrix_rate(place, bf16),
+        free=available_memory(place),
+    )
+
+
+def _made_up(config: TrainConfig) -> list[np.ndarray]:
+    """Pictures of noise, twice as large as an example."""
+    rng, side = np.random.default_rng(0), 2 * config.patch
+    return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(4)]
+
+
+def _kept(run: Run, pairs: Pairs, count: int) -> int:
+    """Bytes that `count` examples keep for the way back, with what is kept only once (the weights
+    in another number format)."""
+    (batch,) = next(iter(Feed(pairs, lambda i: [range(count)], 0, 1, 0, run.device)))
+    own = {p.untyped_storage().data_ptr() for p in run.net.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.untyped_storage().data_ptr() not in own:
+            kept[x.untyped_storage().data_ptr()] = x  # alive, so that no place is used twice
+        return x
+
+    sigma = torch.ones(count, dtype=torch.float64, device=run.device)
+    autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=run.autocast)
+    with saved_tensors_hooks(keep, lambda x: x), autocast:
+        run.objective(batch, sigma)
+    return sum(x.untyped_storage().nbytes() for x in kept.values())
+
+
+def _rate(work: Callable[[int], Any], device: torch.device) -> float:
+    """How often a second `work` can be done, once warm."""
+    work(0)
+    _wait(device)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < SECONDS or count < 2:
+        count += 1
+        work(count)
+        _wait(device)
+    return count / (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_rate(device: torch.device, bf16: bool) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    side = _MATRIX[device.type]
+    kind = torch.bfloat16 if bf16 else torch.float32
+    a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    layer = nn.functional.linear
+    return 2 * side**3 * _rate(lambda index: layer(a, b), device)

@@ -1,0 +1,94 @@
+"""Items become pictures: all in memory, or one at a time.
+
+What cannot be read is named and left out, or the next item takes its place: which one that is
+depends on the items alone.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..errors import DiffsrError, InputError
+from ..image.header import size_of
+from ..image.io import read
+from .sources import Items, Say
+
+MOST_SKIPS = 100  # in a row: then the data are not what they should be
+
+
+def decode(items: Items, index: int, smallest: int = 1) -> np.ndarray:
+    """Item `index` as uint8 (H,W,3). InputError, also where a side is below `smallest`."""
+    pixels = np.round(read(items.open(index)).rgb * 255).astype(np.uint8)
+    if min(pixels.shape[:2]) < smallest:
+        height, width = pixels.shape[:2]
+        raise InputError(
+            f"{items.name(index)}: {width}x{height} is smaller than an example ({smallest})"
+        )
+    return pixels
+
+
+def load(items: Items, say: Say, smallest: int = 1) -> list[np.ndarray]:
+    """All pictures in memory; those that cannot be read are named and left out."""
+
+    def attempt(index: int) -> np.ndarray | None:
+        try:
+            return decode(items, index, smallest)
+        except DiffsrError as error:
+            say(f"skipped: {error}")
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        return [p for p in pool.map(attempt, range(len(items))) if p is not None]
+
+
+class Streamed:
+    """Pictures that are decoded each time they are wanted, a sequence like a list of them.
+
+    areas: of each in pixels where the headers were read, else None. skipped: what could not be
+    read since the last call of `told`.
+    """
+
+    def __init__(self, items: Items, smallest: int = 1, areas: np.ndarray | None = None) -> None:
+        self.items, self.smallest, self.areas = items, smallest, areas
+        self._skipped: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The picture or, where it cannot be read, the next that can."""
+        tries = min(len(self), MOST_SKIPS)
+        for step in range(tries):
+            try:
+                return decode(self.items, (index + step) % len(self), self.smallest)
+            except DiffsrError as error:
+                self._skipped.append(str(error))
+        raise InputError(
+            f"{tries} pictures one after the other cannot be used; the last: {self._skipped[-1]}"
+        )
+
+    def told(self) -> tuple[str, ...]:
+        """What was skipped since this was asked last."""
+        told, self._skipped = tuple(self._skipped), []
+        return told
+
+
+def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.ndarray]:
+    """(indices of the pictures whose header can be read and is large enough, their areas)."""
+
+    def attempt(index: int) -> tuple[int, int] | None:
+        try:
+            size = size_of(items.open(index))
+            if min(size) < smallest:
+                raise InputError(f"{items.name(index)}: {size[1]}x{size[0]} is too small")
+            return size
+        except DiffsrError as error:
+            say(f"skipped: {error}")
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(attempt, range(len(items))))
+    kept = [index for index, size in enumerate(sizes) if size is not None]
+    return kept, np.array([sizes[i][0] * sizes[i][1] for i in kept], dtype=np.int64)

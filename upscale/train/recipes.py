@@ -1,0 +1,181 @@
+"""THE table of recipes: what the papers say about training, one line for each (method, dataset).
+
+A recipe is a set of TrainConfig's fields and a dataset; whatever it leaves out is the config's own
+default, and everything can be overridden. Where a paper says nothing, `note` says what stands
+there. Numbers from the papers' sections on training; ECDP's table of learning rates and sizes is
+incomplete in the text that could be had, so that its released settings are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import UsageError
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """dataset: as `datasets.resolve` takes it; "" where the user's own is meant."""
+
+    source: str
+    dataset: str
+    settings: Mapping[str, Any]
+    note: str = ""
+
+
+def _recipe(source: str, dataset: str, note: str = "", **settings: Any) -> Recipe:
+    return Recipe(source, dataset, MappingProxyType(settings), note)
+
+
+def _fixed(scale: float) -> dict[str, float]:
+    """One magnification."""
+    return dict.fromkeys(("scale_min", "scale_max", "scale_focus"), float(scale))
+
+
+# SR3 section 4.2: Adam, batch 256, 1M steps, 10k warm-up, then a fixed rate
+_SR3 = {
+    "method": "sr3", "batch": 256, "iterations": 1_000_000, "optimiser": "adam", "beta2": 0.999,
+    "warmup": 10_000, "learning_rate": 1e-4, "schedule": "constant", "clip": 0.0, "ema": 0.9999,
+    "noise_law": "process", "loss": "l1", "crop": "square",
+}  # fmt: skip
+_SR3_NOTE = "the norm of the loss and the average's decay are the published code's and DDPM's"
+_REGRESSION = {**_SR3, "method": "regression", "learning_rate": 1e-5, "loss": "l2"}
+# IDM section 4.1: Adam at 1e-4 for 1M iterations at the largest scale, then 2e-5 for 0.5M
+_IDM = {
+    "method": "idm", "batch": 128, "iterations": 1_000_000, "optimiser": "adam", "beta2": 0.999,
+    "warmup": 1, "learning_rate": 1e-4, "schedule": "constant", "clip": 0.0, "ema": 0.9999,
+    "noise_law": "process", "loss": "l1", "crop": "square", "net": "idm-16-128",
+}  # fmt: skip
+_IDM_NOTE = "batch of the published code (4 x 32); the paper trained on two 24 GB GPUs"
+_ANY = {"iterations": 500_000, "learning_rate": 2e-5, "scale_min": 1.0, "scale_law": "uniform"}
+_ANY_NOTE = "second stage: --init the weights of the first; scales drawn between 1 and the largest"
+# ECDP's released settings: 500 warm-up steps, halved at 60 % and 80 %, values clipped at 10
+_ECDP = {
+    "method": "ecdp", "optimiser": "adam", "beta2": 0.999, "warmup": 500, "learning_rate": 1e-4,
+    "schedule": "steps", "milestones": "0.6,0.8", "clip": 0.0, "clip_value": 10.0, "ema": 0.999,
+    "noise_law": "process", "loss": "l2", "parametrisation": "hybrid", "std": 0.4,
+}  # fmt: skip
+_ECDP_NOTE = (
+    "std 0.4 in [-1,1] is the published 1/5 in [0,1]; one learning rate, where the published code "
+    "gives the encoder a tenth"
+)
+# section 3.4 and the released second stage: 1000 iterations of the quality loss alone
+_FINETUNE = {
+    "warmup": 1, "quality_loss_from": 1, "quality_batch": 12, "quality_learning_rate": 1e-5,
+    "schedule": "constant", "iterations": 1000, "quality_gradient": "adjoint",
+    "quality_tolerance": 1e-3, "quality_cool": 0.0, "quality_score": 0.0, "quality_l1": 0.0,
+    "quality_phase": 0.0, "quality_vgg": 0.0, "quality_alex": 0.0, "ema": 0.9,
+}  # fmt: skip
+_FINETUNE_NOTE = "second stage: --init the weights of the first"
+
+
+RECIPES: dict[str, Recipe] = {
+    "sr3-ffhq-16-128": _recipe(
+        "SR3 4.2", "ffhq", _SR3_NOTE, **_SR3, net="sr3-16-128", patch=128, **_fixed(8)
+    ),
+    "sr3-ffhq-64-512": _recipe(
+        "SR3 4.2", "ffhq", _SR3_NOTE, **_SR3, net="sr3-64-512", patch=512, **_fixed(8)
+    ),
+    "sr3-imagenet-64-256": _recipe(
+        "SR3 4.2", "imagenet", _SR3_NOTE + "; the network is that for 64 -> 512",
+        **_SR3, net="sr3-64-512", patch=256, **_fixed(4),
+    ),
+    "regression-ffhq-16-128": _recipe(
+        "SR3 4.2", "ffhq", _SR3_NOTE, **_REGRESSION, net="sr3-16-128", patch=128, **_fixed(8)
+    ),
+    "regression-imagenet-64-256": _recipe(
+        "SR3 4.2", "imagenet", _SR3_NOTE, **_REGRESSION, net="sr3-64-512", patch=256, **_fixed(4)
+    ),
+    "idm-ffhq-16-128": _recipe("IDM 4.1", "ffhq", _IDM_NOTE, **_IDM, patch=128, **_fixed(8)),
+    "idm-ffhq-any": _recipe(
+        "IDM 4.1", "ffhq", _ANY_NOTE,
+        **{**_IDM, **_ANY, "patch": 128, "lr_side": 16, "scale_max": 8.0, "scale_focus": 8.0},
+    ),
+    "idm-df2k-4x": _recipe(
+        "IDM 4.1", "df2k", _IDM_NOTE + "; 40 -> 160 patches",
+        **{**_IDM, "batch": 64, "crop": "patch", "patch": 160}, **_fixed(4),
+    ),
+    **{
+        f"idm-lsun-{name}-16x": _recipe(
+            "IDM 4.1", f"lsun-{name}", _IDM_NOTE,
+            **{**_IDM, "batch": 64, "patch": 256}, **_fixed(16),
+        )
+        for name in ("cats", "bedrooms", "towers")
+    },
+    "ecdp-df2k": _recipe(
+        "ECDP 4.1, B", "df2k", _ECDP_NOTE,
+        **_ECDP, net="ecdp-df2k", batch=16, patch=160, crop="patch", iterations=107_500,
+        **_fixed(4),
+    ),
+    "ecdp-celeba": _recipe(
+        "ECDP 4.1, B", "celeba", _ECDP_NOTE,
+        **_ECDP, net="ecdp-celeba", batch=12, patch=160, crop="square", iterations=100_000,
+        **_fixed(8),
+    ),
+    "ecdp-imagenet": _recipe(
+        "ECDP 4.1, B", "imagenet", _ECDP_NOTE,
+        **{**_ECDP, "learning_rate": 2e-4, "milestones": "0.8,0.9"},
+        net="ecdp-imagenet", batch=6, patch=256, crop="square", iterations=100_000, **_fixed(4),
+    ),
+    "ecdp-df2k-quality": _recipe(
+        "ECDP 3.4", "df2k", _FINETUNE_NOTE,
+        **{**_ECDP, **_FINETUNE}, net="ecdp-df2k", batch=16, patch=160, crop="patch",
+        quality_features=0.5, **_fixed(4),
+    ),
+    "ecdp-celeba-quality": _recipe(
+        "ECDP 3.4", "celeba", _FINETUNE_NOTE,
+        **{**_ECDP, **_FINETUNE}, net="ecdp-celeba", batch=12, patch=160, crop="square",
+        quality_features=1.0, **_fixed(8),
+    ),
+    "ecdp-imagenet-quality": _recipe(
+        "ECDP 3.4", "imagenet", _FINETUNE_NOTE,
+        **{**_ECDP, **_FINETUNE, "quality_batch": 6}, net="ecdp-imagenet", batch=6, patch=256,
+        crop="square", quality_features=0.5, **_fixed(4),
+    ),
+    # ours: how the bundled weights were made (docs/models), each from the one before
+    "sr3-photo": _recipe("ours", "", method="sr3", iterations=5600, quality_loss_from=4000),
+    "sr3-photo-quality": _recipe(
+        "ours", "", "--init the weights of sr3-photo",
+        method="sr3", iterations=1060, warmup=50, ema=0.998, quality_loss_from=1,
+    ),
+    "ecdp-photo-x4": _recipe(
+        "ours", "", "--init sr3-photo",
+        method="ecdp", std=0.0, learning_rate=3e-4, iterations=1500, warmup=50, ema=0.998,
+        quality_loss_from=200, **_fixed(4),
+    ),
+    "ecdp-photo-x4-quality": _recipe(
+        "ours", "", "--init the weights of ecdp-photo-x4",
+        method="ecdp", std=0.1069, iterations=780, warmup=30, ema=0.998, seed=1,
+        quality_loss_from=1, quality_learning_rate=1.8e-4, quality_l1=5.0, quality_vgg=1.5,
+        quality_alex=0.25, **_fixed(4),
+    ),
+    "regression-photo": _recipe(
+        "ours", "", "--init the weights of sr3-photo",
+        method="regression", iterations=650, warmup=30, ema=0.99,
+    ),
+    "sr3-face-x8": _recipe(
+        "ours", "", "--init the weights of sr3-photo",
+        method="sr3", domain="face", whole=True, patch=128, batch=8, iterations=850, warmup=40,
+        ema=0.995, quality_loss_from=600, quality_batch=6, quality_cool=0.0, **_fixed(8),
+    ),
+    "sr3-photo-real": _recipe(
+        "ours", "", "for pictures as the world makes them: blurred, noisy, compressed",
+        method="sr3", degradation="real", iterations=20_000, std=0.0, **_fixed(4),
+    ),
+}  # fmt: skip
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The fields that a recipe sets. Raises UsageError with the valid names."""
+    if name not in RECIPES:
+        raise UsageError(f"no recipe {name!r}; have {', '.join(RECIPES)}")
+    return dict(RECIPES[name].settings)
+
+
+def config_of(name: str, **changes: Any) -> TrainConfig:
+    """A recipe's config with `changes`. UsageError."""
+    return TrainConfig(**{**settings_of(name), **changes})

@@ -1,0 +1,218 @@
+"""Where training pictures lie: folders, tar shards and LMDB, behind one list of items.
+
+Items are found once and read when they are wanted, so that millions cost no memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from ..errors import InputError
+from ..image.io import SUFFIXES
+
+Say = Callable[[str], None]
+
+
+class Items(Protocol):
+    """Pictures that are still encoded, in an order that does not change."""
+
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def open(self, index: int) -> str | Path | BinaryIO: ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Picture files."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def open(self, index: int) -> Path:
+        return self.paths[index]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A picture inside a tar shard."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Pictures in uncompressed tar files (webdataset's layout, or any other)."""
+
+    members: Sequence[Member]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def name(self, index: int) -> str:
+        return f"{self.members[index].shard}:{self.members[index].name}"
+
+    def open(self, index: int) -> BinaryIO:
+        member = self.members[index]
+        with open(member.shard, "rb") as file:
+            file.seek(member.offset)
+            return _named(file.read(member.size), self.name(index))
+
+
+@dataclass(frozen=True)
+class Lmdb:
+    """The values of an LMDB database (LSUN's layout: a key, an encoded picture)."""
+
+    path: Path
+    keys: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def name(self, index: int) -> str:
+        return f"{self.path}:{self.keys[index].decode(errors='replace')}"
+
+    def open(self, index: int) -> BinaryIO:
+        with _environment(self.path).begin() as reading:
+            return _named(bytes(reading.get(self.keys[index]) or b""), self.name(index))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several lists of items as one."""
+
+    parts: Sequence[Items]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def _at(self, index: int) -> tuple[Items, int]:
+        for part in self.parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
+
+    def name(self, index: int) -> str:
+        part, place = self._at(index)
+        return part.name(place)
+
+    def open(self, index: int) -> str | Path | BinaryIO:
+        part, place = self._at(index)
+        return part.open(place)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some items of a list."""
+
+    items: Items
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.items.name(self.indices[index])
+
+    def open(self, index: int) -> str | Path | BinaryIO:
+        return self.items.open(self.indices[index])
+
+
+def chosen(items: Items, indices: Sequence[int]) -> Items:
+    """Some items; of files, files again."""
+    if isinstance(items, Files):
+        return Files([items.paths[i] for i in indices])
+    return Chosen(items, indices)
+
+
+def find(folder: Path, names: Sequence[str] | None = None) -> Items:
+    """Everything below a path, sorted by name: picture files, tar shards, LMDB databases.
+
+    names: only pictures of these file names. Raises InputError.
+    """
+    if (folder / "data.mdb").is_file():
+        return lmdb_of(folder)
+    if folder.is_file() and folder.suffix == ".tar":
+        return shards_of([folder])
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder of training pictures")
+    paths = sorted(p for p in folder.rglob("*") if not p.name.startswith("."))
+    wanted = set(names) if names is not None else None
+    pictures = [p for p in paths if p.suffix.lower() in SUFFIXES]
+    parts: list[Items] = []
+    if pictures:
+        parts.append(Files([p for p in pictures if wanted is None or p.name in wanted]))
+    if shards := [p for p in paths if p.suffix == ".tar"]:
+        parts.append(shards_of(shards, wanted))
+    parts += [lmdb_of(p.parent) for p in paths if p.name == "data.mdb"]
+    packed = [p for p in paths if p.name.endswith((".tar.gz", ".tgz", ".zip"))]
+    if not parts and packed:
+        raise InputError(f"{packed[0]} is packed: unpack it where it lies (tar -xf, unzip)")
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def shards_of(paths: Sequence[Path], names: set[str] | None = None) -> Shards:
+    """An index of the pictures in tar files; only their headers are read. Raises InputError."""
+    members = []
+    for path in paths:
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for entry in tar:
+                    name = Path(entry.name).name
+                    wanted = names is None or name in names
+                    if wanted and entry.isfile() and Path(name.lower()).suffix in SUFFIXES:
+                        members.append(Member(path, entry.name, entry.offset_data, entry.size))
+        except (tarfile.TarError, OSError) as error:
+            raise InputError(f"{path}: no readable tar file ({error}); get it again") from error
+    return Shards(members)
+
+
+def lmdb_of(path: Path) -> Lmdb:
+    """An LMDB database's keys, in its own order. Raises InputError."""
+    with _environment(path).begin() as reading:
+        keys = list(reading.cursor().iternext(keys=True, values=False))
+    return Lmdb(path, keys)
+
+
+_open: dict[Path, tuple[int, Any]] = {}  # a database may be open only once in a process
+
+
+def _environment(path: Path) -> Any:
+    """The open database; after a fork another. Raises InputError."""
+    process, environment = _open.get(path, (0, None))
+    if process == os.getpid():
+        return environment
+    if environment is not None:  # carried over a fork, where it must not be used
+        environment.close()
+    try:
+        import lmdb
+    except ImportError as error:
+        raise InputError(
+            f"{path} is an LMDB database, which needs an extra: pip install 'diffsr[lmdb]'"
+        ) from error
+    try:
+        opened = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+    except lmdb.Error as error:
+        raise InputError(f"{path}: no readable LMDB database ({error}); get it again") from error
+    _open[path] = (os.getpid(), opened)
+    return opened
+
+
+def _named(content: bytes, name: str) -> BinaryIO:
+    file = io.BytesIO(content)
+    file.name = name
+    return file

@@ -1,0 +1,276 @@
+"""The state of a training run, and one iteration of it.
+
+Every random number is a function of (seed, iteration, place in the batch), so nothing but tensors
+has to be saved for an exact resume, and processes and parts of a batch may be as many as wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import methods
+from ..diffusion.process import LogSNRLaw
+from ..errors import NumericalError, UsageError
+from . import checkpoint, dist
+from .chance import Chance, antithetic, mix, shared
+from .config import SMALLEST, TrainConfig
+from .data import Batch, Pairs
+from .log import LEVELS, Log, by_level
+from .loss import QualityLoss, Spec, encode, flow, project, sample, score_loss, start_noise
+
+# what a run may change between its parts: how long it is, and what changes no result
+_FREE = {"iterations", "accumulate"}
+
+
+def _learning_rate(config: TrainConfig, iteration: int) -> float:
+    """Linear warm-up, then as the schedule says; each stage has its own."""
+    start, end, peak = 0, config.iterations, config.learning_rate
+    if config.in_quality(iteration):
+        start, peak = config.quality_loss_from, config.quality_learning_rate
+    elif config.quality_loss_from:
+        end = config.quality_loss_from
+    done = (iteration - start) / max(1, end - start)
+    rate = peak
+    if config.schedule == "cosine":
+        low = min(config.final_learning_rate, peak)
+        rate = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    elif config.schedule == "steps":
+        rate = peak * config.decay ** sum(done >= share for share in config.milestone_shares())
+    return rate * min(1.0, (iteration - start + 1) / max(1, config.warmup))
+
+
+def make_optimiser(config: TrainConfig, net: nn.Module, device: torch.device) -> Any:
+    """Adam, or Adam with its decay apart from the gradient (AdamW)."""
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimiser]
+    return kind(
+        net.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
+    )
+
+
+class Run:
+    """A training run's state: network, moving average, optimiser, place in the data."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: Spec,
+        config: TrainConfig,
+        pairs: Pairs,
+        device: torch.device | str = "cpu",
+        autocast: bool = False,
+        quality: QualityLoss | None = None,
+        *,
+        world: dist.World | None = None,
+        strategy: str = "ddp",
+        compiled: str = "",
+    ) -> None:
+        """compiled: a backend of torch.compile, "" for none. Raises UsageError."""
+        self.config, self.spec, self.pairs = config, spec, pairs
+        self.device, self.autocast, self.quality = torch.device(device), autocast, quality
+        self.world = world or dist.World(device=self.device)
+        self.shares(0)  # what cannot be shared is told at once
+        sharded = strategy == "fsdp" and self.world.size > 1
+        if sharded and config.quality_loss_from and config.quality_gradient == "adjoint":
+            raise UsageError(
+                "--strategy fsdp does not go with --quality-gradient adjoint, which needs every "
+                "weight at once: take --quality-gradient direct"
+            )
+        self.net = net.to(self.device)
+        if not sharded:  # FSDP2 takes plainly laid out parameters only
+            self.net = self.net.to(memory_format=torch.channels_last)
+        if compiled:
+            self.net.compile(backend=compiled)
+        if sharded:
+            self.net = dist.sharded(self.net, self.world)
+        objective = dist.Objective(self.net, self._parts)
+        self.objective = objective if sharded else dist.replicated(objective, self.world)
+        self.ema = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        self.optimiser = make_optimiser(config, self.net, self.device)
+        self.iteration = self.images_seen = 0
+        self.best: dict[str, float] = {}
+        self.validated = -1  # the iteration of the last validation
+        self.data = ""  # fingerprint of the pictures
+        self.once = methods.get(config.method).sampler == "once"
+        self.law = LogSNRLaw() if config.noise_law == "logsnr" else spec.process
+        self.last: tuple[Sequence[Batch], Tensor] | None = None
+
+    def shares(self, iteration: int) -> list[range]:
+        """Which places of an iteration's batch this process computes, for each part of it."""
+        return dist.shares(self.world, self.config.count(iteration), self.config.accumulate)
+
+    # --- checkpoints ---
+
+    def resume(self, folder: Path, say: Callable[[str], None], log: Log | None = None) -> None:
+        """Go on from the newest whole checkpoint in `folder`, if there is one."""
+        found = checkpoint.newest(folder, say)
+        record: dict[str, Any] = {}
+        if found is not None:
+            iteration, state, record = found
+            if changed := set(self.config.differences(record["config"])) - _FREE:
+                names = ", ".join(sorted(changed))
+                raise UsageError(
+                    f"{folder} holds a run with other settings ({names}): "
+                    "give those again, or another --output"
+                )
+            if record.get("data", self.data) != self.data:
+                say("the pictures are not those that the run began with: it goes on with these")
+            self.iteration, self.images_seen = iteration, record["images_seen"]
+            self.best = record.get("best", {})
+            self.validated = record.get("validated", -1)
+            checkpoint.unpack(state, self.net, self.ema, self.optimiser)
+            say(f"going on from iteration {self.iteration} in {folder}")
+        if log is not None:
+            log.resume(record.get("log", {}), self.iteration)
+
+    def save(self, folder: Path, log: Log | None = None) -> None:
+        """A checkpoint; every process must call it."""
+        record = {
+            "config": self.config.to_dict(),
+            "images_seen": self.images_seen,
+            "best": self.best,
+            "validated": self.validated,
+            "data": self.data,
+            "log": log.state() if log else {},
+        }
+        state = checkpoint.pack(self.net, self.ema, self.optimiser)
+        if self.world.first:
+            checkpoint.save(folder, self.iteration, state, record)
+        self.world.wait()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The moving average, whole; every process must call it."""
+        return {key: dist.full(value) for key, value in self.ema.items()}
+
+    def keep_failed(self, folder: Path) -> Path | None:
+        """The examples of the last iteration and their noise levels, for inspection."""
+        if self.last is None:
+            return None
+        batches, sigma = self.last
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"failed-{self.iteration:08d}-{self.world.rank}.safetensors"
+        state = {"sigma": sigma.cpu()}
+        for part, batch in enumerate(batches):
+            for name in ("hr", "lr_up", "scale"):
+                state[f"{part}.{name}"] = getattr(batch, name).cpu().contiguous()
+        places = [list(batch.places) for batch in batches]
+        checkpoint.write(path, state, {"iteration": self.iteration, "places": places})
+        return path
+
+    # --- one iteration ---
+
+    def step(self, batches: Sequence[Batch]) -> tuple[dict[str, float], Tensor]:
+        """One iteration over the parts of its batch; returns the parts of the loss and
+        `log.by_level`'s sums, both of all processes. Raises NumericalError."""
+        try:
+            return self._step(batches)
+        except FloatingPointError as error:  # the flow, there or on the adjoint's way back
+            raise NumericalError(f"{error}, at iteration {self.iteration}") from error
+
+    def _step(self, batches: Sequence[Batch]) -> tuple[dict[str, float], Tensor]:
+        config, iteration = self.config, self.iteration
+        rate = _learning_rate(config, iteration)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        sigma = self._sigma(config.count(iteration))
+        self.last = (batches, sigma)
+        self.optimiser.zero_grad(set_to_none=True)
+        told: dict[str, Tensor] = {}
+        seen: list[tuple[Tensor, Tensor]] = []
+        for index, batch in enumerate(batches):
+            torch.manual_seed(mix(config.seed, iteration, self.world.rank, index))  # dropout's
+            own = sigma[list(batch.places)].to(self.device)
+            last = index + 1 == len(batches)
+            with nullcontext() if last else dist.unsynchronised(self.objective):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                    parts, scores = self.objective(batch, own)
+                if self.device.type == "cpu":  # (a GPU would have to wait for the question)
+                    self._check({name: float(value.detach()) for name, value in parts.items()})
+                (torch.stack(list(parts.values())).sum() / len(batches)).backward()
+            for name, value in parts.items():
+                told[name] = told.get(name, 0) + value.detach().double() / len(batches)
+            seen.append((own, scores))
+        means = self.world.mean(torch.stack(list(told.values()))).tolist()
+        values = self._check(dict(zip(told, means, strict=True)))
+        if config.clip_value:
+            nn.utils.clip_grad_value_(self.net.parameters(), config.clip_value)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip or math.inf)
+        norm = float(dist.full(norm))
+        if not math.isfinite(norm):
+            raise NumericalError(f"the gradient became {norm} at iteration {iteration}")
+        self.optimiser.step()
+        self._average()
+        self.iteration += 1
+        self.images_seen += config.count(iteration)
+        return {**values, "gradient_norm": norm, "learning_rate": rate}, self._levels(seen)
+
+    def _levels(self, seen: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """`by_level` over the parts and the processes; zeros where there is no noise."""
+        if self.once:
+            return torch.zeros(2, len(LEVELS), dtype=torch.float64)
+        own = torch.stack([by_level(sigma, scores) for sigma, scores in seen]).sum(0)
+        return self.world.sum(own.to(self.device)).cpu()
+
+    def _check(self, parts: dict[str, float]) -> dict[str, float]:
+        """The parts of a loss with their sum before them. Raises NumericalError."""
+        total = sum(parts.values())
+        if not math.isfinite(total):
+            sigma = self.last[1]
+            raise NumericalError(
+                f"the loss became {total} at iteration {self.iteration} "
+                f"({', '.join(f'{k} {v:.3g}' for k, v in parts.items())}), at noise levels "
+                f"{float(sigma.min()):.3g} to {float(sigma.max()):.3g}: "
+                "try a lower --learning-rate"
+            )
+        return {"loss": total, **parts}
+
+    def _sigma(self, count: int) -> Tensor:
+        """Noise levels of an iteration's whole batch, float64 (count,)."""
+        if self.once:  # a regression network: L1 on its one answer
+            return torch.full((count,), self.spec.process.sigma_max, dtype=torch.float64)
+        generator = shared(self.config.seed, self.iteration)
+        if self.config.antithetic:
+            return self.law.sigma_at(antithetic(count, generator))
+        return self.law.sample_sigma(count, generator)
+
+    def _parts(self, batch: Batch, sigma: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """(the parts of the loss of some examples, their score losses (B,))."""
+        config = self.config
+        chance = Chance(config.seed, self.iteration, batch.places, self.device)
+        cond = encode(self.net, batch)  # both losses learn through the same features
+        scores = score_loss(self.net, self.spec, batch, sigma, chance, cond)
+        parts = {"score": scores.mean()}
+        if config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST:
+            parts["score"] = config.quality_score * parts["score"]
+            parts |= self._quality(batch, chance, cond)
+        return parts, scores
+
+    def _quality(self, batch: Batch, chance: Chance, cond: Any) -> dict[str, Tensor]:
+        config = self.config
+        start = start_noise(batch, config.quality_cool, chance)
+        generator = shared(config.seed + 1, self.iteration)  # the same for all examples
+        calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
+        if config.quality_gradient == "adjoint":
+            sr = flow(self.net, self.spec, batch, start, config.quality_tolerance, cond)
+        else:
+            sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth, cond)
+        sr = sr.float()
+        if config.degradation == "bicubic":  # else the input is not what the truth shrinks to
+            sr = project(sr, batch)
+        return self.quality(sr, batch.hr, generator)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
+        for key, value in self.net.state_dict().items():
+            dist.local(self.ema[key]).lerp_(dist.local(value), 1 - decay)

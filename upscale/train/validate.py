@@ -1,0 +1,157 @@
+"""Pictures that a run does not train on, enlarged by its moving average in a few steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import methods
+from ..consistency import settle
+from ..diffusion.samplers import ADAPTIVE, STOCHASTIC
+from ..errors import DiffsrError, InputError
+from ..image.io import write
+from ..image.picture import Picture
+from ..image.resize import resize
+from ..metrics import pixel
+from ..metrics.perceptual import SMALLEST, Lpips
+from ..plan import Stage
+from ..stage import Settings, run_stage
+from .config import TrainConfig
+from .crops import plain, smallest_side
+from .data import quantised
+from .degrade import degraded
+from .log import Log
+from .pictures import decode
+from .sources import Items, Say
+from .state import Run
+
+COUNT = 8  # pictures
+STEPS = 8  # network calls at most
+ON_SHEET = 4
+Describe = Callable[[Run], dict[str, Any]]
+Save = Callable[[Run, dict[str, Tensor]], None]
+
+
+def examples(items: Items, config: TrainConfig, say: Say) -> list[Tensor]:
+    """Up to COUNT truths (3,P,P) in [-1,1], evenly spread over the items. InputError if none."""
+    step, found = max(1, len(items) // COUNT), []
+    for index in range(0, min(len(items), step * COUNT), step):
+        try:
+            picture = decode(items, index, smallest_side(config))
+            found.append(plain(picture, config, config.patch))
+        except DiffsrError as error:
+            say(f"not validated on: {error}")
+    if not found:
+        raise InputError("none of the pictures to validate on can be read")
+    return found
+
+
+class Validator:
+    """`validator(run, log)` measures LPIPS, PSNR and Consistency, writes a sheet of samples
+    (input, result, truth) and keeps the weights that are best so far in LPIPS.
+
+    describe: a run's metadata; save: writes weights. Every process must call it.
+    """
+
+    def __init__(
+        self,
+        truths: Sequence[Tensor],
+        config: TrainConfig,
+        folder: Path,
+        describe: Describe,
+        save: Save,
+        say: Say,
+    ) -> None:
+        self.truths, self.config, self.folder = truths, config, folder
+        self.describe, self.save, self.say = describe, save, say
+        self.lpips = Lpips("alex") if config.patch >= SMALLEST["alex"] else None
+
+    def __call__(self, run: Run, log: Log) -> None:
+        state = run.weights()
+        if run.world.first:
+            values, pictures = self.measure(run, state)
+            log.validation(run.iteration, run.images_seen, values)
+            self._sheet(run.images_seen, pictures)
+            told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            self.say(f"validation after {run.images_seen} pictures: {told}")
+            if _better(values, run.best):
+                run.best = {"iteration": run.iteration, **values}
+                self.save(run, state)
+        run.best = run.world.agreed(run.best)
+
+    @torch.no_grad()
+    def measure(
+        self, run: Run, state: dict[str, Tensor]
+    ) -> tuple[dict[str, float], list[list[Tensor]]]:
+        """(means over the pictures, [enlarged input, result, truth] of each)."""
+        model = methods.build(dict(state), self.describe(run))
+        model = replace(model, law=_quick(model.law))
+        model.net.to(run.device).to(memory_format=torch.channels_last)
+        rows, sums = [], {"lpips": 0.0, "psnr": 0.0, "consistency": 0.0}
+        for index, truth in enumerate(self.truths):
+            row = self._enlarged(model, truth, index, run)
+            lr, sr, hr = (_picture(x) for x in (row[0], row[1], truth))
+            if self.lpips:
+                sums["lpips"] += self.lpips.distance(sr, hr)
+            sums["psnr"] += pixel.psnr(sr, hr)
+            sums["consistency"] += pixel.consistency(lr, sr)
+            enlarged = resize(row[0][None], tuple(truth.shape[-2:]))[0].clamp(-1, 1)
+            rows.append([enlarged, row[1], truth])
+        means = {name: round(value / len(rows), 6) for name, value in sums.items()}
+        if not self.lpips:
+            del means["lpips"]
+        return means, rows
+
+    def _enlarged(
+        self, model: methods.Model, truth: Tensor, index: int, run: Run
+    ) -> tuple[Tensor, Tensor]:
+        """(small input, result) in [-1,1], both on the CPU."""
+        config, patch = self.config, truth.shape[-1]
+        side = max(1, round(patch / config.scale_focus))
+        true = config.degradation == "bicubic"
+        if true:
+            lr = quantised(resize(truth[None], (side, side)))
+        else:
+            lr = degraded(truth, side, np.random.default_rng((config.seed, index)))[None]
+        law, stage = model.law, Stage((side, side), (patch, patch), model.law.steps)
+        settings = Settings(
+            law.sampler, law.spacing, law.temperature, "project" if true else "off", 0,
+            (config.seed, index), bf16=run.autocast,
+        )  # fmt: skip
+        sr, _ = run_stage(model, lr.to(run.device), stage, settings, 0, lambda done, of: None)
+        sr, lr = sr.float().cpu(), lr.cpu()
+        return lr[0], (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
+
+    def _sheet(self, images_seen: int, rows: list[list[Tensor]]) -> None:
+        """A line per picture: input, result, truth."""
+        sheet = torch.cat([torch.cat(row, 2) for row in rows[:ON_SHEET]], 1)
+        path = self.folder / "samples" / f"{images_seen:010d}.png"
+        write(Picture(_picture(sheet).numpy()), path, overwrite=True)
+
+
+def _picture(x: Tensor) -> Tensor:
+    """(3,H,W) in [-1,1] -> (H,W,3) in [0,1]."""
+    return ((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous()
+
+
+def _quick(law: methods.Method) -> methods.Method:
+    """The weights' own way to sample, or its few-step sibling."""
+    if law.sampler in ADAPTIVE:
+        return replace(law, sampler="heun-phi", spacing="phi", steps=STEPS // 2)
+    if law.sampler in STOCHASTIC:
+        return replace(law, sampler="ddim", spacing="phi", steps=STEPS)
+    return replace(law, steps=min(law.steps, STEPS))
+
+
+def _better(values: dict[str, float], best: dict[str, float]) -> bool:
+    """By LPIPS, or by PSNR where the pictures are too small for it."""
+    if "lpips" in values:
+        return values["lpips"] < best.get("lpips", math.inf)
+    return values["psnr"] > best.get("psnr", -math.inf)
