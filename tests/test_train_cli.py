@@ -25,6 +25,7 @@ from PIL import Image
 from upscale import methods
 from upscale.cli.main import cli, main
 from upscale.errors import DiffsrError
+from upscale.image.io import read as picture_of
 from upscale.train import measure
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
@@ -230,9 +231,9 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path) -> None:
     assert (cut / "sr3-photo-best.safetensors").is_file() and any((cut / "samples").iterdir())
     assert not list(cut.glob(".*"))
     picture, large = tmp_path / "small.png", tmp_path / "large.png"
-    Image.open(photos / "00.jpg").resize((25, 20)).save(picture)
+    Image.fromarray(np.full((20, 25, 3), 90, np.uint8)).save(picture)
     run("upscale", picture, "--weights", weights, "-o", large)
-    assert Image.open(large).size == (100, 80)
+    assert picture_of(large).size == (80, 100)
 
 
 @pytest.mark.skipif(not FORKS, reason="this system does not fork")

@@ -37,7 +37,7 @@ def save(folder: Path, iteration: int, state: dict[str, Tensor], record: dict) -
 def write(path: Path, state: dict[str, Tensor], record: dict) -> None:
     """One safetensors file with `record` and a digest of the tensors in its header."""
     temporary = path.with_name(f".{path.stem}.tmp")
-    header = {"record": json.dumps(record), "digest": _digest(state)}
+    header = {"record": json.dumps(record), "sha256": _digest(state)}
     try:
         save_file(state, temporary, metadata=header)
         with open(temporary, "rb") as file:
@@ -79,7 +79,7 @@ def newest(
             with safe_open(path, "pt") as file:
                 header = file.metadata()
             record = json.loads(header["record"])
-            if header.get("digest", "") not in ("", _digest(state)):
+            if header.get("sha256", "") not in ("", _digest(state)):
                 raise ValueError("its content is not what was saved")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             on_skip(f"{path.name} is damaged ({error}); trying the one before it")
