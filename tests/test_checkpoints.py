@@ -275,7 +275,7 @@ def trained(tmp_path_factory) -> Path:
     """A checkpoint of `diffsr train` whose moving average is not its network."""
     from upscale.train import checkpoint
     from upscale.train.config import TrainConfig
-    from upscale.train.run import make_net
+    from upscale.train.networks import make_net
 
     torch.manual_seed(0)
     config = TrainConfig(method="sr3", net="sr3-tiny", scale_min=4, scale_max=4, patch=32)

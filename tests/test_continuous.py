@@ -24,7 +24,7 @@ from upscale.pipeline import Upscaler
 from upscale.train.config import TrainConfig
 from upscale.train.data import Pairs
 from upscale.train.loss import encode, grid_loss, phase_loss
-from upscale.train.run import make_net, start
+from upscale.train.networks import make_net, start
 
 TINY = CompactIDMConfig(
     channels=(16, 16, 16), down=(1, 1, 1), up=(1, 1), encoder=1, head=(8, 8), embedding=16,

@@ -26,7 +26,8 @@ from upscale.train import checkpoint
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs, load_folder
 from upscale.train.loss import Spec, encode, flow, phase_loss, sample, start_noise
-from upscale.train.run import estimate_std, make_net, run_training, spec_of, start
+from upscale.train.networks import make_net, start
+from upscale.train.run import estimate_std, run_training, spec_of
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8

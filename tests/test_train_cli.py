@@ -29,8 +29,9 @@ from upscale.image.io import read as picture_of
 from upscale.train import measure
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
+from upscale.train.networks import make_net
 from upscale.train.recipes import RECIPES, config_of, settings_of
-from upscale.train.run import make_net, spec_of
+from upscale.train.run import spec_of
 from upscale.weights import read
 
 TINY = ["--net", "compact-tiny", "--patch", "32", "--batch", "2", "--warmup", "2", "--scale", "4"]
@@ -146,8 +147,6 @@ def test_a_plan_tells_what_a_run_takes(here) -> None:
     photographs(here / "p", 3)
     told = run("train", "--dataset", "p", "--holdout", "1", "--dry-run", *TINY)
     assert "3 pictures in p, 1 of them held out" in told
-    from upscale.train.run import make_net
-
     size = sum(p.numel() for p in make_net(TrainConfig(net="compact-tiny")).parameters())
     assert re.search(rf"parameters +{size:,}\n", told)
     network = float(re.search(r"network +([\d.]+) examples/s", told)[1])

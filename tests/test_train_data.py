@@ -87,6 +87,7 @@ def test_tar_shards_hold_the_pictures_of_a_folder(tmp_path) -> None:
     assert all(np.array_equal(streamed[i], plain[i]) for i in range(5))
     assert len(find(tmp_path / "packed", ["000002.png"])) == 1
     assert len(find(tmp_path / "packed/a.tar")) == 3
+    assert len(find(tmp_path / "packed/a.tar", ["000002.png"])) == 1
     (tmp_path / "packed/a.tar").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(InputError, match=r"a\.tar: no readable tar"):
         find(tmp_path / "packed")

@@ -32,7 +32,8 @@ from upscale.train.data import Batch, Pairs
 from upscale.train.log import LEVEL_NAMES, Log, by_level
 from upscale.train.loop import train
 from upscale.train.loss import score_loss
-from upscale.train.run import Options, make_net, run_training, spec_of
+from upscale.train.networks import make_net
+from upscale.train.run import Options, run_training, spec_of
 from upscale.train.state import Run
 
 SMALL = CompactConfig(
@@ -135,6 +136,21 @@ def test_checkpoints_of_before_a_setting_are_of_its_default(photos, tmp_path) ->
     with pytest.raises(UsageError, match="antithetic"):
         checkpoint.save(tmp_path, iteration + 9, tensors, record)
         run(photos, tmp_path, CONFIG.with_(antithetic=True))
+
+
+def test_a_deviation_is_measured_once(photos, tmp_path) -> None:
+    """A run goes on with what it began with, also if it would measure something else now."""
+    lines: list[str] = []
+    path = run(photos, tmp_path, CONFIG.with_(std=0.0), say=lines.append)
+    assert any("standard deviation" in line for line in lines)
+    iteration, tensors, record = checkpoint.newest(tmp_path, print)
+    assert weights.read(path)[1]["std"] == record["config"]["std"] > 0
+    record["config"]["std"] = 0.4321
+    checkpoint.save(tmp_path, iteration, tensors, record)
+    (tmp_path / "checkpoint-00000099.safetensors").write_bytes(b"damaged")
+    path = run(photos, tmp_path, CONFIG.with_(std=0.0, iterations=8))
+    assert weights.read(path)[1]["std"] == 0.4321
+    assert checkpoint.std_of(tmp_path / "none") is None
 
 
 def test_other_pictures_than_before_are_told(photos, tmp_path) -> None:
@@ -289,6 +305,15 @@ def test_learning_rates() -> None:
         rates(schedule="steps", milestones="half")
     with pytest.raises(UsageError, match=r"--loss 'l3': there is none; have l1, l2"):
         TrainConfig(loss="l3")
+
+
+@pytest.mark.parametrize("quality", [0, 7, 50])
+def test_a_run_may_be_as_long_as_so_many_pictures(quality) -> None:
+    config = TrainConfig(batch=4, quality_batch=3, quality_loss_from=quality)
+    for count in (1, 28, 29, 100):
+        made = config.of_images(count)
+        seen = [made.count(i) for i in range(made.iterations)]
+        assert made.images == sum(seen) >= count > sum(seen[:-1])
 
 
 @pytest.mark.parametrize("changes", [{"clip": 1e-3}, {"clip_value": 1e-4, "clip": 0.0}])

@@ -205,13 +205,15 @@ _CONVERTERS = {"sr3": _sr3, "idm": _idm, "ecdp": _ecdp}
 
 def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
     """The moving average in a checkpoint of `diffsr train`, and what its run would tell of it."""
-    from .train import run as training
+    from .train.card import metadata as told
     from .train.config import TrainConfig
+    from .train.networks import make_net
+    from .train.run import spec_of
 
     try:
         record = json.loads(tensors.header_of(path)["record"])
         config = TrainConfig().with_(**record["config"])
-        net = training.make_net(config)
+        net = make_net(config)
         iteration, seen = int(path.stem.rpartition("-")[2]), int(record["images_seen"])
     except (KeyError, TypeError, ValueError, DiffsrError) as error:
         raise WeightsError(
@@ -223,10 +225,9 @@ def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
     raw = tensors.read(path)[0]
     state = {k.removeprefix("ema."): v for k, v in raw.items() if k.startswith("ema.")}
     run = SimpleNamespace(
-        config=config, spec=training.spec_of(config), net=net, iteration=iteration,
-        images_seen=seen,
+        config=config, spec=spec_of(config), net=net, iteration=iteration, images_seen=seen,
     )  # fmt: skip
-    metadata = {**training.metadata(run, ""), "licence": settings.licence or "not stated"}
+    metadata = {**told(run, ""), "licence": settings.licence or "not stated"}
     if settings.domain:
         metadata["domain"] = settings.domain
     chosen = {"sampler": settings.sampler, "steps": settings.steps}

@@ -198,9 +198,9 @@ def _recipe_names(
 @option(
     "--cache",
     type=Finite(0),
-    default=8.0,
     metavar="GIB",
-    help="Decoded pictures kept in memory; larger datasets are read at each use.",
+    help="Decoded pictures kept in memory; larger datasets are read at each use. Default: 8, or "
+    "half of what is free.",
 )
 @option("--device", type=Named(("auto", "cpu", "cuda")), default="auto")
 @option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto")
@@ -247,7 +247,7 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
             max_minutes=options["max_minutes"], say=reporter.note,
             on_progress=_shown(reporter, config), should_stop=stop,
             options=Options(
-                cache=int(options["cache"] * 2**30),
+                cache=None if options["cache"] is None else int(options["cache"] * 2**30),
                 compiled="inductor" if options["compiled"] else "",
                 validation=Path(options["validation"]) if options["validation"] else None,
                 **{key: options[key] for key in (
@@ -292,10 +292,8 @@ def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> Tr
     settings = {**usual_settings(dataset), **recipe, **given}
     if settings.get("whole") and "crop" not in given:  # a crop of its own
         settings["crop"] = "augmented"
-    if options["images"]:
-        batch = settings.get("batch", TrainConfig().batch)
-        settings["iterations"] = -(-options["images"] // batch)
-    return TrainConfig(**settings)
+    config = TrainConfig(**settings)
+    return config.of_images(options["images"]) if options["images"] else config
 
 
 class _Stop:
@@ -326,8 +324,7 @@ class _Stop:
 def _shown(reporter: Reporter, config: TrainConfig) -> Callable[[Progress], None]:
     """Progress in pictures seen, as a bar with the time left or as a line now and then."""
     reporter.begin("training")
-    whole = sum(config.count(i) for i in range(config.iterations)) if config.iterations < 1e5 else 0
-    whole = whole or config.iterations * config.batch
+    whole = config.images
 
     def show(progress: Progress) -> None:
         reporter.step(progress.images_seen, whole)

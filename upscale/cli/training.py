@@ -67,16 +67,15 @@ def _data(find: Find, known: bool) -> Data | None:
 
 
 def _told(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
-    examples = sum(config.count(i) for i in (0, config.iterations - 1)) // 2 * config.iterations
     needs, has = found.memory / 2**30, found.free / 2**30
     room = "" if needs < has else "; more than is free: raise --accumulate"
-    hours = examples / found.network / 3600
+    hours = config.images / found.network / 3600
     return [
         ("parameters", f"{found.parameters:,}"),
         ("memory", f"{needs:.2f} GiB with {found.at_once} examples at once, "
                    f"{has:.1f} GiB free{room}"),
         ("network", f"{found.network:.2f} examples/s, {1000 / found.network:.0f} s per 1000, "
-                    f"{hours:.1f} h for {examples:,}"),
+                    f"{hours:.1f} h for {config.images:,}"),
         ("data", f"{found.data:.0f} examples/s in one process, "
                  f"{found.data / found.network:.1f} times what the network takes"),
         ("arithmetic", f"{found.operations / 1e9:.1f} GFLOP per example, "

@@ -88,6 +88,20 @@ def newest(
     return None
 
 
+def std_of(folder: Path) -> float | None:
+    """The residual's standard deviation that a run in `folder` began with; None without one.
+
+    From the newest header that can be read: that it was measured once keeps a run what it is.
+    """
+    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, "pt") as file:
+                return float(json.loads(file.metadata()["record"])["config"]["std"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            continue  # `newest` names it
+    return None
+
+
 def _digest(state: dict[str, Tensor]) -> str:
     """sha256 over names and bytes."""
     digest = hashlib.sha256()
@@ -98,14 +112,24 @@ def _digest(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def pack(net: torch.nn.Module, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
-    """All tensors of a run in one flat dict, whole: every process must call it."""
+def pack(
+    net: torch.nn.Module,
+    ema: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    keep: bool = True,
+) -> dict[str, Tensor]:
+    """All tensors of a run in one flat dict on the CPU, whole: every process must call it, and
+    those that do not write need not `keep` what comes."""
     state = {f"net.{k}": v for k, v in net.state_dict().items()}
     state |= {f"ema.{k}": v for k, v in ema.items()}
     for index, values in optimiser.state_dict()["state"].items():
         state |= {f"opt.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-    # (laid out plainly: safetensors keeps no strides)
-    return {k: full(v.detach()).contiguous().clone() for k, v in state.items()}
+    packed = {}
+    for key, value in state.items():
+        whole = full(value.detach())  # one after the other: together they may not fit
+        if keep:  # laid out plainly: safetensors keeps no strides
+            packed[key] = whole.to("cpu", copy=True).contiguous()
+    return packed
 
 
 def unpack(

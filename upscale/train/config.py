@@ -168,6 +168,20 @@ class TrainConfig:
         """Examples of an iteration, over all processes and parts."""
         return self.quality_batch if self.in_quality(iteration) else self.batch
 
+    @property
+    def images(self) -> int:
+        """Examples of the whole run."""
+        score = min(self.quality_loss_from or self.iterations, self.iterations)
+        return score * self.batch + (self.iterations - score) * self.quality_batch
+
+    def of_images(self, count: int) -> TrainConfig:
+        """A copy with the fewest iterations that see `count` examples."""
+        iterations = -(-count // self.batch)
+        if self.quality_loss_from and iterations > self.quality_loss_from:
+            left = count - self.quality_loss_from * self.batch
+            iterations = self.quality_loss_from + -(-left // self.quality_batch)
+        return replace(self, iterations=iterations)
+
     def to_dict(self) -> dict:
         return asdict(self)
 

@@ -29,11 +29,12 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others. Alone: rank 0 of 1."""
+    """This process among the others. Alone: rank 0 of 1. here: processes on this machine."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = _CPU
+    here: int = 1
 
     @property
     def first(self) -> bool:
@@ -86,9 +87,12 @@ def world(device: str) -> Iterator[World]:
             )
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
-    td.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    if place.type == "cuda":
+        td.init_process_group("nccl", device_id=place)
+    else:
+        td.init_process_group("gloo")
     try:
-        yield World(rank, size, place)
+        yield World(rank, size, place, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     finally:
         td.destroy_process_group()
 

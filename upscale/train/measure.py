@@ -17,7 +17,8 @@ from ..device import available_memory, pick_bf16, pick_device
 from .config import TrainConfig
 from .data import Pairs
 from .feed import Feed
-from .run import make_net, spec_of
+from .networks import make_net
+from .run import spec_of
 from .state import Run
 
 # bytes a parameter takes: itself, its gradient, Adam's two moments, the moving average

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import methods, weights
-from ..device import pick_bf16
+from ..device import available_memory, pick_bf16
 from ..diffusion.denoiser import parametrisation
 from ..errors import InputError, UsageError
 from ..metrics.perceptual import Lpips
-from ..nets.compact import CompactConfig, CompactNet
-from ..nets.compact_idm import CONFIGS, CompactIDM
-from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
-from . import dist
+from ..nets.compact import CompactConfig
+from . import checkpoint, dist
 from .card import metadata, write_card
 from .config import TrainConfig
 from .data import Pairs
@@ -27,37 +25,26 @@ from .feed import default_workers
 from .log import Log
 from .loop import OnProgress, train
 from .loss import QualityLoss, Spec
+from .networks import make_net, start
 from .sources import Items, Say, find
 from .state import Run
 from .validate import Validator, examples
 
-# ECDP's conditioning in our network: a deeper encoder, whose features every block receives
-ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
-# for trying things out: 0.04M parameters
-TINY = CompactConfig(
-    channels=(16, 16, 24), down=(1, 1, 1), up=(1, 1), encoder=2, head=(8, 4), embedding=32
-)
-ECDP_TINY = replace(TINY, inject=(0, 1))
-SIZES = {  # of the compact network: by itself, and with ECDP's conditioning
-    "compact": (CompactConfig(), ECDP_COMPACT),
-    "compact-tiny": (TINY, ECDP_TINY),
-}
-_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_ONE_SIZE = ("idm", "liif", "edsr")
-CACHE = 8 << 30  # bytes of decoded pictures that are kept in memory
+CACHE = 8 << 30  # bytes of decoded pictures that are kept in memory at most
 
 
 @dataclass(frozen=True)
 class Options:
     """How a run is done: nothing here changes what comes out but for rounding.
 
-    cache: bytes of decoded pictures in memory. workers: processes that make batches; None: as
-    many as the device wants. validation: where pictures to validate on are. validate_every:
-    iterations, 0: never. strategy: "ddp" or "fsdp". compiled: a backend of torch.compile.
+    cache: bytes of decoded pictures in memory; None: see `default_cache`. workers: processes that
+    make batches; None: as many as the device wants. validation: where pictures to validate on are.
+    validate_every: iterations, 0: never. strategy: "ddp" or "fsdp". compiled: a backend of
+    torch.compile, "": none.
     """
 
     save_minutes: float = 5.0
-    cache: int = CACHE
+    cache: int | None = None
     workers: int | None = None
     validation: Path | None = None
     validate_every: int = 2000
@@ -97,6 +84,8 @@ def run_training(
         data = dataset
         if isinstance(dataset, Path):
             data = Data(dataset.name, find(dataset, names))
+        if config.std == 0:  # it was measured when the run began
+            config = replace(config, std=checkpoint.std_of(output) or 0.0)
         run, validation = prepared(config, data, world, dtype, options, told, init, net)
         log = Log(output, options.tensorboard and world.first)
         if world.first:
@@ -105,7 +94,7 @@ def run_training(
         path = output / f"{name or config.method}.safetensors"
         workers = options.workers
         if workers is None:
-            workers = default_workers(world.device, world.size)
+            workers = default_workers(world.device, world.here)
         try:
             train(
                 run, output, max_minutes=max_minutes, save_minutes=options.save_minutes,
@@ -136,7 +125,8 @@ def prepared(
 ) -> tuple[Run, Items | None]:
     """(a run at its beginning, the pictures to validate on)."""
     items, apart = held_out(data.train, config.holdout)
-    pictures = pictures_of(items, config, options.cache, say)
+    cache = default_cache(world) if options.cache is None else options.cache
+    pictures = pictures_of(items, config, cache, say)
     kept = "" if isinstance(pictures, list) else ", read from where they are at each use"
     say(f"{len(pictures):,} pictures from {data.label}{kept}")
     if spec_of(config).std == 0:
@@ -166,6 +156,12 @@ def prepared(
     return run, given or apart or data.validation
 
 
+def default_cache(world: dist.World) -> int:
+    """CACHE, but no more than half of the memory that is free, for all processes of a machine."""
+    free = available_memory(torch.device("cpu"))
+    return min(CACHE, free // 2 // world.here)
+
+
 def _described(run: Run, data: Data) -> dict[str, Any]:
     return metadata(run, data.label, len(run.pairs.pictures), data.licence)
 
@@ -186,63 +182,6 @@ def _validator(
 
     truths = examples(items, run.config, say)
     return Validator(truths, run.config, output, lambda run: _described(run, data), keep, say)
-
-
-def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
-    """The network of a run with fresh weights; `sizes` are for the compact one. UsageError."""
-    if config.compact:
-        net = _compact(config, sizes)
-    else:
-        net = methods.make_paper_net(config.net, config.method)
-        scales = {config.scale_min, config.scale_focus, config.scale_max}
-        if config.method in ("ecdp", "edsr") and len(scales) > 1:
-            raise UsageError(
-                f"network {config.net} is for one magnification: "
-                "give --scale-min, --scale-focus and --scale-max one value"
-            )
-    if config.method == "idm":
-        net = type(net)(replace(net.config, max_scale=config.scale_max))
-    if config.net_options:
-        net = type(net)(altered(net.config, config.net_options))
-    return net
-
-
-def _compact(config: TrainConfig, sizes: CompactConfig | None) -> nn.Module:
-    """Our own network for a method; `sizes` instead of its usual ones. UsageError."""
-    if config.net not in SIZES or (config.net != "compact" and config.method in _ONE_SIZE):
-        raise UsageError(
-            f"no network {config.net!r} for --method {config.method}; have compact, and "
-            "compact-tiny for sr3, ecdp and regression"
-        )
-    if config.method == "liif":
-        return LIIFNet()
-    if config.method == "edsr":
-        return EDSRNet(EDSRConfig(round(config.scale_max), blocks=10, features=56))
-    if config.method == "idm":
-        return CompactIDM(sizes or CONFIGS[config.domain])
-    plain, ecdp = SIZES[config.net]
-    if config.method == "ecdp":
-        sizes = replace(sizes or ecdp, heads=2)
-    return CompactNet(replace(sizes or plain, noisy_input=config.method != "regression"))
-
-
-def altered(sizes: Any, text: str) -> Any:
-    """A network's configuration with the fields that "name=value,name=value" gives. UsageError."""
-    plain = {k: v for k, v in vars(sizes).items() if isinstance(v, bool | int | float | str)}
-    changes: dict[str, Any] = {}
-    for part in text.split(","):
-        name, _, value = part.strip().partition("=")
-        if name not in plain:
-            raise UsageError(f"--net-options: no {name!r}; have {', '.join(plain)}")
-        kind = type(plain[name])
-        try:
-            changes[name] = _BOOLS[value.lower()] if kind is bool else kind(value)
-        except (KeyError, ValueError) as error:
-            raise UsageError(f"--net-options {part}: not a {kind.__name__}") from error
-    try:
-        return replace(sizes, **changes)
-    except ValueError as error:
-        raise UsageError(f"--net-options: {error}") from error
 
 
 def spec_of(config: TrainConfig) -> Spec:
@@ -284,36 +223,6 @@ def estimate_std(pairs: Pairs, batches: int = 32) -> float:
             "nothing can be learnt from them"
         )
     return round(std, 4)
-
-
-def start(net: nn.Module, init: str) -> None:
-    """Fill a network from other weights: the same layout, or a smaller sibling's.
-
-    A diffusion network's for its regression twin: the convolution from the noise and the noise
-    embedding are left out. One head's for both heads; CompactNet's trunk for IDM's. What the
-    sibling has not (later blocks of the encoder, injections) starts as if it were not there.
-    """
-    state, description = weights.load(weights.find(init))
-    state = {k: v.float() for k, v in state.items()}
-    ours = net.state_dict()
-    kind = description.get("architecture", {}).get("kind")
-    if isinstance(net, CompactIDM) and kind == CompactNet.kind:
-        # the trunk; what IDM has of its own, and how it draws, starts afresh
-        same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
-        state = ours | same
-    elif isinstance(net, CompactNet) and not isinstance(net, CompactIDM):
-        if not net.config.noisy_input:
-            state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
-            state["stem.weight"] = state["stem.weight"][:, -net.stem.in_channels :]
-        for key in ("head3.weight", "head3.bias"):
-            if key in state and 2 * len(state[key]) == len(ours[key]):
-                state[key] = torch.cat([state[key]] * 2)
-        fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
-        state = fresh | state
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(f"--init {init} has another layout: {error}") from error
 
 
 def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | None:

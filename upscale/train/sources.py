@@ -146,12 +146,12 @@ def find(folder: Path, names: Sequence[str] | None = None) -> Items:
     """
     if (folder / "data.mdb").is_file():
         return lmdb_of(folder)
+    wanted = set(names) if names is not None else None
     if folder.is_file() and folder.suffix == ".tar":
-        return shards_of([folder])
+        return shards_of([folder], wanted)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of training pictures")
     paths = sorted(p for p in folder.rglob("*") if not p.name.startswith("."))
-    wanted = set(names) if names is not None else None
     pictures = [p for p in paths if p.suffix.lower() in SUFFIXES]
     parts: list[Items] = []
     if pictures:

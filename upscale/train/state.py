@@ -86,9 +86,9 @@ class Run:
                 "--strategy fsdp does not go with --quality-gradient adjoint, which needs every "
                 "weight at once: take --quality-gradient direct"
             )
-        self.net = net.to(self.device)
-        if not sharded:  # FSDP2 takes plainly laid out parameters only
-            self.net = self.net.to(memory_format=torch.channels_last)
+        self.net = net
+        if not sharded:  # FSDP2 moves its shares itself, and wants them plainly laid out
+            self.net = net.to(self.device).to(memory_format=torch.channels_last)
         if compiled:
             self.net.compile(backend=compiled)
         if sharded:
@@ -143,14 +143,14 @@ class Run:
             "data": self.data,
             "log": log.state() if log else {},
         }
-        state = checkpoint.pack(self.net, self.ema, self.optimiser)
+        state = checkpoint.pack(self.net, self.ema, self.optimiser, keep=self.world.first)
         if self.world.first:
             checkpoint.save(folder, self.iteration, state, record)
         self.world.wait()
 
     def weights(self) -> dict[str, Tensor]:
-        """The moving average, whole; every process must call it."""
-        return {key: dist.full(value) for key, value in self.ema.items()}
+        """The moving average, whole, on the CPU; every process must call it."""
+        return {key: dist.full(value).cpu() for key, value in self.ema.items()}
 
     def keep_failed(self, folder: Path) -> Path | None:
         """The examples of the last iteration and their noise levels, for inspection."""

@@ -1,0 +1,117 @@
+"""The network of a run: which one, in which sizes, and from which weights it starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import methods, weights
+from ..errors import UsageError
+from ..nets.compact import CompactConfig, CompactNet
+from ..nets.compact_idm import CONFIGS, CompactIDM
+from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
+from .config import TrainConfig
+
+# ECDP's conditioning in our network: a deeper encoder, whose features every block receives
+ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
+# for trying things out: 0.04M parameters
+TINY = CompactConfig(
+    channels=(16, 16, 24), down=(1, 1, 1), up=(1, 1), encoder=2, head=(8, 4), embedding=32
+)
+ECDP_TINY = replace(TINY, inject=(0, 1))
+SIZES = {  # of the compact network: by itself, and with ECDP's conditioning
+    "compact": (CompactConfig(), ECDP_COMPACT),
+    "compact-tiny": (TINY, ECDP_TINY),
+}
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_ONE_SIZE = ("idm", "liif", "edsr")
+
+
+def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
+    """The network of a run with fresh weights; `sizes` are for the compact one. UsageError."""
+    if config.compact:
+        net = _compact(config, sizes)
+    else:
+        net = methods.make_paper_net(config.net, config.method)
+        scales = {config.scale_min, config.scale_focus, config.scale_max}
+        if config.method in ("ecdp", "edsr") and len(scales) > 1:
+            raise UsageError(
+                f"network {config.net} is for one magnification: "
+                "give --scale-min, --scale-focus and --scale-max one value"
+            )
+    if config.method == "idm":
+        net = type(net)(replace(net.config, max_scale=config.scale_max))
+    if config.net_options:
+        net = type(net)(altered(net.config, config.net_options))
+    return net
+
+
+def _compact(config: TrainConfig, sizes: CompactConfig | None) -> nn.Module:
+    """Our own network for a method; `sizes` instead of its usual ones. UsageError."""
+    if config.net not in SIZES or (config.net != "compact" and config.method in _ONE_SIZE):
+        raise UsageError(
+            f"no network {config.net!r} for --method {config.method}; have compact, and "
+            "compact-tiny for sr3, ecdp and regression"
+        )
+    if config.method == "liif":
+        return LIIFNet()
+    if config.method == "edsr":
+        return EDSRNet(EDSRConfig(round(config.scale_max), blocks=10, features=56))
+    if config.method == "idm":
+        return CompactIDM(sizes or CONFIGS[config.domain])
+    plain, ecdp = SIZES[config.net]
+    if config.method == "ecdp":
+        sizes = replace(sizes or ecdp, heads=2)
+    return CompactNet(replace(sizes or plain, noisy_input=config.method != "regression"))
+
+
+def altered(sizes: Any, text: str) -> Any:
+    """A network's configuration with the fields that "name=value,name=value" gives. UsageError."""
+    plain = {k: v for k, v in vars(sizes).items() if isinstance(v, bool | int | float | str)}
+    changes: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if name not in plain:
+            raise UsageError(f"--net-options: no {name!r}; have {', '.join(plain)}")
+        kind = type(plain[name])
+        try:
+            changes[name] = _BOOLS[value.lower()] if kind is bool else kind(value)
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"--net-options {part}: not a {kind.__name__}") from error
+    try:
+        return replace(sizes, **changes)
+    except ValueError as error:
+        raise UsageError(f"--net-options: {error}") from error
+
+
+def start(net: nn.Module, init: str) -> None:
+    """Fill a network from other weights: the same layout, or a smaller sibling's.
+
+    A diffusion network's for its regression twin: the convolution from the noise and the noise
+    embedding are left out. One head's for both heads; CompactNet's trunk for IDM's. What the
+    sibling has not (later blocks of the encoder, injections) starts as if it were not there.
+    """
+    state, description = weights.load(weights.find(init))
+    state = {k: v.float() for k, v in state.items()}
+    ours = net.state_dict()
+    kind = description.get("architecture", {}).get("kind")
+    if isinstance(net, CompactIDM) and kind == CompactNet.kind:
+        # the trunk; what IDM has of its own, and how it draws, starts afresh
+        same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
+        state = ours | same
+    elif isinstance(net, CompactNet) and not isinstance(net, CompactIDM):
+        if not net.config.noisy_input:
+            state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
+            state["stem.weight"] = state["stem.weight"][:, -net.stem.in_channels :]
+        for key in ("head3.weight", "head3.bias"):
+            if key in state and 2 * len(state[key]) == len(ours[key]):
+                state[key] = torch.cat([state[key]] * 2)
+        fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
+        state = fresh | state
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(f"--init {init} has another layout: {error}") from error
