@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upscale import methods, weights
@@ -125,17 +125,34 @@ def test_a_run_may_change_how_a_batch_is_parted(photos, tmp_path) -> None:
         run(photos, tmp_path, CONFIG.with_(iterations=8, loss="l2"))
 
 
-def test_checkpoints_of_before_a_setting_are_of_its_default(photos, tmp_path) -> None:
-    run(photos, tmp_path)
-    iteration, tensors, record = checkpoint.newest(tmp_path, print)
-    for name in ("crop", "antithetic", "schedule"):
-        del record["config"][name]
-    del record["log"], record["data"], record["best"]
-    checkpoint.save(tmp_path, iteration, tensors, record)
-    run(photos, tmp_path, CONFIG.with_(iterations=8))
-    with pytest.raises(UsageError, match="antithetic"):
-        checkpoint.save(tmp_path, iteration + 9, tensors, record)
-        run(photos, tmp_path, CONFIG.with_(antithetic=True))
+# what the first trainer's checkpoints told: no digest, and none of the later settings
+FIRST_SETTINGS = (
+    "method", "domain", "patch", "batch", "iterations", "learning_rate", "warmup",
+    "final_learning_rate", "weight_decay", "clip", "ema", "seed", "scale_min", "scale_max",
+    "scale_focus", "whole", "net", "std", "quality_loss_from", "quality_batch",
+    "quality_learning_rate", "quality_calls", "quality_cool", "quality_l1", "quality_vgg",
+    "quality_alex", "quality_phase",
+)  # fmt: skip
+
+
+def test_checkpoints_of_the_first_trainer_go_on(photos, tmp_path) -> None:
+    run(photos, tmp_path / "now")
+    iteration, tensors, record = checkpoint.newest(tmp_path / "now", print)
+    first = {
+        "config": {name: record["config"][name] for name in FIRST_SETTINGS},
+        "images_seen": record["images_seen"],
+    }
+    old = tmp_path / "old"
+    old.mkdir()
+    path = old / f"checkpoint-{iteration:08d}.safetensors"
+    save_file(tensors, path, metadata={"record": json.dumps(first)})
+    (old / "metrics.jsonl").write_text('{"iteration": 6, "images_seen": 24, "loss": 1.5}\n')
+    with pytest.raises(UsageError, match="other settings \\(antithetic\\)"):
+        run(photos, old, CONFIG.with_(antithetic=True))
+    more = CONFIG.with_(iterations=9)
+    assert same(run(photos, old, more), run(photos, tmp_path / "now", more))
+    assert curve(old)[0]["loss"] == 1.5  # what was logged stays
+    assert curve(old)[1:] == curve(tmp_path / "now")[1:]
 
 
 def test_a_deviation_is_measured_once(photos, tmp_path) -> None:
