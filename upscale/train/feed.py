@@ -83,12 +83,12 @@ class Feed:
         )
 
     def _moved(self, batch: Batch) -> Batch:
-        layout = {"device": self.device, "memory_format": torch.channels_last}
+        way = {"device": self.device, "non_blocking": True}
         return Batch(
-            batch.hr.to(**layout, non_blocking=True),
-            batch.lr_up.to(**layout, non_blocking=True),
-            batch.scale.to(self.device),
-            [x.to(self.device) for x in batch.lr],
+            batch.hr.to(**way, memory_format=torch.channels_last),
+            batch.lr_up.to(**way, memory_format=torch.channels_last),
+            batch.scale.to(**way),
+            [x.to(**way) for x in batch.lr],
             batch.places,
             batch.skipped,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +258,9 @@ class Run:
 
     def _quality(self, batch: Batch, chance: Chance, cond: Any) -> dict[str, Tensor]:
         config = self.config
-        start = start_noise(batch, config.quality_cool, chance)
-        generator = shared(config.seed + 1, self.iteration)  # the same for all examples
+        other = config.seed + 1  # the score loss has its own noise
+        start = start_noise(batch, config.quality_cool, replace(chance, seed=other))
+        generator = shared(other, self.iteration)  # the same for all examples
         calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
         if config.quality_gradient == "adjoint":
             sr = flow(self.net, self.spec, batch, start, config.quality_tolerance, cond)
