@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,6 +303,25 @@ def test_weights_made_for_bad_input_leave_it_behind(photos, tmp_path) -> None:
     assert Upscaler(weights=str(clean))(picture).report["consistency_mode"] == "project"
 
 
+@pytest.mark.parametrize("degradation", ["bicubic", "real"])
+def test_pictures_come_faster_than_our_network_takes_them(photos, degradation) -> None:
+    """By three at least, in the processor's time: what else it does is no matter."""
+    config = CONFIG.with_(patch=48, batch=2, scale_min=4.0, scale_max=4.0, degradation=degradation)
+    pictures = [np.asarray(Image.open(p)) for p in sorted(photos.iterdir())]
+    made = Run(make_net(config), spec_of(config), config, Pairs(pictures, config))
+
+    def seconds(work) -> float:
+        found = []
+        for index in range(4):
+            started = time.process_time()
+            work(index)
+            found.append(time.process_time() - started)
+        return min(found)
+
+    batch = made.pairs.batch(0)
+    assert seconds(lambda i: made.step([batch])) > 3 * seconds(made.pairs.batch)
+
+
 # --- how the weights move -----------------------------------------------------------------------
 
 
@@ -385,9 +405,9 @@ TINY_ECDP = ECDPConfig(
 )  # fmt: skip
 # method: its network, how many steps it takes and how large they are
 BY_HEART = {
-    "sr3": ({"net": "sr3-tiny"}, 140, 4e-3),
-    "idm": ({"net": "idm-tiny"}, 150, 3e-3),
-    "ecdp": ({}, 190, 3e-3),
+    "sr3": ({"net": "sr3-tiny"}, 150, 4e-3),
+    "idm": ({"net": "idm-tiny"}, 160, 3e-3),
+    "ecdp": ({}, 230, 3e-3),
     "regression": ({"net": "compact-tiny"}, 200, 4e-3),
     "liif": ({"net_options": "blocks=2,features=32"}, 500, 4e-3),
     "edsr": ({"net_options": "blocks=2,features=24"}, 100, 4e-3),
@@ -399,7 +419,7 @@ def test_four_pairs_are_learnt_by_heart(method) -> None:
     """The mean squared error over the noise levels of training falls below a tenth."""
     settings, steps, rate = BY_HEART[method]
     once = methods.get(method).sampler == "once"
-    times = 1 if once else 4  # each pair, under noise of its own
+    times = 1 if once else 2  # each pair, under noise of its own
     config = TrainConfig(
         method=method, patch=16, batch=4 * times, scale_min=4.0, scale_max=4.0, crop="square",
         warmup=10, learning_rate=rate, iterations=steps, schedule="constant", antithetic=True,
