@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upscale import methods, weights
 from upscale.diffusion.process import LogSNRLaw, VPDiscrete, VPLinear
-from upscale.errors import DiskFull, NumericalError, OutOfMemory, UsageError
+from upscale.errors import DiskFull, NumericalError, OutOfMemory, OutputError, UsageError
 from upscale.image.io import read
 from upscale.image.picture import Picture
 from upscale.nets.compact import CompactConfig
@@ -484,7 +484,11 @@ def test_a_loss_that_is_no_number_leaves_its_batch(photos, tmp_path, monkeypatch
     with pytest.raises(NumericalError) as error:
         run(photos, tmp_path, CONFIG.with_(accumulate=2, batch=2))
     text = str(error.value)
-    assert "at iteration 0" in text and "noise levels" in text and "--learning-rate" in text
+    assert (
+        "the loss became inf at iteration 0" in text
+        and "noise levels" in text
+        and "--learning-rate" in text
+    )
     kept = tmp_path / "failed-00000000-0.safetensors"
     assert str(kept) in text
     saved = load_file(kept)
@@ -492,6 +496,12 @@ def test_a_loss_that_is_no_number_leaves_its_batch(photos, tmp_path, monkeypatch
     pictures = [np.asarray(Image.open(p)) for p in sorted(photos.iterdir())]
     batch = Pairs(pictures, CONFIG.with_(batch=2)).batch(0)
     assert torch.equal(saved["1.hr"], batch.hr[1:])
+
+
+def test_a_gradient_that_is_no_number_stops_too(photos, tmp_path) -> None:
+    steep = CONFIG.with_(learning_rate=1e30, clip=0.0)
+    with pytest.raises(NumericalError, match=r"at iteration 1 .*noise levels .*failed-00000001-0"):
+        run(photos, tmp_path, steep)
 
 
 @pytest.mark.parametrize(
@@ -533,6 +543,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(photos, tmp_path, monkeypatch, er
     told: list[str] = []
     run(photos, tmp_path, say=told.append)
     assert any("going on from iteration 3" in line for line in told)
+
+
+def test_a_log_that_cannot_be_written_is_told(photos, tmp_path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"metrics\.jsonl cannot be written .* last checkpoint"):
+        run(photos, tmp_path)
+    with pytest.raises(DiskFull, match="same command"), log.told_of(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_log_alone_is_dropped_where_no_checkpoint_is(photos, tmp_path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import __version__, methods
 from ..diffusion.process import describe
+from .log import told_of
 from .state import Run
 
 _METRICS = {"lpips": "LPIPS (alex)", "psnr": "PSNR in dB", "consistency": "Consistency (x1e-5)"}
@@ -112,7 +113,8 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
 
 
 def write_card(path: Path, name: str, metadata: dict[str, Any], best: dict[str, float]) -> None:
-    path.write_text(card(name, metadata, best), encoding="utf-8")
+    with told_of(path):
+        path.write_text(card(name, metadata, best), encoding="utf-8")
 
 
 def _number(value: float) -> str:

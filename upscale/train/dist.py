@@ -145,9 +145,8 @@ def replicated(objective: Objective, world: World) -> nn.Module:
     if world.size == 1:
         return objective
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(
-        objective, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
-    )
+    # (every parameter of every network has a part in the score loss: none is looked for as unused)
+    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
 
 
 def unsynchronised(objective: nn.Module) -> Any:

@@ -6,17 +6,19 @@ resuming: the file of a run that was killed is that of one that was not, but for
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import DiskFull, OutputError, UsageError
 
 EVERY = 20  # iterations
 # Upper ends of the noise levels that losses are told apart by; sigma is noise over signal.
@@ -70,8 +72,9 @@ class Log:
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _until(line, iteration)]
             temporary = self.path.with_name(f".{self.path.name}.tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(self.path)
+            with told_of(self.path):
+                temporary.write_text("".join(line + "\n" for line in kept))
+                temporary.replace(self.path)
 
     # --- measuring ---
 
@@ -108,7 +111,7 @@ class Log:
         self._append(line)
 
     def _append(self, line: dict[str, Any]) -> None:
-        with open(self.path, "a") as file:
+        with told_of(self.path), open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             for name, value in _scalars(line):
@@ -118,6 +121,19 @@ class Log:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+
+@contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """A file that cannot be written, as what a user can do about it: DiskFull or OutputError."""
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFull if error.errno == errno.ENOSPC else OutputError
+        raise kind(
+            f"{path} cannot be written ({error.strerror}). Mend that, and run the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
 
 
 def _until(line: str, iteration: int) -> bool:

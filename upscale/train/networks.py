@@ -17,7 +17,7 @@ from .config import TrainConfig
 
 # ECDP's conditioning in our network: a deeper encoder, whose features every block receives
 ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
-# for trying things out: 0.04M parameters
+# for trying things out: 0.08M parameters
 TINY = CompactConfig(
     channels=(16, 16, 24), down=(1, 1, 1), up=(1, 1), encoder=2, head=(8, 4), embedding=32
 )

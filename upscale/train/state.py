@@ -208,7 +208,7 @@ class Run:
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip or math.inf)
         norm = float(dist.full(norm))
         if not math.isfinite(norm):
-            raise NumericalError(f"the gradient became {norm} at iteration {iteration}")
+            raise self._broken("gradient", norm, values)
         self.optimiser.step()
         self._average()
         self.iteration += 1
@@ -226,14 +226,17 @@ class Run:
         """The parts of a loss with their sum before them. Raises NumericalError."""
         total = sum(parts.values())
         if not math.isfinite(total):
-            sigma = self.last[1]
-            raise NumericalError(
-                f"the loss became {total} at iteration {self.iteration} "
-                f"({', '.join(f'{k} {v:.3g}' for k, v in parts.items())}), at noise levels "
-                f"{float(sigma.min()):.3g} to {float(sigma.max()):.3g}: "
-                "try a lower --learning-rate"
-            )
+            raise self._broken("loss", total, parts)
         return {"loss": total, **parts}
+
+    def _broken(self, what: str, value: float, parts: dict[str, float]) -> NumericalError:
+        """What a user is told of a loss or a gradient that is no number."""
+        sigma = self.last[1]
+        return NumericalError(
+            f"the {what} became {value} at iteration {self.iteration} "
+            f"({', '.join(f'{k} {v:.3g}' for k, v in parts.items())}), at noise levels "
+            f"{float(sigma.min()):.3g} to {float(sigma.max()):.3g}: try a lower --learning-rate"
+        )
 
     def _sigma(self, count: int) -> Tensor:
         """Noise levels of an iteration's whole batch, float64 (count,)."""
