@@ -152,6 +152,8 @@ def test_weights_bring_their_method_and_scales_multiply(tiny_weights, two_headed
     beside = trials_of(Settings(methods=("bicubic", "sr3"), weights=(tiny_weights,)))
     assert [(t.method, t.weights) for t in beside] == [("bicubic", None), ("sr3", tiny_weights)]
     assert beside[1].label == "sr3_tiny"
+    resized = trials_of(Settings(methods=("bicubic",), weights=(tiny_weights,)))
+    assert resized == beside
     with pytest.raises(UsageError, match="are for --method sr3, not ecdp"):
         trials_of(Settings(methods=("ecdp",), weights=(tiny_weights,)))
     with pytest.raises(UsageError, match="has none for --method regression"):

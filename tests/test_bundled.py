@@ -28,7 +28,8 @@ def default(parrots):
 
 
 def test_sizes_are_as_small_as_promised() -> None:
-    limits = {"sr3-photo": 6, "regression-photo": 4, "sr3-face-x8": 4, "idm-photo": 6}
+    limits = {"sr3-photo": 6, "regression-photo": 4, "sr3-face-x8": 4}
+    limits |= {"idm-photo": 6, "idm-face": 4, "liif-photo": 2}
     for name, mebibytes in limits.items():
         assert entries()[name].size <= mebibytes * 2**20
     assert sum(entry.size for entry in entries().values() if entry.bundled) < 56 * 2**20

@@ -82,6 +82,8 @@ def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
 
     owners = {name: store.find(name).method for name in dict.fromkeys(settings.weights)}
     methods = tuple(dict.fromkeys(settings.methods or owners.values()))
+    if all(name in METHODS and METHODS[name].kernel for name in methods):
+        methods = tuple(dict.fromkeys((*methods, *owners.values())))  # resizes beside the weights
     for name, owner in owners.items():
         if owner not in methods:
             raise UsageError(f"weights {name} are for --method {owner}, not {', '.join(methods)}")

@@ -71,6 +71,11 @@ _FINETUNE = {
     "quality_phase": 0.0, "quality_vgg": 0.0, "quality_alex": 0.0, "ema": 0.9,
 }  # fmt: skip
 _FINETUNE_NOTE = "second stage: --init the weights of the first"
+# ours: the quality loss against LPIPS's two networks and against grids
+_FINE = {
+    "quality_loss_from": 1, "quality_learning_rate": 2.5e-4, "quality_l1": 5.0,
+    "quality_vgg": 1.5, "quality_alex": 0.25, "quality_grid": 0.1,
+}  # fmt: skip
 
 
 RECIPES: dict[str, Recipe] = {
@@ -161,6 +166,20 @@ RECIPES: dict[str, Recipe] = {
         "ours", "", "--init the weights of sr3-photo",
         method="sr3", domain="face", whole=True, patch=128, batch=8, iterations=850, warmup=40,
         ema=0.995, quality_loss_from=600, quality_batch=6, quality_cool=0.0, **_fixed(8),
+    ),
+    "idm-photo": _recipe(
+        "ours", "", "--init the weights of sr3-photo",
+        method="idm", scale_law="log", iterations=1200, warmup=60, ema=0.998, seed=2, **_FINE,
+    ),
+    "idm-face": _recipe(
+        "ours", "", "--init the weights of sr3-face-x8",
+        method="idm", domain="face", whole=True, patch=128, lr_side=16, lr_side_share=0.6,
+        scale_law="uniform", scale_max=8.0, iterations=1150, warmup=40, ema=0.997, seed=3,
+        quality_batch=8, quality_cool=0.5, **_FINE,
+    ),
+    "liif-photo": _recipe(
+        "ours", "", method="liif", scale_law="uniform", patch=64, batch=16, iterations=1000,
+        warmup=40, ema=0.997, learning_rate=1e-3, seed=4,
     ),
     "sr3-photo-real": _recipe(
         "ours", "", "for pictures as the world makes them: blurred, noisy, compressed",
