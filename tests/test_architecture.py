@@ -14,7 +14,7 @@ import upscale
 ROOT = Path(upscale.__file__).parent
 FLOORS = {
     "cli": 6, "__main__": 6, "bench": 5, "pipeline": 4, "train": 4, "methods": 3, "metrics": 3,
-    "humaneval": 3, "plan": 3, "consistency": 3, "stage": 3,
+    "humaneval": 3, "plan": 3, "consistency": 3, "stage": 3, "models": 3, "cascade": 3, "batch": 5,
     "image": 2, "device": 2, "weights": 2, "registry": 2, "tensors": 2,
     "hub": 2, "checkpoints": 5, "golden": 4, "publish": 5, "nets": 1, "diffusion": 1, "errors": 1,
 }  # fmt: skip
@@ -22,7 +22,8 @@ FLOORS = {
 SIDEWAYS = {
     ("weights", "registry"), ("weights", "tensors"), ("weights", "hub"), ("registry", "hub"),
     ("__main__", "cli"),
-    ("stage", "methods"), ("stage", "plan"), ("stage", "consistency"),
+    ("stage", "methods"), ("stage", "plan"), ("stage", "consistency"), ("models", "methods"),
+    ("cascade", "methods"), ("cascade", "models"), ("cascade", "plan"), ("cascade", "stage"),
 }  # fmt: skip
 DOORS = {
     "PIL": ("image", "cli.doctor"),  # doctor asks for its version and formats
@@ -46,6 +47,8 @@ DOORS = {
     "scipy": ("humaneval",),
     "lmdb": ("train.sources",),
     "pyarrow": ("train.tables",),
+    "ray": ("batch.ray_engine",),
+    "fsspec": ("batch.remote",),
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

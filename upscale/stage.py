@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,23 @@ from .diffusion.denoiser import Denoiser, bind, consistent
 from .diffusion.process import sigmas
 from .diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
 from .diffusion.tiling import Box, tiled, windows
+from .errors import UsageError
 from .image.resize import resize
 from .methods import Model
 from .nets.implicit import Place
 from .plan import Stage
 
 OnStep = Callable[[int, int], None]
+# what makes each call of a network, `function(*args, **named)`: a batch of several pictures, a watch
+Call = Callable[..., Any]
+
+SMALLEST_TILE = 128
+STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
+
+
+def directly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """The `Call` of a picture on its own."""
+    return function(*args, **named)
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,13 @@ class Settings:
 
 
 def run_stage(
-    model: Model, lr: Tensor, stage: Stage, settings: Settings, side: int, on_step: OnStep
+    model: Model,
+    lr: Tensor,
+    stage: Stage,
+    settings: Settings,
+    side: int,
+    on_step: OnStep,
+    call: Call = directly,
 ) -> tuple[Tensor, int]:
     """A sample (1,3,H,W) in [-1,1] for lr (1,3,h,w), and the network calls it took.
 
@@ -56,7 +74,7 @@ def run_stage(
         calls += 1
         return network(x, sigma)
 
-    network, denoise = _network(model, lr, lr_up, side, settings), counted
+    network, denoise = _network(model, lr, lr_up, side, settings, call), counted
     if settings.consistency != "off":
         strength = 1.0 if settings.consistency == "project" else 0.5
 
@@ -84,7 +102,9 @@ def run_stage(
     return model.decode(x, lr_up), calls
 
 
-def _network(model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Settings) -> Denoiser:
+def _network(
+    model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Settings, call: Call
+) -> Denoiser:
     """The network bound to its input, whole or in windows; all of it under the chosen dtype."""
     net = model.net
     factor = math.sqrt(lr_up[0, 0].numel() / lr[0, 0].numel())
@@ -99,7 +119,8 @@ def _network(model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Setti
         )
         at = {} if place is None else {"place": place}
         with autocast():
-            inner = bind(net, net.encode(enlarged, scale, small, **at), model.law.parametrisation)
+            cond = call(net.encode, enlarged, scale, small, **at)
+            inner = bind(partial(call, net), cond, model.law.parametrisation)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             with autocast():
@@ -170,3 +191,23 @@ def _mix(*parts: int) -> int:
         state = (state ^ (state >> 29)) * 0x94D049BB133111EB % (1 << 64)
         state ^= state >> 32
     return state >> 1
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def tile_side(
+    size: tuple[int, int], tile: str | int, net: torch.nn.Module, device: torch.device
+) -> int:
+    """Side of the square windows for an output; 0 where it is done at once."""
+    if tile != "auto":
+        side = int(tile)
+        if side and side < SMALLEST_TILE:
+            raise UsageError(f"--tile must be 0, or at least {SMALLEST_TILE}, not {side}")
+        return 0 if side == 0 or side >= max(size) else side // net.align * net.align
+    budget = available_memory(device) // 2 - size[0] * size[1] * STATE_BYTES
+    if size[0] * size[1] * net.bytes_per_pixel <= min(max(budget, 0), 4 << 30):
+        return 0
+    side = int(math.sqrt(max(budget, 0) / net.bytes_per_pixel))
+    side = max(SMALLEST_TILE * 2, min(side, 1024)) // net.align * net.align
+    return 0 if side >= max(size) else side

@@ -1,0 +1,73 @@
+"""What programmers hold a picture in, and a Picture: Pillow's images, arrays, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from upscale.errors import InputError
+from upscale.image import colour, exif
+from upscale.image.picture import Picture, quantised
+from upscale.image.reading import read
+
+
+def picture_of(source: Any) -> Picture:
+    """A Picture as it is; a path or a stream read; a Pillow image; an array (H,W), (H,W,3) or
+    (H,W,4) of uint8, uint16, or floats in [0,1]. Raises InputError."""
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, Image.Image):
+        return _of_image(source)
+    if isinstance(source, (str, Path)) or hasattr(source, "read"):
+        return read(source)
+    if hasattr(source, "__array__"):
+        return _of_array(np.asarray(source))
+    raise InputError(
+        f"a {type(source).__name__} is no picture: give a path, a Pillow image or an array"
+    )
+
+
+def pillow_of(picture: Picture) -> Image.Image:
+    """Of 8 bits a channel, in L, LA, RGB or RGBA; colour profile, EXIF and resolution are in `info`,
+    where Pillow's own `save` looks for most of them."""
+    grey = picture.grey
+    samples = quantised(picture.rgb.mean(2, keepdims=True) if grey else picture.rgb, 8)
+    if picture.alpha is not None:
+        samples = np.concatenate([samples, quantised(picture.alpha, 8)[..., None]], 2)
+    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    carried = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
+    image.info.update({key: value for key, value in carried.items() if value})
+    return image
+
+
+def _of_image(image: Image.Image) -> Picture:
+    if 0 in image.size:
+        raise InputError("the image has no pixels")
+    if image.mode.startswith("I;16"):  # Pillow's only 16 bits
+        return Picture(
+            *colour.split(np.asarray(image)[..., None] / np.float32(65535))[:1], bits=16, grey=True
+        )
+    plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
+    block, orientation = exif.taken(image.getexif())
+    rgb, alpha, grey = colour.upright(colour.planes(plain), orientation)
+    return Picture(
+        rgb, alpha, 8, grey, icc, block, image.info.get("dpi"), image.format or "PNG", tuple(notes)
+    )
+
+
+def _of_array(array: np.ndarray) -> Picture:
+    samples = array if array.ndim == 3 else array[..., None]
+    if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or 0 in samples.shape:
+        raise InputError(f"an array of {array.shape} is no picture: (H,W), (H,W,3) or (H,W,4)")
+    bits = 16 if samples.dtype == np.uint16 else 8
+    if samples.dtype in (np.uint8, np.uint16):
+        samples = samples / np.float32(2**bits - 1)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"an array of {array.dtype} has no known white: uint8, uint16 or floats")
+    elif not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
+        raise InputError("an array of floats must lie in [0,1]")
+    rgb, alpha, grey = colour.split(np.ascontiguousarray(samples, np.float32))
+    return Picture(np.ascontiguousarray(rgb), alpha, bits, grey)

@@ -1,0 +1,100 @@
+"""Which weights a picture gets; each file is loaded once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import torch
+
+from . import methods, weights
+from .diffusion.denoiser import parametrisation as check
+from .diffusion.samplers import STOCHASTIC
+from .errors import UsageError
+
+
+class Models:
+    """The networks of one method, or of named weights, on a device; for several threads.
+
+    The arguments are those of `pipeline.Upscaler`.
+    """
+
+    def __init__(
+        self,
+        method: str | None,
+        name: str | None,
+        domain: str,
+        device: torch.device,
+        offline: bool,
+        on_bytes: weights.OnBytes | None,
+    ) -> None:
+        self.name, self.domain, self.device = name, domain, device
+        self.fetching = {"offline": offline, "on_bytes": on_bytes}
+        self.method = method
+        if name is not None:
+            found = weights.find(name, **self.fetching).method
+            if method is not None and method != found:
+                raise UsageError(f"weights {name} are for --method {found}, not {method}")
+            self.method = found
+        self.law = methods.get(self.method or methods.PREFERRED[0])
+        self._loaded: dict[str, methods.Model] = {}
+        self._lock = threading.Lock()
+
+    def entry(self, scale: float) -> weights.Entry | None:
+        """The weights for this scale; None for methods without a network."""
+        if self.law.kernel is not None:
+            return None
+        if self.name is not None:
+            return weights.find(self.name, **self.fetching)
+        names = methods.PREFERRED if self.method is None else (self.method,)
+        return weights.choose_first(names, scale, self.domain)
+
+    def model(self, entry: weights.Entry) -> methods.Model:
+        with self._lock:
+            if entry.name not in self._loaded:
+                state, metadata = weights.load(entry, **self.fetching)
+                model = methods.build(state, metadata)
+                model.net.to(self.device).to(memory_format=torch.channels_last)
+                self._loaded[entry.name] = model
+            return self._loaded[entry.name]
+
+    def law_at(self, scale: float) -> methods.Method:
+        """How the weights for this scale sample unless told otherwise."""
+        entry = self.entry(scale)
+        return self.law if entry is None else self.model(entry).law
+
+    def use_schedule(self, schedule: methods.Schedule, scale: float) -> None:
+        """Sample so from now on at this scale, whatever the weights say."""
+        entry = self.entry(scale)
+        model = self.model(entry)
+        self._loaded[entry.name] = replace(model, law=model.law.with_schedule(schedule))
+
+
+def read_as(model: methods.Model, name: str | None) -> methods.Model:
+    """The model with its answers read in another way: the hybrid's heads one by one."""
+    if name is None or name == model.law.parametrisation:
+        return model
+    own = model.law.parametrisation
+    if not (name.startswith("hybrid") and own.startswith("hybrid")):
+        raise UsageError(
+            f"--parametrisation {name}: these weights' network was trained for {own}"
+            + (", and has one head" if not own.startswith("hybrid") else "; have hybrid...")
+        )
+    try:
+        check(name)
+    except ValueError as error:
+        raise UsageError(f"--parametrisation: {error}") from error
+    return replace(model, law=replace(model.law, parametrisation=name))
+
+
+def warmth(
+    model: methods.Model, sampler: str, steps: int, spacing: str | None, temperature: float | None
+) -> tuple[float, tuple[float, ...]]:
+    """(temperature, noise levels) of a stage; the levels are empty where none were searched for,
+    or the user names a spacing."""
+    schedule = model.law.tuned(sampler, steps) if spacing is None else None
+    # a weights file's temperature was chosen for samplers that add no noise of their own
+    own = 1.0 if sampler in STOCHASTIC else model.law.temperature
+    if schedule is not None:
+        own = schedule.temperature
+    return own if temperature is None else temperature, schedule.sigmas if schedule else ()
