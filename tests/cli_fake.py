@@ -42,7 +42,8 @@ class FakeUpscaler:
         )  # fmt: skip
 
     def __call__(self, picture, *, seed=0, sample=0, temperature=None, parametrisation=None,
-                 rtol=None, atol=None, consistency=None, on_step=None, **planned):  # fmt: skip
+                 rtol=None, atol=None, consistency=None, on_step=None, call=None,
+                 **planned):  # fmt: skip
         settings = {"seed": seed, "sample": sample, "temperature": temperature,
                     "parametrisation": parametrisation, "rtol": rtol, "atol": atol,
                     "consistency": consistency, **planned}  # fmt: skip

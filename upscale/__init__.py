@@ -1,31 +1,37 @@
 """diffsr: a diffusion image upscaler.
 
-    from upscale import Upscaler, read, write
+    from upscale import Upscaler
 
-    result = Upscaler("sr3")(read("in.png"), scale=4)
-    write(result.picture, "out.png")
+    Upscaler("ecdp")("in.png", scale=4).save("out.png")
 
-The names are loaded when they are first used: importing this package costs nothing.
+docs/api.md says more. The names are loaded when they are first used: importing this package costs
+nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from upscale.batch.many import Made, upscale_many
     from upscale.image.io import read, write
     from upscale.image.picture import Picture
     from upscale.methods import METHODS
     from upscale.pipeline import Result, Upscaler
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Picture", "Result", "Upscaler", "__version__", "read", "write"]
+__all__ = [
+    "METHODS", "Made", "Picture", "Result", "Upscaler", "__version__", "read", "upscale_many",
+    "write",
+]  # fmt: skip
 
 _HOMES = {
     "METHODS": "methods",
+    "Made": "batch.many",
     "Picture": "image.picture",
     "Result": "pipeline",
     "Upscaler": "pipeline",
     "read": "image.io",
+    "upscale_many": "batch.many",
     "write": "image.io",
 }
 

@@ -38,9 +38,7 @@ def sampled(
     sr, side, notes, before, calls = lr, plan.tile, list(plan.notes), 0, 0
     for index, stage in enumerate(plan.stages):
         warm, levels = warmth(model, plan.sampler, stage.steps, spacing, temperature)
-        settings = replace(
-            common, temperature=warm, levels=levels, seed=(*common.seed, index)
-        )
+        settings = replace(common, temperature=warm, levels=levels, seed=(*common.seed, index))
         tell = _counter(on_step, before, total)
         if tuple(sr.shape[-2:]) != stage.size_in:
             sr = resize(sr, stage.size_in)

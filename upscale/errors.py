@@ -8,6 +8,7 @@ DiffsrError                1  some pictures of a batch failed, or anything not n
 │   ├── OutOfMemory
 │   └── DiskFull
 ├── NumericalError         1  a sampler or network left the real numbers
+├── TimedOut               1  a picture that took longer than it may
 └── WeightsError           5  weights missing, damaged, or not for this job
     ├── DamagedWeights        other bytes than those that were listed, saved or sent
     ├── UntrustedWeights      a file that would run code, or a name that leads out of its folder
@@ -53,6 +54,10 @@ class DiskFull(ResourceError):
 
 class NumericalError(DiffsrError):
     """A NaN or an infinity appeared; no picture is made from it."""
+
+
+class TimedOut(DiffsrError):
+    """A picture took longer than it may; nothing of it is written."""
 
 
 class WeightsError(DiffsrError):

@@ -24,7 +24,7 @@ from .nets.implicit import Place
 from .plan import Stage
 
 OnStep = Callable[[int, int], None]
-# what makes each call of a network, `function(*args, **named)`: a batch of several pictures, a watch
+# makes each call of a network, `function(*args, **named)`: a batch of pictures, a clock
 Call = Callable[..., Any]
 
 SMALLEST_TILE = 128

@@ -1,243 +1,260 @@
-"""The loop over pictures: one that fails does not stop the others, and none goes unreported."""
+"""A batch on the command line: what is told of each picture, and the exit code of all."""
 
 from __future__ import annotations
 
 import errno
 import io
-import os
 import sys
-import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from upscale.cli.outputs import Item
+from upscale.batch.engine import Engine, Pace
+from upscale.batch.job import Job, Ticket, planned, writing_options
+from upscale.batch.names import Item
+from upscale.batch.records import as_json, summarised
 from upscale.cli.progress import Reporter
-from upscale.cli.records import Spread, as_json, comment, summarised
-from upscale.errors import (
-    DiffsrError,
-    DiskFull,
-    InputError,
-    OutOfMemory,
-    OutputError,
-    UsageError,
-    WeightsError,
-)
+from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
-    from upscale.pipeline import Upscaler
-    from upscale.plan import Plan
 
-_HOPELESS = (DiskFull, WeightsError)  # every further picture would fail in the same way
-_GEOMETRY = ("scale", "size", "max_side")
-_PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
-_SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
+_FATAL = (DiskFull, WeightsError)  # every further picture would fail in the same way
+_LISTED = 20  # failures that the summary repeats
 
-
-@dataclass
-class Job:
-    """What is the same for all pictures. make: the upscaler, once it is needed."""
-
-    make: Callable[[], Upscaler]
-    options: dict[str, Any]
-    broken: bool = False  # the upscaler itself cannot be made, whatever the picture
-
-    @cached_property
-    def upscaler(self) -> Upscaler:
-        self.broken = True
-        made = self.make()
-        self.broken = False
-        return made
-
-    def chosen(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: self.options[name] for name in names}
+# a picture's end: its record, or why there is none
+Outcome = tuple[Item, dict[str, Any] | None, Exception | None]
 
 
 @dataclass
 class Tally:
-    """How it went. codes: of every failure."""
+    """How it went. codes: of failures, each once."""
 
     good: int = 0
-    errors: list[str] = field(default_factory=list)
-    codes: list[int] = field(default_factory=list)
+    skipped: int = 0  # of the good: done before, by the ledger
+    bad: int = 0
+    errors: list[str] = field(default_factory=list)  # the first of them
+    codes: set[int] = field(default_factory=set)
 
     @property
     def exit_code(self) -> int:
         """0, or 1 where some pictures are done, or the one code that all failures have."""
         if not self.codes:
             return 0
-        return self.codes[0] if not self.good and len(set(self.codes)) == 1 else 1
+        return next(iter(self.codes)) if not self.good and len(self.codes) == 1 else 1
 
 
-def run(
-    job: Job, items: list[Item], failures: list[tuple[str, InputError]], reporter: Reporter
-) -> int:
+class Teller:
+    """Tells how each picture went, on both streams and to the ledger, and counts."""
+
+    def __init__(self, job: Job, reporter: Reporter, max_failures: int | None = None) -> None:
+        self.job, self.reporter, self.max_failures = job, reporter, max_failures
+        self.tally = Tally()
+        self.also: dict[str, Any] = {}  # what else stands in the JSON of what is told now
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are more failures than are wanted."""
+        return self.max_failures is not None and self.tally.bad >= self.max_failures
+
+    def outcome(self, item: Item, record: dict[str, Any] | None, error: Exception | None) -> None:
+        """Raises what ends the whole run: no upscaler can be made, or one of _FATAL."""
+        if error is None:
+            assert record is not None
+            self.tally.good += 1
+            self.done(item, record)
+            return
+        if self.job.broken or isinstance(error, BrokenPipeError):
+            raise error
+        known = _known(error, self.job.options)
+        self.failed(item.source.name, known)
+        if isinstance(known, _FATAL):
+            raise Hopeless(known)
+
+    def done(self, item: Item, record: dict[str, Any]) -> None:
+        reporter = self.reporter
+        files = [str(path) for path in item.files] or ["-"]
+        for note in record.get("notes", []):
+            reporter.note(f"{item.source.name}: {note}")
+        if self.job.options["as_json"]:
+            first = {"input": item.source.name, "output": files[0]}
+            rest = {"outputs": [str(path) for path in item.outputs]}
+            if item.deviation:
+                rest["uncertainty"] = str(item.deviation)
+            reporter.result(as_json({**self.also, **first, **rest, **record}))
+        elif record["status"] == "planned" or (item.outputs and record["status"] == "ok"):
+            for path in files:
+                reporter.result(path)
+        if record.get("why") == "ledger":
+            self.tally.skipped += 1
+            return
+        reporter.line(f"{item.source.name} -> {', '.join(files)}: {summarised(record)}")
+        if record["status"] == "ok":
+            told = ("method", "weights", "sampler", "steps", "nfe", "tile", "lr_psnr", "device")
+            reporter.detail("  " + ", ".join(f"{k} {record[k]}" for k in told if k in record))
+
+    def failed(self, name: str, error: DiffsrError) -> None:
+        text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
+        self.reporter.error(text)
+        self.tally.bad += 1
+        self.tally.codes.add(error.exit_code)
+        if len(self.tally.errors) < _LISTED:
+            self.tally.errors.append(text)
+        kind = type(error).__name__
+        record = {"status": "failed", "error": text, "kind": kind, "code": error.exit_code}
+        if self.job.options["as_json"]:
+            self.reporter.result(as_json({**self.also, "input": name, "output": None, **record}))
+        if self.job.ledger:
+            self.job.ledger.add(name, record, None, None)
+
+    def gave_up(self, left: int, error: DiffsrError) -> None:
+        if left:
+            self.reporter.error(
+                f"{left} more pictures not begun, for they would fail in the same way"
+            )
+        if self.tally.good:
+            again = "--resume" if self.job.ledger else "--skip-existing"
+            self.reporter.note(f"{self.tally.good} pictures are done; {again} goes on from there")
+
+    def summary(self, left: int = 0) -> None:
+        tally, reporter = self.tally, self.reporter
+        if tally.skipped:
+            reporter.note(f"{tally.skipped} pictures were done before, by {self.job.ledger.path}")
+        if self.enough and left:
+            reporter.error(
+                f"{tally.bad} failures are as many as --max-failures allows: "
+                f"{left} more pictures not begun"
+            )
+        total = tally.good + tally.bad
+        if tally.bad and total > 1:
+            reporter.error(f"{tally.bad} of {total} pictures failed:")
+            for text in tally.errors:
+                reporter.plain(f"  {text}")
+            if tally.bad > len(tally.errors):
+                reporter.plain(f"  and {tally.bad - len(tally.errors)} more, told above")
+
+
+class Hopeless(Exception):
+    """Ends a batch: see _FATAL."""
+
+    def __init__(self, error: DiffsrError) -> None:
+        self.error = error
+
+
+# how the work is done: the items -> their outcomes, and a function that lets no more be begun
+Run = Callable[[Iterable[Item]], tuple[Iterator[Outcome], Callable[[], None]]]
+
+
+def run(teller: Teller, items: list[Item], doing: Run) -> int:
     """Do all `items`; returns the exit code."""
-    reporter.total = len(items)
-    tally = Tally()
-    with reporter:
-        for name, error in failures:
-            _failed(job, name, error, tally, reporter)
-        for index, item in enumerate(items):
-            reporter.begin(item.source.name)
-            try:
-                record = (
-                    _planned(job, item) if job.options["dry_run"] else _done(job, item, reporter)
-                )
-            except Exception as error:
-                if job.broken:
-                    raise
-                known = _known(error, job)
-                _failed(job, item.source.name, known, tally, reporter)
-                if isinstance(known, _HOPELESS):
-                    _give_up(items[index + 1 :], known, tally, reporter)
-                    return known.exit_code
-            else:
-                tally.good += 1
-                _tell(job, item, record, reporter)
-            finally:
-                reporter.end()
-    _summary(tally, reporter)
-    return tally.exit_code
+    reporter, told = teller.reporter, 0
+    outcomes, drain = doing(items)
+    with reporter, closing(outcomes):
+        try:
+            for item, record, error in outcomes:
+                told += 1
+                teller.outcome(item, record, error)
+                reporter.end(item.source.name)
+                if teller.enough:
+                    drain()
+        except Hopeless as end:
+            outcomes.close()
+            teller.gave_up(len(items) - told, end.error)
+            return end.error.exit_code
+    teller.summary(len(items) - told)
+    return teller.tally.exit_code
 
 
-def _done(job: Job, item: Item, reporter: Reporter) -> dict[str, Any]:
-    """Enlarge one picture and write all its samples; returns its record."""
-    from upscale.image.io import check_format, read
+def here(job: Job, pace: Pace, reporter: Reporter) -> Run:
+    """On this machine, in threads."""
 
+    def doing(items: Iterable[Item]) -> tuple[Iterator[Outcome], Callable[[], None]]:
+        engine = Engine(job, pace, reporter.picture)
+
+        def outcomes() -> Iterator[Outcome]:
+            with closing(engine.run(items)) as tickets:
+                for ticket in tickets:
+                    yield ticket.item, ticket.record, ticket.error
+
+        return outcomes(), engine.drain
+
+    return doing
+
+
+def on_ray(job: Job) -> Run:
+    """By workers of a Ray cluster; outcomes come in no order, and a drain ends the run."""
+    try:
+        from upscale.batch import ray_engine
+    except ImportError as error:
+        raise UsageError("--engine ray needs an extra: pip install 'diffsr[ray]'") from error
     options = job.options
-    _check_writable(item)
-    present = [path for path in item.files if path.is_symlink() or path.exists()]
-    if present and options["skip_existing"]:
-        if len(present) == len(item.files):
-            return {"status": "skipped"}
-    elif present and not options["overwrite"]:
-        raise OutputError(f"{present[0]}: exists; give --overwrite, --skip-existing or another -o")
-    started = time.perf_counter()
-    picture = read(item.source.open(), **job.chosen(("frames", "allow_truncated", "max_pixels")))
-    upscaler = job.upscaler
-    planned = upscaler.plan(picture.size, **job.chosen(_PLANNED))
-    check_format(item.format, planned.size_out, picture.bits, alpha=picture.alpha is not None)
-    reports, notes = [], list(picture.notes)
-    spread = Spread() if item.deviation else None
-    samples = options["samples"]
-    for sample in range(samples):
-        result = upscaler(
-            picture,
-            **job.chosen((*_PLANNED, *_SAMPLED)),
-            sample=sample,
-            on_step=lambda i, n, first=sample: reporter.step(first * n + i, samples * n),
-        )
-        reports.append(result.report)
-        notes += result.report.get("notes", [])
-        target = item.outputs[sample] if item.outputs else None
-        if not (target in present and options["skip_existing"]):
-            notes += _write(job, item, result.picture, target, result.report)
-        if spread:
-            spread.add(result.picture.rgb)
-    if spread and item.deviation:
-        deviation = replace(
-            result.picture, rgb=spread.map(), alpha=None, bits=8, grey=True, icc=None, exif=None
-        )
-        _write(job, replace(item, format="PNG"), deviation, item.deviation, reports[0])
-    notes = list(dict.fromkeys(notes))
-    record = {"status": "ok", **reports[0], "notes": notes}
-    record["seconds"] = round(time.perf_counter() - started, 3)
-    if samples > 1:
-        record["samples"] = reports
-    return record
+    gpus = options["worker_gpus"]
+    if gpus is None:
+        gpus = 1.0 if options["device"] == "cuda" else 0.0
+
+    def doing(items: Iterable[Item]) -> tuple[Iterator[Outcome], Callable[[], None]]:
+        outcomes = ray_engine.run(
+            job, list(items),
+            settings=job.ledger.settings if job.ledger else "",
+            workers=options["workers"], address=options["address"], gpus=gpus,
+            timeout=options["timeout"],
+        )  # fmt: skip
+        wanted = [True]
+
+        def until_drained() -> Iterator[Outcome]:
+            with closing(outcomes):
+                for outcome in outcomes:
+                    yield outcome
+                    if not wanted[0]:
+                        return
+
+        return until_drained(), lambda: wanted.__setitem__(0, False)
+
+    return doing
 
 
-def _check_writable(item: Item) -> None:
-    """OutputError where the folder of a result, or what exists of it, takes no files."""
-    for path in item.files:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            raise OutputError(f"{folder}: no permission to write there; give another folder: -o")
+def dry(job: Job) -> Run:
+    """Only what would be done."""
+
+    def doing(items: Iterable[Item]) -> tuple[Iterator[Outcome], Callable[[], None]]:
+        def outcomes() -> Iterator[Outcome]:
+            for item in items:
+                try:
+                    record, error = planned(job, item), None
+                except Exception as wrong:
+                    record, error = None, wrong
+                yield item, record, error
+
+        return outcomes(), lambda: None
+
+    return doing
 
 
-def _write(
-    job: Job, item: Item, picture: Picture, target: Path | None, report: dict[str, Any]
-) -> list[str]:
-    from upscale.image.io import write
+def to_stdout(job: Job) -> Callable[[Ticket, Picture, dict[str, Any]], list[str]]:
+    """What takes a picture that has no file to go to."""
 
-    keep = {
-        "format": item.format,
-        "quality": job.options["quality"],
-        "strip": job.options["strip"],
-        "comment": comment(report),
-    }
-    if target is not None:
-        return write(picture, target, overwrite=job.options["overwrite"], **keep) or []
-    whole = io.BytesIO()  # so that a failure leaves nothing in the pipe
-    notes = write(picture, whole, **keep) or []
-    stream = sys.stdout.buffer
-    stream.write(whole.getbuffer())
-    stream.flush()
-    return notes
+    def deliver(ticket: Ticket, picture: Picture, report: dict[str, Any]) -> list[str]:
+        from upscale.image.io import write
+
+        whole = io.BytesIO()  # so that a failure leaves nothing in the pipe
+        notes = write(picture, whole, **writing_options(job, ticket.item, report)) or []
+        stream = sys.stdout.buffer
+        stream.write(whole.getbuffer())
+        stream.flush()
+        return notes
+
+    return deliver
 
 
-def _planned(job: Job, item: Item) -> dict[str, Any]:
-    """--dry-run's record."""
-    from upscale.image.io import check_format, read
-
-    picture = read(item.source.open(), **job.chosen(("frames", "allow_truncated", "max_pixels")))
-    planned: Plan = job.upscaler.plan(picture.size, **job.chosen(_PLANNED))
-    notes = check_format(
-        item.format, planned.size_out, picture.bits, alpha=picture.alpha is not None
-    )
-    return {
-        "status": "planned",
-        "exists": any(path.exists() for path in item.files),
-        "size_in": list(planned.size_in),
-        "size_out": list(planned.size_out),
-        "scale": round(planned.scale, 4),
-        "stages": [[*stage.size_out, stage.steps] for stage in planned.stages],
-        "steps": sum(stage.steps for stage in planned.stages),
-        "sampler": planned.sampler,
-        "nfe": planned.nfe,
-        "tile": planned.tile,
-        "tiles": planned.tiles,
-        "memory": planned.memory,
-        "notes": [*picture.notes, *planned.notes, *notes],
-    }
-
-
-# --- telling ------------------------------------------------------------------------------------
-
-
-def _tell(job: Job, item: Item, record: dict[str, Any], reporter: Reporter) -> None:
-    files = [str(path) for path in item.files] or ["-"]
-    for note in record.get("notes", []):
-        reporter.note(f"{item.source.name}: {note}")
-    if job.options["as_json"]:
-        first = {"input": item.source.name, "output": files[0]}
-        rest = {"outputs": [str(path) for path in item.outputs]}
-        if item.deviation:
-            rest["uncertainty"] = str(item.deviation)
-        reporter.result(as_json({**first, **rest, **record}))
-    elif record["status"] == "planned" or (item.outputs and record["status"] == "ok"):
-        for path in files:
-            reporter.result(path)
-    reporter.line(f"{item.source.name} -> {', '.join(files)}: {summarised(record)}")
-    if record["status"] == "ok":
-        told = ("method", "weights", "sampler", "steps", "nfe", "tile", "lr_psnr", "device")
-        reporter.detail("  " + ", ".join(f"{k} {record[k]}" for k in told if k in record))
-
-
-def _known(error: Exception, job: Job) -> DiffsrError:
-    """Any exception as one of ours, so that the batch can go on. A broken pipe cannot."""
+def _known(error: Exception, options: Mapping[str, Any]) -> DiffsrError:
+    """Any exception as one of ours, so that the batch can go on."""
     from upscale.cli.main import debugging, unexpected
 
-    if isinstance(error, BrokenPipeError):
-        raise error
-    if job.options["debug"] or debugging():
+    if options["debug"] or debugging():
         traceback.print_exception(type(error), error, error.__traceback__)
     if isinstance(error, DiffsrError):
         return error
@@ -248,29 +265,3 @@ def _known(error: Exception, job: Job) -> DiffsrError:
     if isinstance(error, click.ClickException):
         return UsageError(error.format_message())
     return DiffsrError(unexpected(error))
-
-
-def _failed(job: Job, name: str, error: DiffsrError, tally: Tally, reporter: Reporter) -> None:
-    text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
-    reporter.error(text)
-    tally.errors.append(text)
-    tally.codes.append(error.exit_code)
-    if job.options["as_json"]:
-        kind = type(error).__name__
-        record = {"input": name, "output": None, "status": "failed", "error": text, "kind": kind}
-        reporter.result(as_json(record))
-
-
-def _give_up(left: list[Item], error: DiffsrError, tally: Tally, reporter: Reporter) -> None:
-    if left:
-        reporter.error(f"{len(left)} more pictures not begun, for they would fail in the same way")
-    if tally.good:
-        reporter.note(f"{tally.good} pictures are done; --skip-existing goes on from there")
-
-
-def _summary(tally: Tally, reporter: Reporter) -> None:
-    total = tally.good + len(tally.errors)
-    if tally.errors and total > 1:
-        reporter.error(f"{len(tally.errors)} of {total} pictures failed:")
-        for text in tally.errors:
-            reporter.plain(f"  {text}")

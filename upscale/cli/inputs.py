@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import io
 import os
 import re
 import sys
@@ -13,31 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from upscale.batch import remote
+from upscale.batch.names import STDIN, Source
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import SUFFIXES
 
-STDIN = "-"
 # A name that diffsr gives: in_x4, in_x3.7, in_1000x333, in_max2000; samples and their deviation.
 _RESULT = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+x\d+|max\d+)(?:_s\d+|_std)?")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A picture to read. inside: its path below the folder searched, or its bare name."""
-
-    name: str
-    inside: Path
-    data: bytes | None = None  # of standard input
-
-    def open(self) -> str | BinaryIO:
-        """What `image.io.read` takes."""
-        return self.name if self.data is None else _Named(self.data)
-
-
-class _Named(io.BytesIO):
-    """Bytes that can say in an error where they came from."""
-
-    name = "standard input"
 
 
 @dataclass
@@ -62,7 +43,7 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
     for text in inputs:
         if text == STDIN:
             found.sources.append(_standard_input())
-        elif glob.has_magic(text) and not os.path.lexists(text):
+        elif glob.has_magic(text) and not remote.is_url(text) and not os.path.lexists(text):
             _match(text, found)
         else:
             _add(text, found, but_not)
@@ -80,7 +61,7 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
 def read_list(name: str, null: bool) -> list[str]:
     """The paths in a file (or, for "-", in standard input), one a line or ended by NUL."""
     try:
-        data = _stdin_bytes() if name == STDIN else Path(name).read_bytes()
+        data = stdin().read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         raise InputError(f"{name}: the list cannot be read: {error.strerror}") from error
     parts = data.split(b"\0") if null else data.splitlines()
@@ -88,7 +69,10 @@ def read_list(name: str, null: bool) -> list[str]:
 
 
 def _add(text: str, found: Found, but_not: str | None) -> None:
-    if os.path.isdir(text):
+    if remote.is_url(text):
+        found.many = True
+        found.sources += [Source(url, Path(inside)) for url, inside in remote.find(text)]
+    elif os.path.isdir(text):
         found.many = True
         before = len(found.sources)
         for path in _walk(text, found, but_not):
@@ -171,13 +155,14 @@ def _why_missing(text: str) -> str:
 
 
 def _standard_input() -> Source:
-    data = _stdin_bytes()
+    data = stdin().read()
     if not data:
         raise InputError("standard input is empty; pipe a picture into it: diffsr - < in.png")
     return Source(STDIN, Path("stdin"), data)
 
 
-def _stdin_bytes() -> bytes:
+def stdin() -> BinaryIO:
+    """Raises UsageError where it is the terminal."""
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("- reads standard input, and that is the terminal: diffsr - < in.png")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer

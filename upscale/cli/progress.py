@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 def on_terminal() -> bool:
@@ -30,6 +30,7 @@ class Reporter:
         self.quiet, self.verbose, self.total, self.unit = quiet, verbose, total, unit
         self.live: Progress | None = None
         self._batch = self._work = self._fetch = None
+        self._pictures: dict[str, TaskID] = {}  # those that are being enlarged
 
     def __enter__(self) -> Reporter:
         if not self.quiet and on_terminal():
@@ -59,8 +60,19 @@ class Reporter:
         if self.live and self._work is not None:
             self.live.update(self._work, completed=done, total=of)
 
-    def end(self) -> None:
+    def picture(self, name: str, done: int, of: int) -> None:
+        """`done` of `of` steps of one of several pictures are finished; for several threads."""
+        if self.live:
+            if name not in self._pictures:
+                self._pictures[name] = self.live.add_task(_short(name), total=of)
+            self.live.update(self._pictures[name], completed=done, total=of)
+            if done == of:
+                self.live.remove_task(self._pictures.pop(name))
+
+    def end(self, name: str = "") -> None:
         """The piece of work is over, well or not."""
+        if self.live and name in self._pictures:
+            self.live.remove_task(self._pictures.pop(name))
         if self.live:
             if self._work is not None:
                 self.live.remove_task(self._work)

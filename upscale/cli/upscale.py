@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from upscale.cli import batch, inputs, outputs
+from upscale.batch import names
+from upscale.batch.engine import Pace
+from upscale.batch.job import Job, settings_of
+from upscale.batch.ledger import Ledger
+from upscale.batch.shard import Shard, parse
+from upscale.cli import batch, inputs, watching
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
@@ -26,7 +32,7 @@ from upscale.cli.options import (
     weights_names,
 )
 from upscale.cli.progress import Reporter
-from upscale.errors import UsageError
+from upscale.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from upscale.pipeline import Upscaler
@@ -95,6 +101,35 @@ _OPTIONS = [
     option("--allow-truncated", is_flag=True, help="Take what is there of a file cut short."),
     option("--max-pixels", type=click.IntRange(1), default=250_000_000, metavar="N",
            help="Refuse larger inputs."),
+    option("--jobs", type=click.IntRange(0, 256), default=2, metavar="N",
+           help="Threads that read pictures ahead, and as many that write them; 0: one thing after "
+                "the other."),
+    option("--batch", type=click.IntRange(1, 256), default=1, metavar="N",
+           help="Pictures that go through the network together: faster for small ones. The last "
+                "bits of a result may then depend on its neighbours."),
+    option("--resume", metavar="LEDGER.jsonl", type=ANY_PATH,
+           help="Note what is done in this file, and do only what it does not name as done."),
+    option("--retry-failed", is_flag=True,
+           help="With --resume: only the pictures that failed last time."),
+    option("--max-failures", type=click.IntRange(1), metavar="N",
+           help="Begin nothing more after N failures."),
+    option("--timeout", type=Finite(0, min_open=True), metavar="SECONDS",
+           help="Give up a picture after so long."),
+    option("--shard", metavar="I/N|auto",
+           help="Do only part I (from 0) of N, the same on every machine; auto: as the variables "
+                "SLURM_ARRAY_TASK_* or RANK and WORLD_SIZE say."),
+    option("--watch", is_flag=True,
+           help="With --from-file: do each line as it comes and answer with a JSON line; the model "
+                "stays loaded."),
+    option("--engine", type=Named(("local", "ray")), default="local",
+           help="Who does the work: this process, or workers of a Ray cluster (diffsr[ray])."),
+    option("--workers", type=click.IntRange(1), metavar="N",
+           help="Of --engine ray. Default: as many as its CPUs or GPUs carry."),
+    option("--address", metavar="HOST:PORT|auto",
+           help="Of a running Ray cluster. Default: one of its own on this machine."),
+    option("--worker-gpus", type=Finite(0), metavar="FLOAT",
+           help="GPUs of each Ray worker; 0.25 lets four share one. Default: 1 with --device cuda, "
+                "else 0."),
     option("--json", "as_json", is_flag=True,
            help="Print an object a line for every picture instead of the paths."),
     option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
@@ -124,21 +159,92 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
     """
     _check(ctx, paths, options)
     reporter = Reporter(quiet=options["quiet"], verbose=options["verbose"])
-    found = _find(paths, options)
-    naming = outputs.Naming(
-        outputs.tag_of(options["scale"] or 4.0, options["size"], options["max_side"]),
-        outputs.asked_format(options["format"]),
+    naming = names.Naming(
+        names.tag_of(options["scale"] or 4.0, options["size"], options["max_side"]),
+        names.asked_format(options["format"]),
         options["samples"],
         options["uncertainty"],
     )
-    items = outputs.plan(found, options["output"], naming) if found.sources else []
+    shard = parse(options["shard"], os.environ) if options["shard"] else None
+    job = Job(lambda: _upscaler(options, reporter), options)
+    job.deliver = batch.to_stdout(job)
+    if options["resume"] and not options["dry_run"]:
+        job.ledger = _ledger(options, reporter)
+    teller = batch.Teller(job, reporter, options["max_failures"])
+    try:
+        if options["watch"]:
+            return _watch(teller, naming, options)
+        items = _items(paths, naming, shard, teller)
+        return batch.run(teller, items, _doing(job, items, reporter))
+    finally:
+        if job.ledger:
+            job.ledger.close()
+
+
+def _items(
+    paths: tuple[str, ...], naming: names.Naming, shard: Shard | None, teller: batch.Teller
+) -> list[names.Item]:
+    """The work: planned for all inputs, so that shards agree on names; then what is this run's."""
+    options, reporter = teller.job.options, teller.reporter
+    found = _find(paths, options)
+    many, output = found.many, options["output"]
+    items = names.plan(found.sources, output, naming, many=many) if found.sources else []
     _check_stdout(items, options)
     if found.left_out:
         reporter.note(f"{found.left_out} earlier results in these folders left out")
     if items and not options["dry_run"]:
-        outputs.prepare(options["output"], found.many)
-    job = batch.Job(lambda: _upscaler(options, reporter), options)
-    return batch.run(job, items, found.failures, reporter)
+        names.prepare(output, many)
+    wanted = shard.has if shard else lambda inside: True
+    retry, ledger = options["retry_failed"], teller.job.ledger
+    for name, error in found.failures:
+        if wanted(name) and not (retry and ledger and not ledger.failed(name)):
+            teller.failed(name, error)
+    items = [item for item in items if wanted(item.source.inside.as_posix())]
+    if retry and ledger:
+        items = [item for item in items if ledger.failed(item.source.name)]
+    reporter.total = len(items)
+    return items
+
+
+def _doing(job: Job, items: list[names.Item], reporter: Reporter) -> batch.Run:
+    """Where and how the work is done."""
+    options = job.options
+    if options["dry_run"]:
+        return batch.dry(job)
+    if options["engine"] == "ray":
+        return batch.on_ray(job)
+    return batch.here(job, _pace(options, len(items)), reporter)
+
+
+def _pace(options: dict[str, Any], count: int) -> Pace:
+    jobs = options["jobs"]
+    if count == 1 and not options["timeout"]:
+        jobs = 0  # nothing to do meanwhile
+    return Pace(
+        jobs if not options["timeout"] else max(1, jobs), options["batch"], options["timeout"]
+    )
+
+
+def _ledger(options: dict[str, Any], reporter: Reporter) -> Ledger:
+    ledger = Ledger(options["resume"], settings_of(options))
+    if ledger.torn:
+        reporter.note(f"{ledger.path}: {ledger.torn} torn lines passed over")
+    return ledger
+
+
+def _watch(teller: batch.Teller, naming: names.Naming, options: dict[str, Any]) -> int:
+    ending = b"\0" if options["null"] else b"\n"
+    output = options["output"]
+    if output:
+        names.prepare(output, many=True)
+    if options["from_file"] == "-":
+        stream = inputs.stdin()
+        return watching.run(teller, _pace(options, 1), naming, output, stream, ending)
+    try:
+        with open(options["from_file"], "rb", buffering=0) as stream:  # a pipe with a name, mostly
+            return watching.run(teller, _pace(options, 1), naming, output, stream, ending)
+    except OSError as error:
+        raise InputError(f"{options['from_file']}: cannot be read: {error.strerror}") from error
 
 
 def make_upscaler(
@@ -187,8 +293,27 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
         raise UsageError("--null belongs to --from-file")
     if options["uncertainty"] and options["samples"] < 2:
         raise UsageError("--uncertainty is a deviation between samples: add --samples 8")
+    if options["retry_failed"] and not options["resume"]:
+        raise UsageError("--retry-failed needs the ledger of the last time: --resume LEDGER.jsonl")
+    if options["watch"]:
+        _check_watch(paths, options)
+    if options["engine"] == "local" and (options["workers"] or options["address"]):
+        raise UsageError("--workers and --address belong to --engine ray")
     if options["from_file"] == "-" and "-" in paths:
         raise UsageError("standard input cannot be a picture and --from-file at once")
+
+
+def _check_watch(paths: tuple[str, ...], options: dict[str, Any]) -> None:
+    if not options["from_file"] or paths:
+        raise UsageError("--watch takes its pictures from --from-file alone: --from-file - --watch")
+    for name in ("shard", "dry_run", "retry_failed"):
+        if options[name]:
+            raise UsageError(
+                f"--watch does what comes; --{name.replace('_', '-')} needs a whole list"
+            )
+    if options["engine"] == "ray" or options["batch"] > 1 or options["output"] == "-":
+        raise UsageError("--watch does one picture at a time here; no --engine ray, --batch, -o -")
+    options["as_json"] = True
 
 
 def _both(ctx: click.Context, *names: str) -> bool:
@@ -204,9 +329,11 @@ def _find(paths: tuple[str, ...], options: dict[str, Any]) -> inputs.Found:
     return inputs.find(paths, listed, but_not=options["output"])
 
 
-def _check_stdout(items: list[outputs.Item], options: dict[str, Any]) -> None:
+def _check_stdout(items: list[names.Item], options: dict[str, Any]) -> None:
     if not items or items[0].outputs or options["dry_run"]:
         return
+    if options["resume"]:
+        raise UsageError("a ledger is of files; --resume needs -o FILE")
     if options["as_json"]:
         raise UsageError("standard output holds the picture; --json needs -o FILE")
     if options["uncertainty"]:

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,11 +18,18 @@ _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EN
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def put(data: memoryview, target: Path, *, overwrite: bool) -> None:
+def put(
+    data: memoryview,
+    target: Path,
+    *,
+    overwrite: bool,
+    check: Callable[[], None] | None = None,
+) -> None:
     """Write `target`, making its folder; OutputError or DiskFull, and then nothing is left.
 
     Without `overwrite`, a file that appeared meanwhile is not replaced either. A link stays, and
-    the file it leads to is replaced; a pipe or a device is written into.
+    the file it leads to is replaced; a pipe or a device is written into. check() is called when
+    all is written and before it gets its name: what it raises leaves nothing either.
     """
     try:
         if _is_special(target):
@@ -33,7 +41,7 @@ def put(data: memoryview, target: Path, *, overwrite: bool) -> None:
     except OSError as error:
         raise _failure(target, error) from error
     try:
-        _replace(data, target, overwrite=overwrite)
+        _replace(data, target, overwrite, check)
     except FileExistsError as error:
         raise _exists(target) from error
     except OSError as error:
@@ -59,7 +67,9 @@ def check_free(target: Path) -> None:
         raise _exists(target)
 
 
-def _replace(data: memoryview, target: Path, *, overwrite: bool) -> None:
+def _replace(
+    data: memoryview, target: Path, overwrite: bool, check: Callable[[], None] | None
+) -> None:
     # a short name of its own: the target's may already be as long as names can be
     temporary = target.parent / f".diffsr-{secrets.token_hex(8)}.part"
     try:
@@ -67,6 +77,8 @@ def _replace(data: memoryview, target: Path, *, overwrite: bool) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if check:
+            check()
         if overwrite:
             os.replace(temporary, target)
         else:

@@ -9,7 +9,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
@@ -25,7 +25,9 @@ Frames: TypeAlias = Literal["error", "first"]
 
 _HEAD = 64  # bytes that tell the format
 _END_OF_JPEG = b"\xff\xd9"
-_quiet_lock = threading.RLock()
+_quiet_lock = threading.Lock()
+_quiet: list[ExitStack] = []  # what the first of several threads put aside, for the last to restore
+_decoding = 0
 
 
 def read(
@@ -42,7 +44,7 @@ def read(
                      or transparent); WebP, AVIF and HEIC can't be read in part
     max_pixels       compared with the header before anything is decoded
     A stream is read from where it stands and need not be seekable. Raises InputError, which names
-    the source, or OutOfMemory. Safe to call from several threads; one decodes at a time.
+    the source, or OutOfMemory. Safe to call from several threads.
     """
     if frames not in ("error", "first"):
         raise UsageError(f"frames is {frames!r}; have error, first")
@@ -223,12 +225,27 @@ def _refusal(error: OSError | ValueError) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep decoders' remarks on odd files off the user's screen. The filters of `warnings` belong
-    to the process, so that only one thread at a time may put them aside."""
+    to the process: they are put aside while any thread decodes."""
+    global _decoding
+    with _quiet_lock:
+        _decoding += 1
+        if _decoding == 1:
+            _quiet.append(_silence())
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _decoding -= 1
+            if _decoding == 0:
+                _quiet.pop().close()
+
+
+def _silence() -> ExitStack:
+    """warnings and tifffile's log put aside, until it is closed."""
+    stack = ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
     logger = logging.getLogger("tifffile")
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before, logger.disabled = logger.disabled, True
-        try:
-            yield
-        finally:
-            logger.disabled = before
+    stack.callback(setattr, logger, "disabled", logger.disabled)
+    logger.disabled = True
+    return stack

@@ -38,6 +38,7 @@ def write(
     strip: bool = False,
     overwrite: bool = False,
     comment: str | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[str]:
     """Encode `picture` and put it at `target`; returns what could not be kept, for the user.
 
@@ -45,6 +46,7 @@ def write(
     quality   1..100 for JPEG (95, always 4:4:4), WebP (95; 100 is lossless) and AVIF (90)
     strip     leave out EXIF, colour profile, resolution and comment
     comment   provenance: the text "Software" of a PNG, the EXIF tag of others
+    check     called just before a file gets its name: what it raises is passed on
     A file appears under its name at once and complete; folders are made; a failure of any kind
     leaves nothing behind. 16 bits are written where picture.bits is 16 and the format has them.
     Alpha is laid on white where the format has none (JPEG, BMP); GIF's is all or nothing.
@@ -69,7 +71,7 @@ def write(
     except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
         raise OutputError(f"{name} cannot be encoded ({error}); try PNG") from error
     if is_path:
-        placing.put(data.getbuffer(), Path(target), overwrite=overwrite)
+        placing.put(data.getbuffer(), Path(target), overwrite=overwrite, check=check)
     else:
         placing.send(data.getbuffer(), target)
     return notes

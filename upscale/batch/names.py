@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
-from upscale.cli.inputs import Found, Source
+from upscale.batch import remote
+from upscale.batch.remote import Remote
 from upscale.errors import OutputError, UsageError
 from upscale.image.formats import FORMATS, SUFFIXES, canonical, format_of, sniff
 
-STDOUT = "-"
+STDIN = STDOUT = "-"
 _NAME_BYTES = 255  # of one name, in every common file system
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture to read. inside: its path below the folder searched, or its bare name."""
+
+    name: str
+    inside: Path
+    data: bytes | None = None  # of standard input
+
+    def open(self) -> str | BinaryIO:
+        """What `image.io.read` takes."""
+        if remote.is_url(self.name):
+            return _Named(remote.Remote(self.name).read_bytes(), self.name)
+        return self.name if self.data is None else _Named(self.data)
+
+
+class _Named(io.BytesIO):
+    """Bytes that can say in an error where they came from."""
+
+    def __init__(self, data: bytes, name: str = "standard input") -> None:
+        super().__init__(data)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -29,15 +55,16 @@ class Naming:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture's work: outputs has a path for every sample, and is empty for stdout."""
+    """One picture's work: outputs has a path for every sample, and is empty for stdout or where
+    the picture is wanted in memory."""
 
     source: Source
     format: str
-    outputs: tuple[Path, ...] = ()
-    deviation: Path | None = None
+    outputs: tuple[Path | Remote, ...] = ()
+    deviation: Path | Remote | None = None
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Path | Remote, ...]:
         return self.outputs + ((self.deviation,) if self.deviation else ())
 
 
@@ -66,26 +93,26 @@ def is_folder(output: str | None, many: bool) -> bool:
     return True
 
 
-def plan(found: Found, output: str | None, naming: Naming) -> list[Item]:
+def plan(sources: list[Source], output: str | None, naming: Naming, *, many: bool) -> list[Item]:
     """An item for every source, in order; no two claim one file, and none claims an input."""
-    if output == STDOUT or (output is None and [s.name for s in found.sources] == ["-"]):
-        return [_to_stdout(found, naming)]
-    folder = Path(output) if output and is_folder(output, found.many) else None
+    if output == STDOUT or (output is None and [s.name for s in sources] == [STDIN]):
+        return [_to_stdout(sources[0], naming, many)]
+    folder = remote.place(output) if output and is_folder(output, many) else None
     if output and not folder:
-        return [_to_file(found.sources[0], Path(output), naming)]
-    taken = {_key(Path(source.name)) for source in found.sources}
+        return [_to_file(sources[0], remote.place(output), naming)]
+    taken = {_key(source.name) for source in sources}
     # A picture that keeps its suffix goes first: a.png is a_x4.png whether a.jpg is there or not.
-    order = sorted(found.sources, key=lambda s: _format(s, naming)[1] != Path(s.name).suffix)
+    order = sorted(sources, key=lambda s: _format(s, naming)[1] != Path(s.name).suffix)
     items: dict[str, Item] = {}
     for source in order:
         items[source.name] = _free(source, folder, naming, taken)
         taken.update(_key(path) for path in items[source.name].files)
-    return [items[source.name] for source in found.sources]
+    return [items[source.name] for source in sources]
 
 
 def prepare(output: str | None, many: bool) -> None:
     """Make the output folder and see that it can be written to. Raises OutputError."""
-    if not output or output == STDOUT:
+    if not output or output == STDOUT or remote.is_url(output):
         return
     folder = Path(output) if is_folder(output, many) else Path(output).absolute().parent
     try:
@@ -96,30 +123,30 @@ def prepare(output: str | None, many: bool) -> None:
         raise OutputError(f"{folder}: no permission to write there; give another -o")
 
 
-def _to_stdout(found: Found, naming: Naming) -> Item:
-    if found.many or naming.samples > 1:
+def _to_stdout(source: Source, naming: Naming, many: bool) -> Item:
+    if many or naming.samples > 1:
         raise UsageError("standard output holds one picture; name a folder: -o results/")
-    return Item(found.sources[0], _format(found.sources[0], naming)[0])
+    return Item(source, _format(source, naming)[0])
 
 
-def _to_file(source: Source, path: Path, naming: Naming) -> Item:
+def _to_file(source: Source, path: Path | Remote, naming: Naming) -> Item:
     if naming.format:
         format = naming.format
     else:
         try:
-            format = format_of(path)
+            format = format_of(str(path))
         except OutputError as error:
             raise UsageError(f"-o {error}; a folder ends in /") from error
     item = _item(source, path.parent, path.stem, "", path.suffix, format, naming)
-    if source.data is None and _key(Path(source.name)) in map(_key, item.files):
+    if source.data is None and _key(source.name) in map(_key, item.files):
         raise UsageError(f"-o {path} is the input itself, and inputs are never replaced")
     return item
 
 
-def _free(source: Source, folder: Path | None, naming: Naming, taken: set[str]) -> Item:
+def _free(source: Source, folder: Path | Remote | None, naming: Naming, taken: set[str]) -> Item:
     """The item under the first name that nothing else claims."""
     format, suffix = _format(source, naming)
-    where = folder / source.inside.parent if folder else Path(source.name).parent
+    where = folder / source.inside.parent if folder else remote.place(source.name).parent
     for stem in _stems(source.inside):
         item = _item(source, where, stem, naming.tag, suffix, format, naming)
         if not taken.intersection(map(_key, item.files)):
@@ -139,7 +166,13 @@ def _stems(inside: Path) -> Iterator[str]:
 
 
 def _item(
-    source: Source, folder: Path, stem: str, tag: str, suffix: str, format: str, naming: Naming
+    source: Source,
+    folder: Path | Remote,
+    stem: str,
+    tag: str,
+    suffix: str,
+    format: str,
+    naming: Naming,
 ) -> Item:
     tails = [f"{tag}_s{n}{suffix}" for n in range(1, naming.samples + 1)]
     if naming.samples == 1:
@@ -182,6 +215,6 @@ def asked_format(name: str | None) -> str | None:
     return canonical(name) if name else None
 
 
-def _key(path: Path) -> str:
+def _key(path: Path | Remote | str) -> str:
     """Equal for two names that are one file on any file system, case-blind ones too."""
-    return unicodedata.normalize("NFC", os.path.abspath(path)).casefold()
+    return unicodedata.normalize("NFC", os.path.abspath(str(path))).casefold()

@@ -1,0 +1,1 @@
+"""Many pictures: names, the way of each from file to file, what is done already, which machine."""

@@ -1,0 +1,248 @@
+"""Reading, enlarging and writing of many pictures at the same time, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from upscale.batch import job as work
+from upscale.batch.job import Job, Ticket
+from upscale.batch.names import Item
+from upscale.batch.workers import Task, Workers
+from upscale.errors import TimedOut
+
+AHEAD_PIXELS = 20_000_000  # decoded and waiting: above it no further picture is read
+LARGE_PIXELS = 20_000_000  # of an output: it is written before the next picture is begun
+_LAST_WORDS = 30.0  # seconds that the writers get to clean up when all is broken off
+
+# told what the network does: on_step(input's name, done, all)
+OnStep = Callable[[str, int, int], None]
+
+
+class BrokenOff(BaseException):
+    """Ends the work in a thread; no fault of the picture's."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """jobs: threads that read, and that write; 0 does one thing after the other. batch: pictures
+    that go through the network together. timeout: seconds of work for one picture."""
+
+    jobs: int = 2
+    batch: int = 1
+    timeout: float | None = None
+
+
+class Engine:
+    """Does items in their order. `drain` lets it begin no more; closing the iterator breaks off."""
+
+    def __init__(self, job: Job, pace: Pace, on_step: OnStep | None = None) -> None:
+        self.job, self.pace = job, pace
+        self.on_step = on_step or (lambda name, done, of: None)
+        self._draining = self._broken = False
+        self._readers = Workers(pace.jobs, "diffsr-read")
+        self._writers = Workers(pace.jobs, "diffsr-write")
+        self._gang = Workers(pace.batch if pace.batch > 1 else 0, "diffsr-network")
+        self._members: list[Task] = []  # pictures in the network together
+        self._reading: deque[tuple[Ticket, Task]] = deque()  # not yet enlarged
+        self._writing: deque[Ticket] = deque()  # enlarged, not yet told
+
+    def drain(self) -> None:
+        """Finish what is begun, and begin nothing more."""
+        self._draining = True
+
+    def run(self, items: Iterable[Item]) -> Iterator[Ticket]:
+        """Tickets with `record` or `error`, in the order of the items."""
+        coming = iter(items)
+        try:
+            while True:
+                self._read_ahead(coming)
+                if not self._reading:
+                    break
+                group = [
+                    self._reading.popleft() for _ in range(min(self.pace.batch, len(self._reading)))
+                ]
+                for ticket, task in group:
+                    self._finish_reading(ticket, task)
+                self._enlarge([ticket for ticket, _ in group])
+                self._writing.extend(ticket for ticket, _ in group)
+                del group, ticket, task  # a yield may last
+                yield from self._written()
+            yield from self._written(every=True)
+        finally:
+            self._broken = True
+            self._end()
+
+    # --- phases ---------------------------------------------------------------------------------
+
+    def _read_ahead(self, coming: Iterator[Item]) -> None:
+        ahead = self.pace.batch + (self.pace.jobs if self.pace.jobs else 0)
+        while len(self._reading) < ahead and not self._draining:
+            pictures = (ticket.picture for ticket, _ in self._reading)
+            waiting = sum(p.size[0] * p.size[1] for p in pictures if p is not None)
+            if self._reading and waiting > AHEAD_PIXELS:
+                return
+            item = next(coming, None)
+            if item is None:
+                return
+            ticket = Ticket(item, limit=self.pace.timeout)
+            ticket.check = self._guard(ticket)
+            task = self._readers.submit(lambda ticket=ticket: work.prepare(self.job, ticket))
+            self._reading.append((ticket, task))
+            del ticket
+
+    def _finish_reading(self, ticket: Ticket, task: Task) -> None:
+        with _told(ticket):
+            self._wait(task, ticket, self._readers, "reading")
+            if ticket.picture is not None:
+                work.plan(self.job, ticket)
+
+    def _enlarge(self, tickets: list[Ticket]) -> None:
+        """Those that are to be enlarged, as many at a time as memory is planned for."""
+        ready = [t for t in tickets if t.picture is not None and t.error is None]
+        while ready:
+            fitting = ready[: _fitting(ready) if len(ready) > 1 else 1]
+            ready = ready[len(fitting) :]
+            if len(fitting) == 1:
+                self._enlarge_one(fitting[0])
+            else:
+                self._enlarge_together(fitting)
+            for ticket in fitting:
+                if ticket.last and ticket.plan.size_out[0] * ticket.plan.size_out[1] > LARGE_PIXELS:
+                    self._finish_writing(ticket)
+
+    def _enlarge_one(self, ticket: Ticket, call: Callable[..., Any] | None = None) -> None:
+        name = ticket.item.source.name
+        begun = time.monotonic()
+        left = None if self.pace.timeout is None else self.pace.timeout - ticket.seconds
+
+        def check() -> None:
+            if self._broken:
+                raise BrokenOff
+            if left is not None and time.monotonic() - begun > left:
+                raise self._late(ticket, "enlarging")
+
+        def step(done: int, of: int) -> None:
+            check()
+            self.on_step(name, done, of)
+
+        def watched(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+            check()
+            return call(function, *args, **named) if call else function(*args, **named)
+
+        def submit(function: Callable[[], Any]) -> Task:
+            ticket.tasks.append(self._writers.submit(function))
+            return ticket.tasks[-1]
+
+        with _told(ticket):
+            try:
+                work.enlarge(self.job, ticket, submit, step, watched)
+            except TimeoutError:
+                raise self._late(ticket, "writing") from None
+
+    def _enlarge_together(self, tickets: list[Ticket]) -> None:
+        from upscale.batch.lockstep import Lockstep
+
+        together = Lockstep(len(tickets))
+
+        def member(number: int, ticket: Ticket) -> None:
+            try:
+                self._enlarge_one(ticket, together.caller(number))
+            except BrokenOff:
+                pass
+            finally:
+                together.leave()
+
+        self._members = [
+            self._gang.submit(lambda n=n, ticket=ticket: member(n, ticket))
+            for n, ticket in enumerate(tickets)
+        ]
+        for task in self._members:
+            task.result()
+
+    def _written(self, every: bool = False) -> Iterator[Ticket]:
+        """The oldest pictures, as far as they are written; or until few are waiting, or none."""
+        most = 0 if every or not self.pace.jobs else self.pace.batch + self.pace.jobs
+        while self._writing:
+            oldest = self._writing[0]
+            if len(self._writing) <= most and oldest.last and not oldest.last.over:
+                return
+            self._finish_writing(oldest)
+            self._writing.popleft()
+            yield oldest
+
+    def _finish_writing(self, ticket: Ticket) -> None:
+        if ticket.last is not None and ticket.record is None and ticket.error is None:
+            with _told(ticket):
+                for task in ticket.tasks:
+                    self._wait(task, ticket, self._writers, "writing")
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def _wait(self, task: Task, ticket: Ticket, workers: Workers, doing: str) -> None:
+        limit = self.pace.timeout
+        try:
+            task.result(None if limit is None else max(0.0, limit - ticket.seconds))
+        except TimeoutError:
+            if task.over:  # an error of the work itself
+                raise
+            workers.replace_one()
+            raise self._late(ticket, doing) from None
+
+    def _late(self, ticket: Ticket, doing: str) -> TimedOut:
+        ticket.error = TimedOut(
+            f"{ticket.item.source.name}: not done within {self.pace.timeout:g} s ({doing}); "
+            "give it more with --timeout, or take it out"
+        )
+        return ticket.error
+
+    def _guard(self, ticket: Ticket) -> Callable[[], None]:
+        """What the writer asks before it gives a file its name."""
+
+        def check() -> None:
+            if self._broken:
+                raise BrokenOff
+            if ticket.error is not None:  # it took too long, and is told so already
+                raise ticket.error
+
+        return check
+
+    def _end(self) -> None:
+        """No thread is left with a half-written file: what is being written sees `_broken`."""
+        for workers in (self._readers, self._writers, self._gang):
+            workers.end()
+        until = time.monotonic() + _LAST_WORDS
+        begun = [task for ticket in self._writing for task in ticket.tasks if task.begun]
+        for task in self._members + begun:
+            while not task.over and time.monotonic() < until:
+                time.sleep(0.01)
+
+
+class _told:
+    """A context: what goes wrong in it is the ticket's. Interruptions pass."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.ticket.error = error
+        self.ticket.picture = None
+        return True
+
+
+def _fitting(tickets: list[Ticket]) -> int:
+    """How many of the first can be enlarged at the same time, by what is planned for each."""
+    from upscale.device import available_memory, pick_device
+
+    budget = available_memory(pick_device()) // 2
+    sums = itertools.accumulate(ticket.plan.memory for ticket in tickets)
+    return max(1, sum(total <= budget for total in sums))

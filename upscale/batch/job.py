@@ -1,0 +1,321 @@
+"""One picture's way: read, enlarged, written. Who calls this decides in which threads."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upscale.batch.ledger import Content, Ledger, content_of, settings_hash
+from upscale.batch.names import Item
+from upscale.batch.records import Spread, comment
+from upscale.batch.remote import Remote
+from upscale.errors import OutputError
+
+if TYPE_CHECKING:
+    from upscale.image.picture import Picture
+    from upscale.pipeline import Upscaler
+    from upscale.plan import Plan
+    from upscale.stage import Call, OnStep
+
+_GEOMETRY = ("scale", "size", "max_side")
+PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
+SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
+READING = ("frames", "allow_truncated", "max_pixels")
+MAKING = ("method", "weights", "domain", "device", "dtype", "offline")
+# what of the options a result depends on, besides the weights themselves
+_TELLING = (
+    *PLANNED, *SAMPLED, "method", "domain", "dtype", "samples", "uncertainty", "format",
+    "quality", "strip", "frames", "allow_truncated", "batch",
+)  # fmt: skip
+DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another way
+    **dict.fromkeys((*PLANNED, *SAMPLED, *MAKING)), "scale": 4.0, "seed": 0, "tile": "auto",
+    "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3, "consistency": "project",
+    "domain": "photo", "device": "auto", "dtype": "auto", "offline": False, "frames": "error",
+    "allow_truncated": False, "max_pixels": 250_000_000, "samples": 1, "uncertainty": False,
+    "format": None, "quality": None, "strip": False, "overwrite": False, "skip_existing": False,
+    "batch": 1,
+}  # fmt: skip
+
+# takes a picture that has no file to go to, and what is known of it; returns notes
+Deliver = Callable[["Ticket", "Picture", dict[str, Any]], list[str]]
+
+
+@dataclass
+class Job:
+    """What is the same for all pictures. make: the upscaler, once it is needed. options: as the
+    command line names them."""
+
+    make: Callable[[], Upscaler]
+    options: Mapping[str, Any]
+    ledger: Ledger | None = None
+    deliver: Deliver | None = None
+    broken: bool = False  # the upscaler itself cannot be made, whatever the picture
+
+    @cached_property
+    def upscaler(self) -> Upscaler:
+        self.broken = True
+        made = self.make()
+        self.broken = False
+        return made
+
+    def chosen(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: self.options[name] for name in names}
+
+
+@dataclass
+class Ticket:
+    """A picture on its way. record: how it went; error: why it went no further."""
+
+    item: Item
+    picture: Picture | None = None
+    content: Content | None = None
+    plan: Plan | None = None
+    seconds: float = 0.0  # of work, without waiting for its turn
+    record: dict[str, Any] | None = None
+    error: Exception | None = None
+    replace: bool = False  # what is in its place is an older result, and ours
+    check: Callable[[], None] | None = None  # raises where the work must end
+    made: Any = None  # for Job.deliver
+    kept: list[str] = field(default_factory=list)  # notes
+    tasks: list[Any] = field(default_factory=list)  # what is to be written, in order
+    last: Any = None  # of these, set once all are submitted
+    limit: float | None = None  # seconds that any of them may take
+
+
+def settings_of(options: Mapping[str, Any]) -> str:
+    """The hash of everything that the results depend on. Raises WeightsError."""
+    return settings_hash({name: options[name] for name in _TELLING} | {"made by": _bytes(options)})
+
+
+def _bytes(options: Mapping[str, Any]) -> list[str]:
+    """sha256 of the weights that may be used: just those, where the scale is one for all."""
+    from upscale import weights
+    from upscale.methods import METHODS, PREFERRED
+
+    method, scale, domain = (options[name] for name in ("method", "scale", "domain"))
+    if options["weights"]:
+        return [weights.find(options["weights"], offline=options["offline"]).sha256]
+    if method and METHODS[method].kernel:
+        return []
+    names = (method,) if method else PREFERRED
+    if scale is not None:
+        return [weights.choose_first(names, scale, domain).sha256]
+    found = weights.entries().values()
+    return sorted(e.sha256 for e in found if e.method in names and e.domain == domain)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def prepare(job: Job, ticket: Ticket) -> None:
+    """Look whether there is anything to do, and read the picture: sets `record` or `picture`."""
+    from upscale.image.io import read
+
+    started = time.perf_counter()
+    look(job, ticket)
+    if ticket.record is not None:
+        return
+    if job.ledger:
+        with suppress(OSError):  # `read` has the better words
+            ticket.content = content_of(ticket.item.source.open())
+    ticket.picture = read(ticket.item.source.open(), **job.chosen(READING))
+    ticket.seconds += time.perf_counter() - started
+
+
+def look(job: Job, ticket: Ticket) -> None:
+    """Whether there is anything to do: sets `record` if not. Raises OutputError where something
+    stands in the way of a result."""
+    item, options, ledger = ticket.item, job.options, job.ledger
+    _check_writable(item)
+    if ledger and ledger.done(item):
+        ticket.record = {"status": "skipped", "why": "ledger"}
+        return
+    present = _present(item)
+    if present and options["skip_existing"]:
+        if len(present) == len(item.files):
+            ticket.record = {"status": "skipped", "why": "exists"}
+            return
+    elif present and not options["overwrite"]:
+        if ledger is None:
+            raise _exists(present[0])
+        ticket.replace = ledger.owns(item)  # else `_put` compares
+
+
+def _present(item: Item) -> list[Path | Remote]:
+    return [path for path in item.files if path.is_symlink() or path.exists()]
+
+
+def _exists(path: Path | Remote) -> OutputError:
+    return OutputError(f"{path}: exists; give --overwrite, --skip-existing or another -o")
+
+
+def _check_writable(item: Item) -> None:
+    """OutputError where the folder of a result, or what exists of it, takes no files."""
+    for path in item.files:
+        if isinstance(path, Remote):
+            continue  # a store has no folders, and says no when it comes to it
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise OutputError(f"{folder}: no permission to write there; give another folder: -o")
+
+
+# --- enlarging ------------------------------------------------------------------------------------
+
+
+def plan(job: Job, ticket: Ticket) -> None:
+    """Sets `plan`. Raises UsageError, OutputError where the format cannot hold the result."""
+    from upscale.image.io import check_format
+
+    picture = ticket.picture
+    ticket.plan = job.upscaler.plan(picture.size, **job.chosen(PLANNED))
+    check_format(
+        ticket.item.format, ticket.plan.size_out, picture.bits, alpha=picture.alpha is not None
+    )
+
+
+def enlarge(
+    job: Job,
+    ticket: Ticket,
+    submit: Callable[[Callable[[], Any]], Any],
+    on_step: OnStep,
+    call: Call | None = None,
+) -> None:
+    """Make all samples of a planned ticket and hand each to `submit` to be written; at last its
+    `record` is submitted. submit returns what has a `result()`."""
+    options, item = job.options, ticket.item
+    samples, picture = options["samples"], ticket.picture
+    present = set(_present(item)) if options["skip_existing"] else set()
+    spread = Spread() if item.deviation else None
+    reports: list[dict[str, Any]] = []
+    earlier: list[Any] = []  # tasks: all files but the last
+    last: Callable[[], None] | None = None
+    settings = job.chosen((*PLANNED, *SAMPLED)) | ({"call": call} if call else {})
+    for sample in range(samples):
+        started = time.perf_counter()
+        result = job.upscaler(
+            picture,
+            **settings,
+            sample=sample,
+            on_step=lambda i, n, first=sample: on_step(first * n + i, samples * n),
+        )
+        reports.append(result.report)
+        target = item.outputs[sample] if item.outputs else None
+        if spread:
+            spread.add(result.picture.rgb)
+        ticket.seconds += time.perf_counter() - started
+        if target is not None and target in present:
+            continue
+        last = _writing(job, ticket, result.picture, target, result.report)
+        if sample < samples - 1 or spread:
+            earlier.append(submit(last))
+            if len(earlier) > 1:
+                earlier[-2].result(ticket.limit)  # no more than two large pictures wait
+            last = None
+    if spread and item.deviation:
+        grey = replace(
+            result.picture, rgb=spread.map(), alpha=None, bits=8, grey=True, icc=None, exif=None
+        )
+        last = _writing(job, ticket, grey, item.deviation, reports[0])
+    said, ticket.picture = picture.notes, None
+
+    def finish() -> None:
+        if last:
+            last()
+        for write in earlier:
+            write.result(ticket.limit)
+        record = _account(reports, [*said, *ticket.kept], ticket.seconds)
+        if job.ledger:
+            job.ledger.add(item.source.name, record, item, ticket.content)
+        ticket.record = record
+
+    ticket.last = submit(finish)
+
+
+def _account(reports: list[dict[str, Any]], said: list[str], seconds: float) -> dict[str, Any]:
+    """The record of a picture whose samples are written."""
+    notes = [*said, *(note for report in reports for note in report.get("notes", []))]
+    record = {"status": "ok", **reports[0], "notes": list(dict.fromkeys(notes))}
+    record["seconds"] = round(seconds, 3)
+    if len(reports) > 1:
+        record["samples"] = reports
+    return record
+
+
+def _writing(
+    job: Job, ticket: Ticket, picture: Picture, target: Path | Remote | None, report: dict[str, Any]
+) -> Callable[[], None]:
+    def write() -> None:
+        started = time.perf_counter()
+        ticket.kept += _put(job, ticket, picture, target, report)
+        ticket.seconds += time.perf_counter() - started
+
+    return write
+
+
+def _put(
+    job: Job, ticket: Ticket, picture: Picture, target: Path | Remote | None, report: dict[str, Any]
+) -> list[str]:
+    """Write one file, or deliver the picture; returns notes."""
+    from upscale.image.io import write
+
+    if ticket.check:
+        ticket.check()
+    if target is None:
+        assert job.deliver is not None
+        return job.deliver(ticket, picture, report)
+    keep = writing_options(job, ticket.item, report)
+    if target == ticket.item.deviation:
+        keep["format"] = "PNG"
+    over = job.options["overwrite"] or ticket.replace
+    if job.ledger and not over and target.exists():
+        # written just before a crash and not yet in the ledger, if it is what comes out again
+        whole = io.BytesIO()
+        notes = write(picture, whole, **keep)
+        if not target.is_file() or target.read_bytes() != whole.getbuffer():
+            raise _exists(target)
+        return notes
+    if isinstance(target, Remote):
+        whole = io.BytesIO()
+        notes = write(picture, whole, **keep)
+        target.write_bytes(whole.getvalue())
+        return notes
+    return write(picture, target, overwrite=over, check=ticket.check, **keep) or []
+
+
+def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, Any]:
+    """What `image.io.write` is told besides the picture and its place."""
+    return {"format": item.format, "comment": comment(report), **job.chosen(("quality", "strip"))}
+
+
+# --- not doing ------------------------------------------------------------------------------------
+
+
+def planned(job: Job, item: Item) -> dict[str, Any]:
+    """--dry-run's record."""
+    from upscale.image.io import check_format, read
+
+    picture = read(item.source.open(), **job.chosen(READING))
+    found: Plan = job.upscaler.plan(picture.size, **job.chosen(PLANNED))
+    notes = check_format(item.format, found.size_out, picture.bits, alpha=picture.alpha is not None)
+    return {
+        "status": "planned",
+        "exists": any(path.exists() for path in item.files),
+        "size_in": list(found.size_in),
+        "size_out": list(found.size_out),
+        "scale": round(found.scale, 4),
+        "stages": [[*stage.size_out, stage.steps] for stage in found.stages],
+        "steps": sum(stage.steps for stage in found.stages),
+        "sampler": found.sampler,
+        "nfe": found.nfe,
+        "tile": found.tile,
+        "tiles": found.tiles,
+        "memory": found.memory,
+        "notes": [*picture.notes, *found.notes, *notes],
+    }

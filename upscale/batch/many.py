@@ -1,0 +1,116 @@
+"""Many pictures from Python: the batch of the command line, as a generator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upscale.batch.engine import Engine, Pace
+from upscale.batch.job import DEFAULTS, MAKING, Job, Ticket, settings_of
+from upscale.batch.ledger import Ledger
+from upscale.batch.names import Item, Naming, Source, asked_format, plan, prepare, tag_of
+from upscale.errors import DiffsrError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from upscale.image.picture import Picture
+
+
+@dataclass(frozen=True)
+class Made:
+    """How one picture went. image: where no folder was named; output: where one was. error: then
+    there is neither. report: as with --json; its "status" is ok, skipped or failed."""
+
+    input: str
+    image: Image | None
+    output: Path | None
+    error: Exception | None
+    report: dict[str, Any]
+
+
+def upscale_many(
+    paths: Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    ledger: str | os.PathLike[str] | None = None,
+    jobs: int = 2,
+    batch: int = 1,
+    timeout: float | None = None,
+    **options: Any,
+) -> Iterator[Made]:
+    """Enlarge files one after the other; reading, enlarging and writing overlap.
+
+    output: a folder for the results, named as on the command line; without it they come as Pillow
+    images and no file is written. A picture that fails is one of the results, and the next follows.
+    ledger: with a folder, as --resume. timeout: seconds for one picture. options: those of
+    `diffsr upscale` under their names, as scale=2, method="sr3", seed=7, overwrite=True.
+    Raises UsageError for an option there is none of, and whatever keeps all from being done.
+    """
+    if unknown := options.keys() - DEFAULTS.keys():
+        raise UsageError(f"no option {', '.join(sorted(unknown))}; have {', '.join(DEFAULTS)}")
+    if ledger is not None and output is None:
+        raise UsageError("a ledger is of files: name a folder for them")
+    chosen = {**DEFAULTS, **options, "batch": batch}
+    if chosen["size"] or chosen["max_side"]:
+        chosen["scale"] = options.get("scale")
+    sources = [Source(os.fspath(path), Path(Path(path).name)) for path in paths]
+    naming = Naming(
+        tag_of(chosen["scale"] or 4.0, chosen["size"], chosen["max_side"]),
+        asked_format(chosen["format"]),
+        chosen["samples"],
+        chosen["uncertainty"],
+    )
+    if output is None:
+        items = [Item(source, "PNG") for source in sources]
+    else:
+        folder = os.path.join(os.fspath(output), "")
+        items = plan(sources, folder, naming, many=True)
+        prepare(folder, many=True)
+    return _made(chosen, items, Pace(jobs, batch, timeout), ledger)
+
+
+def _made(
+    chosen: dict[str, Any], items: list[Item], pace: Pace, ledger: str | os.PathLike[str] | None
+) -> Iterator[Made]:
+    def make() -> Any:
+        from upscale.pipeline import Upscaler
+
+        return Upscaler(**{name: chosen[name] for name in MAKING})
+
+    job = Job(make, chosen, deliver=_keep)
+    if ledger is not None:
+        job.ledger = Ledger(os.fspath(ledger), settings_of(chosen))
+    try:
+        with closing(Engine(job, pace).run(items)) as tickets:
+            for ticket in tickets:
+                if job.broken and ticket.error:
+                    raise ticket.error
+                yield _result(job, ticket)
+    finally:
+        if job.ledger:
+            job.ledger.close()
+
+
+def _result(job: Job, ticket: Ticket) -> Made:
+    name, error = ticket.item.source.name, ticket.error
+    if error is None:
+        place = ticket.item.outputs[0] if ticket.item.outputs else None
+        return Made(name, ticket.made, place, None, ticket.record or {})
+    code = error.exit_code if isinstance(error, DiffsrError) else 1
+    kind = type(error).__name__
+    report = {"status": "failed", "error": str(error), "kind": kind, "code": code}
+    if job.ledger:
+        job.ledger.add(name, report, None, None)
+    return Made(name, None, None, error, report)
+
+
+def _keep(ticket: Ticket, picture: Picture, report: dict[str, Any]) -> list[str]:
+    from upscale.image.pillow import pillow_of
+
+    ticket.made = pillow_of(picture)
+    return []
