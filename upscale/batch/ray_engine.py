@@ -115,7 +115,7 @@ def run(
             fn_constructor_args=(dict(job.options), settings, timeout),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(size, len(packed))),
-            num_cpus=1,
+            num_cpus=_share(size),
             num_gpus=gpus,
         )
         for row in done.iter_rows():
@@ -154,6 +154,14 @@ def _connect(address: str | None) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _share(workers: int) -> float:
+    """CPUs that each worker claims: one, or less where the handing out would be left with none, and
+    all would wait for ever."""
+    have = float(ray.cluster_resources().get("CPU", 1))
+    return min(1.0, round((have - min(1.0, have / 2)) / workers, 3))
 
 
 def _room(gpus: float) -> int:

@@ -28,8 +28,8 @@ def place(text: str) -> Path | Remote:
 
 @dataclass(frozen=True)
 class Remote:
-    """A URL that can do what of a Path is needed here. An object appears whole or not at all: stores
-    show it when the last byte has come."""
+    """A URL that can do what of a Path is needed here. An object appears whole or not at all:
+    stores show it when the last byte has come."""
 
     url: str
 

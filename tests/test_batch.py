@@ -1,0 +1,374 @@
+"""Batches from end to end: the ledger, kills, shards, timeouts, a pipeline that stays open."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_fake import FakeUpscaler
+from PIL import Image
+from test_cli import calls, here, run  # noqa: F401 (fixtures)
+from test_cli_faults import FAKE, ROOT, env  # noqa: F401 (a fixture)
+
+from upscale.batch.engine import Engine, Pace
+from upscale.batch.job import DEFAULTS, Job
+from upscale.batch.names import Item, Source
+from upscale.errors import InputError, TimedOut
+
+
+def folder(path: Path, count: int, broken: int = 0) -> Path:
+    """`count` small pictures, of which the first `broken` are none."""
+    path.mkdir()
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 255, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"{number:03}.png")
+    for number in range(broken):
+        (path / f"{number:03}.png").write_bytes(b"\x89PNG\r\n\x1a\ncut")
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+# --- ledger -------------------------------------------------------------------------------------
+
+
+def test_a_line_for_every_picture_and_nothing_twice(here, calls):  # noqa: F811
+    folder(here / "in", 20, broken=3)
+    args = ("in", "-o", "out", "--resume", "l.jsonl")
+    made = run(*args, code=1)
+    assert len(made.stdout.split()) == len(os.listdir("out")) == 17
+    found = lines(here / "l.jsonl")
+    assert Counter(line["status"] for line in found) == {"ok": 17, "failed": 3}
+    assert {line["code"] for line in found if line["status"] == "failed"} == {3}
+    ok = next(line for line in found if line["status"] == "ok")
+    assert {"input", "sha256", "settings", "outputs", "seconds", "time"} <= ok.keys()
+    before, count = {p: os.stat(p).st_ino for p in Path("out").iterdir()}, len(calls)
+    again = run(*args, code=1)
+    assert again.stdout == "" and "17 pictures were done before" in again.stderr
+    assert len(calls) == count  # nothing was enlarged
+    assert {p: os.stat(p).st_ino for p in Path("out").iterdir()} == before
+
+
+def test_what_changed_is_done_again_and_only_that(here, calls):  # noqa: F811
+    folder(here / "in", 4)
+    args = ("in", "-o", "out", "--resume", "l.jsonl")
+    run(*args)
+    Image.new("RGB", (6, 5), "red").save("in/001.png")  # another content
+    os.unlink("out/002_x4.png")  # an output that is gone
+    assert run(*args).stdout.split() == ["out/001_x4.png", "out/002_x4.png"]
+    with Image.open("out/001_x4.png") as image:
+        assert image.getpixel((0, 0)) == (255, 0, 0)
+    assert len(run(*args, "--seed", "5").stdout.split()) == 4  # other settings
+    Image.new("RGB", (24, 20)).save("out/003_x4.png")  # the user's own by now
+    assert "exists" in run(*args, "--seed", "6", code=1).stderr
+    with Image.open("out/003_x4.png") as image:
+        assert image.getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_files_that_a_crash_left_without_a_line_are_taken_for_done(here, calls):  # noqa: F811
+    folder(here / "in", 3)
+    args = ("in", "-o", "out", "--resume", "l.jsonl")
+    run(*args)
+    inodes = {p: os.stat(p).st_ino for p in Path("out").iterdir()}
+    whole = (here / "l.jsonl").read_bytes()
+    (here / "l.jsonl").write_bytes(whole[: len(whole) // 2])
+    run(*args)
+    assert {p: os.stat(p).st_ino for p in Path("out").iterdir()} == inodes
+    Image.new("RGB", (24, 20)).save("out/000_x4.png")  # what nobody's ledger knows
+    os.unlink("l.jsonl")
+    assert "exists" in run(*args, code=1).stderr
+
+
+def test_failures_alone_are_done_again_on_wish(here, calls):  # noqa: F811
+    folder(here / "in", 6, broken=2)
+    args = ("in", "-o", "out", "--resume", "l.jsonl")
+    run(*args, code=1)
+    Image.new("RGB", (6, 5)).save("in/000.png")
+    os.unlink("out/005_x4.png")
+    assert run(*args, "--retry-failed", code=1).stdout.split() == ["out/000_x4.png"]
+    assert run(*args, code=1).stdout.split() == ["out/005_x4.png"]
+    run("in", "--retry-failed", code=2)
+
+
+def test_enough_failures_end_the_run(here, calls):  # noqa: F811
+    folder(here / "in", 30, broken=10)
+    made = run("in", "-o", "out", "--max-failures", "4", "--jobs", "1", code=3)
+    assert "as many as --max-failures allows" in made.stderr
+    assert 4 <= made.stderr.count("Error: in/") < 10
+
+
+def test_a_ledger_needs_files(here, calls):  # noqa: F811
+    data = (folder(here / "in", 1) / "000.png").read_bytes()
+    assert "of files" in run("-", "--resume", "l.jsonl", input=data, code=2).told
+    (here / "text").write_text("no\nledger\n")
+    assert "is no ledger" in run("in", "--resume", "text", code=3).told
+    run("in", "--resume", "none/l.jsonl", code=1)
+
+
+# --- kills --------------------------------------------------------------------------------------
+
+
+def test_killed_at_random_and_run_again(env, tmp_path):  # noqa: F811
+    folder(tmp_path / "in", 40, broken=4)
+    command = [*FAKE, "in", "-o", "out", "--resume", "l.jsonl"]
+    slow, rng = {**env, "FAKE_SLEEP": "0.002"}, random.Random(1)
+    for _ in range(2):
+        process = subprocess.Popen(command, env=slow, cwd=tmp_path, stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        end = time.monotonic() + 30
+        wanted = len(list((tmp_path / "out").glob("*"))) + rng.randint(2, 9)
+        while time.monotonic() < end and process.poll() is None:
+            if (tmp_path / "out").exists() and len(os.listdir(tmp_path / "out")) >= wanted:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    inodes = {p.name: p.stat().st_ino for p in (tmp_path / "out").glob("*.png")}
+    last = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, timeout=240)
+    assert last.returncode == 1, last.stderr
+    made = files(tmp_path / "out")
+    whole = {name: data for name, data in made.items() if name.endswith(".png")}
+    assert len(whole) == 36
+    for name in whole:
+        with Image.open(tmp_path / "out" / name) as image:
+            image.load()
+    again = {p.name: p.stat().st_ino for p in (tmp_path / "out").glob("*.png")}
+    assert inodes.items() <= again.items()  # what was there was not written a second time
+    ok = Counter(
+        line["outputs"][0]["path"]
+        for line in map(_parsed, (tmp_path / "l.jsonl").read_text().splitlines())
+        if line and line["status"] == "ok"
+    )
+    assert len(ok) == 36 and set(ok.values()) == {1}
+    plain = subprocess.run([*FAKE, "in", "-o", "plain"], env=env, cwd=tmp_path, timeout=240,
+                           capture_output=True)  # fmt: skip
+    assert plain.returncode == 1 and files(tmp_path / "plain") == whole
+
+
+def _parsed(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except ValueError:  # torn by the kill
+        return None
+
+
+# --- shards -------------------------------------------------------------------------------------
+
+
+def test_shards_together_are_the_whole(here, calls, monkeypatch):  # noqa: F811
+    folder(here / "in", 24, broken=2)
+    (here / "in/000.jpg").write_bytes((here / "in/003.png").read_bytes())  # shares a stem
+    args = ("in", "--format", "png", "--samples", "1")
+    run(*args, "-o", "whole", code=1)
+    for index in range(3):
+        run(*args, "-o", "parts", "--shard", f"{index}/3", "--resume", f"{index}.jsonl",
+            code=None)  # fmt: skip
+    assert files(here / "parts") == files(here / "whole")
+    merged = b"".join((here / f"{index}.jsonl").read_bytes() for index in (2, 0, 1))
+    (here / "all.jsonl").write_bytes(merged)
+    assert len(lines(here / "all.jsonl")) == 25
+    count = len(calls)
+    run(*args, "-o", "parts", "--resume", "all.jsonl", code=1)
+    assert len(calls) == count
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    auto = run(*args, "-o", "x", "--shard", "auto", "--dry-run", code=None).stdout
+    assert auto == run(*args, "-o", "x", "--shard", "1/3", "--dry-run", code=None).stdout != ""
+    run(*args, "--shard", "3/3", code=2)
+
+
+# --- time and memory ----------------------------------------------------------------------------
+
+
+def engine(tmp_path: Path, count: int, pace: Pace, **slow) -> list:
+    """Tickets of `count` pictures done by the fake."""
+    source = folder(tmp_path / "in", count)
+    items = [
+        Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / f"{path.stem}_x4.png",))
+        for path in sorted(source.iterdir())
+    ]
+    return list(Engine(Job(FakeUpscaler, DEFAULTS), pace).run(items))
+
+
+def test_order_is_kept_and_all_threads_give_the_same(tmp_path):
+    for name, pace in {"a": Pace(0), "b": Pace(1), "c": Pace(5), "d": Pace(3, 4)}.items():
+        (tmp_path / name).mkdir()
+        tickets = engine(tmp_path / name, 23, pace)
+        assert [t.item.source.inside.name for t in tickets] == [f"{n:03}.png" for n in range(23)]
+        assert {t.record["status"] for t in tickets} == {"ok"}
+    made = [{p.name: p.read_bytes() for p in (tmp_path / n).glob("*.png")} for n in "abcd"]
+    assert made[0] == made[1] == made[2] == made[3] and len(made[0]) == 23
+
+
+def test_a_picture_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_SLEEP", "0.3")  # a step; there are four
+    tickets = engine(tmp_path, 2, Pace(1, 1, timeout=0.5))
+    assert all(isinstance(ticket.error, TimedOut) for ticket in tickets)
+    assert "not done within 0.5 s (enlarging)" in str(tickets[0].error)
+    assert not list(tmp_path.glob("*_x4.png"))
+
+
+@pytest.mark.parametrize("where", ["reading", "writing"])
+def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatch, where):
+    """As on a network drive that does not answer."""
+    from upscale.batch import job
+
+    name = "prepare" if where == "reading" else "_put"
+    true, hung = getattr(job, name), []
+
+    def hangs_once(job_, ticket, *rest):
+        if ticket.item.source.inside.name == "001.png":
+            hung.append(1)
+            time.sleep(30)
+        return true(job_, ticket, *rest)
+
+    monkeypatch.setattr(job, name, hangs_once)
+    started = time.monotonic()
+    tickets = engine(tmp_path, 4, Pace(1, 1, timeout=2.0))
+    assert [type(ticket.error) for ticket in tickets] == [type(None), TimedOut] + [type(None)] * 2
+    assert where in str(tickets[1].error) and hung and time.monotonic() - started < 25
+
+
+def test_few_pictures_are_held_at_a_time(tmp_path):
+    """However many there are: what is read ahead and what waits to be written are bounded."""
+    alive, most = set(), 0
+
+    class Counting(FakeUpscaler):
+        def __call__(self, picture, **settings):
+            nonlocal most
+            import weakref
+
+            result = super().__call__(picture, **settings)
+            alive.add(id(result.picture))
+            weakref.finalize(result.picture, alive.discard, id(result.picture))
+            most = max(most, len(alive))
+            return result
+
+    source = folder(tmp_path / "in", 60)
+    items = [
+        Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / path.name,))
+        for path in sorted(source.iterdir())
+    ]
+    for ticket in Engine(Job(Counting, DEFAULTS), Pace(2)).run(items):
+        assert ticket.picture is None
+    assert 1 <= most <= 5
+
+
+# --- a pipeline that stays open -----------------------------------------------------------------
+
+
+def test_watch_answers_each_line_before_the_next(env, tmp_path):  # noqa: F811
+    folder(tmp_path / "in", 3, broken=1)
+    process = subprocess.Popen(
+        [*FAKE, "upscale", "--from-file", "-", "--watch", "-o", "out"], env=env, cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def ask(line: str) -> dict:
+        process.stdin.write((line + "\n").encode())
+        process.stdin.flush()
+        assert select.select([process.stdout], [], [], 20)[0], "no answer"
+        return json.loads(process.stdout.readline())
+
+    first = ask("in/001.png")
+    assert (first["status"], first["output"]) == ("ok", "out/001_x4.png")
+    assert ask("in/000.png")["kind"] == "InputError"
+    assert "no such file" in ask("none.png")["error"]
+    own = ask(json.dumps({"input": "in/002.png", "output": "new/x.png", "id": [7]}))
+    assert (own["id"], own["output"], own["status"]) == ([7], "new/x.png", "ok")
+    assert "exists" in ask("in/001.png")["error"]
+    assert "JSON" in ask("{")["error"] and "id" not in ask('{"inputs": "x"}')
+    process.stdin.close()
+    assert process.wait(20) == 1
+    assert (tmp_path / "new/x.png").exists()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["in", "--watch"],
+        ["--watch"],
+        ["--from-file", "-", "--watch", "--shard", "0/2"],
+        ["--from-file", "-", "--watch", "--batch", "2"],
+        ["--from-file", "-", "--watch", "-o", "-"],
+        ["in", "--workers", "2"],
+        ["in", "--address", "auto"],
+        ["in", "--batch", "0"],
+        ["in", "--timeout", "0"],
+        ["in", "--engine", "spark"],
+    ],
+)
+def test_what_cannot_be_meant(here, calls, args):  # noqa: F811
+    folder(here / "in", 1)
+    run(*args, code=2, input=b"")
+    assert calls == []
+
+
+# --- object stores ------------------------------------------------------------------------------
+
+
+def test_from_store_to_store(here, calls):  # noqa: F811
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.rm("/", recursive=True)
+    for name, path in files(folder(here / "in", 3, broken=1)).items():
+        store.pipe_file(f"/photos/sub/{name}", path)
+    args = ("memory://photos", "-o", "memory://large/", "--resume", "l.jsonl")
+    made = run(*args, code=1)
+    assert made.stdout.split() == [f"memory://large/sub/{n}_x4.png" for n in ("001", "002")]
+    assert sorted(store.find("/large")) == ["/large/sub/001_x4.png", "/large/sub/002_x4.png"]
+    count = len(calls)
+    assert run(*args, code=1).stdout == "" and len(calls) == count
+    assert "exists" in run(*args[:3], code=1).stderr
+    run("memory://nothing", "-o", "x", code=3)
+
+
+# --- Ray ----------------------------------------------------------------------------------------
+
+
+def test_ray_is_named_where_it_is_missing(here, calls, monkeypatch):  # noqa: F811
+    folder(here / "in", 1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "upscale.batch.ray_engine", raising=False)
+    assert "diffsr[ray]" in run("in", "--engine", "ray", code=2).told
+
+
+def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
+    """Without a cluster: the actor's own code."""
+    pytest.importorskip("ray")
+    import pickle
+
+    from upscale.batch.ray_engine import Worker
+
+    source = folder(tmp_path / "in", 2, broken=1)
+    worker = Worker({**DEFAULTS, "method": "bicubic", "debug": False}, "s", None)
+    items = [
+        Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / path.name,))
+        for path in sorted(source.iterdir())
+    ]
+    rows = [pickle.dumps((n, item, False)) for n, item in enumerate(items)]
+    for _ in range(2):  # the second time as after a crash: the file is there already
+        bad, good = map(json.loads, worker({"work": rows})["outcome"])
+        assert (bad["kind"], bad["number"], good["record"]["status"]) == ("InputError", 0, "ok")
+        assert good["line"]["outputs"][0]["path"] == str(tmp_path / "001.png")
+    assert InputError.__name__ == bad["kind"]
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    assert ROOT
