@@ -68,9 +68,9 @@ def crash(where: Path) -> None:
     pictures(where / "in", 2000, 20)
     args = ("in", "--method", "bicubic", "-q", "-o")
     process = begin(where, *args, "once", "--resume", "once.jsonl")
-    early = 0
+    early = peak = 0
     while process.poll() is None:
-        peak = memory(process) or peak if early else memory(process)
+        peak = memory(process) or peak
         if not early and (where / "once").exists() and len(os.listdir(where / "once")) >= 100:
             early = peak
         time.sleep(0.05)
@@ -111,13 +111,13 @@ def shards(where: Path) -> None:
 
 def ray(where: Path) -> None:
     """Two local workers, one killed in the middle, against one process; default weights."""
-    pictures(where / "in", 200, 4)
+    pictures(where / "in", 100, 4)
     begin(where, "in", "-q", "-o", "here").wait()
     process = begin(where, "in", "-q", "-o", "ray", "--engine", "ray", "--workers", "2",
                     "--resume", "ray.jsonl")  # fmt: skip
     killed = 0
     while process.poll() is None:
-        if not killed and (where / "ray").exists() and len(os.listdir(where / "ray")) >= 30:
+        if not killed and (where / "ray").exists() and len(os.listdir(where / "ray")) >= 20:
             killed = _kill_an_actor()
         time.sleep(0.05)
     states = Counter(line["status"] for line in lines(where / "ray.jsonl"))

@@ -20,7 +20,7 @@ STDIN = STDOUT = "-"
 _NAME_BYTES = 255  # of one name, in every common file system
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A picture to read. inside: its path below the folder searched, or its bare name."""
 
@@ -53,7 +53,7 @@ class Naming:
     uncertainty: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One picture's work: outputs has a path for every sample, and is empty for stdout or where
     the picture is wanted in memory."""

@@ -11,7 +11,7 @@ from PIL import Image
 from upscale.errors import InputError
 from upscale.image import colour, exif
 from upscale.image.picture import Picture, quantised
-from upscale.image.reading import read
+from upscale.image.reading import read, upright_dpi
 
 
 def picture_of(source: Any) -> Picture:
@@ -53,9 +53,8 @@ def _of_image(image: Image.Image) -> Picture:
     plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
     block, orientation = exif.taken(image.getexif())
     rgb, alpha, grey = colour.upright(colour.planes(plain), orientation)
-    return Picture(
-        rgb, alpha, 8, grey, icc, block, image.info.get("dpi"), image.format or "PNG", tuple(notes)
-    )
+    dpi = upright_dpi(image.info.get("dpi"), orientation)
+    return Picture(rgb, alpha, 8, grey, icc, block, dpi, image.format or "PNG", tuple(notes))
 
 
 def _of_array(array: np.ndarray) -> Picture:

@@ -87,7 +87,7 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
         planes, bits = colour.planes(im), 8
     block, orientation = _exif(im)
     rgb, alpha, grey = colour.upright(planes, orientation)
-    dpi = _dpi(im.info.get("dpi"), orientation)
+    dpi = upright_dpi(im.info.get("dpi"), orientation)
     notes = (*notes, *lost, *said)
     return Picture(rgb, alpha, bits, grey, icc, block, dpi, format, notes)
 
@@ -112,11 +112,11 @@ def _tiff(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int
         planes, bits, orientation = colour.planes(im), 8, 1  # Pillow has turned it
         lost = cut + said
     rgb, alpha, grey = colour.upright(planes, orientation)
-    dpi = _dpi(header.dpi, header.orientation)
+    dpi = upright_dpi(header.dpi, header.orientation)
     return Picture(rgb, alpha, bits, grey, icc, header.exif, dpi, "TIFF", (*notes, *lost))
 
 
-def _dpi(dpi: tuple[float, float] | None, orientation: int) -> tuple[float, float] | None:
+def upright_dpi(dpi: tuple[float, float] | None, orientation: int) -> tuple[float, float] | None:
     """As the picture is seen; None for what is no resolution."""
     if not dpi or not all(math.isfinite(n) and n > 0 for n in dpi):
         return None

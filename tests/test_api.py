@@ -1,0 +1,139 @@
+"""The names for programmers, and every example of docs/api.md."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import upscale
+from upscale.errors import InputError, UsageError
+from upscale.image.picture import Picture
+from upscale.image.pillow import picture_of, pillow_of
+
+ROOT = Path(__file__).parents[1]
+
+
+def image(size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Image.Image:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 255, (size[1], size[0], 4), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def test_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image((9, 7)).save("in.png")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 5
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/api.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "ecdp" in said or "sr3" in said
+    assert "none.png: no such file" in said and "ok large/in_x2.png" in said
+    for name, size in {"out.png": (36, 28), "made.png": (18, 14), "deep.tiff": (23, 18)}.items():
+        with Image.open(name) as made:
+            assert made.size == size
+
+
+def test_import_is_cheap():
+    code = "import sys, upscale; print(sorted({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "YCbCr", "HSV"])
+def test_a_pillow_image_goes_in_as_its_file_would(tmp_path, mode):
+    source = image(mode=mode)
+    taken = picture_of(source)
+    plain = source.convert("RGB") if mode in ("RGBX", "YCbCr", "HSV") else source
+    plain.save(tmp_path / "a.png")
+    read = upscale.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(taken.rgb, read.rgb)
+    assert (taken.alpha is None) == (read.alpha is None) and taken.grey == read.grey
+    assert taken.fingerprint() == read.fingerprint()
+
+
+def test_sixteen_bits_and_what_an_image_carries(tmp_path):
+    deep = Image.fromarray(np.arange(30, dtype=np.uint16).reshape(5, 6) * 2000)
+    assert picture_of(deep).bits == 16 and picture_of(deep).grey
+    source = image()
+    exif = source.getexif()
+    exif[0x0112], exif[0x010F] = 6, "camera"  # turned, and who made it
+    source.info.update(dpi=(300, 300))
+    taken = picture_of(source)
+    assert taken.size == (6, 5) and b"camera" in taken.exif and taken.dpi == (300, 300)
+    back = pillow_of(taken)
+    assert back.info["dpi"] == (300, 300) and back.size == (5, 6)
+    assert b"camera" in back.info["exif"]
+
+
+@pytest.mark.parametrize(
+    ("array", "bits", "alpha"),
+    [
+        (np.full((5, 6), 255, np.uint8), 8, False),
+        (np.full((5, 6, 3), 65535, np.uint16), 16, False),
+        (np.full((5, 6, 4), 1.0), 8, True),
+        (np.full((5, 6, 1), 1.0, np.float32), 8, False),
+    ],
+)
+def test_arrays(array, bits, alpha):
+    taken = picture_of(array)
+    assert (taken.size, taken.bits, taken.alpha is not None) == ((5, 6), bits, alpha)
+    assert taken.rgb.min() == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros(5), np.zeros((5, 6, 7)), np.full((5, 6), 2.0), np.full((5, 6), np.nan),
+     np.zeros((5, 6), np.int64), np.zeros((0, 6)), 7, None],
+)  # fmt: skip
+def test_what_is_no_picture(wrong):
+    with pytest.raises(InputError):
+        picture_of(wrong)
+
+
+def test_a_picture_gives_a_result_and_anything_else_an_image(tiny_weights, tmp_path):
+    upscaler = upscale.Upscaler(weights=tiny_weights, device="cpu")
+    source = image()
+    source.save(tmp_path / "a.png")
+    made = upscaler(source, scale=2)
+    result = upscaler(Picture(picture_of(source).rgb), scale=2)
+    assert isinstance(made, Image.Image)
+    np.testing.assert_array_equal(made, pillow_of(result.picture))
+    for same in (tmp_path / "a.png", str(tmp_path / "a.png"), np.asarray(source)):
+        np.testing.assert_array_equal(made, upscaler(same, scale=2))
+
+
+def test_many_in_memory_and_in_files_are_the_same(tiny_weights, tmp_path):
+    paths = [tmp_path / f"{n}.png" for n in range(4)]
+    for path in paths:
+        image((5 + int(path.stem), 6)).save(path)
+    (tmp_path / "1.png").write_bytes(b"<html>")
+    how = {"weights": tiny_weights, "scale": 2}
+    in_memory = list(upscale.upscale_many(paths, **how))
+    ledger = tmp_path / "l.jsonl"
+    in_files = list(upscale.upscale_many(paths, tmp_path / "out", ledger=ledger, **how))
+    assert [m.report["status"] for m in in_memory] == ["ok", "failed", "ok", "ok"]
+    for one, other in zip(in_memory, in_files, strict=True):
+        assert (one.error is None) == (other.error is None) and one.output is None
+        if other.error is None:
+            with Image.open(other.output) as made:
+                np.testing.assert_array_equal(made, one.image)
+    assert len(ledger.read_text().splitlines()) == 4
+    again = list(upscale.upscale_many(paths, tmp_path / "out", ledger=ledger, **how))
+    assert [m.report["status"] for m in again] == ["skipped", "failed", "skipped", "skipped"]
+
+
+def test_options_that_are_none():
+    with pytest.raises(UsageError, match="no option scail"):
+        upscale.upscale_many([], scail=2)
+    with pytest.raises(UsageError, match="name a folder"):
+        upscale.upscale_many([], ledger="l")
+    with pytest.raises(UsageError, match="no method"):
+        list(upscale.upscale_many([ROOT / "examples/parrots.png"], method="sr33"))
