@@ -359,7 +359,7 @@ def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
     from upscale.batch.ray_engine import Worker
 
     source = folder(tmp_path / "in", 2, broken=1)
-    worker = Worker({**DEFAULTS, "method": "bicubic", "debug": False}, "s", None)
+    worker = Worker({**DEFAULTS, "method": "bicubic", "debug": False}, "s", None, str(tmp_path))
     items = [
         Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / path.name,))
         for path in sorted(source.iterdir())

@@ -105,7 +105,7 @@ class Engine:
         """Those that are to be enlarged, as many at a time as memory is planned for."""
         ready = [t for t in tickets if t.picture is not None and t.error is None]
         while ready:
-            fitting = ready[: _fitting(ready) if len(ready) > 1 else 1]
+            fitting = ready[: self._fitting(ready) if len(ready) > 1 else 1]
             ready = ready[len(fitting) :]
             if len(fitting) == 1:
                 self._enlarge_one(fitting[0])
@@ -163,6 +163,14 @@ class Engine:
         ]
         for task in self._members:
             task.result()
+
+    def _fitting(self, tickets: list[Ticket]) -> int:
+        """How many of the first can be enlarged at the same time, by what is planned for each."""
+        from upscale.device import available_memory, pick_device
+
+        budget = available_memory(pick_device(self.job.options["device"])) // 2
+        sums = itertools.accumulate(ticket.plan.memory for ticket in tickets)
+        return max(1, sum(total <= budget for total in sums))
 
     def _written(self, every: bool = False) -> Iterator[Ticket]:
         """The oldest pictures, as far as they are written; or until few are waiting, or none."""
@@ -237,12 +245,3 @@ class _told:
         self.ticket.error = error
         self.ticket.picture = None
         return True
-
-
-def _fitting(tickets: list[Ticket]) -> int:
-    """How many of the first can be enlarged at the same time, by what is planned for each."""
-    from upscale.device import available_memory, pick_device
-
-    budget = available_memory(pick_device()) // 2
-    sums = itertools.accumulate(ticket.plan.memory for ticket in tickets)
-    return max(1, sum(total <= budget for total in sums))

@@ -52,7 +52,11 @@ class _Lines:
 class Worker:
     """An actor: makes its upscaler with the first picture, and keeps it."""
 
-    def __init__(self, options: dict[str, Any], settings: str, timeout: float | None) -> None:
+    def __init__(
+        self, options: dict[str, Any], settings: str, timeout: float | None, folder: str
+    ) -> None:
+        if os.path.isdir(folder):  # where relative paths are relative to
+            os.chdir(folder)
         self.job = Job(self._make, options)
         self.settings = settings
         self.pace = Pace(1 if timeout else 0, 1, timeout)
@@ -112,7 +116,7 @@ def run(
         rows = ray.data.from_items(packed, override_num_blocks=min(len(packed), blocks))
         done = rows.map_batches(
             Worker,
-            fn_constructor_args=(dict(job.options), settings, timeout),
+            fn_constructor_args=(dict(job.options), settings, timeout, os.getcwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(size, len(packed))),
             num_cpus=_share(size),

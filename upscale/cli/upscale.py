@@ -212,6 +212,8 @@ def _doing(job: Job, items: list[names.Item], reporter: Reporter) -> batch.Run:
     if options["dry_run"]:
         return batch.dry(job)
     if options["engine"] == "ray":
+        if not all(item.outputs and item.source.data is None for item in items):
+            raise UsageError("--engine ray is for files; no - for standard input or output")
         return batch.on_ray(job)
     return batch.here(job, _pace(options, len(items)), reporter)
 
