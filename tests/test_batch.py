@@ -21,8 +21,9 @@ from test_cli import calls, here, run  # noqa: F401 (fixtures)
 from test_cli_faults import FAKE, ROOT, env  # noqa: F401 (a fixture)
 
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.job import DEFAULTS, Job
+from upscale.batch.job import Job
 from upscale.batch.names import Item, Source
+from upscale.batch.settings import DEFAULTS
 from upscale.errors import InputError, TimedOut
 
 

@@ -12,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscale.batch.ledger import Content, Ledger, content_of, settings_hash
+from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item
 from upscale.batch.records import Spread, comment
 from upscale.batch.remote import Remote
+from upscale.batch.settings import PLANNED, READING, SAMPLED
 from upscale.errors import OutputError
 
 if TYPE_CHECKING:
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
     from upscale.pipeline import Upscaler
     from upscale.plan import Plan
     from upscale.stage import Call, OnStep
-
-_GEOMETRY = ("scale", "size", "max_side")
-PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
-SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
-READING = ("frames", "allow_truncated", "max_pixels")
-MAKING = ("method", "weights", "domain", "device", "dtype", "offline")
-# what of the options a result depends on, besides the weights themselves
-_TELLING = (
-    *PLANNED, *SAMPLED, "method", "domain", "dtype", "samples", "uncertainty", "format",
-    "quality", "strip", "frames", "allow_truncated", "batch",
-)  # fmt: skip
-DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another way
-    **dict.fromkeys((*PLANNED, *SAMPLED, *MAKING)), "scale": 4.0, "seed": 0, "tile": "auto",
-    "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3, "consistency": "project",
-    "domain": "photo", "device": "auto", "dtype": "auto", "offline": False, "frames": "error",
-    "allow_truncated": False, "max_pixels": 250_000_000, "samples": 1, "uncertainty": False,
-    "format": None, "quality": None, "strip": False, "overwrite": False, "skip_existing": False,
-    "batch": 1,
-}  # fmt: skip
 
 # takes a picture that has no file to go to, and what is known of it; returns notes
 Deliver = Callable[["Ticket", "Picture", dict[str, Any]], list[str]]
@@ -87,28 +69,6 @@ class Ticket:
     tasks: list[Any] = field(default_factory=list)  # what is to be written, in order
     last: Any = None  # of these, set once all are submitted
     limit: float | None = None  # seconds that any of them may take
-
-
-def settings_of(options: Mapping[str, Any]) -> str:
-    """The hash of everything that the results depend on. Raises WeightsError."""
-    return settings_hash({name: options[name] for name in _TELLING} | {"made by": _bytes(options)})
-
-
-def _bytes(options: Mapping[str, Any]) -> list[str]:
-    """sha256 of the weights that may be used: just those, where the scale is one for all."""
-    from upscale import weights
-    from upscale.methods import METHODS, PREFERRED
-
-    method, scale, domain = (options[name] for name in ("method", "scale", "domain"))
-    if options["weights"]:
-        return [weights.find(options["weights"], offline=options["offline"]).sha256]
-    if method and METHODS[method].kernel:
-        return []
-    names = (method,) if method else PREFERRED
-    if scale is not None:
-        return [weights.choose_first(names, scale, domain).sha256]
-    found = weights.entries().values()
-    return sorted(e.sha256 for e in found if e.method in names and e.domain == domain)
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.job import DEFAULTS, MAKING, Job, Ticket, settings_of
+from upscale.batch.job import Job, Ticket
 from upscale.batch.ledger import Ledger
 from upscale.batch.names import Item, Naming, Source, asked_format, plan, prepare, tag_of
+from upscale.batch.settings import DEFAULTS, MAKING, settings_of
 from upscale.errors import DiffsrError, UsageError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from upscale.image.picture import Picture
 
 
@@ -27,7 +26,7 @@ class Made:
     there is neither. report: as with --json; its "status" is ok, skipped or failed."""
 
     input: str
-    image: Image | None
+    image: Any  # Pillow's, or None
     output: Path | None
     error: Exception | None
     report: dict[str, Any]

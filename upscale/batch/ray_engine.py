@@ -20,9 +20,10 @@ import ray
 from upscale import errors
 from upscale.batch import job as work
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.job import MAKING, Job, Ticket
+from upscale.batch.job import Job, Ticket
 from upscale.batch.ledger import Content, line_of
 from upscale.batch.names import Item
+from upscale.batch.settings import MAKING
 from upscale.errors import DiffsrError
 
 PER_BLOCK = 16  # pictures that are done again at most when a worker dies, and told of together

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from upscale.batch import names
-from upscale.batch.engine import Pace
-from upscale.batch.job import Job, settings_of
-from upscale.batch.ledger import Ledger
-from upscale.batch.shard import Shard, parse
-from upscale.cli import batch, inputs, watching
+from upscale.batch.job import Job
+from upscale.batch.shard import parse
+from upscale.cli import batch, working
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
@@ -32,7 +29,7 @@ from upscale.cli.options import (
     weights_names,
 )
 from upscale.cli.progress import Reporter
-from upscale.errors import InputError, UsageError
+from upscale.errors import UsageError
 
 if TYPE_CHECKING:
     from upscale.pipeline import Upscaler
@@ -169,84 +166,16 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
     job = Job(lambda: _upscaler(options, reporter), options)
     job.deliver = batch.to_stdout(job)
     if options["resume"] and not options["dry_run"]:
-        job.ledger = _ledger(options, reporter)
+        job.ledger = working.ledger_of(options, reporter)
     teller = batch.Teller(job, reporter, options["max_failures"])
     try:
         if options["watch"]:
-            return _watch(teller, naming, options)
-        items = _items(paths, naming, shard, teller)
-        return batch.run(teller, items, _doing(job, items, reporter))
+            return working.watch(teller, naming, options)
+        items = working.items_of(paths, naming, shard, teller)
+        return batch.run(teller, items, working.doing(job, items, reporter))
     finally:
         if job.ledger:
             job.ledger.close()
-
-
-def _items(
-    paths: tuple[str, ...], naming: names.Naming, shard: Shard | None, teller: batch.Teller
-) -> list[names.Item]:
-    """The work: planned for all inputs, so that shards agree on names; then what is this run's."""
-    options, reporter = teller.job.options, teller.reporter
-    found = _find(paths, options)
-    many, output = found.many, options["output"]
-    items = names.plan(found.sources, output, naming, many=many) if found.sources else []
-    _check_stdout(items, options)
-    if found.left_out:
-        reporter.note(f"{found.left_out} earlier results in these folders left out")
-    if items and not options["dry_run"]:
-        names.prepare(output, many)
-    wanted = shard.has if shard else lambda inside: True
-    retry, ledger = options["retry_failed"], teller.job.ledger
-    for name, error in found.failures:
-        if wanted(name) and not (retry and ledger and not ledger.failed(name)):
-            teller.failed(name, error)
-    items = [item for item in items if wanted(item.source.inside.as_posix())]
-    if retry and ledger:
-        items = [item for item in items if ledger.failed(item.source.name)]
-    reporter.total = len(items)
-    return items
-
-
-def _doing(job: Job, items: list[names.Item], reporter: Reporter) -> batch.Run:
-    """Where and how the work is done."""
-    options = job.options
-    if options["dry_run"]:
-        return batch.dry(job)
-    if options["engine"] == "ray":
-        if not all(item.outputs and item.source.data is None for item in items):
-            raise UsageError("--engine ray is for files; no - for standard input or output")
-        return batch.on_ray(job)
-    return batch.here(job, _pace(options, len(items)), reporter)
-
-
-def _pace(options: dict[str, Any], count: int) -> Pace:
-    jobs = options["jobs"]
-    if count == 1 and not options["timeout"]:
-        jobs = 0  # nothing to do meanwhile
-    return Pace(
-        jobs if not options["timeout"] else max(1, jobs), options["batch"], options["timeout"]
-    )
-
-
-def _ledger(options: dict[str, Any], reporter: Reporter) -> Ledger:
-    ledger = Ledger(options["resume"], settings_of(options))
-    if ledger.torn:
-        reporter.note(f"{ledger.path}: {ledger.torn} torn lines passed over")
-    return ledger
-
-
-def _watch(teller: batch.Teller, naming: names.Naming, options: dict[str, Any]) -> int:
-    ending = b"\0" if options["null"] else b"\n"
-    output = options["output"]
-    if output:
-        names.prepare(output, many=True)
-    if options["from_file"] == "-":
-        stream = inputs.stdin()
-        return watching.run(teller, _pace(options, 1), naming, output, stream, ending)
-    try:
-        with open(options["from_file"], "rb", buffering=0) as stream:  # a pipe with a name, mostly
-            return watching.run(teller, _pace(options, 1), naming, output, stream, ending)
-    except OSError as error:
-        raise InputError(f"{options['from_file']}: cannot be read: {error.strerror}") from error
 
 
 def make_upscaler(
@@ -320,25 +249,3 @@ def _check_watch(paths: tuple[str, ...], options: dict[str, Any]) -> None:
 
 def _both(ctx: click.Context, *names: str) -> bool:
     return len({ctx.get_parameter_source(name) for name in names}) == 1
-
-
-def _find(paths: tuple[str, ...], options: dict[str, Any]) -> inputs.Found:
-    listed: list[str] = []
-    if options["from_file"]:
-        listed = inputs.read_list(options["from_file"], options["null"])
-        if not listed and not paths:
-            raise UsageError(f"--from-file {options['from_file']}: the list is empty")
-    return inputs.find(paths, listed, but_not=options["output"])
-
-
-def _check_stdout(items: list[names.Item], options: dict[str, Any]) -> None:
-    if not items or items[0].outputs or options["dry_run"]:
-        return
-    if options["resume"]:
-        raise UsageError("a ledger is of files; --resume needs -o FILE")
-    if options["as_json"]:
-        raise UsageError("standard output holds the picture; --json needs -o FILE")
-    if options["uncertainty"]:
-        raise UsageError("standard output holds one picture; --uncertainty needs -o FILE")
-    if sys.stdout.buffer.isatty():
-        raise UsageError("a picture is not written to a terminal; use -o FILE, or pipe it: > out")

@@ -1,0 +1,49 @@
+"""What a batch is told, by the names of the command line, and what of it a result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from upscale.batch.ledger import settings_hash
+
+_GEOMETRY = ("scale", "size", "max_side")
+PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
+SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
+READING = ("frames", "allow_truncated", "max_pixels")
+MAKING = ("method", "weights", "domain", "device", "dtype", "offline")
+# what of the options a result depends on, besides the weights themselves
+_TELLING = (
+    *PLANNED, *SAMPLED, "method", "domain", "dtype", "samples", "uncertainty", "format",
+    "quality", "strip", "frames", "allow_truncated", "batch",
+)  # fmt: skip
+DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another way
+    **dict.fromkeys((*PLANNED, *SAMPLED, *MAKING)), "scale": 4.0, "seed": 0, "tile": "auto",
+    "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3, "consistency": "project",
+    "domain": "photo", "device": "auto", "dtype": "auto", "offline": False, "frames": "error",
+    "allow_truncated": False, "max_pixels": 250_000_000, "samples": 1, "uncertainty": False,
+    "format": None, "quality": None, "strip": False, "overwrite": False, "skip_existing": False,
+    "batch": 1,
+}  # fmt: skip
+
+
+def settings_of(options: Mapping[str, Any]) -> str:
+    """The hash of everything that the results depend on. Raises WeightsError."""
+    return settings_hash({name: options[name] for name in _TELLING} | {"made by": _bytes(options)})
+
+
+def _bytes(options: Mapping[str, Any]) -> list[str]:
+    """sha256 of the weights that may be used: just those, where the scale is one for all."""
+    from upscale import weights
+    from upscale.methods import METHODS, PREFERRED
+
+    method, scale, domain = (options[name] for name in ("method", "scale", "domain"))
+    if options["weights"]:
+        return [weights.find(options["weights"], offline=options["offline"]).sha256]
+    if method and METHODS[method].kernel:
+        return []
+    names = (method,) if method else PREFERRED
+    if scale is not None:
+        return [weights.choose_first(names, scale, domain).sha256]
+    found = weights.entries().values()
+    return sorted(e.sha256 for e in found if e.method in names and e.domain == domain)
