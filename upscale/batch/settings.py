@@ -19,7 +19,7 @@ _TELLING = (
 )  # fmt: skip
 DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another way
     **dict.fromkeys((*PLANNED, *SAMPLED, *MAKING)), "scale": 4.0, "seed": 0, "tile": "auto",
-    "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3, "consistency": "project",
+    "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3,
     "domain": "photo", "device": "auto", "dtype": "auto", "offline": False, "frames": "error",
     "allow_truncated": False, "max_pixels": 250_000_000, "samples": 1, "uncertainty": False,
     "format": None, "quality": None, "strip": False, "overwrite": False, "skip_existing": False,
