@@ -18,7 +18,7 @@ import pytest
 from cli_fake import FakeUpscaler
 from PIL import Image
 from test_cli import calls, here, run  # noqa: F401 (fixtures)
-from test_cli_faults import FAKE, ROOT, env  # noqa: F401 (a fixture)
+from test_cli_faults import FAKE, env  # noqa: F401 (a fixture)
 
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.job import Job
@@ -372,4 +372,21 @@ def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
         assert good["line"]["outputs"][0]["path"] == str(tmp_path / "001.png")
     assert InputError.__name__ == bad["kind"]
     assert len(list(tmp_path.glob("*.png"))) == 1
-    assert ROOT
+
+
+def test_a_cluster_makes_the_same_files(env, tmp_path):  # noqa: F811
+    """Two workers of a cluster on this machine: half a minute, where Ray is installed."""
+    pytest.importorskip("ray")
+    folder(tmp_path / "in", 6, broken=1)
+    base = [sys.executable, "-m", "upscale", "in", "--method", "bicubic", "-q"]
+    codes = [
+        subprocess.run([*base, "-o", name, *more], env=env, cwd=tmp_path, timeout=400,
+                       capture_output=True).returncode
+        for name, more in {
+            "here": [],
+            "ray": ["--engine", "ray", "--workers", "2", "--resume", "l.jsonl"],
+        }.items()
+    ]  # fmt: skip
+    assert codes == [1, 1]
+    assert files(tmp_path / "ray") == files(tmp_path / "here") != {}
+    assert Counter(line["status"] for line in lines(tmp_path / "l.jsonl")) == {"ok": 5, "failed": 1}

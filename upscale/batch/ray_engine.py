@@ -144,7 +144,8 @@ def _outcome(job: Job, items: list[Item], told: dict[str, Any]) -> Outcome:
 
 
 def _connect(address: str | None) -> None:
-    """To a cluster, or to one made for this run, which listens to nobody but this machine."""
+    """To a cluster, or to one made for this run. Its processes listen on all interfaces: Ray takes
+    the machine's address even where it is told the loopback one."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # as urgent as this process, not 15 less
     if ray.is_initialized():
@@ -152,7 +153,7 @@ def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            ray.init(include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
