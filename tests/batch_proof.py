@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -146,10 +147,15 @@ def speed(where: Path, count: int = 100, single: int = 5) -> None:
         "    up(name, scale=4).save(f'loop{i}.png')"
     )
 
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     def timed(text: str, *command: str, times: float = 1) -> None:
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), spent()
         subprocess.run(command, cwd=where, check=True, capture_output=True)
-        print(f"{text}: {(time.perf_counter() - begun) * times:.1f} s")
+        wall, busy = time.perf_counter() - begun, spent() - before
+        print(f"{text}: {wall * times:.1f} s, {busy * times:.1f} s of processor time", flush=True)
 
     for batch in ("1", "8"):
         timed(f"a batch, --batch {batch}", *DIFFSR, "in", "-q", "-o", f"b{batch}", "--batch", batch)
