@@ -156,8 +156,10 @@ def _connect(address: str | None) -> None:
             ray.init(include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise errors.UsageError(f"--engine ray: no cluster at {address}: {error}") from error
+    except Exception as error:  # Ray raises plain ones too
+        if address is not None:
+            raise errors.UsageError(f"--engine ray: no cluster at {address}: {error}") from error
+        raise DiffsrError(f"--engine ray: Ray did not start on this machine: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
