@@ -379,11 +379,11 @@ def test_a_cluster_makes_the_same_files(env, tmp_path):  # noqa: F811
     pytest.importorskip("ray")
     folder(tmp_path / "in", 6, broken=1)
     base = [sys.executable, "-m", "upscale", "in", "--method", "bicubic", "-q"]
-    here = subprocess.run([*base, "-o", "here"], env=env, cwd=tmp_path, capture_output=True)
+    alone = subprocess.run([*base, "-o", "here"], env=env, cwd=tmp_path, capture_output=True)
     cluster = ["-o", "ray", "--engine", "ray", "--workers", "2", "--resume", "l.jsonl"]
     ray = subprocess.run([*base, *cluster], env=env, cwd=tmp_path, capture_output=True)
     if b"Ray did not start" in ray.stderr:
         pytest.skip("this machine is too busy for Ray: it gives up after a while")
-    assert (here.returncode, ray.returncode) == (1, 1), ray.stderr.decode()
+    assert (alone.returncode, ray.returncode) == (1, 1), ray.stderr.decode()
     assert files(tmp_path / "ray") == files(tmp_path / "here") != {}
     assert Counter(line["status"] for line in lines(tmp_path / "l.jsonl")) == {"ok": 5, "failed": 1}
