@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from upscale.errors import UsageError
 from upscale.image.io import read
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
@@ -73,9 +74,30 @@ def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
     assert scores["regression"] > scores["bicubic"] + 0.5
 
 
-def test_faces_grow_from_16_to_128(parrots) -> None:
+@pytest.mark.parametrize(
+    ("domain", "scale", "name"),
+    [
+        ("photo", 4, "ecdp-photo-x4"),
+        ("photo", 3, "idm-photo"),
+        ("photo", 9, "sr3-photo"),
+        ("face", 8, "idm-face"),
+        ("face", 12, "idm-face"),
+    ],
+)
+def test_who_names_nothing_gets_what_measured_best(parrots, domain, scale, name) -> None:
+    cut = Picture(np.ascontiguousarray(parrots.rgb[:16, :16]))
+    assert Upscaler(domain=domain)(cut, scale=scale).report["weights"] == name
+
+
+def test_a_domain_without_weights_is_told() -> None:
+    with pytest.raises(UsageError, match="no domain 'cat'; have photo, face"):
+        Upscaler(domain="cat")
+
+
+@pytest.mark.parametrize("name", ["sr3-face-x8", "idm-face"])
+def test_faces_grow_from_16_to_128(parrots, name) -> None:
     rgb = np.clip(resize_array(parrots.rgb[:, 90:190], (16, 16)), 0, 1).astype(np.float32)
-    result = Upscaler(weights="sr3-face-x8")(Picture(rgb), scale=8)
+    result = Upscaler(weights=name)(Picture(rgb), scale=8)
     assert result.picture.size == (128, 128) and result.report["notes"] == []
     assert result.report["consistency"] < 5
 

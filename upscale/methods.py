@@ -93,8 +93,9 @@ METHODS: dict[str, Method] = {
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
 }
 
-# what a user gets who names no method: measured, best first (docs/results.md)
-PREFERRED = ("ecdp", "sr3")
+# what a user gets who names no method, by domain: measured, best first (docs/results.md); the last
+# one also goes past the range of its weights
+PREFERRED = {"photo": ("ecdp", "idm", "sr3"), "face": ("idm",)}
 
 NETS: dict[str, Callable[[dict], nn.Module]] = {
     "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
@@ -137,6 +138,13 @@ class Model:
     def encode(self, picture: Tensor, lr_up: Tensor) -> Tensor:
         """Inverse of `decode`."""
         return picture if self.std is None else (picture - lr_up) / self.std
+
+
+def preferred(domain: str) -> tuple[str, ...]:
+    """The methods of `PREFERRED`. Raises UsageError for domains that have none."""
+    if domain not in PREFERRED:
+        raise UsageError(f"no domain {domain!r}; have {', '.join(PREFERRED)}, or name a --method")
+    return PREFERRED[domain]
 
 
 def get(name: str) -> Method:

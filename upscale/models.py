@@ -36,7 +36,7 @@ class Models:
             if method is not None and method != found:
                 raise UsageError(f"weights {name} are for --method {found}, not {method}")
             self.method = found
-        self.law = methods.get(self.method or methods.PREFERRED[0])
+        self.law = methods.get(self.method or methods.preferred(domain)[0])
         self._loaded: dict[str, methods.Model] = {}
         self._lock = threading.Lock()
 
@@ -46,7 +46,7 @@ class Models:
             return None
         if self.name is not None:
             return weights.find(self.name, **self.fetching)
-        names = methods.PREFERRED if self.method is None else (self.method,)
+        names = methods.preferred(self.domain) if self.method is None else (self.method,)
         return weights.choose_first(names, scale, self.domain)
 
     def model(self, entry: weights.Entry) -> methods.Model:

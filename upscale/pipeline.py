@@ -42,7 +42,7 @@ class Upscaler:
     """A method with its weights on a device; call it with a picture.
 
     method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
-    weights for the scale. weights: a name in weights.toml, a .safetensors file or
+    weights for domain and scale. weights: a name in weights.toml, a .safetensors file or
     hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
     fit method and scale. offline: never ask the network. on_bytes(done, all) while weights are
     downloaded.

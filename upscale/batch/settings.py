@@ -35,14 +35,14 @@ def settings_of(options: Mapping[str, Any]) -> str:
 def _bytes(options: Mapping[str, Any]) -> list[str]:
     """sha256 of the weights that may be used: just those, where the scale is one for all."""
     from upscale import weights
-    from upscale.methods import METHODS, PREFERRED
+    from upscale.methods import METHODS, preferred
 
     method, scale, domain = (options[name] for name in ("method", "scale", "domain"))
     if options["weights"]:
         return [weights.find(options["weights"], offline=options["offline"]).sha256]
     if method and METHODS[method].kernel:
         return []
-    names = (method,) if method else PREFERRED
+    names = (method,) if method else preferred(domain)
     if scale is not None:
         return [weights.choose_first(names, scale, domain).sha256]
     found = weights.entries().values()
