@@ -42,7 +42,8 @@ class TrainConfig:
     "adjoint", through the whole probability flow solved to quality_tolerance, in constant memory.
     quality_score: weight of the score loss in that stage (the published code has 0 there).
     crop: how a picture becomes an example, see crops.py. degradation: how the small picture is
-    made, "bicubic" or "real" (degrade.py). holdout: pictures, evenly spread, that are validated
+    made, "bicubic" or "real" (degrade.py). second_order: share of the "real" ones that are degraded
+    twice over. holdout: pictures, evenly spread, that are validated
     on and not trained on.
     loss: "l1" or "l2" between what the network tells and what it should.
     antithetic: noise levels come in pairs u and 1 - u. accumulate: parts that a batch is computed
@@ -92,6 +93,7 @@ class TrainConfig:
     quality_grid: float = 0.0
     crop: str = "augmented"
     degradation: str = "bicubic"
+    second_order: float = 1.0
     holdout: int = 0
     loss: str = "l1"
     antithetic: bool = False
@@ -145,6 +147,8 @@ class TrainConfig:
                 f"--accumulate {self.accumulate} does not divide --quality-batch "
                 f"{self.quality_batch} evenly"
             )
+        if not 0 <= self.second_order <= 1:
+            raise UsageError(f"--second-order is a share in 0 to 1, not {self.second_order}")
         if not 0 <= self.beta2 < 1:
             raise UsageError(f"--beta2 must be in 0 to 1, not {self.beta2}")
 

@@ -20,7 +20,7 @@ from ..image.resize import resize
 from . import crops
 from .config import TrainConfig
 from .crops import tensor as _tensor
-from .degrade import degraded
+from .degrade import BLOCK, degraded
 from .pictures import Streamed, load
 from .sources import find
 
@@ -139,19 +139,34 @@ class Pairs:
         hr, lr, lr_up, scale = [], [], [], []
         for place in places:
             rng = np.random.default_rng((seed, iteration, place))
-            example = _example(self.pictures[chosen[place]], config, patch, rng)
-            side = fixed or max(1, round(patch / _scale(config, rng)))
-            small = self._small(example, side, rng)
+            example, small = self._pair(self.pictures[chosen[place]], patch, fixed, rng)
             hr.append(example)
-            lr.append(small[0])
-            lr_up.append(resize(small, (patch, patch))[0])
-            scale.append(patch / side)
+            lr.append(small)
+            lr_up.append(resize(small[None], (patch, patch))[0])
+            scale.append(patch / small.shape[-1])
         told = self.pictures.told() if isinstance(self.pictures, Streamed) else ()
         hr, lr_up = torch.stack(hr), torch.stack(lr_up)
         return Batch(hr, lr_up, torch.tensor(scale), lr, tuple(places), told)
 
-    def _small(self, example: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-        """(3,P,P) -> (1,3,side,side)."""
-        if self.config.degradation == "real":
-            return degraded(example, side, rng)[None]
-        return quantised(resize(example[None], (side, side)))
+    def _pair(
+        self, picture: np.ndarray, patch: int, fixed: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(3,patch,patch) and (3,side,side); side is `fixed`, or where that is 0 by the law of
+        scales.
+
+        The blocks of a compression begin anywhere in a real example: where the magnification is
+        whole, it is cut out of a degraded picture that is a block larger.
+        """
+        config = self.config
+        if config.degradation != "real":
+            example = _example(picture, config, patch, rng)
+            side = fixed or max(1, round(patch / _scale(config, rng)))
+            return example, quantised(resize(example[None], (side, side)))[0]
+        side = fixed or max(1, round(patch / _scale(config, rng)))
+        factor = patch // side
+        spare = 0 if patch % side or config.crop != "augmented" else BLOCK
+        example = _example(picture, config, patch + spare * factor, rng)
+        small = degraded(example, side + spare, rng, config.second_order)
+        top, left = rng.integers(spare + 1, size=2)
+        cut = example[:, top * factor :, left * factor :][:, :patch, :patch]
+        return cut, small[:, top : top + side, left : left + side]

@@ -3,6 +3,9 @@
 The second-order model of Real-ESRGAN (Wang et al. 2021, section 3 and its released settings), with
 WebP beside JPEG. It runs on one example, in the data workers, and takes every random number from
 the generator it is given.
+
+That model is made for the worst of the web. `second_order` sets what share of the examples it
+makes; the rest pass once through blur, resize, noise and one compression.
 """
 
 from __future__ import annotations
@@ -45,10 +48,23 @@ SECOND = Order(0.8, (0.2, 1.5), 0.3, 0.4, (0.3, 1.2), (1, 25), (0.05, 2.5))
 LAST_SINC = 0.8  # how often a sinc filter ends it: ringing and overshoot
 
 
-def degraded(hr: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """hr (3,P,P) in [-1,1] -> (3,side,side) in [-1,1], of 8-bit values."""
+# the one pass of pictures that were not edited and saved again: a lens, a sensor, a compression
+SINGLE = Order(0.9, (0.2, 2.4), 0.0, 0.0, (1.0, 1.0), (1, 14), (0.05, 1.2), (35, 95))
+BLOCK = 8  # side of JPEG's and WebP's blocks
+
+
+def degraded(
+    hr: Tensor, side: int, rng: np.random.Generator, second_order: float = 1.0
+) -> Tensor:
+    """hr (3,P,P) in [-1,1] -> (3,side,side) in [-1,1], of 8-bit values.
+
+    second_order: the share of examples that take both passes; the others take one, milder.
+    """
     x = (hr[None] + 1) / 2
     full = hr.shape[-1]
+    if second_order < 1 and rng.random() >= second_order:
+        x = _compress(_noise(_to(_blur(x, SINGLE, rng), side, rng), SINGLE, rng), SINGLE, rng)
+        return ((x.clamp(0, 1) * 255).round() / 127.5 - 1)[0]
     x = _compress(_noise(_resize(_blur(x, FIRST, rng), FIRST, full, rng), FIRST, rng), FIRST, rng)
     # the second pass is relative to the wanted size
     x = _noise(_resize(_blur(x, SECOND, rng), SECOND, side, rng), SECOND, rng)

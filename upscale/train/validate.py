@@ -119,7 +119,8 @@ class Validator:
         if true:
             lr = quantised(resize(truth[None], (side, side)))
         else:
-            lr = degraded(truth, side, np.random.default_rng((config.seed, index)))[None]
+            rng = np.random.default_rng((config.seed, index))
+            lr = degraded(truth, side, rng, config.second_order)[None]
         law, stage = model.law, Stage((side, side), (patch, patch), model.law.steps)
         settings = Settings(
             law.sampler, law.spacing, law.temperature, "project" if true else "off", 0,
