@@ -53,9 +53,7 @@ SINGLE = Order(0.9, (0.2, 2.4), 0.0, 0.0, (1.0, 1.0), (1, 14), (0.05, 1.2), (35,
 BLOCK = 8  # side of JPEG's and WebP's blocks
 
 
-def degraded(
-    hr: Tensor, side: int, rng: np.random.Generator, second_order: float = 1.0
-) -> Tensor:
+def degraded(hr: Tensor, side: int, rng: np.random.Generator, second_order: float = 1.0) -> Tensor:
     """hr (3,P,P) in [-1,1] -> (3,side,side) in [-1,1], of 8-bit values.
 
     second_order: the share of examples that take both passes; the others take one, milder.
