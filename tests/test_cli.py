@@ -437,7 +437,7 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 
 
 def test_copies_of_tables_are_true():
-    from upscale import consistency, methods, stage
+    from upscale import consistency, methods, sizing
     from upscale.cli import options
     from upscale.diffusion.process import SPACINGS
     from upscale.diffusion.samplers import SAMPLERS
@@ -446,7 +446,7 @@ def test_copies_of_tables_are_true():
     assert set(options.SAMPLERS) == set(SAMPLERS)
     assert set(options.SPACINGS) == set(SPACINGS)
     assert set(options.CONSISTENCY) == set(consistency.MODES)
-    assert options.SMALLEST_TILE == stage.SMALLEST_TILE
+    assert options.SMALLEST_TILE == sizing.SMALLEST_TILE
 
 
 def test_doctor(here, monkeypatch):

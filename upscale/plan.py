@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .blocks import Block
 from .errors import UsageError
 from .registry import Entry
 
@@ -34,6 +35,7 @@ class Plan:
     tiles: int  # windows of the last stage
     memory: int  # bytes, an estimate
     notes: tuple[str, ...]
+    blocks: tuple[tuple[Block, ...], ...] = ()  # rows of them, where it is not done as one
 
 
 def output_size(

@@ -98,6 +98,7 @@ class CompactNet(nn.Module):
     """`encode(lr_up, scale) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "compact"  # its name in methods.NETS and in weights files
+    local = True  # what is far away changes nothing: a picture can be done in blocks
     align = 16  # windows of a picture must start at multiples of this to be computed alike
     bytes_per_pixel = 320  # of the output, while a call runs in float32 (measured: peak memory)
     cond_bytes_per_pixel = 160  # of the output: what `encode` keeps, injections and all
