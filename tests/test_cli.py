@@ -262,7 +262,8 @@ def test_every_setting_reaches_the_upscaler(here, calls):
     picture(here / "in.png")
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
         "--device", "cpu", "--dtype", "fp32", "--offline", "--scale", "2", "--steps", "7",
-        "--sampler", "heun", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
+        "--preset", "best", "--sampler", "heun", "--spacing", "phi", "--seed", "9",
+        "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
@@ -270,7 +271,8 @@ def test_every_setting_reaches_the_upscaler(here, calls):
          "dtype": "fp32", "offline": True},
         {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0,
-         "size": None, "max_side": None, "steps": 7, "sampler": "heun", "spacing": "phi",
+         "size": None, "max_side": None, "steps": 7, "sampler": "heun", "preset": "best",
+         "spacing": "phi",
          "tile": 256, "overlap": 32, "one_stage": True},
     ]  # fmt: skip
 
@@ -445,6 +447,7 @@ def test_copies_of_tables_are_true():
     assert set(options.METHODS) == set(methods.METHODS)
     assert set(options.SAMPLERS) == set(SAMPLERS)
     assert set(options.SPACINGS) == set(SPACINGS)
+    assert options.PRESETS == methods.PRESETS
     assert set(options.CONSISTENCY) == set(consistency.MODES)
     assert options.SMALLEST_TILE == sizing.SMALLEST_TILE
 

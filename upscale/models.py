@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 
 from . import methods, weights
+from .device import available_memory
 from .diffusion.denoiser import parametrisation as check
 from .diffusion.samplers import STOCHASTIC
 from .errors import UsageError
+from .nets import winograd
 
 
 class Models:
@@ -54,9 +56,18 @@ class Models:
             if entry.name not in self._loaded:
                 state, metadata = weights.load(entry, **self.fetching)
                 model = methods.build(state, metadata)
-                model.net.to(self.device).to(memory_format=torch.channels_last)
+                self.ready(model.net)
                 self._loaded[entry.name] = model
             return self._loaded[entry.name]
+
+    def ready(self, net: torch.nn.Module) -> torch.nn.Module:
+        """On the device, laid out for its convolutions, with what only inference allows where
+        memory is plenty; the same network."""
+        net.to(self.device).to(memory_format=torch.channels_last)
+        if self.device.type == "cpu" and getattr(net, "wide", False):
+            if winograd.extra_bytes(net) < available_memory(self.device) // 4:
+                winograd.quicken(net)
+        return net
 
     def law_at(self, scale: float) -> methods.Method:
         """How the weights for this scale sample unless told otherwise."""

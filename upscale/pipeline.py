@@ -19,7 +19,7 @@ from .enlarging import Enlarging, joined
 from .errors import UsageError
 from .image.picture import Picture
 from .image.pillow import picture_of, pillow_of
-from .methods import Method, Schedule
+from .methods import PRESETS, Method, Schedule
 from .models import Models, read_as
 from .plan import Plan, Stage, output_size
 from .plan import stages as stages_of
@@ -82,6 +82,7 @@ class Upscaler:
         max_side: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
+        preset: str | None = None,
         spacing: str | None = None,
         tile: str | int = "auto",
         overlap: int = 64,
@@ -90,14 +91,19 @@ class Upscaler:
         """Sizes, stages, network calls, tiles and memory for a picture of `size_in`.
 
         one_stage: the weights are used at this very scale, whatever they were trained for.
+        preset: fast, balanced or best, the sampler and steps that are not given (`Method.preset`).
         """
         target = output_size(size_in, scale, size, max_side)
         factor = math.sqrt(target[0] * target[1] / (size_in[0] * size_in[1]))
         entry, law = self.models.entry(factor), self.models.law
+        _known(preset or PRESETS[0], PRESETS, "preset")
         if entry is None:
             stages, notes = (Stage(size_in, target, 0),), ()
         else:
             law = self.models.model(entry).law
+            if preset is not None:
+                own = law.preset(preset)
+                sampler, steps = sampler or own[0], own[1] if steps is None else steps
             count = law.steps if steps is None else steps
             if (sampler or law.sampler) in ADAPTIVE:
                 if steps is not None:
@@ -136,6 +142,7 @@ class Upscaler:
         max_side: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
+        preset: str | None = None,
         spacing: str | None = None,
         seed: int = 0,
         sample: int = 0,
@@ -167,7 +174,7 @@ class Upscaler:
         _check(temperature, rtol, atol, overlap, consistency)
         plan = self.plan(
             picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
-            spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
+            preset=preset, spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
         )  # fmt: skip
         entry = self.models.entry(plan.scale)
         model = read_as(self.models.model(entry), parametrisation) if entry else None

@@ -8,7 +8,7 @@ from typing import Any
 from upscale.batch.ledger import settings_hash
 
 _GEOMETRY = ("scale", "size", "max_side")
-PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
+PLANNED = (*_GEOMETRY, "steps", "sampler", "preset", "spacing", "tile", "overlap", "one_stage")
 SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
 READING = ("frames", "allow_truncated", "max_pixels")
 MAKING = ("method", "weights", "domain", "device", "dtype", "offline")

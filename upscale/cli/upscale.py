@@ -18,6 +18,7 @@ from upscale.cli.options import (
     CONTEXT,
     DOMAINS,
     METHODS,
+    PRESETS,
     SAMPLERS,
     SPACINGS,
     Finite,
@@ -55,6 +56,9 @@ _OPTIONS = [
                 "hf:ORG/REPO[@REVISION]/FILE; they bring their method."),
     option("--domain", type=Named(DOMAINS), default="photo",
            help="What is on the pictures, for choosing weights."),
+    option("--preset", type=Named(PRESETS),
+           help="Speed against quality: the sampler and the steps, where these are not given. "
+                "Default: what the weights were made for."),
     option("--steps", type=click.IntRange(1), metavar="N",
            help="Sampler steps. Default: what the weights were made for."),
     option("--sampler", type=Named(SAMPLERS), help="Default: the weights'."),

@@ -152,6 +152,7 @@ class ECDPNet(nn.Module):
     """`encode(lr_up, scale, lr) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "ecdp"  # its name in methods.NETS and in weights files
+    wide = True  # hundreds of channels: see `winograd`
     reads_lr = True  # `encode` wants the small input itself
     # of the output, while a call runs in float32, with the paper's sizes and stored shares
     # (measured: peak memory, 8000 to 9200 at 160x160 and 7200 at 320x320)
