@@ -164,7 +164,7 @@ def test_rows_make_the_file_that_all_at_once_makes(name, bits, carried, tmp_path
             add(replace(picture, rgb=picture.rgb[rows], alpha=alpha), "diffsr test")
     once = io.BytesIO()
     write(picture, once, format=name, comment="diffsr test")
-    told, expected = read(path.open("rb")), read(io.BytesIO(once.getvalue()))
+    told, expected = read(io.BytesIO(path.read_bytes())), read(io.BytesIO(once.getvalue()))
     np.testing.assert_array_equal(told.rgb, expected.rgb)
     assert (told.alpha is None) == (expected.alpha is None)
     if told.alpha is not None:

@@ -64,9 +64,9 @@ class Models:
         """On the device, laid out for its convolutions, with what only inference allows where
         memory is plenty; the same network."""
         net.to(self.device).to(memory_format=torch.channels_last)
-        if self.device.type == "cpu" and getattr(net, "wide", False):
-            if winograd.extra_bytes(net) < available_memory(self.device) // 4:
-                winograd.quicken(net)
+        wide = self.device.type == "cpu" and getattr(net, "wide", False)
+        if wide and winograd.extra_bytes(net) < available_memory(self.device) // 4:
+            winograd.quicken(net)
         return net
 
     def law_at(self, scale: float) -> methods.Method:

@@ -9,6 +9,7 @@ import torch
 
 from .blocks import FROM_PIXELS, PART_BYTES, blocks_of
 from .device import available_memory
+from .diffusion.samplers import ADAPTIVE
 from .diffusion.tiling import Box, windows
 from .errors import UsageError
 from .plan import Plan
@@ -72,6 +73,8 @@ def _blocks(
     pixels = plan.size_out[0] * plan.size_out[1]
     large = pixels > FROM_PIXELS or pixels * state > available_memory(device) // 2
     one = len(plan.stages) == 1 and plan.stages[0].size_out == plan.size_out
+    if plan.sampler in ADAPTIVE:  # it would choose other steps for every block
+        return ()
     if tile == 0 or not large or not one or not getattr(net, "local", net is None):
         return ()
     align, needed = (net.align, net.bytes_per_pixel) if net else (1, 0)

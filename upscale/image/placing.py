@@ -42,7 +42,7 @@ def placed(
     all is written and before it gets its name: what it raises leaves nothing either.
     """
     try:
-        if _is_special(target):
+        if is_special(target):
             with open(target, "wb") as stream:
                 yield stream
             return
@@ -74,7 +74,7 @@ def send(data: memoryview, stream: BinaryIO) -> None:
 
 def check_free(target: Path) -> None:
     """OutputError if something would be overwritten; `put` looks again when it comes to it."""
-    if os.path.lexists(target) and not _is_special(target):
+    if os.path.lexists(target) and not is_special(target):
         raise _exists(target)
 
 
@@ -120,7 +120,8 @@ def _move_to_free_name(temporary: Path, target: Path) -> None:
         temporary.unlink()
 
 
-def _is_special(target: Path) -> bool:
+def is_special(target: Path) -> bool:
+    """Whether it is something that is written into: a pipe, a device."""
     try:
         mode = target.stat().st_mode
     except OSError:

@@ -172,7 +172,9 @@ def rows_to(
                 if name == "PNG":
                     writer = png16.Writer(file, size, channels, bits, exif=extras.exif, **make)
                 else:
-                    writer = tiff.Writer(file, size, channels, bits, **make)
+                    # not beside a pipe or a device
+                    folder = None if placing.is_special(target) else Path(target).parent
+                    writer = tiff.Writer(file, size, channels, bits, folder=folder, **make)
             writer.add(samples)
             return notes
 

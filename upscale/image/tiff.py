@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -145,17 +146,18 @@ class Writer:
     them from the top, then `close`.
 
     size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16. The directory,
-    which stands before the strips, needs their lengths: they wait in a file without a name.
+    which stands before the strips, needs their lengths: they wait in a file without a name,
+    in `folder` or where the system has such files.
     """
 
     def __init__(
         self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
-        icc: bytes | None, dpi: tuple[float, float] | None,
+        icc: bytes | None, dpi: tuple[float, float] | None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self._file, self._size, self._channels, self._bits = file, size, channels, bits
         self._icc, self._dpi = icc, dpi
         self._rows = max(1, _STRIP_BYTES // (size[1] * channels * bits // 8))
-        self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 (closed by `discard`)
+        self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
         self._lengths: list[int] = []
         self._waiting: np.ndarray | None = None  # rows of a strip that is not full
 
