@@ -62,6 +62,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     made = torch.kron(_OUTPUT, _OUTPUT).to(x) @ products.view(_TILE * _TILE, -1)
     made = made.view(_OUT, _OUT, batch, down, across, outputs).permute(2, 3, 0, 4, 1, 5)
     made = made.reshape(batch, _OUT * down, _OUT * across, outputs)[:, :height, :width]
+    made = made.contiguous()  # a copy where tiles stand over
     made = made if bias is None else made.add_(bias)
     return made.permute(0, 3, 1, 2)
 
