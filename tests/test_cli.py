@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 def calls(monkeypatch):
     """What the upscaler was made with and called with."""
     log: list[dict] = []
-    names = ("method", "weights", "domain", "device", "dtype", "offline")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
 
     def make(*settings, on_bytes):
         log.append(dict(zip(names, settings, strict=True)))
@@ -261,14 +261,14 @@ def test_standard_input_and_output(here, calls):
 def test_every_setting_reaches_the_upscaler(here, calls):
     picture(here / "in.png")
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
-        "--device", "cpu", "--dtype", "fp32", "--offline", "--scale", "2", "--steps", "7",
-        "--preset", "best", "--sampler", "heun", "--spacing", "phi", "--seed", "9",
+        "--device", "cpu", "--dtype", "fp32", "--offline", "--compile",
+        "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun", "--spacing", "phi", "--seed", "9",
         "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
-         "dtype": "fp32", "offline": True},
+         "dtype": "fp32", "offline": True, "compile": True},
         {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0,
          "size": None, "max_side": None, "steps": 7, "sampler": "heun", "preset": "best",

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -316,3 +317,33 @@ def test_the_benchmark_runs(tmp_path):
     assert row["gflop"] > 0.1
     assert row["ratio"] > 0.3
     assert row["cpu_s"] > 0
+
+
+# --- compiled -------------------------------------------------------------------------------------
+
+
+def test_a_compiled_network_says_the_same(tiny_weights, monkeypatch):
+    real, made = torch.compile, []
+
+    def traced(function):  # all of torch.compile but the making of machine code, which takes long
+        made.append(function)
+        return real(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    picture = photo(20, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what it deprecates in itself
+        fast = Upscaler(weights=tiny_weights, compile=True)(picture).picture.rgb
+    assert len(made) == 1
+    np.testing.assert_allclose(fast, Upscaler(weights=tiny_weights)(picture).picture.rgb, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_compiled_is_told(tiny_weights, monkeypatch):
+    def fail(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: real(function, backend=fail))
+    with warnings.catch_warnings(), pytest.raises(UsageError, match="leave --compile out"):
+        warnings.simplefilter("ignore")
+        Upscaler(weights=tiny_weights, compile=True)(photo(20, 24))

@@ -45,8 +45,8 @@ class Upscaler:
     method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
     weights for the scale. weights: a name in weights.toml, a .safetensors file or
     hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
-    fit method and scale. offline: never ask the network. on_bytes(done, all) while weights are
-    downloaded.
+    fit method and scale. offline: never ask the network. compile: by torch.compile, which
+    takes a minute or more at the first picture. on_bytes(done, all) while weights are downloaded.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class Upscaler:
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        compile: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.bf16 = pick_bf16(dtype, self.device)
-        self.models = Models(method, weights, domain, self.device, offline, on_bytes)
+        self.models = Models(method, weights, domain, self.device, offline, on_bytes, compile)
         self.method = self.models.method
 
     def use_schedule(self, schedule: Schedule, scale: float) -> None:

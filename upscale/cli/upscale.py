@@ -82,6 +82,9 @@ _OPTIONS = [
     option("--device", type=Named(("auto", "cpu", "cuda")), default="auto"),
     option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto",
            help="Number format of the network."),
+    option("--compile", is_flag=True,
+           help="Compile the network first (torch.compile): a minute or more, then each call is "
+                "quicker; for long batches, on a GPU above all."),
     option("--tile", type=Tile(), metavar="auto|0|N", default="auto",
            help="Side of the windows that a large picture is worked in; 0: no windows."),
     option("--overlap", type=click.IntRange(0), default=64, metavar="N",
@@ -189,6 +192,7 @@ def make_upscaler(
     device: str,
     dtype: str,
     offline: bool,
+    compile: bool,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Upscaler:
     """The one place that loads torch and the network; tests put a fake here."""
@@ -196,12 +200,13 @@ def make_upscaler(
 
     return Upscaler(
         method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline,
+        compile=compile,
         on_bytes=on_bytes,
     )  # fmt: skip
 
 
 def _upscaler(options: dict[str, Any], reporter: Reporter) -> Upscaler:
-    names = ("method", "weights", "domain", "device", "dtype", "offline")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
     return make_upscaler(*(options[name] for name in names), on_bytes=reporter.fetching)
 
 
