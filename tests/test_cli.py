@@ -262,8 +262,8 @@ def test_every_setting_reaches_the_upscaler(here, calls):
     picture(here / "in.png")
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
         "--device", "cpu", "--dtype", "fp32", "--offline", "--compile",
-        "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun", "--spacing", "phi", "--seed", "9",
-        "--temperature", "0.5",
+        "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun",
+        "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
