@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .blocks import Block
 from .errors import UsageError
 from .registry import Entry
+
+if TYPE_CHECKING:
+    from .blocks import Block
 
 SCALES = (1.0, 16.0)
 
