@@ -28,7 +28,7 @@ class FakeUpscaler:
         self.log = [] if log is None else log
 
     def plan(self, size_in, *, scale=None, size=None, max_side=None, steps=None, sampler=None,
-             spacing=None, tile="auto", overlap=64, one_stage=False):  # fmt: skip
+             preset=None, spacing=None, tile="auto", overlap=64, one_stage=False):  # fmt: skip
         if max_side:
             scale = max_side / max(size_in)
         out = size or tuple(math.floor(side * scale + 0.5) for side in size_in)
@@ -38,7 +38,7 @@ class FakeUpscaler:
         return SimpleNamespace(
             size_in=size_in, size_out=out, scale=out[0] / size_in[0], stages=(stage,),
             sampler=sampler or "ddim", nfe=steps or STEPS, tile=0, tiles=1, memory=2**20,
-            notes=("planned note",),
+            notes=("planned note",), blocks=(),
         )  # fmt: skip
 
     def __call__(self, picture, *, seed=0, sample=0, temperature=None, parametrisation=None,

@@ -15,6 +15,7 @@ ROOT = Path(upscale.__file__).parent
 FLOORS = {
     "cli": 6, "__main__": 6, "bench": 5, "pipeline": 4, "train": 4, "methods": 3, "metrics": 3,
     "humaneval": 3, "plan": 3, "consistency": 3, "stage": 3, "models": 3, "cascade": 3, "batch": 5,
+    "blocks": 3, "sizing": 3, "enlarging": 3,
     "image": 2, "device": 2, "weights": 2, "registry": 2, "tensors": 2,
     "hub": 2, "checkpoints": 5, "golden": 4, "publish": 5, "nets": 1, "diffusion": 1, "errors": 1,
 }  # fmt: skip
@@ -24,6 +25,10 @@ SIDEWAYS = {
     ("__main__", "cli"),
     ("stage", "methods"), ("stage", "plan"), ("stage", "consistency"), ("models", "methods"),
     ("cascade", "methods"), ("cascade", "models"), ("cascade", "plan"), ("cascade", "stage"),
+    ("plan", "blocks"), ("sizing", "blocks"), ("sizing", "plan"), ("stage", "sizing"),
+    ("cascade", "sizing"), ("enlarging", "blocks"), ("enlarging", "cascade"),
+    ("enlarging", "consistency"), ("enlarging", "methods"), ("enlarging", "plan"),
+    ("enlarging", "stage"),
 }  # fmt: skip
 DOORS = {
     "PIL": ("image", "cli.doctor"),  # doctor asks for its version and formats

@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 def calls(monkeypatch):
     """What the upscaler was made with and called with."""
     log: list[dict] = []
-    names = ("method", "weights", "domain", "device", "dtype", "offline")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
 
     def make(*settings, on_bytes):
         log.append(dict(zip(names, settings, strict=True)))
@@ -261,16 +261,18 @@ def test_standard_input_and_output(here, calls):
 def test_every_setting_reaches_the_upscaler(here, calls):
     picture(here / "in.png")
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
-        "--device", "cpu", "--dtype", "fp32", "--offline", "--scale", "2", "--steps", "7",
-        "--sampler", "heun", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
+        "--device", "cpu", "--dtype", "fp32", "--offline", "--compile",
+        "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun",
+        "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
-         "dtype": "fp32", "offline": True},
+         "dtype": "fp32", "offline": True, "compile": True},
         {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0,
-         "size": None, "max_side": None, "steps": 7, "sampler": "heun", "spacing": "phi",
+         "size": None, "max_side": None, "steps": 7, "sampler": "heun", "preset": "best",
+         "spacing": "phi",
          "tile": 256, "overlap": 32, "one_stage": True},
     ]  # fmt: skip
 
@@ -437,7 +439,7 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 
 
 def test_copies_of_tables_are_true():
-    from upscale import consistency, methods, stage
+    from upscale import consistency, methods, sizing
     from upscale.cli import options
     from upscale.diffusion.process import SPACINGS
     from upscale.diffusion.samplers import SAMPLERS
@@ -445,8 +447,9 @@ def test_copies_of_tables_are_true():
     assert set(options.METHODS) == set(methods.METHODS)
     assert set(options.SAMPLERS) == set(SAMPLERS)
     assert set(options.SPACINGS) == set(SPACINGS)
+    assert options.PRESETS == methods.PRESETS
     assert set(options.CONSISTENCY) == set(consistency.MODES)
-    assert options.SMALLEST_TILE == stage.SMALLEST_TILE
+    assert options.SMALLEST_TILE == sizing.SMALLEST_TILE
 
 
 def test_doctor(here, monkeypatch):

@@ -14,7 +14,8 @@ from .image.resize import resize
 from .methods import Model
 from .models import warmth
 from .plan import Plan, Stage
-from .stage import SMALLEST_TILE, Call, OnStep, Settings, run_stage, tile_side
+from .sizing import SMALLEST_TILE, tile_side
+from .stage import Call, OnStep, Settings, run_stage
 
 
 def sampled(

@@ -26,8 +26,12 @@ def settle(sr: Tensor, lr: Tensor) -> Tensor:
     return sr
 
 
-def measured(sr: np.ndarray, lr: np.ndarray) -> dict[str, float]:
-    """Consistency (MSE x1e5 of the output, shrunk, against the input) and the same in dB."""
-    error = float(np.mean((resize_array(sr, lr.shape[:2]) - lr) ** 2))
+def squared_error(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """(h,w,C): the output, shrunk, against the input."""
+    return (resize_array(sr, lr.shape[:2]) - lr) ** 2
+
+
+def told(error: float) -> dict[str, float]:
+    """Consistency (the mean squared error x1e5) and the same in dB."""
     decibel = 99.0 if error < 1e-10 else -10 * math.log10(error)
     return {"consistency": round(error * 1e5, 4), "lr_psnr": round(decibel, 2)}

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .diffusion.denoiser import parametrisation
 from .diffusion.process import Process, VPDiscrete, VPLinear, process_from
+from .diffusion.samplers import ADAPTIVE, nfe
 from .errors import UsageError, WeightsError
 from .image.resize import KERNELS
 from .nets import ecdp, idm, sr3
@@ -47,6 +48,13 @@ class Schedule:
             raise ValueError(f"a schedule's temperature is {self.temperature}")
 
 
+PRESETS = ("fast", "balanced", "best")
+Ladder: TypeAlias = dict[str, tuple[str, int]]
+_CALLS = {"fast": 4, "balanced": 8, "best": 25}
+MOST_FEW = 4  # network calls that the quality loss goes through
+BEST_OF_FEW = 4  # steps: measured, docs/performance.md
+
+
 @dataclass(frozen=True)
 class Method:
     """How a method samples unless the weights file or the user says otherwise.
@@ -55,7 +63,9 @@ class Method:
     leaves less noise in the picture. kernel: set for methods without a network, the name of the
     resize they are. continuous: made for every magnification, so past those that the weights were
     trained for it is used as it is, where others go in two stages. schedules: noise levels that
-    were searched for, which go before `spacing`.
+    were searched for, which go before `spacing`. ladder: sampler and steps of each preset, for
+    weights that were trained by the score alone: about 4, 8 and 25 network calls. presets: the same
+    where a weights file says so.
     """
 
     parametrisation: str = "eps"
@@ -67,6 +77,27 @@ class Method:
     kernel: str | None = None
     continuous: bool = False
     schedules: tuple[Schedule, ...] = ()
+    ladder: Ladder = field(
+        default_factory=lambda: {name: ("dpmpp2m", steps) for name, steps in _CALLS.items()}
+    )
+    presets: Ladder = field(default_factory=dict)
+
+    def preset(self, name: str) -> tuple[str, int]:
+        """Sampler and steps of a rung of the ladder. Raises UsageError for an unknown name.
+
+        Weights whose own way takes few calls were trained through them, by the quality loss: they
+        know one call more or less, and no other sampler.
+        """
+        if name not in PRESETS:
+            raise UsageError(f"no preset {name!r}; have {', '.join(PRESETS)}")
+        if self.sampler == "once":
+            return self.sampler, self.steps
+        if name in self.presets:
+            return tuple(self.presets[name])  # a list where it comes from a file
+        few = nfe(self.sampler, self.steps) <= MOST_FEW and self.sampler not in ADAPTIVE
+        if few:
+            return self.sampler, {"fast": 1, "balanced": self.steps, "best": BEST_OF_FEW}[name]
+        return self.ladder[name]
 
     def tuned(self, sampler: str, steps: int) -> Schedule | None:
         """What a search found for just that, if one was made."""
@@ -83,7 +114,12 @@ class Method:
 METHODS: dict[str, Method] = {
     "sr3": Method(),
     "ecdp": Method(
-        parametrisation="hybrid", process=VPLinear(), sampler="heun-phi", steps=4, spacing="phi"
+        parametrisation="hybrid",
+        process=VPLinear(),
+        sampler="heun-phi",
+        steps=4,
+        spacing="phi",
+        ladder={"fast": ("midpoint", 2), "balanced": ("midpoint", 4), "best": ("midpoint", 13)},
     ),
     "idm": Method(continuous=True),
     "regression": Method(parametrisation="x0", sampler="once", steps=1),

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from .cascade import sampled
-from .consistency import MODES, measured, settle
+from .consistency import MODES
+from .consistency import told as consistency_of
 from .device import pick_bf16, pick_device
 from .diffusion.process import SPACINGS
 from .diffusion.samplers import ADAPTIVE, SAMPLERS, nfe
-from .errors import NumericalError, UsageError
-from .image.picture import Picture, fill_transparent
+from .enlarging import Enlarging, joined
+from .errors import UsageError
+from .image.picture import Picture
 from .image.pillow import picture_of, pillow_of
-from .image.resize import resize, resize_array
-from .methods import Method, Schedule
+from .methods import PRESETS, Method, Schedule
 from .models import Models, read_as
 from .plan import Plan, Stage, output_size
 from .plan import stages as stages_of
-from .stage import STATE_BYTES, Call, OnStep, Settings, directly, tile_side, windows_of
+from .sizing import with_memory
+from .stage import Call, OnStep, Settings, directly
 from .weights import OnBytes
 
+OnRows = Callable[[Picture, dict[str, Any]], None]
 PERCENT = 100  # of the way, for samplers whose steps nobody knows beforehand
 
 
@@ -34,7 +35,7 @@ PERCENT = 100  # of the way, for samplers whose steps nobody knows beforehand
 class Result:
     """The enlarged picture and a JSON-able account of how it was made."""
 
-    picture: Picture
+    picture: Picture | None  # None where `on_rows` took it
     report: dict[str, Any]
 
 
@@ -44,8 +45,8 @@ class Upscaler:
     method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
     weights for domain and scale. weights: a name in weights.toml, a .safetensors file or
     hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
-    fit method and scale. offline: never ask the network. on_bytes(done, all) while weights are
-    downloaded.
+    fit method and scale. offline: never ask the network. compile: by torch.compile, which
+    takes a minute or more at the first picture. on_bytes(done, all) while weights are downloaded.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class Upscaler:
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        compile: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.bf16 = pick_bf16(dtype, self.device)
-        self.models = Models(method, weights, domain, self.device, offline, on_bytes)
+        self.models = Models(method, weights, domain, self.device, offline, on_bytes, compile)
         self.method = self.models.method
 
     def use_schedule(self, schedule: Schedule, scale: float) -> None:
@@ -81,6 +83,7 @@ class Upscaler:
         max_side: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
+        preset: str | None = None,
         spacing: str | None = None,
         tile: str | int = "auto",
         overlap: int = 64,
@@ -89,14 +92,19 @@ class Upscaler:
         """Sizes, stages, network calls, tiles and memory for a picture of `size_in`.
 
         one_stage: the weights are used at this very scale, whatever they were trained for.
+        preset: fast, balanced or best, the sampler and steps that are not given (`Method.preset`).
         """
         target = output_size(size_in, scale, size, max_side)
         factor = math.sqrt(target[0] * target[1] / (size_in[0] * size_in[1]))
         entry, law = self.models.entry(factor), self.models.law
+        _known(preset or PRESETS[0], PRESETS, "preset")
         if entry is None:
             stages, notes = (Stage(size_in, target, 0),), ()
         else:
             law = self.models.model(entry).law
+            if preset is not None:
+                own = law.preset(preset)
+                sampler, steps = sampler or own[0], own[1] if steps is None else steps
             count = law.steps if steps is None else steps
             if (sampler or law.sampler) in ADAPTIVE:
                 if steps is not None:
@@ -117,15 +125,11 @@ class Upscaler:
         _known(name, SAMPLERS, "sampler")
         _known(spacing or law.spacing, SPACINGS, "spacing")
         calls = sum(nfe(name, stage.steps) for stage in stages) if entry else 0
-        pixels = stages[-1].size_out[0] * stages[-1].size_out[1]
-        side, count, memory = 0, 1, pixels * 48
-        if entry is not None:
-            net = self.models.model(entry).net
-            side = tile_side(stages[-1].size_out, tile, net, self.device)
-            boxes = windows_of(stages[-1].size_out, side, overlap, net.align) if side else [None]
-            area = min(pixels, side * side) if side else pixels
-            count, memory = len(boxes), pixels * STATE_BYTES + area * net.bytes_per_pixel
-        return Plan(size_in, target, factor, stages, name, calls, side, count, memory, tuple(notes))
+        net = self.models.model(entry).net if entry else None
+        return with_memory(
+            Plan(size_in, target, factor, stages, name, calls, 0, 1, 0, tuple(notes)),
+            net, tile, overlap, self.device,
+        )  # fmt: skip
 
     # --- doing ----------------------------------------------------------------------------------
 
@@ -139,6 +143,7 @@ class Upscaler:
         max_side: int | None = None,
         steps: int | None = None,
         sampler: str | None = None,
+        preset: str | None = None,
         spacing: str | None = None,
         seed: int = 0,
         sample: int = 0,
@@ -151,6 +156,7 @@ class Upscaler:
         one_stage: bool = False,
         consistency: str | None = None,
         on_step: OnStep | None = None,
+        on_rows: OnRows | None = None,
         call: Call = directly,
     ) -> Result | Any:
         """Enlarge one picture, scale 4 unless told otherwise. A `Picture` gives a `Result`; a path,
@@ -159,7 +165,9 @@ class Upscaler:
 
         The same seed gives the same pixels whatever the tile or the order of pictures; `sample`
         counts variants of one seed. one_stage: see `plan`. on_step(done, all) after each sampler
-        step; call: see `stage.Call`. Safe to call from several threads.
+        step; call: see `stage.Call`. on_rows(band, report) gets the result in bands of whole rows,
+        from the top, and the `Result` of a `Picture` then holds none; `report` lacks what is only
+        known at the end. Safe to call from several threads.
         Raises UsageError, InputError, OutOfMemory, WeightsError, NumericalError.
         """
         started = time.perf_counter()
@@ -167,31 +175,18 @@ class Upscaler:
         _check(temperature, rtol, atol, overlap, consistency)
         plan = self.plan(
             picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
-            spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
+            preset=preset, spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
         )  # fmt: skip
-        rgb = picture.rgb if picture.alpha is None else fill_transparent(picture.rgb, picture.alpha)
-        lr = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-        lr = (lr * 2 - 1).to(self.device)
         entry = self.models.entry(plan.scale)
-        stated = self.models.model(entry).metadata.get("consistency") if entry else None
+        model = read_as(self.models.model(entry), parametrisation) if entry else None
+        law = model.law if model else self.models.law
+        stated = model.metadata.get("consistency") if model else None
         mode = consistency or stated or "project"
         _known(mode, MODES, "consistency")
-        if entry is None:
-            sr, told = resize(lr, plan.size_out, self.models.law.kernel), {"tile": plan.tile}
-            told |= {"nfe": 0, "notes": list(plan.notes)}
-        else:
-            model = read_as(self.models.model(entry), parametrisation)
-            common = Settings(
-                plan.sampler, spacing or model.law.spacing, 1.0, mode, overlap,
-                (seed, picture.fingerprint(), sample), rtol, atol, self.bf16,
-            )  # fmt: skip
-            given = (spacing, temperature)
-            sr, told = sampled(model, plan, lr, common, given, tile, on_step, call)
-            if mode == "project":
-                sr = settle(sr, lr)
-        if not torch.isfinite(sr).all():
-            raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
-        made = _picture(sr.clamp_(-1, 1), picture, plan.size_out)
+        common = Settings(
+            plan.sampler, spacing or law.spacing, 1.0, mode, overlap,
+            (seed, picture.fingerprint(), sample), rtol, atol, self.bf16,
+        )  # fmt: skip
         adaptive = plan.sampler in ADAPTIVE
         report = {
             "method": entry.method if entry else self.method,
@@ -200,24 +195,29 @@ class Upscaler:
             "sampler": plan.sampler if entry else None,
             "steps": None if adaptive else plan.stages[0].steps,
             "stages": [list(stage.size_out) for stage in plan.stages],
-            "nfe": told["nfe"],
-            "spacing": told.get("spacing"),
-            "parametrisation": model.law.parametrisation if entry else None,
+            "parametrisation": law.parametrisation if entry else None,
             **({"rtol": rtol, "atol": atol} if adaptive else {}),
-            "temperature": told.get("temperature"),
             "seed": seed,
             "scale": round(plan.scale, 4),
             "size_in": list(picture.size),
             "size_out": list(plan.size_out),
-            "tile": told["tile"],
             "overlap": overlap,
             "consistency_mode": mode if entry else None,
-            **measured(made.rgb, rgb),
-            "seconds": round(time.perf_counter() - started, 3),
             "device": str(self.device),
             "dtype": "bf16" if self.bf16 else "fp32",
-            "notes": told["notes"],
         }
+        work = Enlarging(
+            plan, model, self.models.law.kernel, common, (spacing, temperature), tile, self.device,
+            on_step, call,
+        )  # fmt: skip
+        made = None
+        if on_rows is None:
+            made = joined(work.bands(picture), plan.size_out)
+        else:
+            for band in work.bands(picture):
+                on_rows(band, report)
+        report |= {"spacing": None, "temperature": None, **work.told, **consistency_of(work.error)}
+        report["seconds"] = round(time.perf_counter() - started, 3)
         return Result(made, report) if picture is source else pillow_of(made)
 
 
@@ -236,14 +236,3 @@ def _check(
 def _known(name: str, table: Any, what: str) -> None:
     if name not in table:
         raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
-
-
-def _picture(sr: Tensor, source: Picture, size: tuple[int, int]) -> Picture:
-    """(1,3,H,W) in [-1,1] and what the source carried besides colour."""
-    rgb = ((sr[0].float() + 1) / 2).permute(1, 2, 0).cpu().numpy()
-    if source.grey:
-        rgb = np.repeat(rgb.mean(2, keepdims=True), 3, 2)
-    alpha = source.alpha
-    if alpha is not None:
-        alpha = np.clip(resize_array(alpha, size), 0, 1)
-    return replace(source, rgb=np.ascontiguousarray(rgb), alpha=alpha)

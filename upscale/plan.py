@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .registry import Entry
+
+if TYPE_CHECKING:
+    from .blocks import Block
 
 SCALES = (1.0, 16.0)
 
@@ -34,6 +38,7 @@ class Plan:
     tiles: int  # windows of the last stage
     memory: int  # bytes, an estimate
     notes: tuple[str, ...]
+    blocks: tuple[tuple[Block, ...], ...] = ()  # rows of them, where it is not done as one
 
 
 def output_size(

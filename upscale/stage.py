@@ -14,21 +14,19 @@ from torch import Tensor
 from .consistency import towards
 from .device import available_memory
 from .diffusion.denoiser import Denoiser, bind, consistent
+from .diffusion.noise import noise_at
 from .diffusion.process import sigmas
 from .diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
-from .diffusion.tiling import Box, tiled, windows
-from .errors import UsageError
+from .diffusion.tiling import Box, tiled
 from .image.resize import resize
 from .methods import Model
 from .nets.implicit import Place
 from .plan import Stage
+from .sizing import windows_of
 
 OnStep = Callable[[int, int], None]
 # makes each call of a network, `function(*args, **named)`: a batch of pictures, a clock
 Call = Callable[..., Any]
-
-SMALLEST_TILE = 128
-STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
 
 
 def directly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
@@ -50,6 +48,7 @@ class Settings:
     atol: float = 1e-3
     bf16: bool = False
     levels: tuple[float, ...] = ()  # sigmas that a search found, in the place of `spacing`
+    origin: tuple[int, int] = (0, 0)  # of the stage's output in a larger one, for its noise
 
 
 def run_stage(
@@ -85,8 +84,8 @@ def run_stage(
         denoise = consistent(counted, project)
 
     def noise(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(_mix(*settings.seed, step))
-        return torch.randn(lr_up.shape, generator=generator).to(lr_up.device)
+        place = settings.origin, stage.size_out
+        return noise_at((*settings.seed, step), *place).to(lr_up.device)
 
     process = model.law.process
     levels = sigmas(process, stage.steps, settings.spacing)
@@ -176,38 +175,3 @@ def _around(lr: Tensor, box: Box, size: tuple[int, int], margin: int) -> tuple[T
         origin.append((first - begin * factor, factor))
     (top, down), (left, across) = origin
     return lr[..., cuts[0], cuts[1]], Place(top, left, down, across)
-
-
-def windows_of(size: tuple[int, int], side: int, overlap: int, align: int) -> list[Box]:
-    """Windows that overlap by at most half, so that smaller tiles than planned still fit."""
-    return windows(size, side, min(overlap, side // 2), align)
-
-
-def _mix(*parts: int) -> int:
-    """A 63-bit seed from numbers (splitmix64's finaliser over a running sum)."""
-    state = 0x9E3779B97F4A7C15
-    for part in parts:
-        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % (1 << 64)
-        state = (state ^ (state >> 29)) * 0x94D049BB133111EB % (1 << 64)
-        state ^= state >> 32
-    return state >> 1
-
-
-# --- memory -------------------------------------------------------------------------------------
-
-
-def tile_side(
-    size: tuple[int, int], tile: str | int, net: torch.nn.Module, device: torch.device
-) -> int:
-    """Side of the square windows for an output; 0 where it is done at once."""
-    if tile != "auto":
-        side = int(tile)
-        if side and side < SMALLEST_TILE:
-            raise UsageError(f"--tile must be 0, or at least {SMALLEST_TILE}, not {side}")
-        return 0 if side == 0 or side >= max(size) else side // net.align * net.align
-    budget = available_memory(device) // 2 - size[0] * size[1] * STATE_BYTES
-    if size[0] * size[1] * net.bytes_per_pixel <= min(max(budget, 0), 4 << 30):
-        return 0
-    side = int(math.sqrt(max(budget, 0) / net.bytes_per_pixel))
-    side = max(SMALLEST_TILE * 2, min(side, 1024)) // net.align * net.align
-    return 0 if side >= max(size) else side

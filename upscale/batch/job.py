@@ -159,14 +159,14 @@ def enlarge(
     settings = job.chosen((*PLANNED, *SAMPLED)) | ({"call": call} if call else {})
     for sample in range(samples):
         started = time.perf_counter()
-        result = job.upscaler(
-            picture,
-            **settings,
-            sample=sample,
-            on_step=lambda i, n, first=sample: on_step(first * n + i, samples * n),
-        )
-        reports.append(result.report)
         target = item.outputs[sample] if item.outputs else None
+        settings["on_step"] = lambda i, n, first=sample: on_step(first * n + i, samples * n)
+        if spread is None and _streamed(job, ticket, target):
+            reports.append(_stream(job, ticket, target, settings | {"sample": sample}))
+            ticket.seconds += time.perf_counter() - started
+            continue
+        result = job.upscaler(picture, **settings, sample=sample)
+        reports.append(result.report)
         if spread:
             spread.add(result.picture.rgb)
         ticket.seconds += time.perf_counter() - started
@@ -196,6 +196,36 @@ def enlarge(
         ticket.record = record
 
     ticket.last = submit(finish)
+
+
+def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:
+    """Whether a result is written while it is made: large ones, in formats that allow it."""
+    from upscale.image.io import STREAMED, canonical
+
+    if not ticket.plan.blocks or not isinstance(target, Path):
+        return False
+    if canonical(ticket.item.format) not in STREAMED:
+        return False
+    present = target.is_symlink() or target.exists()
+    return not present or job.options["overwrite"] or ticket.replace
+
+
+def _stream(job: Job, ticket: Ticket, target: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Enlarge and write at the same time; returns the report."""
+    from upscale.image.io import rows_to
+
+    over = job.options["overwrite"] or ticket.replace
+    with rows_to(
+        target, ticket.plan.size_out, format=ticket.item.format, strip=job.options["strip"],
+        overwrite=over, check=ticket.check,
+    ) as add:  # fmt: skip
+
+        def on_rows(band: Picture, report: dict[str, Any]) -> None:
+            if ticket.check:
+                ticket.check()
+            ticket.kept += add(band, comment(report))
+
+        return job.upscaler(ticket.picture, **settings, on_rows=on_rows).report
 
 
 def _account(reports: list[dict[str, Any]], said: list[str], seconds: float) -> dict[str, Any]:
@@ -276,6 +306,7 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "nfe": found.nfe,
         "tile": found.tile,
         "tiles": found.tiles,
+        "blocks": sum(map(len, found.blocks)),
         "memory": found.memory,
         "notes": [*picture.notes, *found.notes, *notes],
     }

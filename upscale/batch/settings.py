@@ -8,10 +8,10 @@ from typing import Any
 from upscale.batch.ledger import settings_hash
 
 _GEOMETRY = ("scale", "size", "max_side")
-PLANNED = (*_GEOMETRY, "steps", "sampler", "spacing", "tile", "overlap", "one_stage")
+PLANNED = (*_GEOMETRY, "steps", "sampler", "preset", "spacing", "tile", "overlap", "one_stage")
 SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
 READING = ("frames", "allow_truncated", "max_pixels")
-MAKING = ("method", "weights", "domain", "device", "dtype", "offline")
+MAKING = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
 # what of the options a result depends on, besides the weights themselves
 _TELLING = (
     *PLANNED, *SAMPLED, "method", "domain", "dtype", "samples", "uncertainty", "format",
@@ -20,7 +20,8 @@ _TELLING = (
 DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another way
     **dict.fromkeys((*PLANNED, *SAMPLED, *MAKING)), "scale": 4.0, "seed": 0, "tile": "auto",
     "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3,
-    "domain": "photo", "device": "auto", "dtype": "auto", "offline": False, "frames": "error",
+    "domain": "photo", "device": "auto", "dtype": "auto", "offline": False,
+    "compile": False, "frames": "error",
     "allow_truncated": False, "max_pixels": 250_000_000, "samples": 1, "uncertainty": False,
     "format": None, "quality": None, "strip": False, "overwrite": False, "skip_existing": False,
     "batch": 1,

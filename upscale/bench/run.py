@@ -209,6 +209,8 @@ def _enlarge(
     }  # fmt: skip
     if settings.one_stage:
         planned["one_stage"] = True
+    if trial.preset:
+        planned["preset"] = trial.preset
     upscaler.plan(lr.size, **planned)  # loads the weights, which is not what is timed
     asked = {"temperature": trial.temperature, "parametrisation": trial.parametrisation}
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -19,6 +19,7 @@ class Settings:
     scales: tuple[float, ...] = (4.0,)
     steps: tuple[int | None, ...] = (None,)
     samplers: tuple[str | None, ...] = (None,)
+    presets: tuple[str | None, ...] = (None,)
     temperatures: tuple[float | None, ...] = (None,)
     parametrisations: tuple[str | None, ...] = (None,)
     metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
@@ -52,13 +53,16 @@ class Trial:
     weights: str | None = None
     scale: float = 4.0
     outputs: Path | None = None
+    preset: str | None = None
 
     @property
     def label(self) -> str:
         """A folder name that tells one trial of a scale from the others."""
         warmth = None if self.temperature is None else f"t{self.temperature:g}"
         own = None if self.weights is None else Path(self.weights).stem
-        parts = (self.method, own, self.sampler, self.steps, warmth, self.parametrisation)
+        parts = (
+            self.method, own, self.preset, self.sampler, self.steps, warmth, self.parametrisation
+        )  # fmt: skip
         return "_".join(str(part).replace(":", "") for part in parts if part)
 
 
@@ -104,10 +108,11 @@ def _ways(settings: Settings, trial: Trial) -> Iterator[Trial]:
     if law is not None and law.sampler == "once":
         yield trial
         return
-    ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations)
+    ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations,
+            settings.presets)  # fmt: skip
     named = [
         replace(trial, sampler=sampler, steps=None if sampler in ADAPTIVE else steps,
-                temperature=temperature, parametrisation=parametrisation)
-        for sampler, steps, temperature, parametrisation in product(*ways)
+                temperature=temperature, parametrisation=parametrisation, preset=preset)
+        for sampler, steps, temperature, parametrisation, preset in product(*ways)
     ]  # fmt: skip
     yield from dict.fromkeys(named)

@@ -18,6 +18,7 @@ from upscale.cli.options import (
     CONTEXT,
     DOMAINS,
     METHODS,
+    PRESETS,
     REGISTERED,
     SAMPLERS,
     SHIPPED,
@@ -71,6 +72,11 @@ from upscale.errors import InputError, OutputError, UsageError
     "--sampler",
     type=Several(Named(SAMPLERS), "SAMPLER"),
     help="Samplers, each measured. Default: the weights'.",
+)
+@option(
+    "--preset",
+    type=Several(Named(PRESETS), "PRESET"),
+    help="Rungs of the ladder of speed and quality, each measured, as in upscale.",
 )
 @option(
     "--temperature",

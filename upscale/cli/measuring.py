@@ -39,6 +39,7 @@ def run_bench(
         scales=options["scale"],
         steps=options["steps"] or (None,),
         samplers=options["sampler"] or (None,),
+        presets=options["preset"] or (None,),
         temperatures=options["temperature"] or (None,),
         parametrisations=options["parametrisation"] or (None,),
         metrics=metrics,

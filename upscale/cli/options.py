@@ -19,6 +19,7 @@ METHODS = ("sr3", "ecdp", "idm", "regression", "liif", "edsr", "bicubic", "lancz
 SAMPLERS = (
     "ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "midpoint", "heun-phi", "rk45", "once",
 )  # fmt: skip
+PRESETS = ("fast", "balanced", "best")
 SPACINGS = ("logsnr", "phi", "t", "beta")
 CONSISTENCY = ("project", "blend", "off")
 DOMAINS = ("photo", "face")

@@ -18,6 +18,7 @@ from upscale.cli.options import (
     CONTEXT,
     DOMAINS,
     METHODS,
+    PRESETS,
     SAMPLERS,
     SPACINGS,
     Finite,
@@ -56,6 +57,9 @@ _OPTIONS = [
                 "hf:ORG/REPO[@REVISION]/FILE; they bring their method."),
     option("--domain", type=Named(DOMAINS), default="photo",
            help="What is on the pictures, for choosing weights."),
+    option("--preset", type=Named(PRESETS),
+           help="Speed against quality: the sampler and the steps, where these are not given. "
+                "Default: what the weights were made for."),
     option("--steps", type=click.IntRange(1), metavar="N",
            help="Sampler steps. Default: what the weights were made for."),
     option("--sampler", type=Named(SAMPLERS), help="Default: the weights'."),
@@ -79,6 +83,9 @@ _OPTIONS = [
     option("--device", type=Named(("auto", "cpu", "cuda")), default="auto"),
     option("--dtype", type=Named(("auto", "fp32", "bf16")), default="auto",
            help="Number format of the network."),
+    option("--compile", is_flag=True,
+           help="Compile the network first (torch.compile): a minute or more, then each call is "
+                "quicker; for long batches, on a GPU above all."),
     option("--tile", type=Tile(), metavar="auto|0|N", default="auto",
            help="Side of the windows that a large picture is worked in; 0: no windows."),
     option("--overlap", type=click.IntRange(0), default=64, metavar="N",
@@ -186,6 +193,7 @@ def make_upscaler(
     device: str,
     dtype: str,
     offline: bool,
+    compile: bool,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Upscaler:
     """The one place that loads torch and the network; tests put a fake here."""
@@ -193,12 +201,13 @@ def make_upscaler(
 
     return Upscaler(
         method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline,
+        compile=compile,
         on_bytes=on_bytes,
     )  # fmt: skip
 
 
 def _upscaler(options: dict[str, Any], reporter: Reporter) -> Upscaler:
-    names = ("method", "weights", "domain", "device", "dtype", "offline")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
     return make_upscaler(*(options[name] for name in names), on_bytes=reporter.fetching)
 
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from upscale.image.formats import SUFFIXES, check_format, format_of
+from upscale.image.formats import SUFFIXES, canonical, check_format, format_of
 from upscale.image.reading import read
-from upscale.image.saving import write
+from upscale.image.saving import STREAMED, rows_to, write
 
-__all__ = ["SUFFIXES", "check_format", "format_of", "read", "write"]
+__all__ = [
+    "STREAMED",
+    "SUFFIXES",
+    "canonical",
+    "check_format",
+    "format_of",
+    "read",
+    "rows_to",
+    "write",
+]

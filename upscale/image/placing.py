@@ -6,8 +6,8 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,23 +25,34 @@ def put(
     overwrite: bool,
     check: Callable[[], None] | None = None,
 ) -> None:
-    """Write `target`, making its folder; OutputError or DiskFull, and then nothing is left.
+    """Write `data` to `target`: see `placed`."""
+    with placed(target, overwrite=overwrite, check=check) as file:
+        file.write(data)
+
+
+@contextmanager
+def placed(
+    target: Path, *, overwrite: bool, check: Callable[[], None] | None = None
+) -> Iterator[BinaryIO]:
+    """A file to write into that becomes `target` at the end, making its folder; OutputError or
+    DiskFull, and then, as after any other error, nothing is left.
 
     Without `overwrite`, a file that appeared meanwhile is not replaced either. A link stays, and
     the file it leads to is replaced; a pipe or a device is written into. check() is called when
     all is written and before it gets its name: what it raises leaves nothing either.
     """
     try:
-        if _is_special(target):
+        if is_special(target):
             with open(target, "wb") as stream:
-                stream.write(data)
+                yield stream
             return
         target = Path(os.path.realpath(target)) if overwrite else target
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failure(target, error) from error
     try:
-        _replace(data, target, overwrite, check)
+        with _replacing(target, overwrite, check) as file:
+            yield file
     except FileExistsError as error:
         raise _exists(target) from error
     except OSError as error:
@@ -63,18 +74,19 @@ def send(data: memoryview, stream: BinaryIO) -> None:
 
 def check_free(target: Path) -> None:
     """OutputError if something would be overwritten; `put` looks again when it comes to it."""
-    if os.path.lexists(target) and not _is_special(target):
+    if os.path.lexists(target) and not is_special(target):
         raise _exists(target)
 
 
-def _replace(
-    data: memoryview, target: Path, overwrite: bool, check: Callable[[], None] | None
-) -> None:
+@contextmanager
+def _replacing(
+    target: Path, overwrite: bool, check: Callable[[], None] | None
+) -> Iterator[BinaryIO]:
     # a short name of its own: the target's may already be as long as names can be
     temporary = target.parent / f".diffsr-{secrets.token_hex(8)}.part"
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if check:
@@ -108,7 +120,8 @@ def _move_to_free_name(temporary: Path, target: Path) -> None:
         temporary.unlink()
 
 
-def _is_special(target: Path) -> bool:
+def is_special(target: Path) -> bool:
+    """Whether it is something that is written into: a pipe, a device."""
     try:
         mode = target.stat().st_mode
     except OSError:

@@ -1,11 +1,10 @@
-"""16-bit PNG, of which Pillow keeps only the high byte of each sample."""
+"""16-bit PNG, of which Pillow keeps only the high byte of each sample; PNGs row by row."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
@@ -57,6 +56,58 @@ def _mended(file: BinaryIO) -> BinaryIO:
     return whole
 
 
+class Writer:
+    """A PNG whose rows come some at a time: `add` them from the top, then `close`.
+
+    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16.
+    """
+
+    def __init__(
+        self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
+        icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None,
+    ) -> None:  # fmt: skip
+        self._file = file
+        self._squeeze = zlib.compressobj(_LEVEL)
+        self._above = np.zeros((1, size[1] * channels * bits // 8), np.uint8)
+        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+        file.write(b"\x89PNG\r\n\x1a\n")
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, colour_type, 0, 0, 0))
+        if icc:
+            self._chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
+        if dpi:
+            per_metre = [round(n / 0.0254) for n in dpi]
+            self._chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+        if exif:
+            self._chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+
+    def add(self, samples: np.ndarray) -> None:
+        """uint8 or uint16 (h,W,C), whole rows.
+
+        Their PNG filter is 2, "Up": one subtraction, and the only one pypng undoes quickly.
+        """
+        for y in range(0, len(samples), _BAND):
+            band = samples[y : y + _BAND]
+            big_endian = band.astype(band.dtype.newbyteorder(">"))
+            rows = big_endian.reshape(len(band), -1).view(np.uint8)
+            difference = rows - np.concatenate([self._above, rows[:-1]])  # modulo 256, as it is
+            data = self._squeeze.compress(np.insert(difference, 0, 2, axis=1).tobytes())
+            self._above = rows[-1:]
+            if data:
+                self._chunk(b"IDAT", data)
+
+    def close(self, software: str | None) -> None:
+        """All rows are there; software is a text of that name."""
+        self._chunk(b"IDAT", self._squeeze.flush())
+        if software and software.isascii():
+            self._chunk(b"tEXt", b"Software\0" + software.encode())
+        elif software:
+            self._chunk(b"iTXt", b"Software\0\0\0\0\0" + software.encode())
+        self._chunk(b"IEND", b"")
+
+    def _chunk(self, kind: bytes, data: bytes) -> None:
+        png.write_chunk(self._file, kind, data)
+
+
 def write(
     file: BinaryIO,
     samples: np.ndarray,
@@ -67,43 +118,8 @@ def write(
     software: str | None,
 ) -> None:
     """uint16 (H,W,1..4) -> a PNG in `file`."""
-    png.write_chunks(file, _chunks(samples, icc, exif, dpi, software))
-
-
-def _chunks(
-    samples: np.ndarray,
-    icc: bytes | None,
-    exif: bytes | None,
-    dpi: tuple[float, float] | None,
-    software: str | None,
-) -> Iterator[tuple[bytes, bytes]]:
-    height, width, channels = samples.shape
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    yield b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    if icc:
-        yield b"iCCP", b"icc\0\0" + zlib.compress(icc)
-    if dpi:
-        per_metre = [round(n / 0.0254) for n in dpi]
-        yield b"pHYs", struct.pack(">IIB", *per_metre, 1)
-    if software and software.isascii():
-        yield b"tEXt", b"Software\0" + software.encode()
-    elif software:
-        yield b"iTXt", b"Software\0\0\0\0\0" + software.encode()
-    if exif:
-        yield b"eXIf", exif.removeprefix(b"Exif\0\0")
-    yield from ((b"IDAT", data) for data in _compressed(samples))
-    yield b"IEND", b""
-
-
-def _compressed(samples: np.ndarray) -> Iterator[bytes]:
-    """Rows of PNG filter 2, "Up": one subtraction, and the only one pypng undoes quickly."""
-    squeeze = zlib.compressobj(_LEVEL)
-    above = np.zeros((1, samples[0].size * 2), np.uint8)
-    for y in range(0, len(samples), _BAND):
-        rows = samples[y : y + _BAND].astype(">u2").reshape(-1, samples[0].size).view(np.uint8)
-        difference = rows - np.concatenate([above, rows[:-1]])  # modulo 256, as the filter is
-        data = squeeze.compress(np.insert(difference, 0, 2, axis=1).tobytes())
-        above = rows[-1:]
-        if data:
-            yield data
-    yield squeeze.flush()
+    writer = Writer(
+        file, samples.shape[:2], samples.shape[2], 16, icc=icc, exif=exif, dpi=dpi
+    )  # fmt: skip
+    writer.add(samples)
+    writer.close(software)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -82,27 +83,42 @@ def _encode(
     comment: str | None,
 ) -> list[str]:  # fmt: skip
     samples = _samples(picture, name)
+    extras, notes = _extras(picture, picture.size, name, quality, strip, comment)
+    _ENCODERS[name](file, samples, extras)
+    return notes
+
+
+def _extras(
+    picture: Picture, size: tuple[int, int], name: str, quality: int | None, strip: bool,
+    comment: str | None,
+) -> tuple[_Extras, list[str]]:  # fmt: skip
+    """What goes along with a picture like `picture`, but of `size`; and what cannot."""
     software = None if strip else comment
     block = None if strip else picture.exif
     icc = None if strip else picture.icc
     notes = []
     # GIF and BMP have no place for a profile; a profile for grey does not fit RGB
-    if icc and (not FORMATS[name].profile or (icc[16:20] == b"GRAY" and samples.shape[2] > 2)):
+    unfit = icc is not None and icc[16:20] == b"GRAY" and not _grey(picture, name)
+    if icc and (not FORMATS[name].profile or unfit):
         icc = None
         notes.append(f"{name} cannot hold the colour profile: it was left out")
     if FORMATS[name].profile:
         # PNG has a text for the software
         tagged = None if name == "PNG" else software
-        made = exif.updated(block, picture.size, tagged, for_jpeg=name == "JPEG")
+        made = exif.updated(block, size, tagged, for_jpeg=name == "JPEG")
         if block and not made:
             notes.append(f"{name} cannot hold so long an EXIF block: it was left out")
         block = made
     elif block:
         block = None
         notes.append(f"{name} cannot hold EXIF: it was left out")
-    extras = _Extras(icc, block, None if strip else picture.dpi, software, quality)
-    _ENCODERS[name](file, samples, extras)
-    return notes
+    return _Extras(icc, block, None if strip else picture.dpi, software, quality), notes
+
+
+def _grey(picture: Picture, name: str) -> bool:
+    """Whether one channel is written: WebP has no grey, AVIF none with alpha."""
+    alpha = picture.alpha is not None and FORMATS[name].alpha
+    return picture.grey and not (name == "WEBP" or (name == "AVIF" and alpha))
 
 
 def _samples(picture: Picture, name: str) -> np.ndarray:
@@ -112,14 +128,63 @@ def _samples(picture: Picture, name: str) -> np.ndarray:
         raise NumericalError("the picture holds pixels that are not numbers; nothing was written")
     if alpha is not None and not FORMATS[name].alpha:
         rgb, alpha = rgb * alpha[..., None] + (1 - alpha[..., None]), None
-    # no channel of a grey picture is privileged; WebP has no grey, AVIF none with alpha
-    grey = picture.grey and not (name == "WEBP" or (name == "AVIF" and alpha is not None))
-    colour = rgb.mean(2, keepdims=True) if grey else rgb
+    # no channel of a grey picture is privileged
+    colour = rgb.mean(2, keepdims=True) if _grey(picture, name) else rgb
     bits = picture.bits if FORMATS[name].deep else 8
     samples = quantised(colour, bits)
     if alpha is None:
         return samples
     return np.concatenate([samples, quantised(alpha, bits)[..., None]], 2)
+
+
+STREAMED = ("PNG", "TIFF")  # what `rows_to` can write
+
+
+@contextmanager
+def rows_to(
+    target: Path,
+    size: tuple[int, int],
+    *,
+    format: str,
+    strip: bool = False,
+    overwrite: bool = False,
+    check: Callable[[], None] | None = None,
+) -> Iterator[Callable[[Picture, str | None], list[str]]]:
+    """A function that takes a picture of `size` (height, width) in bands of whole rows, from the
+    top, each with the comment, and writes them as they come; it returns what could not be kept.
+
+    For the formats in STREAMED. The file gets its name at the end; everything else as `write`.
+    """
+    name, writer, extras = canonical(format), None, None
+    if not overwrite:
+        placing.check_free(target)
+    with placing.placed(target, overwrite=overwrite, check=check) as file:
+
+        def add(band: Picture, comment: str | None) -> list[str]:
+            nonlocal writer, extras
+            notes: list[str] = []
+            samples = _samples(band, name)
+            if writer is None:
+                extras, notes = _extras(band, size, name, None, strip, comment)
+                notes += check_format(name, size, band.bits, alpha=band.alpha is not None)
+                make = {"icc": extras.icc, "dpi": extras.dpi}
+                channels, bits = samples.shape[2], samples.itemsize * 8
+                if name == "PNG":
+                    writer = png16.Writer(file, size, channels, bits, exif=extras.exif, **make)
+                else:
+                    # not beside a pipe or a device
+                    folder = None if placing.is_special(target) else Path(target).parent
+                    writer = tiff.Writer(file, size, channels, bits, folder=folder, **make)
+            writer.add(samples)
+            return notes
+
+        try:
+            yield add
+            writer.close(extras.software if name == "PNG" else extras.exif)
+        except BaseException:
+            if isinstance(writer, tiff.Writer):
+                writer.discard()
+            raise
 
 
 def _image(samples: np.ndarray) -> Image.Image:

@@ -7,8 +7,12 @@ cannot keep an Exif or GPS directory, and Pillow's cannot write 16-bit colour.
 from __future__ import annotations
 
 import io
+import itertools
+import shutil
+import tempfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +24,7 @@ from upscale.errors import InputError
 from upscale.image import exif as exif_blocks
 
 _STRIP_BYTES = 1 << 20
+_SPOOL_BYTES = 64 << 20  # of strips that wait in memory; more of them wait on the disk
 _LEVEL = 6  # zlib's own default
 _LZW, _DEFLATE = 5, 8
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
@@ -136,6 +141,75 @@ def _lzw(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
     return samples[:height, :width]
 
 
+class Writer:
+    """A little-endian Deflate TIFF at the start of `file` whose rows come some at a time: `add`
+    them from the top, then `close`.
+
+    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16. The directory,
+    which stands before the strips, needs their lengths: they wait in a file without a name,
+    in `folder` or where the system has such files.
+    """
+
+    def __init__(
+        self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
+        icc: bytes | None, dpi: tuple[float, float] | None, folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._file, self._size, self._channels, self._bits = file, size, channels, bits
+        self._icc, self._dpi = icc, dpi
+        self._rows = max(1, _STRIP_BYTES // (size[1] * channels * bits // 8))
+        self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
+        self._lengths: list[int] = []
+        self._waiting: np.ndarray | None = None  # rows of a strip that is not full
+
+    def add(self, samples: np.ndarray) -> None:
+        """uint8 or uint16 (h,W,C), whole rows."""
+        if self._waiting is not None:
+            samples = np.concatenate([self._waiting, samples])
+        full = len(samples) // self._rows * self._rows
+        for y in range(0, full, self._rows):
+            self._add_strip(samples[y : y + self._rows])
+        self._waiting = samples[full:].copy()
+
+    def close(self, exif: bytes | None) -> None:
+        """All rows are there."""
+        if self._waiting is not None and len(self._waiting):
+            self._add_strip(self._waiting)
+        self._tags(exif).save(self._file)
+        self._strips.seek(0)
+        shutil.copyfileobj(self._strips, self._file, _STRIP_BYTES)
+        self.discard()
+
+    def discard(self) -> None:
+        """Nothing more will come: the strips are dropped."""
+        self._strips.close()
+
+    def _add_strip(self, rows: np.ndarray) -> None:
+        strip = _strip(rows)
+        self._strips.write(strip)
+        self._lengths.append(len(strip))
+
+    def _tags(self, exif: bytes | None) -> ImageFileDirectory_v2:
+        colours = 1 if self._channels < 3 else 3
+        tags = exif_blocks.directory(exif)
+        tags[256], tags[257] = self._size[1], self._size[0]
+        tags[258] = (self._bits,) * self._channels
+        tags[259] = _DEFLATE
+        tags[262] = _RGB if colours == 3 else _BLACK_IS_ZERO
+        tags[277] = self._channels
+        tags[278] = self._rows
+        tags[279] = tuple(self._lengths)
+        # counted from the end of the directory: Pillow adds where that is
+        tags[273] = tuple(itertools.accumulate(self._lengths[:-1], initial=0))
+        tags[282], tags[283] = self._dpi or (1, 1)
+        tags[296] = 2 if self._dpi else 1  # inches, or no unit
+        tags[317] = 2  # each sample less its left neighbour
+        if self._channels > colours:
+            tags[338] = _STRAIGHT
+        if self._icc:
+            tags[34675] = self._icc
+        return tags
+
+
 def write(
     file: BinaryIO,
     samples: np.ndarray,
@@ -145,29 +219,10 @@ def write(
     dpi: tuple[float, float] | None,
 ) -> None:
     """uint8 or uint16 (H,W,1..4) -> a little-endian Deflate TIFF at the start of `file`."""
-    height, width, channels = samples.shape
-    colours = 1 if channels < 3 else 3
-    rows = max(1, _STRIP_BYTES // (samples[0].nbytes))
-    strips = [_strip(samples[y : y + rows]) for y in range(0, height, rows)]
-    tags = exif_blocks.directory(exif)
-    tags[256], tags[257] = width, height
-    tags[258] = (samples.itemsize * 8,) * channels
-    tags[259] = _DEFLATE
-    tags[262] = _RGB if colours == 3 else _BLACK_IS_ZERO
-    tags[277] = channels
-    tags[278] = rows
-    tags[279] = tuple(len(strip) for strip in strips)
-    # counted from the end of the directory: Pillow adds where that is
-    tags[273] = tuple(sum(tags[279][:i]) for i in range(len(strips)))
-    tags[282], tags[283] = dpi or (1, 1)
-    tags[296] = 2 if dpi else 1  # inches, or no unit
-    tags[317] = 2  # each sample less its left neighbour
-    if channels > colours:
-        tags[338] = _STRAIGHT
-    if icc:
-        tags[34675] = icc
-    tags.save(file)
-    file.writelines(strips)
+    (height, width, channels), bits = samples.shape, samples.itemsize * 8
+    writer = Writer(file, (height, width), channels, bits, icc=icc, dpi=dpi)
+    writer.add(samples)
+    writer.close(exif)
 
 
 def _dpi(said: Image.Exif) -> tuple[float, float] | None:

@@ -9,6 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def activated(fresh: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else reads: in its place where no gradient is wanted."""
+    return F.silu(fresh, inplace=not torch.is_grad_enabled())
+
+
+def added(x: Tensor, fresh: Tensor) -> Tensor:
+    """x + fresh, in the place of `fresh`, which nobody else reads, where no gradient is wanted."""
+    if torch.is_grad_enabled() or torch.result_type(x, fresh) != fresh.dtype:
+        return x + fresh
+    return fresh.add_(x)
+
+
 class NoiseEmbedding(nn.Module):
     """Continuous noise level (B,) -> (B,C): sinusoids (WaveGrad, Chen et al. 2021, eq. 13), MLP.
 
@@ -64,15 +76,15 @@ class ResBlock(nn.Module):
             nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
-        h = self.conv1(self._resized(F.silu(self.norm1(x))))
+        h = self.conv1(self._resized(activated(self.norm1(x))))
         if self.film is None or embedding is None:
             h = self.norm2(h)
         elif self.scale_shift:
             gain, shift = self.film(F.silu(embedding))[:, :, None, None].chunk(2, 1)
             h = torch.addcmul(shift, self.norm2(h), 1 + gain)
         else:
-            h = self.norm2(h + self.film(embedding)[:, :, None, None])
-        h = self.skip(self._resized(x)) + self.conv2(self.dropout(F.silu(h)))
+            h = self.norm2(added(self.film(embedding)[:, :, None, None], h))
+        h = added(self.skip(self._resized(x)), self.conv2(self.dropout(activated(h))))
         return h * math.sqrt(0.5) if self.rescale else h
 
     def _resized(self, x: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import activated, added
+
 PATCH = 4  # pixel_unshuffle factor of the stem
 # features, embedding, injections; of `CompactIDM`, what is mixed in per level and with what gain
 Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, Tensor]]]
@@ -90,14 +92,15 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, extra: Tensor | None = None) -> Tensor:
         gain, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
-        h = self.conv1(F.silu(torch.addcmul(shift, _channel_norm(x), 1 + gain)))
-        return x + self.conv2(F.silu(h if extra is None else h + extra))
+        h = self.conv1(activated(torch.addcmul(shift, _channel_norm(x), 1 + gain)))
+        return added(x, self.conv2(activated(h if extra is None else added(extra, h))))
 
 
 class CompactNet(nn.Module):
     """`encode(lr_up, scale) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "compact"  # its name in methods.NETS and in weights files
+    local = True  # what is far away changes nothing: a picture can be done in blocks
     align = 16  # windows of a picture must start at multiples of this to be computed alike
     bytes_per_pixel = 320  # of the output, while a call runs in float32 (measured: peak memory)
     cond_bytes_per_pixel = 160  # of the output: what `encode` keeps, injections and all
@@ -213,8 +216,8 @@ class CompactNet(nn.Module):
 
     def _draw(self, h: Tensor) -> Tensor:
         """(B,channels[0],H/4,W/4) -> (B,head[1],H,W)."""
-        h = F.silu(F.pixel_shuffle(self.head1(h), 2))
-        return F.silu(F.pixel_shuffle(self.head2(h), 2))
+        h = activated(F.pixel_shuffle(self.head1(h), 2))
+        return activated(F.pixel_shuffle(self.head2(h), 2))
 
 
 def _mix(h: Tensor, mixed: list[tuple[Tensor, Tensor]], level: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Down, Up
+from .blocks import Down, Up, activated, added
 from .rrdb import RRDBEncoder
 
 RESIZES = ("antialias", "plain")
@@ -143,15 +143,16 @@ class _Block(nn.Module):
             self.skip.weight.data.mul_(0.1)
 
     def forward(self, x: Tensor, time: Tensor, projected: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(time)[:, :, None, None] + projected
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(activated(self.norm1(x)))
+        h = added(projected, added(self.time(time)[:, :, None, None], h))
+        return added(self.skip(x), self.conv2(activated(self.norm2(h))))
 
 
 class ECDPNet(nn.Module):
     """`encode(lr_up, scale, lr) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "ecdp"  # its name in methods.NETS and in weights files
+    wide = True  # hundreds of channels: see `winograd`
     reads_lr = True  # `encode` wants the small input itself
     # of the output, while a call runs in float32, with the paper's sizes and stored shares
     # (measured: peak memory, 8000 to 9200 at 160x160 and 7200 at 320x320)

@@ -154,6 +154,7 @@ class IDMNet(nn.Module):
     """`encode(lr_up, scale, lr) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "idm"  # its name in methods.NETS and in weights files
+    wide = True  # hundreds of channels: see `winograd`
     reads_lr = True  # `encode` wants the small input itself
     lr_margin = 8  # and so many pixels of it around a window
     bytes_per_pixel = 6500  # of the output, in float32, with the default sizes

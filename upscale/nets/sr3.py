@@ -33,6 +33,7 @@ class SR3Net(nn.Module):
     """`encode(lr_up, scale) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "sr3"  # its name in methods.NETS and in weights files
+    wide = True  # hundreds of channels: see `winograd`
     # of the output, while a call runs in float32, at 64 inner channels (measured: peak memory)
     bytes_per_pixel = 5800
     cond_bytes_per_pixel = 12  # of the output: what `encode` keeps

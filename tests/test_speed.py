@@ -1,0 +1,349 @@
+"""What is done for speed and memory changes nothing that can be seen."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from torch.nn import functional as F
+
+from upscale import blocks, methods, sizing
+from upscale.blocks import blocks_of
+from upscale.cli.main import cli
+from upscale.diffusion.noise import BLOCK, noise_at
+from upscale.errors import NumericalError, UsageError
+from upscale.image.io import STREAMED, read, rows_to, write
+from upscale.image.picture import Picture
+from upscale.models import Models
+from upscale.nets import winograd
+from upscale.pipeline import Upscaler
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- noise ----------------------------------------------------------------------------------------
+
+
+def test_noise_belongs_to_places():
+    whole = noise_at((3, 4), (0, 0), (BLOCK + 70, 2 * BLOCK + 9))
+    part = noise_at((3, 4), (100, 200), (190, 120))
+    torch.testing.assert_close(part, whole[..., 100:290, 200:320], rtol=0, atol=0)
+    assert not torch.equal(noise_at((3, 5), (100, 200), (190, 120)), part)
+    assert abs(float(whole.mean())) < 0.01
+    assert abs(float(whole.std()) - 1) < 0.01
+    # blocks differ from each other, and channels too
+    assert (
+        abs(float((whole[..., :100, :100] * whole[..., :100, BLOCK : BLOCK + 100]).mean())) < 0.03
+    )
+    assert abs(float((whole[:, 0] * whole[:, 1]).mean())) < 0.01
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size_in", "size_out"),
+    [((300, 517), (1200, 2068)), ((400, 300), (1000, 750)), ((301, 90), (903, 270))],
+)
+def test_blocks_are_all_of_the_picture_once(size_in, size_out):
+    rows = blocks_of(size_in, size_out, 16, 600)
+    assert sum(map(len, rows)) > 1
+    seen = np.zeros(size_out, int)
+    factor = size_out[0] / size_in[0]
+    for block in (block for row in rows for block in row):
+        core, made, source = block.core, block.made, block.source
+        seen[core.top : core.top + core.height, core.left : core.left + core.width] += 1
+        assert (made.top % 16, made.left % 16) == (0, 0)
+        assert (made.top, made.left) == (source.top * factor, source.left * factor)
+        assert (made.height, made.width) == (source.height * factor, source.width * factor)
+        # the halo, unless the picture ends
+        assert made.top == 0 or core.top - made.top >= blocks.HALO
+        end = made.left + made.width
+        assert end == size_out[1] or end - core.left - core.width >= blocks.HALO
+    assert (seen == 1).all()
+
+
+def test_sizes_on_whose_grids_no_blocks_begin_together():
+    assert blocks_of((1009, 1013), (2003, 2011), 16, 600) == ()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Pictures from 0.2 megapixels on are done in blocks of about 480 pixels."""
+    monkeypatch.setattr(sizing, "FROM_PIXELS", 200_000)
+    monkeypatch.setattr(sizing, "PART_BYTES", 480**2 * (sizing.STATE_BYTES + 320))
+
+
+def photo(height: int, width: int, **carried) -> Picture:
+    """Shading, edges and texture; another everywhere."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    shades = [np.sin(x / 9 + y / 31), np.cos(y / 7 - x / 50), np.sin(x * y / 900)]
+    rgb = 0.5 + 0.3 * np.stack(shades, 2) * (1 + (x // 20 + y // 15) % 2)[..., None] / 2
+    rgb = np.clip(rgb + rng.normal(0, 0.02, rgb.shape), 0, 1).astype(np.float32)
+    return Picture(rgb, **carried)
+
+
+def test_blocks_change_nothing_that_can_be_seen(tiny_weights, small_blocks):
+    upscaler = Upscaler(weights=tiny_weights)
+    picture = photo(130, 170, alpha=photo(130, 170).rgb[..., 0])
+    plan = upscaler.plan(picture.size)
+    assert sum(map(len, plan.blocks)) > 3
+    steps = []
+    made = upscaler(picture, seed=2, on_step=lambda i, n: steps.append(i / n))
+    whole = upscaler(picture, seed=2, tile=0)
+    assert upscaler.plan(picture.size, tile=0).blocks == ()
+    difference = np.abs(made.picture.rgb - whole.picture.rgb)
+    assert difference.max() < 2e-3  # half of what 8 bits can tell; without noise by place: 0.2
+    np.testing.assert_allclose(made.picture.alpha, whole.picture.alpha, atol=1e-6)
+    assert made.report["nfe"] == whole.report["nfe"] == plan.nfe
+    assert made.report["consistency"] == pytest.approx(whole.report["consistency"], abs=0.01)
+    assert steps == sorted(steps)
+    assert steps[-1] == 1
+
+
+def test_resizes_are_done_in_blocks_too(monkeypatch):
+    monkeypatch.setattr(sizing, "FROM_PIXELS", 200_000)
+    monkeypatch.setattr(sizing, "PART_BYTES", 480**2 * sizing.RESIZE_BYTES)
+    picture = photo(130, 170)
+    for name in ("bicubic", "lanczos"):
+        upscaler = Upscaler(name)
+        assert upscaler.plan(picture.size).blocks
+        made, whole = upscaler(picture), upscaler(picture, tile=0)
+        np.testing.assert_allclose(made.picture.rgb, whole.picture.rgb, atol=2e-5)
+
+
+def test_small_pictures_and_cascades_are_one_block(tiny_weights, small_blocks):
+    upscaler = Upscaler(weights=tiny_weights)
+    assert upscaler.plan((50, 60)).blocks == ()
+    assert len(upscaler.plan((130, 170), scale=12).stages) == 2
+    assert upscaler.plan((130, 170), scale=12).blocks == ()
+
+
+def test_a_plan_in_blocks_needs_less_memory(tiny_weights):
+    upscaler = Upscaler(weights=tiny_weights)
+    plan = upscaler.plan((3000, 4000))
+    assert plan.blocks
+    assert plan.memory < 3.2e9
+    assert upscaler.plan((6000, 4000)).memory < plan.memory * 1.2
+
+
+# --- row by row -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("carried", ["", "alpha", "grey"])
+def test_rows_make_the_file_that_all_at_once_makes(name, bits, carried, tmp_path):
+    picture = photo(611, 90, bits=bits, dpi=(300.0, 300.0))
+    if carried == "alpha":
+        picture = replace(picture, alpha=picture.rgb[..., 0].copy())
+    if carried == "grey":
+        grey = picture.rgb.mean(2, keepdims=True).repeat(3, 2)
+        picture = replace(picture, rgb=grey, grey=True)
+    path = tmp_path / f"out.{name.lower()}"
+    with rows_to(path, picture.size, format=name) as add:
+        for rows in (slice(0, 7), slice(7, 300), slice(300, 611)):
+            alpha = None if picture.alpha is None else picture.alpha[rows]
+            add(replace(picture, rgb=picture.rgb[rows], alpha=alpha), "diffsr test")
+    once = io.BytesIO()
+    write(picture, once, format=name, comment="diffsr test")
+    told, expected = read(io.BytesIO(path.read_bytes())), read(io.BytesIO(once.getvalue()))
+    np.testing.assert_array_equal(told.rgb, expected.rgb)
+    assert (told.alpha is None) == (expected.alpha is None)
+    if told.alpha is not None:
+        np.testing.assert_array_equal(told.alpha, expected.alpha)
+    assert (told.bits, told.grey) == (bits, carried == "grey")
+    assert told.dpi == pytest.approx(expected.dpi, abs=0.1)
+    assert b"diffsr test" in path.read_bytes()
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_rows_that_end_early_leave_nothing(name, tmp_path):
+    path = tmp_path / f"out.{name.lower()}"
+    picture = photo(40, 30)
+    with pytest.raises(NumericalError), rows_to(path, (80, 30), format=name) as add:
+        add(picture, None)
+        raise NumericalError("no number")
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"theirs")
+    with pytest.raises(Exception, match="exists"), rows_to(path, (80, 30), format=name):
+        pass
+    assert path.read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_the_command_writes_large_pictures_while_it_makes_them(
+    suffix, tiny_weights, small_blocks, tmp_path, monkeypatch
+):
+    from upscale.image import saving
+
+    picture = photo(130, 170)
+    write(picture, tmp_path / "in.png")
+    written = []
+    samples = saving._samples
+    monkeypatch.setattr(
+        saving, "_samples", lambda p, n: [written.append(p.size[0]), samples(p, n)][1]
+    )
+    out = tmp_path / f"out.{suffix}"
+    words = ["upscale", str(tmp_path / "in.png"), "--weights", tiny_weights, "-o", str(out)]
+    done = CliRunner().invoke(cli, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["size_out"] == [520, 680]
+    assert record["lr_psnr"] > 40
+    assert len(written) > 1
+    assert sum(written) == 520
+    whole = CliRunner().invoke(cli, [*words, "--tile", "0", "--overwrite"])
+    assert whole.exit_code == 0
+    assert len(written) == record_of_bands(written) + 1
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png", out.name}
+
+
+def record_of_bands(written: list[int]) -> int:
+    """How many bands there were before the whole picture was written at once."""
+    return next(index for index, height in enumerate(written) if height == 520)
+
+
+# --- wide convolutions ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 22), (4, 61)])
+def test_winograd_is_a_convolution(height, width):
+    torch.manual_seed(1)
+    conv = nn.Conv2d(7, 5, 3, padding=1)
+    x = torch.randn(2, 7, height, width)
+    with torch.inference_mode():
+        made = winograd.convolved(x, winograd.transformed(conv.weight), conv.bias)
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    torch.testing.assert_close(made.double(), exact, rtol=0, atol=2e-5)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_wide_convolutions_in_inference_are_replaced():
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 128, 3, stride=2, padding=1),
+        nn.Conv2d(128, 64, 3, padding=1), nn.Conv2d(64, 128, 1),
+    )  # fmt: skip
+    state, extra = net.state_dict(), winograd.extra_bytes(net)
+    x = torch.randn(1, 128, 18, 17)
+    before = net(x)
+    winograd.quicken(net)
+    kinds = [type(module) is winograd.WinogradConv2d for module in net]
+    assert kinds == [True, False, False, False]
+    assert net.state_dict().keys() == state.keys()
+    with torch.inference_mode():
+        torch.testing.assert_close(net(x), before, rtol=0, atol=1e-4)
+    assert net[0]._wide.numel() * 4 == extra
+    net(x).sum().backward()  # a gradient takes the ordinary way
+    assert net[0].weight.grad is not None
+
+
+def test_papers_networks_are_made_ready_and_say_the_same():
+    torch.manual_seed(0)
+    config = replace(methods.PAPER_NETS["sr3-tiny"][1]().config, inner=64, mults=(1, 2))
+    net = methods.NETS["sr3"](config.to_dict()).eval().requires_grad_(False)
+    nn.init.normal_(net.unet.out[2].weight, std=0.05)
+    x, lr_up = torch.randn(2, 1, 3, 48, 40)
+    level = torch.full((1,), 0.5, dtype=torch.float64)
+    with torch.inference_mode():
+        before = net(x, lr_up, level)
+        ready = Models(None, None, "photo", torch.device("cpu"), True, None).ready(net)
+        assert any(isinstance(m, winograd.WinogradConv2d) for m in ready.modules())
+        after = ready(x, lr_up, level)
+    assert before.std() > 0.1
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-3 * float(before.std()))
+
+
+# --- presets --------------------------------------------------------------------------------------
+
+
+def test_presets_of_weights_for_few_calls(tiny_weights):
+    upscaler = Upscaler(weights=tiny_weights)
+    plans = {name: upscaler.plan((30, 40), preset=name) for name in methods.PRESETS}
+    assert plans["fast"].nfe < plans["balanced"].nfe < plans["best"].nfe
+    assert plans["balanced"] == upscaler.plan((30, 40))
+    assert upscaler.plan((30, 40), preset="fast", steps=7).nfe == 7
+    assert upscaler.plan((30, 40), preset="best", sampler="heun").sampler == "heun"
+    with pytest.raises(UsageError, match="fast, balanced, best"):
+        upscaler.plan((30, 40), preset="slow")
+
+
+@pytest.mark.parametrize("name", ["sr3", "idm", "ecdp"])
+def test_presets_of_weights_for_many_calls(name):
+    from upscale.diffusion.samplers import nfe
+
+    calls = [nfe(*replace(methods.METHODS[name], steps=40).preset(p)) for p in methods.PRESETS]
+    assert calls[:2] == [4, 8]
+    assert calls[2] >= 25
+
+
+def test_presets_that_a_weights_file_names():
+    law = replace(methods.METHODS["sr3"], presets={"best": ["ddim", 3]})
+    assert law.preset("best") == ("ddim", 3)
+    assert methods.METHODS["regression"].preset("best") == ("once", 1)
+
+
+# --- the measuring itself -------------------------------------------------------------------------
+
+
+def test_the_benchmark_runs(tmp_path):
+    script = Path(__file__).parent.parent / "benchmarks" / "speed.py"
+    if not script.exists():
+        pytest.skip("no benchmarks beside an installed package")
+    out = tmp_path / "rows.json"
+    words = ["calls", "--net", "compact-sr3", "--side", "64", "--seconds", "0", "--turns", "1"]
+    subprocess.run([sys.executable, str(script), *words, "--json", str(out)], check=True,
+                   capture_output=True)  # fmt: skip
+    (row,) = json.loads(out.read_text())
+    assert row["gflop"] > 0.1
+    assert row["ratio"] > 0.3
+    assert row["cpu_s"] > 0
+
+
+# --- compiled -------------------------------------------------------------------------------------
+
+
+def test_a_compiled_network_says_the_same(tiny_weights, monkeypatch):
+    real, made = torch.compile, []
+
+    def traced(function):  # all of torch.compile but the making of machine code, which takes long
+        made.append(function)
+        return real(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    picture = photo(20, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what it deprecates in itself
+        fast = Upscaler(weights=tiny_weights, compile=True)(picture).picture.rgb
+    assert len(made) == 1
+    np.testing.assert_allclose(fast, Upscaler(weights=tiny_weights)(picture).picture.rgb, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_compiled_is_told(tiny_weights, monkeypatch):
+    def fail(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: real(function, backend=fail))
+    with warnings.catch_warnings(), pytest.raises(UsageError, match="leave --compile out"):
+        warnings.simplefilter("ignore")
+        Upscaler(weights=tiny_weights, compile=True)(photo(20, 24))
