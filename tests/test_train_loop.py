@@ -26,7 +26,7 @@ from upscale.nets.compact import CompactConfig
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 from upscale.nets.sr3 import CONFIGS, SR3Net
 from upscale.pipeline import Upscaler
-from upscale.train import checkpoint, log, state
+from upscale.train import checkpoint, log
 from upscale.train.chance import Chance, antithetic, normal, uniform
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
@@ -34,6 +34,7 @@ from upscale.train.log import LEVEL_NAMES, Log, by_level
 from upscale.train.loop import train
 from upscale.train.loss import score_loss
 from upscale.train.networks import make_net
+from upscale.train.optimiser import learning_rate
 from upscale.train.run import Options, run_training, spec_of
 from upscale.train.state import Run
 
@@ -330,7 +331,7 @@ def test_learning_rates() -> None:
         config = TrainConfig(
             iterations=100, warmup=10, learning_rate=1.0, final_learning_rate=0.1, **changes
         )
-        return [state._learning_rate(config, i) for i in range(100)]
+        return [learning_rate(config, i) for i in range(100)]
 
     constant, steps = rates(schedule="constant"), rates(schedule="steps", decay=0.5)
     assert constant[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])

@@ -90,6 +90,12 @@ _HELP = {
     "quality_features": "Weight of the paper's own distance: L1 of VGG's last features.",
     "quality_phase": "Weight of what keeps a grid away that is the same all over a picture.",
     "quality_grid": "Weight of what keeps lines from ringing at the grid's period.",
+    "distill": "Weights (name, file or hf:...) of a teacher that a few-step student learns from; "
+    "it starts from them too, unless --init is given.",
+    "distill_kind": "Learn the teacher's pictures in 1, 2 and 4 calls, or halve its steps in "
+    "rounds.",
+    "distill_steps": "Of the teacher; for progressive a power of two.",
+    "distill_weight": "Weight of what the teacher says.",
 }
 
 
@@ -102,6 +108,8 @@ def _config_options(function: Callable) -> Callable:
             settings["type"] = Named(_CHOICES[known.name])
         elif isinstance(default, bool):
             settings["is_flag"] = True
+        elif name == "--distill":
+            settings |= {"metavar": "WEIGHTS", "shell_complete": weights_names}
         elif isinstance(default, str):
             settings["metavar"] = "NAME"
         elif isinstance(default, int):

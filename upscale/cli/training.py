@@ -72,6 +72,7 @@ def _told(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
     hours = config.images / found.network / 3600
     return [
         ("parameters", f"{found.parameters:,}"),
+        *([("teacher", found.teacher)] if found.teacher else []),
         ("memory", f"{needs:.2f} GiB with {found.at_once} examples at once, "
                    f"{has:.1f} GiB free{room}"),
         ("network", f"{found.network:.2f} examples/s, {1000 / found.network:.0f} s per 1000, "

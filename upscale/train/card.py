@@ -26,6 +26,9 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         sampling = {"sampler": law.sampler, "steps": law.steps}
     if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
         sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
+    if run.teacher:  # few calls, from noise as the teacher has it
+        own = {"temperature": run.teacher.model.law.temperature}
+        sampling = {**own, **sampling, "sampler": "ddim", "steps": 2}
     size = sum(p.numel() for p in run.net.parameters())
     return {
         "method": config.method,
@@ -48,6 +51,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
             "images_seen": run.images_seen,
             "iteration": run.iteration,
             "config": config.to_dict(),
+            **({"teacher": run.teacher.told()} if run.teacher else {}),
             "diffsr": __version__,
             "revision": revision(),
         },
@@ -92,6 +96,7 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
         f"| small pictures by | {config['degradation']} |",
         f"| images seen | {training['images_seen']:,} in {training['iteration']:,} iterations |",
         f"| network tells | {metadata['parametrisation']} |",
+        *_taught(training.get("teacher")),
         f"| diffsr | {training['diffsr']}, revision {training['revision'] or 'unknown'} |",
         "",
     ]
@@ -110,6 +115,14 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _taught(teacher: dict[str, Any] | None) -> list[str]:
+    """A line of the table for a student's teacher."""
+    if not teacher:
+        return []
+    way = f"{teacher['kind']} from {teacher['sampler']} in {teacher['steps']} steps"
+    return [f"| teacher | {teacher['name']}, {way}, sha256 {teacher['sha256']} |"]
 
 
 def write_card(path: Path, name: str, metadata: dict[str, Any], best: dict[str, float]) -> None:

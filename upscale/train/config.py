@@ -11,6 +11,7 @@ CHOICES = {  # fields that are one of some names
     "scale_law": ("focus", "log", "uniform"),
     "noise_law": ("logsnr", "process"),
     "quality_gradient": ("direct", "adjoint"),
+    "distill_kind": ("map", "progressive"),
     "crop": ("augmented", "patch", "square", "stretch"),
     "degradation": ("bicubic", "real"),
     "loss": ("l1", "l2"),
@@ -41,6 +42,9 @@ class TrainConfig:
     quality_gradient: "direct" through the last `quality_depth` of 1 to `quality_calls` calls, or
     "adjoint", through the whole probability flow solved to quality_tolerance, in constant memory.
     quality_score: weight of the score loss in that stage (the published code has 0 there).
+    distill: weights (name or file) of a teacher, "" for none, see distill.py. distill_kind: "map",
+    the whole way from noise to picture in few calls, or "progressive", rounds that halve its steps.
+    distill_steps: the teacher's. distill_weight: against the score loss.
     crop: how a picture becomes an example, see crops.py. degradation: how the small picture is
     made, "bicubic" or "real" (degrade.py). second_order: share of the "real" ones that are degraded
     twice over. holdout: pictures, evenly spread, that are validated
@@ -91,6 +95,10 @@ class TrainConfig:
     quality_features: float = 0.0
     quality_phase: float = 1.0
     quality_grid: float = 0.0
+    distill: str = ""
+    distill_kind: str = "map"
+    distill_steps: int = 8
+    distill_weight: float = 1.0
     crop: str = "augmented"
     degradation: str = "bicubic"
     second_order: float = 1.0
@@ -135,6 +143,7 @@ class TrainConfig:
         if self.whole and self.crop != "augmented":
             raise UsageError("--whole is an augmented crop: give it or --crop, not both")
         self._check_parts()
+        self._check_distillation()
         self.milestone_shares()
 
     def _check_parts(self) -> None:
@@ -152,6 +161,25 @@ class TrainConfig:
         if not 0 <= self.beta2 < 1:
             raise UsageError(f"--beta2 must be in 0 to 1, not {self.beta2}")
 
+    def _check_distillation(self) -> None:
+        if not self.distill:
+            return
+        if self.distill_steps < 2:
+            raise UsageError("--distill-steps must be at least 2: nothing is saved otherwise")
+        if self.progressive:
+            if self.distill_steps & (self.distill_steps - 1):
+                raise UsageError(
+                    f"--distill-steps {self.distill_steps} cannot be halved down to 1: "
+                    "progressive distillation takes 2, 4, 8, 16, ..."
+                )
+            if self.iterations < self.rounds:
+                raise UsageError(f"{self.rounds} rounds need as many --iterations at least")
+        elif self.quality_loss_from and self.quality_gradient == "adjoint":
+            raise UsageError(
+                "--distill-kind map trains few calls, --quality-gradient adjoint the whole flow: "
+                "take --quality-gradient direct"
+            )
+
     def milestone_shares(self) -> tuple[float, ...]:
         """`milestones` as numbers. UsageError."""
         try:
@@ -163,6 +191,28 @@ class TrainConfig:
     def compact(self) -> bool:
         """Whether the network is ours, in any of its sizes, and not a paper's."""
         return self.net.startswith("compact")
+
+    @property
+    def progressive(self) -> bool:
+        """Whether a teacher is distilled in rounds."""
+        return bool(self.distill) and self.distill_kind == "progressive"
+
+    @property
+    def rounds(self) -> int:
+        """Of progressive distillation, down to one step."""
+        return self.distill_steps.bit_length() - 1
+
+    def round_of(self, iteration: int) -> int:
+        """0 to rounds - 1; the rounds are equally long."""
+        return min(iteration, self.iterations - 1) * self.rounds // self.iterations
+
+    def round_bounds(self, iteration: int, end: int) -> tuple[int, int]:
+        """First iteration of a round, and the one after its last, `end` at most."""
+        first, after = (
+            -(-k * self.iterations // self.rounds)
+            for k in (self.round_of(iteration), self.round_of(iteration) + 1)
+        )
+        return first, min(after, end)
 
     def in_quality(self, iteration: int) -> bool:
         """Whether the iteration belongs to the stage of the image quality loss."""

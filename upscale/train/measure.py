@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..device import available_memory, pick_bf16, pick_device
 from .config import TrainConfig
-from .data import Pairs
+from .data import Batch, Pairs
+from .distill import teacher_of
 from .feed import Feed
 from .networks import make_net
 from .run import spec_of
@@ -31,7 +32,8 @@ _MATRIX = {"cuda": 8192, "cpu": 1024}  # side of the matrices that the device's 
 class Estimate:
     """parameters; bytes of state and of what an example keeps for the way back; examples per
     second of the network and of one process that makes them; floating-point operations of an
-    example there and back; the device's rate at matrix products in the run's number format."""
+    example there and back; the device's rate at matrix products in the run's number format.
+    teacher: what it is and takes, where there is one; the other numbers include it."""
 
     parameters: int
     state: int
@@ -42,6 +44,7 @@ class Estimate:
     operations: int
     matrix_rate: float
     free: int
+    teacher: str = ""
 
     @property
     def memory(self) -> int:
@@ -60,20 +63,21 @@ def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
     bf16 = pick_bf16(dtype, place)
     at_once = config.batch // config.accumulate
     few = 2 if place.type == "cpu" else max(2, at_once)
-    small = replace(
-        config, batch=few, accumulate=1, quality_loss_from=0, std=config.std or 0.24, warmup=1
-    )
+    teacher = teacher_of(config, spec_of(config)) if config.distill else None
+    std = config.std or (teacher.model.std if teacher else None) or 0.24
+    small = replace(config, batch=few, accumulate=1, quality_loss_from=0, std=std, warmup=1)
     pairs = Pairs(_made_up(config), small)
     torch.manual_seed(0)
-    run = Run(make_net(small), spec_of(small), small, pairs, place, bf16)
+    run = Run(make_net(small), spec_of(small), small, pairs, place, bf16, teacher=teacher)
     (batch,) = next(iter(Feed(pairs, run.shares, 0, 1, 0, place)))
     with FlopCounterMode(display=False) as counted:
         run.step([batch])
     one, two = (_kept(run, pairs, count) for count in (1, 2))
+    held = sum(p.numel() for p in teacher.model.net.parameters()) if teacher else 0
     parameters = sum(p.numel() for p in run.net.parameters())
     return Estimate(
         parameters=parameters,
-        state=STATE_BYTES * parameters + max(0, 2 * one - two),
+        state=STATE_BYTES * parameters + 4 * held + max(0, 2 * one - two),
         example=two - one,
         at_once=at_once,
         network=few * _rate(lambda index: run.step([batch]), place),
@@ -81,6 +85,22 @@ def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
         operations=counted.get_total_flops() // few,
         matrix_rate=matrix_rate(place, bf16),
         free=available_memory(place),
+        teacher=_taught(run, batch) if teacher else "",
+    )
+
+
+def _taught(run: Run, batch: Batch) -> str:
+    """The teacher, and what its calls for one example take."""
+    teacher = run.teacher
+    config, at_work = teacher.config, teacher
+    if config.progressive:  # two steps somewhere on its way
+        at_work = replace(teacher, config=replace(config, distill_steps=2))
+    with FlopCounterMode(display=False) as counted:
+        at_work.picture(run.spec, batch, torch.randn_like(batch.hr))
+    each = counted.get_total_flops() / len(batch.hr)
+    return (
+        f"{teacher.name}, {config.distill_kind} from {teacher.sampler} in {config.distill_steps} "
+        f"steps: {teacher.calls} calls, {each / 1e9:.1f} GFLOP per example"
     )
 
 

@@ -158,6 +158,11 @@ RECIPES: dict[str, Recipe] = {
         quality_loss_from=1, quality_learning_rate=1.8e-4, quality_l1=5.0, quality_vgg=1.5,
         quality_alex=0.25, **_fixed(4),
     ),
+    "sr3-photo-student": _recipe(
+        "ours", "", "--distill your own teacher: the default is bundled and takes few steps itself",
+        method="sr3", distill="sr3-photo", distill_steps=4, iterations=1000, warmup=50, ema=0.998,
+        learning_rate=2e-4, **_FINE,
+    ),
     "regression-photo": _recipe(
         "ours", "", "--init the weights of sr3-photo",
         method="regression", iterations=650, warmup=30, ema=0.99,

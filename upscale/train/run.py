@@ -21,6 +21,7 @@ from .card import metadata, write_card
 from .config import TrainConfig
 from .data import Pairs
 from .datasets import Data, fingerprint, held_out, pictures_of
+from .distill import teacher_of
 from .feed import default_workers
 from .log import Log
 from .loop import OnProgress, train
@@ -73,7 +74,8 @@ def run_training(
     """Train, or go on training, in folder `output`; returns its weights file.
 
     names_from: a text file of picture names (one a line) that the run is limited to.
-    init: weights (name or file) to start from. net: sizes of the network.
+    init: weights (name or file) to start from, else the teacher's if there is one. net: sizes of
+    the network.
     Raises UsageError, InputError, WeightsError.
     """
     options = options or Options()
@@ -124,6 +126,12 @@ def prepared(
     sizes: CompactConfig | None = None,
 ) -> tuple[Run, Items | None]:
     """(a run at its beginning, the pictures to validate on)."""
+    teacher = None
+    if config.distill:  # what does not fit is told before pictures are read
+        teacher = teacher_of(config, spec_of(config), sizes)
+        config = replace(config, std=config.std or teacher.model.std or 0.0)
+        teacher.config = config
+        say(f"learning from {teacher.name}, {teacher.sampler} in {config.distill_steps} steps")
     items, apart = held_out(data.train, config.holdout)
     cache = default_cache(world) if options.cache is None else options.cache
     pictures = pictures_of(items, config, cache, say)
@@ -134,8 +142,8 @@ def prepared(
         say(f"standard deviation of the residual: {config.std}")
     torch.manual_seed(config.seed)
     network = make_net(config, sizes)
-    if init:
-        start(network, init)
+    if init or config.distill:
+        start(network, init or config.distill)
     quality = quality_loss(config, world.device)
     if quality is not None:
         quality = replace(quality, mean=world.joint_mean)
@@ -150,6 +158,7 @@ def prepared(
         world=world,
         strategy=options.strategy,
         compiled=options.compiled,
+        teacher=teacher,
     )
     run.data = fingerprint(items)
     given = find(options.validation) if options.validation else None

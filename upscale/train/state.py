@@ -23,40 +23,14 @@ from . import checkpoint, dist
 from .chance import Chance, antithetic, mix, shared
 from .config import SMALLEST, TrainConfig
 from .data import Batch, Pairs
+from .distill import Teacher
 from .log import LEVELS, Log, by_level
 from .loss import QualityLoss, Spec, encode, flow, project, sample, score_loss, start_noise
+from .optimiser import learning_rate, make_optimiser
 
-# what a run may change between its parts: how long it is, and what changes no result
-_FREE = {"iterations", "accumulate"}
-
-
-def _learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Linear warm-up, then as the schedule says; each stage has its own."""
-    start, end, peak = 0, config.iterations, config.learning_rate
-    if config.in_quality(iteration):
-        start, peak = config.quality_loss_from, config.quality_learning_rate
-    elif config.quality_loss_from:
-        end = config.quality_loss_from
-    done = (iteration - start) / max(1, end - start)
-    rate = peak
-    if config.schedule == "cosine":
-        low = min(config.final_learning_rate, peak)
-        rate = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    elif config.schedule == "steps":
-        rate = peak * config.decay ** sum(done >= share for share in config.milestone_shares())
-    return rate * min(1.0, (iteration - start + 1) / max(1, config.warmup))
-
-
-def make_optimiser(config: TrainConfig, net: nn.Module, device: torch.device) -> Any:
-    """Adam, or Adam with its decay apart from the gradient (AdamW)."""
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimiser]
-    return kind(
-        net.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
-    )
+# what a run may change between its parts: how long it is, and what changes no result (a teacher is
+# compared by its content, not by its name)
+_FREE = {"iterations", "accumulate", "distill"}
 
 
 class Run:
@@ -75,6 +49,7 @@ class Run:
         world: dist.World | None = None,
         strategy: str = "ddp",
         compiled: str = "",
+        teacher: Teacher | None = None,
     ) -> None:
         """compiled: a backend of torch.compile, "" for none. Raises UsageError."""
         self.config, self.spec, self.pairs = config, spec, pairs
@@ -87,7 +62,9 @@ class Run:
                 "--strategy fsdp does not go with --quality-gradient adjoint, which needs every "
                 "weight at once: take --quality-gradient direct"
             )
-        self.net = net
+        self.net, self.teacher = net, teacher
+        if teacher is not None:
+            teacher.to(self.device, compiled)
         if not sharded:  # FSDP2 moves its shares itself, and wants them plainly laid out
             self.net = net.to(self.device).to(memory_format=torch.channels_last)
         if compiled:
@@ -118,11 +95,19 @@ class Run:
         record: dict[str, Any] = {}
         if found is not None:
             iteration, state, record = found
-            if changed := set(self.config.differences(record["config"])) - _FREE:
+            free = _FREE - {"iterations"} if self.config.progressive else _FREE  # its rounds
+            if changed := set(self.config.differences(record["config"])) - free:
                 names = ", ".join(sorted(changed))
                 raise UsageError(
                     f"{folder} holds a run with other settings ({names}): "
                     "give those again, or another --output"
+                )
+            told = self.teacher.sha256 if self.teacher else ""
+            if record.get("teacher", "") != told:
+                raise UsageError(
+                    f"{folder} holds a run with another teacher (sha256 "
+                    f"{record.get('teacher') or 'of none'}, not {told or 'of none'}): give --distill "
+                    "that one again, or another --output"
                 )
             if record.get("data", self.data) != self.data:
                 say("the pictures are not those that the run began with: it goes on with these")
@@ -130,6 +115,8 @@ class Run:
             self.best = record.get("best", {})
             self.validated = record.get("validated", -1)
             checkpoint.unpack(state, self.net, self.ema, self.optimiser)
+            if self.teacher:
+                self.teacher.unpack(state, record["round"])
             say(f"going on from iteration {self.iteration} in {folder}")
         if log is not None:
             log.resume(record.get("log", {}), self.iteration)
@@ -145,7 +132,10 @@ class Run:
             "log": log.state() if log else {},
         }
         state = checkpoint.pack(self.net, self.ema, self.optimiser, keep=self.world.first)
+        if self.teacher:
+            record |= {"teacher": self.teacher.sha256, "round": self.teacher.round}
         if self.world.first:
+            state |= self.teacher.pack() if self.teacher else {}
             checkpoint.save(folder, self.iteration, state, record)
         self.world.wait()
 
@@ -180,7 +170,9 @@ class Run:
 
     def _step(self, batches: Sequence[Batch]) -> tuple[dict[str, float], Tensor]:
         config, iteration = self.config, self.iteration
-        rate = _learning_rate(config, iteration)
+        if config.progressive and config.round_of(iteration) > self.teacher.round:
+            self._turn()
+        rate = learning_rate(config, iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         sigma = self._sigma(config.count(iteration))
@@ -254,25 +246,44 @@ class Run:
         cond = encode(self.net, batch)  # both losses learn through the same features
         scores = score_loss(self.net, self.spec, batch, sigma, chance, cond)
         parts = {"score": scores.mean()}
-        if config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST:
+        judged = config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST
+        if judged or self.teacher:
             parts["score"] = config.quality_score * parts["score"]
-            parts |= self._quality(batch, chance, cond)
+        if config.progressive:
+            other = replace(chance, seed=config.seed + 2)  # each loss has its own noise
+            parts["distill"] = self.teacher.halving_loss(self.net, self.spec, batch, cond, other)
+        if judged or (self.teacher and not config.progressive):
+            parts |= self._finished(batch, chance, cond, judged)
         return parts, scores
 
-    def _quality(self, batch: Batch, chance: Chance, cond: Any) -> dict[str, Tensor]:
-        config = self.config
+    def _finished(self, batch: Batch, chance: Chance, cond: Any, judged: bool) -> dict[str, Tensor]:
+        """Losses on finished pictures: against the teacher's, and where `judged` the truth."""
+        config, parts = self.config, {}
         other = config.seed + 1  # the score loss has its own noise
         start = start_noise(batch, config.quality_cool, replace(chance, seed=other))
         generator = shared(other, self.iteration)  # the same for all examples
-        calls = int(torch.randint(1, config.quality_calls + 1, (1,), generator=generator))
+        mapped = self.teacher is not None and not config.progressive
+        known = [n for n in range(1, config.quality_calls + 1) if not mapped or n & (n - 1) == 0]
+        calls = known[int(torch.randint(len(known), (1,), generator=generator))]
         if config.quality_gradient == "adjoint":
             sr = flow(self.net, self.spec, batch, start, config.quality_tolerance, cond)
         else:
             sr = sample(self.net, self.spec, batch, start, calls, config.quality_depth, cond)
         sr = sr.float()
+        if mapped:
+            parts["distill"] = self.teacher.map_loss(sr, self.spec, batch, start)
+        if not judged:
+            return parts
         if config.degradation == "bicubic":  # else the input is not what the truth shrinks to
             sr = project(sr, batch)
-        return self.quality(sr, batch.hr, generator)
+        return parts | self.quality(sr, batch.hr, generator)
+
+    def _turn(self) -> None:
+        """Into the next round: the average is the teacher, and where the student starts from."""
+        self.teacher.turn(self.weights(), self.config.round_of(self.iteration))
+        with torch.no_grad():
+            for key, value in self.net.state_dict().items():
+                dist.local(value).copy_(dist.local(self.ema[key]))
 
     @torch.no_grad()
     def _average(self) -> None:
