@@ -1,9 +1,9 @@
 """Few-step students: a network learns from a teacher's deterministic trajectories.
 
-Two ways. "map" (SinSR: Wang et al. 2024, section 3.2): the student's picture in a few calls is the
-teacher's in many, from the same start noise. "progressive" (Salimans & Ho 2022, Algorithm 2): rounds
-in which one step of the student is two of its teacher, which then is the student of the round
-before. The teacher is never trained.
+Two ways. "map" (SinSR, Wang et al. 2024: its deterministic mapping): the student's picture in a few
+calls is the teacher's in many, from the same start noise. "progressive" (Salimans & Ho 2022,
+Algorithm 2): rounds in which one step of the student is two of its teacher, which from the second
+round on is the student of the round before. The teacher is never trained.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..diffusion.process import sigmas
 from ..diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC, nfe
 from ..errors import UsageError
 from ..nets.compact import CompactConfig
-from .chance import Chance, normal, shared
+from .chance import Chance, shared
 from .config import TrainConfig
 from .data import Batch
-from .loss import Spec, encode
+from .loss import Spec, encode, start_noise
 from .networks import make_net
 
 KEPT = 0.5  # share of a round's examples at levels of the rounds before, which are kept as they are
@@ -97,14 +97,15 @@ class Teacher:
         """The student's clean target against the one whose single DDIM step ends where two of the
         teacher's do. Scalar.
 
-        The error is weighed as one of v (SNR + 1, Salimans & Ho section 4), L1 or L2 as in the
-        score loss.
+        The noise is cooled as that of pictures is, so that the student may be sampled cooler too
+        (--quality-cool 0: never, as in the paper). The error is weighed as one of v (the paper's
+        SNR + 1), L1 or L2 as in the score loss.
         """
         picked = self._levels(spec, chance.iteration)[:, list(batch.places)]
         now, between, after = picked.to(batch.hr.device)
         target = spec.encode(batch.hr, batch.lr_up)
         s = per_example(now, target)
-        x = target + s * normal(target.shape, chance).to(target)
+        x = target + s * start_noise(batch, self.config.quality_cool, chance)
         with torch.no_grad():
             teacher = bind(self.model.net, encode(self.model.net, batch), spec.parametrisation)
             half = torch.lerp(teacher(x, now), x, per_example(between / now, x))
@@ -161,9 +162,9 @@ class Teacher:
 
 
 def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = None) -> Teacher:
-    """The teacher that a run names. UsageError where the student cannot learn from it; WeightsError.
+    """The teacher that a run names. WeightsError; UsageError where it is not as its student is.
 
-    A `std` of 0 in the config, "measured", fits every teacher: the student then takes the teacher's.
+    A `std` of 0 in the config, "measured", fits every teacher: the student takes over its std.
     """
     if methods.get(config.method).sampler == "once":
         raise UsageError(

@@ -102,12 +102,11 @@ class Run:
                     f"{folder} holds a run with other settings ({names}): "
                     "give those again, or another --output"
                 )
-            told = self.teacher.sha256 if self.teacher else ""
-            if record.get("teacher", "") != told:
+            own, given = record.get("teacher", ""), self.teacher.sha256 if self.teacher else ""
+            if own != given:
                 raise UsageError(
-                    f"{folder} holds a run with another teacher (sha256 "
-                    f"{record.get('teacher') or 'of none'}, not {told or 'of none'}): give --distill "
-                    "that one again, or another --output"
+                    f"{folder} holds a run with another teacher (sha256 {own or 'of none'}, not "
+                    f"{given or 'of none'}): give --distill that one again, or another --output"
                 )
             if record.get("data", self.data) != self.data:
                 say("the pictures are not those that the run began with: it goes on with these")
