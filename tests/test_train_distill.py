@@ -221,7 +221,7 @@ def test_the_file_tells_its_teacher_and_serves_three_presets(photos, teacher, tm
     told = weights.read(path)[1]
     assert told["training"]["teacher"] == {
         "name": "sr3", "sha256": weights.sha256_of(teacher), "kind": "map", "sampler": "ddim",
-        "steps": 8,
+        "steps": 8, "temperature": 1.0,
     }  # fmt: skip
     law = methods.build(*weights.read(path)).law
     assert (law.sampler, law.spacing, law.steps, law.temperature) == ("ddim", "phi", 2, 1.0)
@@ -289,15 +289,18 @@ def test_every_diffusion_method_has_students(
     photos, tmp_path, monkeypatch, method, net, sampler
 ) -> None:
     small = ECDPConfig(
-        in_conv=16, channels=(16, 16), blocks=(1, 1), time_channels=8, time_hidden=16, encoder_blocks=1,
-        encoder_selection=(0,), encoder_features=8, encoder_growth=4,
+        in_conv=16, channels=(16, 16), blocks=(1, 1), time_channels=8, time_hidden=16,
+        encoder_blocks=1, encoder_selection=(0,), encoder_features=8, encoder_growth=4,
     )  # fmt: skip
     monkeypatch.setitem(methods.PAPER_NETS, "ecdp-small", ("ecdp", lambda: ECDPNet(small)))
     config = CONFIG.with_(method=method, net=net, iterations=1, batch=2, scale_focus=4, std=0.11)
     sizes = None if net != "compact" else IDM if method == "idm" else SMALL
     source = run(photos, tmp_path / "teacher", config, net=sizes)
     for kind in KINDS:
-        student = config.with_(distill=str(source), distill_kind=kind, distill_steps=2, std=0.0)
+        student = config.with_(
+            distill=str(source), distill_kind=kind, distill_steps=4, quality_calls=2, std=0.0,
+            iterations=2,
+        )  # fmt: skip
         path = run(photos, tmp_path / kind, student, net=sizes)
         told = weights.read(path)[1]
         assert told["training"]["teacher"]["sampler"] == (sampler if kind == "map" else "ddim")
@@ -306,7 +309,7 @@ def test_every_diffusion_method_has_students(
         assert lines(tmp_path / kind)[0]["distill"] > 0
 
 
-def test_a_plan_shows_the_teacher_and_what_it_takes(photos, tmp_path, monkeypatch) -> None:
+def test_a_plan_and_an_imported_checkpoint_tell_the_teacher(photos, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(measure, "SECONDS", 0.0)
     config = replace(CONFIG, net="compact-tiny", iterations=1, batch=2)
     source = run(photos, tmp_path, config, net=None)
@@ -317,3 +320,10 @@ def test_a_plan_shows_the_teacher_and_what_it_takes(photos, tmp_path, monkeypatc
     args += ["--distill-kind", "progressive"]
     told = CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False).stdout
     assert "sr3, progressive from ddim in 8 steps: 2 calls, 0." in told
+    path = run(photos, tmp_path / "out", config.with_(distill=str(source)), net=None)
+    imported = tmp_path / "imported.safetensors"
+    args = ["weights", "import", tmp_path / "out/checkpoint-00000001.safetensors", "-o", imported]
+    CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False)
+    told, theirs = (weights.read(file)[1] for file in (imported, path))
+    assert told["training"]["teacher"] == theirs["training"]["teacher"]
+    assert told["defaults"] == theirs["defaults"]

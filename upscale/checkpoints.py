@@ -226,6 +226,7 @@ def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
     state = {k.removeprefix("ema."): v for k, v in raw.items() if k.startswith("ema.")}
     run = SimpleNamespace(
         config=config, spec=spec_of(config), net=net, iteration=iteration, images_seen=seen,
+        taught=record.get("teacher", {}),
     )  # fmt: skip
     metadata = {**told(run, ""), "licence": settings.licence or "not stated"}
     if settings.domain:

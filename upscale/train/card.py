@@ -26,8 +26,8 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         sampling = {"sampler": law.sampler, "steps": law.steps}
     if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
         sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
-    if run.teacher:  # few calls, from noise as the teacher has it
-        own = {"temperature": run.teacher.model.law.temperature}
+    if run.taught:  # few calls, from noise as the teacher has it
+        own = {"temperature": run.taught["temperature"]}
         sampling = {**own, **sampling, "sampler": "ddim", "steps": 2}
     size = sum(p.numel() for p in run.net.parameters())
     return {
@@ -51,7 +51,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
             "images_seen": run.images_seen,
             "iteration": run.iteration,
             "config": config.to_dict(),
-            **({"teacher": run.teacher.told()} if run.teacher else {}),
+            **({"teacher": run.taught} if run.taught else {}),
             "diffsr": __version__,
             "revision": revision(),
         },

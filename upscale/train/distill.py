@@ -65,13 +65,14 @@ class Teacher:
             self.model.net.compile(backend=compiled)
 
     def told(self) -> dict[str, Any]:
-        """For the record of the weights."""
+        """For the records of the run and its weights; the temperature is its own file's."""
         return {
             "name": self.name,
             "sha256": self.sha256,
             "kind": self.config.distill_kind,
             "sampler": self.sampler,
             "steps": self.config.distill_steps,
+            "temperature": self.model.law.temperature,
         }
 
     # --- the whole map ---

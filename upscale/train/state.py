@@ -63,6 +63,7 @@ class Run:
                 "weight at once: take --quality-gradient direct"
             )
         self.net, self.teacher = net, teacher
+        self.taught = teacher.told() if teacher else {}
         if teacher is not None:
             teacher.to(self.device, compiled)
         if not sharded:  # FSDP2 moves its shares itself, and wants them plainly laid out
@@ -102,7 +103,7 @@ class Run:
                     f"{folder} holds a run with other settings ({names}): "
                     "give those again, or another --output"
                 )
-            own, given = record.get("teacher", ""), self.teacher.sha256 if self.teacher else ""
+            own, given = (of.get("sha256") for of in (record.get("teacher", {}), self.taught))
             if own != given:
                 raise UsageError(
                     f"{folder} holds a run with another teacher (sha256 {own or 'of none'}, not "
@@ -132,7 +133,7 @@ class Run:
         }
         state = checkpoint.pack(self.net, self.ema, self.optimiser, keep=self.world.first)
         if self.teacher:
-            record |= {"teacher": self.teacher.sha256, "round": self.teacher.round}
+            record |= {"teacher": self.taught, "round": self.teacher.round}
         if self.world.first:
             state |= self.teacher.pack() if self.teacher else {}
             checkpoint.save(folder, self.iteration, state, record)
