@@ -1,0 +1,121 @@
+"""What a picture has gone through, guessed from its pixels alone: noise, JPEG's blocks, blur.
+
+Three numbers, each with a limit above which the picture is taken for real input: one of a camera,
+the web, a scanner, and no clean picture made small. The limits were chosen on training pictures;
+`benchmarks/degradation.py` measures how often they err, docs/upscale.md tells what came out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .picture import Picture, fill_transparent
+
+SIDE = 1024  # of the cut from the centre that is looked at, in pixels
+WINDOW = 8  # side of the blocks that noise is measured in; JPEG's blocks are as large
+NOISE, BLOCKING, BLUR = 1.75, 0.65, 0.75  # the limits
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32) * 255
+_QUIET = 0.02  # share of the windows that are taken for without texture
+_QUIET_BIAS = 0.75  # what their root mean square is of white noise's standard deviation
+_RANGE = 12, 243  # of a window's mean: noise is cut off near black and white
+_SMOOTH, _STEP = 3.0, 12.0  # of the differences beside a step, and of the step across a border
+_FEWEST = 32  # differences in a column of the grid
+_EDGE, _EDGES, _STEEP = 16.0, 0.02, 0.9  # least contrast, share of differences, quantile
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """noise: standard deviation in grey levels of 255. blocking: what steps across the borders of
+    8x8 blocks have over others in smooth places, in grey levels. blur: sigma of the Gaussian that
+    the sharpest edges look blurred by, in pixels; 0 where there is no edge.
+    """
+
+    noise: float
+    blocking: float
+    blur: float
+
+    @property
+    def real(self) -> bool:
+        """Whether weights for real input are the better ones."""
+        return self.noise > NOISE or self.blocking > BLOCKING or self.blur > BLUR
+
+
+def degraded(picture: Picture) -> Degradation:
+    """The estimate for a picture of any size; what is too small to tell from counts as clean."""
+    at = tuple(slice(first := max(0, side - SIDE) // 2, first + SIDE) for side in picture.size)
+    rgb = picture.rgb[at]
+    if picture.alpha is not None:
+        rgb = fill_transparent(rgb, picture.alpha[at])
+    y = rgb @ _LUMA
+    noise = _noise(y, y)
+    if not picture.grey:  # details are grey, noise has colours
+        warm, cold = ((rgb[..., i] - rgb[..., 1]) * np.float32(255 / 2**0.5) for i in (0, 2))
+        noise = max(noise, _noise(warm, y), _noise(cold, y))
+    blocking = min(_blocking(y), _blocking(y.T))  # it has two directions; stripes have one
+    return Degradation(round(noise, 2), round(blocking, 2), round(_blur(y), 2))
+
+
+def _noise(plane: np.ndarray, y: np.ndarray) -> float:
+    """Immerkaer's difference of Laplacians (1996), in the quietest windows instead of all, for
+    a small picture is nowhere without details."""
+    down = plane[:-2] - 2 * plane[1:-1] + plane[2:]
+    high = (down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]) / 6  # of unit gain for white noise
+    if min(high.shape) < WINDOW:
+        return 0.0
+    mean = _windows(y[1:-1, 1:-1])
+    power = _windows(np.square(high))[(mean > _RANGE[0]) & (mean < _RANGE[1])]
+    return math.sqrt(np.quantile(power, _QUIET)) / _QUIET_BIAS if power.size else 0.0
+
+
+def _windows(plane: np.ndarray) -> np.ndarray:
+    """Means of the whole windows in it."""
+    rows, columns = (side // WINDOW for side in plane.shape)
+    whole = plane[: rows * WINDOW, : columns * WINDOW]
+    return whole.reshape(rows, WINDOW, columns, WINDOW).mean((1, 3))
+
+
+def _blocking(y: np.ndarray) -> float:
+    """Of vertical borders. Each place's difference to the next less those beside it; their mean by
+    place in the period of 8: the largest against the next that is no neighbour of it. So a pattern
+    of 2 or 4 pixels is no blocking, wherever the blocks begin."""
+    step = np.abs(np.diff(y, axis=1))
+    if step.shape[1] < 3 * WINDOW or step.shape[0] < WINDOW:
+        return 0.0
+    before, here, after = step[:, :-2], step[:, 1:-1], step[:, 2:]
+    beside = np.maximum(before, after)
+    told = (beside <= _SMOOTH) & (here <= _STEP) & (here + beside > 0)
+    excess = np.where(told, here - (before + after) / 2, 0).sum(0)
+    place = np.arange(here.shape[1]) % WINDOW
+    count = np.bincount(place, told.sum(0), WINDOW)
+    if count.min() < _FEWEST:
+        return 0.0
+    mean = np.bincount(place, excess, WINDOW) / count
+    largest = int(mean.argmax())
+    others = np.delete(mean, [(largest + i) % WINDOW for i in (-1, 0, 1)])
+    return float(mean[largest] - max(others.max(), 0.0))
+
+
+def _blur(y: np.ndarray) -> float:
+    """Of a blurred edge the difference over one pixel is erf(1/2) to erf(3/2) of that over three
+    (in units of sqrt(2) sigma). Of the strongest edges the steep ones count."""
+    ratios = np.concatenate([_steepness(y), _steepness(y.T)])
+    if len(ratios) < _FEWEST:
+        return 0.0
+    steep = float(np.quantile(ratios, _STEEP))
+    return float(np.interp(-steep, -_STEEPNESS, _SIGMAS))
+
+
+def _steepness(y: np.ndarray) -> np.ndarray:
+    wide = np.abs(y[:, 3:] - y[:, :-3])
+    if not wide.size:
+        return np.empty(0, np.float32)
+    strong = wide >= max(_EDGE, np.quantile(wide, 1 - _EDGES))
+    return np.abs(y[:, 2:-1] - y[:, 1:-2])[strong] / wide[strong]
+
+
+_SIGMAS = np.linspace(0.3, 3.0, 55)
+_STEEPNESS = np.array([math.erf(0.5 / s / 2**0.5) / math.erf(1.5 / s / 2**0.5) for s in _SIGMAS])
