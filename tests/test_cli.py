@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 def calls(monkeypatch):
     """What the upscaler was made with and called with."""
     log: list[dict] = []
-    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile", "input")
 
     def make(*settings, on_bytes):
         log.append(dict(zip(names, settings, strict=True)))

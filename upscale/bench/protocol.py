@@ -24,8 +24,8 @@ from upscale.image.resize import blurred, resize_array
 
 KERNEL = "bicubic (a=-0.5, antialiased, float), rounded to 8 bits"
 DEGRADATIONS = ("none", "peers")
-# Sigma of the blur in pixels of hr, of the noise in grey levels; JPEG's quality. The tables that are
-# to be compared with call their blur 1.5 px: 1.1 is the sigma that gives their bicubic's numbers.
+# Sigma of the blur in pixels of hr, of the noise in grey levels; JPEG's quality. The tables to be
+# compared with call their blur 1.5 px: 1.1 is the sigma that gives their bicubic's numbers.
 PEERS = (1.1, 4.0, 60)
 _PEERS_KERNEL = "blur {:g} px, bicubic, noise {:g}/255, JPEG {}".format(*PEERS)
 
@@ -57,9 +57,7 @@ def kernel_of(pair: Pair, degradation: str) -> str:
     return KERNEL if pair.lr is None else f"the set's maker ({pair.lr.parent.name})"
 
 
-def open_pair(
-    pair: Pair, scale: float, degradation: str = "none"
-) -> tuple[Picture, np.ndarray]:
+def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Picture, np.ndarray]:
     """(the small picture, the large one cut to it); grey if the original is, as with upscale. One
     with a degradation is always made of the large one."""
     source = read(pair.hr)

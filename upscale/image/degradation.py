@@ -8,7 +8,8 @@ the web, a scanner, and no clean picture made small. The limits were chosen on t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,9 +44,22 @@ class Degradation:
         """Whether weights for real input are the better ones."""
         return self.noise > NOISE or self.blocking > BLOCKING or self.blur > BLUR
 
+    def told(self) -> dict[str, float | bool]:
+        return {**asdict(self), "real": self.real}
+
+
+_known: WeakKeyDictionary[Picture, Degradation] = WeakKeyDictionary()  # pictures do not change
+
 
 def degraded(picture: Picture) -> Degradation:
-    """The estimate for a picture of any size; what is too small to tell from counts as clean."""
+    """The estimate for a picture of any size; what is too small to tell from counts as clean.
+    Asked again for the same `Picture` it is not made again."""
+    if picture not in _known:
+        _known[picture] = _estimate(picture)
+    return _known[picture]
+
+
+def _estimate(picture: Picture) -> Degradation:
     at = tuple(slice(first := max(0, side - SIDE) // 2, first + SIDE) for side in picture.size)
     rgb = picture.rgb[at]
     if picture.alpha is not None:

@@ -1,4 +1,5 @@
-"""The one door for resampling and its blur, so that every report can say which kernel made its pictures.
+"""The one door for resampling and its blur, so that every report can say which kernel made
+its pictures.
 
 The two kernels that make pictures are antialiased (the kernel widens when shrinking), sample at
 pixel centres and agree with Pillow's float mode "F". Pillow's 8-bit modes round between the two
