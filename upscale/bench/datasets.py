@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import functools
 import importlib.util
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,10 +57,9 @@ class Pair:
     label: int | None = None
 
 
-def find(name: str | None, data: Path | None = None, keep: Path | None = None) -> tuple[str, Path]:
+def find(name: str | None, data: Path | None = None) -> tuple[str, Path]:
     """(what it is called, its folder): of a path, of a name in `REGISTERED`, or of a folder in
-    `data`, in this order; None is what diffsr ships. keep: where pictures that are cut out of a
-    package may lie; None: for this process only. Raises InputError with the names."""
+    `data`, in this order; None is what diffsr ships. Raises InputError with the names."""
     if name is None or name == SHIPPED:
         return SHIPPED, Path(__file__).parent / "pictures"
     path = Path(name)
@@ -67,7 +68,7 @@ def find(name: str | None, data: Path | None = None, keep: Path | None = None) -
         return known or path.resolve().name, path
     lower = name.lower()
     if lower == SCIKIT:
-        return SCIKIT, _of_scikit(keep)
+        return SCIKIT, _of_scikit()
     if data is not None:
         for folder in (*REGISTERED.get(lower, ()), name):
             if (data / folder).is_dir():
@@ -161,15 +162,17 @@ def _labels(path: Path, stems: list[str]) -> dict[str, int]:
     return found
 
 
-def _of_scikit(keep: Path | None) -> Path:
-    """A folder with the photographs of the scikit-image package, cut. Raises InputError where it is
-    not installed, or a release has other pictures."""
+@functools.cache
+def _of_scikit() -> Path:
+    """A folder, for as long as this process lives, with the photographs of the scikit-image
+    package, cut. Raises InputError where it is not installed, or a release has other pictures."""
     found = importlib.util.find_spec("skimage")
     if found is None or not found.submodule_search_locations:
         raise InputError(f"{SCIKIT}: these are pictures of the scikit-image package, which is not "
                          "installed: pip install scikit-image")  # fmt: skip
     source = Path(found.submodule_search_locations[0]) / "data"
-    folder = (keep or Path(_scratch().name)) / SCIKIT
+    folder = Path(tempfile.mkdtemp(prefix="diffsr-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for file, (name, height, width) in _PHOTOS.items():
         picture = read(source / file)
         if picture.size[0] < height or picture.size[1] < width:
@@ -178,11 +181,6 @@ def _of_scikit(keep: Path | None) -> Path:
         cut = Picture(picture.rgb[:height, :width].copy())
         write(cut, folder / f"{name}.png", overwrite=True)
     return folder
-
-
-@functools.cache
-def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="diffsr-")
 
 
 def _known_as(path: Path) -> str | None:
