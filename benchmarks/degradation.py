@@ -2,7 +2,7 @@
 
     python benchmarks/degradation.py FOLDER [--limit 150] [--json rows.json]
 
-Of each picture (at most 1024 pixels a side, from its centre) small ones are made: clean by bicubic,
+Of each picture (at most 512 pixels a side, from its centre) small ones are made: clean by bicubic,
 and degraded in ways that are known. A clean picture that is taken for real input is an error, and
 so is the contrary. The same pictures and numbers each time.
 """
@@ -18,15 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from upscale.bench.datasets import pictures_of
 from upscale.bench.protocol import DEGRADATIONS, in_8_bits, make_lr
 from upscale.image.compress import compressed
 from upscale.image.degradation import degraded
-from upscale.image.io import SUFFIXES, read
+from upscale.image.io import read
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred
 from upscale.train.degrade import degraded as trained_on
 
-SIDE = 1024
+SIDE = 512
 CLEAN = ("as it is", "clean /2", "clean /4", "JPEG 95", "JPEG 90")
 
 
@@ -48,7 +49,7 @@ def kinds(hr: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         yield f"blur {sigma}", in_8_bits(blurred(half, sigma))
     for name in DEGRADATIONS[1:]:
         yield f"bench {name}", make_lr(hr, 4, name, str(seed))[0]
-    side = min(min(hr.shape[:2]) // 4 * 4, 768)
+    side = min(hr.shape[:2]) // 4 * 4
     x = torch.from_numpy(np.ascontiguousarray(hr[:side, :side])).permute(2, 0, 1) * 2 - 1
     for name, twice in (("training, twice", 1.0), ("training, once", 0.0)):
         made = trained_on(x, side // 4, np.random.default_rng([seed, 3]), twice)
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    paths = sorted(p for p in given.folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = pictures_of(given.folder)
     random.Random(0).shuffle(paths)
     rows = measured(paths[: given.limit])
     print(f"{len(rows) and len({row['picture'] for row in rows})} pictures\n\n{table(rows)}")
