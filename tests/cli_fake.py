@@ -27,8 +27,9 @@ class FakeUpscaler:
     def __init__(self, log: list | None = None) -> None:
         self.log = [] if log is None else log
 
-    def plan(self, size_in, *, scale=None, size=None, max_side=None, steps=None, sampler=None,
+    def plan(self, picture, *, scale=None, size=None, max_side=None, steps=None, sampler=None,
              preset=None, spacing=None, tile="auto", overlap=64, one_stage=False):  # fmt: skip
+        size_in = getattr(picture, "size", picture)
         if max_side:
             scale = max_side / max(size_in)
         out = size or tuple(math.floor(side * scale + 0.5) for side in size_in)
@@ -38,7 +39,7 @@ class FakeUpscaler:
         return SimpleNamespace(
             size_in=size_in, size_out=out, scale=out[0] / size_in[0], stages=(stage,),
             sampler=sampler or "ddim", nfe=steps or STEPS, tile=0, tiles=1, memory=2**20,
-            notes=("planned note",), blocks=(),
+            notes=("planned note",), blocks=(), weights=None, taken_for=None, degradation=None,
         )  # fmt: skip
 
     def __call__(self, picture, *, seed=0, sample=0, temperature=None, parametrisation=None,

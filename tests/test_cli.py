@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 def calls(monkeypatch):
     """What the upscaler was made with and called with."""
     log: list[dict] = []
-    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile", "input")
 
     def make(*settings, on_bytes):
         log.append(dict(zip(names, settings, strict=True)))
@@ -261,14 +261,14 @@ def test_standard_input_and_output(here, calls):
 def test_every_setting_reaches_the_upscaler(here, calls):
     picture(here / "in.png")
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
-        "--device", "cpu", "--dtype", "fp32", "--offline", "--compile",
+        "--device", "cpu", "--dtype", "fp32", "--offline", "--compile", "--input", "real",
         "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun",
         "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
-         "dtype": "fp32", "offline": True, "compile": True},
+         "dtype": "fp32", "offline": True, "compile": True, "input": "real"},
         {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0,
          "size": None, "max_side": None, "steps": 7, "sampler": "heun", "preset": "best",
@@ -439,7 +439,8 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 
 
 def test_copies_of_tables_are_true():
-    from upscale import consistency, methods, sizing
+    from upscale import consistency, methods, models, sizing
+    from upscale.bench import protocol
     from upscale.cli import options
     from upscale.diffusion.process import SPACINGS
     from upscale.diffusion.samplers import SAMPLERS
@@ -449,6 +450,8 @@ def test_copies_of_tables_are_true():
     assert set(options.SPACINGS) == set(SPACINGS)
     assert options.PRESETS == methods.PRESETS
     assert set(options.CONSISTENCY) == set(consistency.MODES)
+    assert options.INPUTS == models.INPUTS
+    assert options.DEGRADATIONS == protocol.DEGRADATIONS
     assert options.SMALLEST_TILE == sizing.SMALLEST_TILE
 
 

@@ -79,9 +79,20 @@ def test_list(listed) -> None:
     assert (mine["state"], mine["method"], mine["domain"]) == ("remote", "sr3", "photo")
     assert mine["scales"] == {"min": 1, "max": 8} and mine["list"].endswith("own.toml")
     shown = run("weights", "list").stdout.splitlines()
-    assert shown[0].split() == ["name", "method", "domain", "scales", "size", "state", "licence"]
+    columns = ["name", "method", "domain", "input", "scales", "size", "state", "licence"]
+    assert shown[0].split() == columns
     size = f"{weights.find('mine').size / 2**20:.1f}"
-    assert shown[-1].split() == ["mine", "sr3", "photo", "1-8", size, "MiB", "remote", "test"]
+    assert shown[-1].split() == [
+        "mine",
+        "sr3",
+        "photo",
+        "clean",
+        "1-8",
+        size,
+        "MiB",
+        "remote",
+        "test",
+    ]
     run("weights", "pull", "mine")
     assert "cached" in run("weights", "list").stdout.splitlines()[-1]
 

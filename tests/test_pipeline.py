@@ -215,7 +215,7 @@ def test_every_sampler_on_every_schedule(upscaler, sampler, spacing, steps) -> N
         ({"sampler": "euler"}, "no sampler 'euler'; have ddpm"),
         ({"spacing": "x"}, "no spacing 'x'; have logsnr"),
         ({"steps": 0}, "--steps must be at least 1"),
-        ({"consistency": "maybe"}, "have project, blend, off"),
+        ({"consistency": "maybe"}, "have project, blend, colour, off"),
         ({"tile": 5}, "at least 128"),
         ({"temperature": -1.0}, "--temperature"),
         ({"overlap": -1}, "--overlap"),

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .image.resize import resize, resize_array
+from .image.resize import gaussian, resize, resize_array
 
-MODES = ("project", "blend", "off")
+MODES = ("project", "blend", "colour", "off")
+IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> strength of each step's projection
+COARSE = 4.0  # sigma in pixels of the input: noise and blocks are finer, colours are not
 
 
 def towards(picture: Tensor, lr: Tensor, strength: float = 1.0) -> Tensor:
@@ -23,6 +25,15 @@ def settle(sr: Tensor, lr: Tensor) -> Tensor:
     """Back-projection with the range kept, to where 8-bit rounding hides the rest."""
     for _ in range(3):
         sr = towards(sr, lr).clamp_(-1, 1)
+    return sr
+
+
+def tinge(sr: Tensor, lr: Tensor) -> Tensor:
+    """The result's low frequencies made the input's, its details left: no colour shift, and no
+    noise or block of the input brought back."""
+    for _ in range(2):  # the second for what clipping at black and white took of the first
+        error = gaussian(lr - resize(sr, tuple(lr.shape[-2:])), COARSE)
+        sr = (sr + resize(error, tuple(sr.shape[-2:]))).clamp_(-1, 1)
     return sr
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .blocks import Block, whole
 from .cascade import sampled
-from .consistency import settle, squared_error
+from .consistency import settle, squared_error, tinge
 from .diffusion.tiling import Box
 from .errors import NumericalError
 from .image.picture import Picture, fill_transparent
@@ -97,7 +97,8 @@ class Enlarging:
         )
         notes = [*self.told.get("notes", []), *told["notes"]]
         self.told = told | {"notes": list(dict.fromkeys(notes))}
-        return settle(sr, lr) if settings.consistency == "project" else sr
+        ends = {"project": settle, "colour": tinge}
+        return ends[settings.consistency](sr, lr) if settings.consistency in ends else sr
 
     def _alpha(self, alpha: np.ndarray | None, block: Block) -> np.ndarray | None:
         """Of all columns of a row of blocks."""

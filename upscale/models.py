@@ -15,7 +15,11 @@ from .device import available_memory
 from .diffusion.denoiser import parametrisation as check
 from .diffusion.samplers import STOCHASTIC
 from .errors import UsageError
+from .image.degradation import Degradation, degraded
+from .image.picture import Picture
 from .nets import winograd
+
+INPUTS = ("auto", "clean", "real")
 
 
 class Models:
@@ -33,9 +37,12 @@ class Models:
         offline: bool,
         on_bytes: weights.OnBytes | None,
         compile: bool = False,
+        input: str = "auto",
     ) -> None:
+        if input not in INPUTS:
+            raise UsageError(f"no input {input!r}; have {', '.join(INPUTS)}")
         self.name, self.domain, self.device = name, domain, device
-        self.compile = compile
+        self.compile, self.input = compile, input
         self.fetching = {"offline": offline, "on_bytes": on_bytes}
         self.method = method
         if name is not None:
@@ -47,14 +54,28 @@ class Models:
         self._loaded: dict[str, methods.Model] = {}
         self._lock = threading.Lock()
 
-    def entry(self, scale: float) -> weights.Entry | None:
-        """The weights for this scale; None for methods without a network."""
+    def taken_for(self, picture: Picture | None) -> tuple[str | None, Degradation | None]:
+        """(clean or real, the estimate that says so): each picture by its own pixels, unless the
+        user says which, or names a method or weights and so leaves nothing to choose."""
+        if self.name is not None or self.law.kernel is not None:
+            return None, None
+        if self.input != "auto":
+            return self.input, None
+        if self.method is not None or picture is None:
+            return None, None
+        found = degraded(picture)
+        return ("real" if found.real else "clean"), found
+
+    def entry(self, scale: float, input: str | None = None) -> weights.Entry | None:
+        """The weights for this scale, and for real input if there are any where it is wanted; None
+        for methods without a network."""
         if self.law.kernel is not None:
             return None
         if self.name is not None:
             return weights.find(self.name, **self.fetching)
         names = methods.preferred(self.domain) if self.method is None else (self.method,)
-        return weights.choose_first(names, scale, self.domain)
+        real = weights.choose_real(names, scale, self.domain) if input == "real" else None
+        return real or weights.choose_first(names, scale, self.domain)
 
     def model(self, entry: weights.Entry) -> methods.Model:
         with self._lock:

@@ -17,6 +17,7 @@ from .diffusion.process import SPACINGS
 from .diffusion.samplers import ADAPTIVE, SAMPLERS, nfe
 from .enlarging import Enlarging, joined
 from .errors import UsageError
+from .image.degradation import Degradation
 from .image.picture import Picture
 from .image.pillow import picture_of, pillow_of
 from .methods import PRESETS, Method, Schedule
@@ -25,7 +26,7 @@ from .plan import Plan, Stage, output_size
 from .plan import stages as stages_of
 from .sizing import with_memory
 from .stage import Call, OnStep, Settings, directly
-from .weights import OnBytes
+from .weights import Entry, OnBytes
 
 OnRows = Callable[[Picture, dict[str, Any]], None]
 PERCENT = 100  # of the way, for samplers whose steps nobody knows beforehand
@@ -45,7 +46,9 @@ class Upscaler:
     method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
     weights for domain and scale. weights: a name in weights.toml, a .safetensors file or
     hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
-    fit method and scale. offline: never ask the network. compile: by torch.compile, which
+    fit method and scale. input: real has pictures that are blurred, noisy or compressed done by
+    weights for such, clean by the others; auto looks at each picture, where neither a method nor
+    weights are named. offline: never ask the network. compile: by torch.compile, which
     takes a minute or more at the first picture. on_bytes(done, all) while weights are downloaded.
     """
 
@@ -55,6 +58,7 @@ class Upscaler:
         *,
         weights: str | None = None,
         domain: str = "photo",
+        input: str = "auto",
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
@@ -63,7 +67,9 @@ class Upscaler:
     ) -> None:
         self.device = pick_device(device)
         self.bf16 = pick_bf16(dtype, self.device)
-        self.models = Models(method, weights, domain, self.device, offline, on_bytes, compile)
+        self.models = Models(
+            method, weights, domain, self.device, offline, on_bytes, compile, input
+        )
         self.method = self.models.method
 
     def use_schedule(self, schedule: Schedule, scale: float) -> None:
@@ -76,7 +82,7 @@ class Upscaler:
 
     def plan(
         self,
-        size_in: tuple[int, int],
+        picture: Picture | tuple[int, int],
         *,
         scale: float | None = None,
         size: tuple[int, int] | None = None,
@@ -89,14 +95,18 @@ class Upscaler:
         overlap: int = 64,
         one_stage: bool = False,
     ) -> Plan:
-        """Sizes, stages, network calls, tiles and memory for a picture of `size_in`.
+        """Sizes, weights, stages, network calls, tiles and memory for a picture; of one of which
+        only the size (height, width) is given, clean input is assumed unless the user said real.
 
         one_stage: the weights are used at this very scale, whatever they were trained for.
         preset: fast, balanced or best, the sampler and steps that are not given (`Method.preset`).
         """
+        known = picture if isinstance(picture, Picture) else None
+        size_in = known.size if known else picture
+        taken_for, estimate = self.models.taken_for(known)
         target = output_size(size_in, scale, size, max_side)
         factor = math.sqrt(target[0] * target[1] / (size_in[0] * size_in[1]))
-        entry, law = self.models.entry(factor), self.models.law
+        entry, law = self.models.entry(factor, taken_for), self.models.law
         _known(preset or PRESETS[0], PRESETS, "preset")
         if entry is None:
             stages, notes = (Stage(size_in, target, 0),), ()
@@ -121,13 +131,17 @@ class Upscaler:
                 continuous=law.continuous,
                 one_stage=one_stage,
             )
+            notes = [*_choice(taken_for, estimate, entry), *notes]
         name = sampler or law.sampler
         _known(name, SAMPLERS, "sampler")
         _known(spacing or law.spacing, SPACINGS, "spacing")
         calls = sum(nfe(name, stage.steps) for stage in stages) if entry else 0
         net = self.models.model(entry).net if entry else None
         return with_memory(
-            Plan(size_in, target, factor, stages, name, calls, 0, 1, 0, tuple(notes)),
+            Plan(
+                size_in, target, factor, stages, name, calls, 0, 1, 0, tuple(notes),
+                weights=entry.name if entry else None, taken_for=taken_for, degradation=estimate,
+            ),
             net, tile, overlap, self.device,
         )  # fmt: skip
 
@@ -174,10 +188,10 @@ class Upscaler:
         source, picture = picture, picture_of(picture)
         _check(temperature, rtol, atol, overlap, consistency)
         plan = self.plan(
-            picture.size, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
+            picture, scale=scale, size=size, max_side=max_side, steps=steps, sampler=sampler,
             preset=preset, spacing=spacing, tile=tile, overlap=overlap, one_stage=one_stage,
         )  # fmt: skip
-        entry = self.models.entry(plan.scale)
+        entry = self.models.entry(plan.scale, plan.taken_for)
         model = read_as(self.models.model(entry), parametrisation) if entry else None
         law = model.law if model else self.models.law
         stated = model.metadata.get("consistency") if model else None
@@ -192,6 +206,8 @@ class Upscaler:
             "method": entry.method if entry else self.method,
             "weights": entry.name if entry else None,
             "weights_sha256": entry.sha256 if entry else None,
+            "taken_for": plan.taken_for,
+            "degradation": plan.degradation.told() if plan.degradation else None,
             "sampler": plan.sampler if entry else None,
             "steps": None if adaptive else plan.stages[0].steps,
             "stages": [list(stage.size_out) for stage in plan.stages],
@@ -219,6 +235,18 @@ class Upscaler:
         report |= {"spacing": None, "temperature": None, **work.told, **consistency_of(work.error)}
         report["seconds"] = round(time.perf_counter() - started, 3)
         return Result(made, report) if picture is source else pillow_of(made)
+
+
+def _choice(taken_for: str | None, found: Degradation | None, entry: Entry) -> list[str]:
+    """What a user is told of weights that were chosen by what the picture is taken for."""
+    if taken_for != "real":
+        return []
+    if entry.input != "real":
+        return [] if found else [f"there are no weights for real input: {entry.name} is used"]
+    if found is None:
+        return []
+    return [f"taken for real input (noise {found.noise:g}, blocking {found.blocking:g}, blur "
+            f"{found.blur:g}), so {entry.name} is used; if not: --input clean"]  # fmt: skip
 
 
 def _check(

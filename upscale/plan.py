@@ -11,6 +11,7 @@ from .registry import Entry
 
 if TYPE_CHECKING:
     from .blocks import Block
+    from .image.degradation import Degradation
 
 SCALES = (1.0, 16.0)
 
@@ -39,6 +40,9 @@ class Plan:
     memory: int  # bytes, an estimate
     notes: tuple[str, ...]
     blocks: tuple[tuple[Block, ...], ...] = ()  # rows of them, where it is not done as one
+    weights: str | None = None  # their name
+    taken_for: str | None = None  # clean or real input, where weights were chosen by that
+    degradation: Degradation | None = None  # the estimate, where it was made
 
 
 def output_size(

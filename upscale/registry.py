@@ -18,6 +18,7 @@ from upscale.hub.names import Hub
 PACKAGE = Path(__file__).parent
 LIST_VARIABLE = "DIFFSR_WEIGHTS_TOML"
 _DOMAINS = ("photo", "face", "metric")
+INPUTS = ("clean", "real")
 _PLACES = ("bundled", "hub", "path")
 
 
@@ -35,6 +36,7 @@ class Entry:
     size: int  # bytes
     licence: str
     card: str = ""
+    input: str = "clean"  # what they were trained for; real: blurred, noisy, compressed
     bundled: str | None = None
     hub: Hub | None = None
     path: Path | None = None
@@ -152,6 +154,7 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "size": (True, lambda v: type(v) is int and v > 0, "a number of bytes"),
     "licence": (True, _text, "a text"),
     "card": (False, _text, "a text"),
+    "input": (False, lambda v: v in INPUTS, f"one of {', '.join(INPUTS)}"),
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
                 "the name of a .safetensors file in upscale/bundled"),
     "hub": (False, _hub, "{ repo = , revision = , file = } in texts"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .consistency import towards
+from .consistency import IN_STEPS, towards
 from .device import available_memory
 from .diffusion.denoiser import Denoiser, bind, consistent
 from .diffusion.noise import noise_at
@@ -74,8 +74,7 @@ def run_stage(
         return network(x, sigma)
 
     network, denoise = _network(model, lr, lr_up, side, settings, call), counted
-    if settings.consistency != "off":
-        strength = 1.0 if settings.consistency == "project" else 0.5
+    if strength := IN_STEPS.get(settings.consistency):
 
         def project(target: Tensor) -> Tensor:
             picture = towards(model.decode(target, lr_up), lr, strength)

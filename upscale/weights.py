@@ -21,8 +21,8 @@ from upscale.registry import PACKAGE, Entry, entries, scales_of
 from upscale.tensors import PICKLES, metadata_of, read, save
 
 __all__ = [
-    "Entry", "Hub", "OnBytes", "choose", "entries", "find", "load", "locate", "pull", "read",
-    "remove", "save", "sha256_of", "state_of",
+    "Entry", "Hub", "OnBytes", "candidates", "choose", "choose_first", "choose_real",
+    "entries", "find", "load", "locate", "pull", "read", "remove", "save", "sha256_of", "state_of",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
 
 
 def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = False) -> Entry:
-    """The first listed entry of `method` and `domain` that covers `scale`; trained for just that
-    scale goes before a range. With `nearest`, one that does not cover it is better than none."""
-    same = [e for e in entries().values() if e.method == method and e.domain == domain]
+    """The first listed entry of `method` and `domain`, for clean input, that covers `scale`;
+    trained for just that scale goes before a range. With `nearest`, one that does not cover it is
+    better than none."""
+    same = _listed((method,), domain)
     able = [e for e in same if nearest or e.covers(scale)]
     if able:
         return min(able, key=lambda e: (e.distance(scale), e.any_scale))
@@ -77,10 +78,36 @@ def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = 
 def choose_first(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry:
     """Of the first method that has weights for the scale; else the nearest of the last method."""
     for name in names:
-        same = [e for e in entries().values() if e.method == name and e.domain == domain]
-        if any(e.covers(scale) for e in same):
+        if any(e.covers(scale) for e in _listed((name,), domain)):
             return choose(name, scale, domain)
     return choose(names[-1], scale, domain, nearest=True)
+
+
+def choose_real(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry | None:
+    """Of the weights of these methods for real input those that are nearest to the scale, and of
+    them the first method's; None where there are none."""
+    listed = _listed(names, domain, "real")
+    best = sorted(listed, key=lambda e: (e.distance(scale), names.index(e.method), e.any_scale))
+    return best[0] if best else None
+
+
+def _listed(names: tuple[str, ...], domain: str, input: str = "clean") -> list[Entry]:
+    wanted = domain, input
+    return [e for e in entries().values() if e.method in names and (e.domain, e.input) == wanted]
+
+
+def candidates(
+    names: tuple[str, ...], scale: float | None, domain: str, input: str = "auto"
+) -> list[Entry]:
+    """All that `Models.entry` may choose for pictures of a batch. scale: None where it differs."""
+    if scale is None:
+        inputs = ("clean", "real") if input == "auto" else (input,)
+        found = [e for one in inputs for e in _listed(names, domain, one)]
+        return found or _listed(names, domain)
+    real = choose_real(names, scale, domain) if input != "clean" else None
+    if input == "real" and real is not None:
+        return [real]
+    return [choose_first(names, scale, domain), *([real] if real else [])]
 
 
 def _local(path: Path) -> Entry:
@@ -96,8 +123,18 @@ def _local(path: Path) -> Entry:
     return Entry(
         name=path.stem, method=meta["method"], domain=str(meta.get("domain", "photo")),
         scales=scales, any_scale=isinstance(meta.get("scales"), dict), sha256=sha256_of(path),
-        size=path.stat().st_size, path=path, **texts,
+        size=path.stat().st_size, path=path, input=_input_of(meta), **texts,
     )  # fmt: skip
+
+
+def _input_of(meta: dict[str, Any]) -> str:
+    """What a file's weights are for, by how their small pictures were made."""
+    found: Any = meta.get("input")
+    if found is None:
+        for key in ("training", "config", "degradation"):
+            meta = meta.get(key, {}) if isinstance(meta, dict) else {}
+        found = meta
+    return "real" if found == "real" else "clean"
 
 
 def _remote(hub: Hub, offline: bool, on_bytes: OnBytes | None) -> Entry:

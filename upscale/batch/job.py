@@ -134,7 +134,7 @@ def plan(job: Job, ticket: Ticket) -> None:
     from upscale.image.io import check_format
 
     picture = ticket.picture
-    ticket.plan = job.upscaler.plan(picture.size, **job.chosen(PLANNED))
+    ticket.plan = job.upscaler.plan(picture, **job.chosen(PLANNED))
     check_format(
         ticket.item.format, ticket.plan.size_out, picture.bits, alpha=picture.alpha is not None
     )
@@ -292,13 +292,16 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
     from upscale.image.io import check_format, read
 
     picture = read(item.source.open(), **job.chosen(READING))
-    found: Plan = job.upscaler.plan(picture.size, **job.chosen(PLANNED))
+    found: Plan = job.upscaler.plan(picture, **job.chosen(PLANNED))
     notes = check_format(item.format, found.size_out, picture.bits, alpha=picture.alpha is not None)
     return {
         "status": "planned",
         "exists": any(path.exists() for path in item.files),
         "size_in": list(found.size_in),
         "size_out": list(found.size_out),
+        "weights": found.weights,
+        "taken_for": found.taken_for,
+        "degradation": found.degradation.told() if found.degradation else None,
         "scale": round(found.scale, 4),
         "stages": [[*stage.size_out, stage.steps] for stage in found.stages],
         "steps": sum(stage.steps for stage in found.stages),

@@ -28,6 +28,8 @@ def summarised(record: dict[str, Any]) -> str:
         return "exists, skipped"
     (h, w), (height, width) = record["size_in"], record["size_out"]
     sizes = f"{w}x{h} to {width}x{height}"
+    if record.get("taken_for") and record.get("weights"):
+        sizes += f" by {record['weights']} ({record['taken_for']} input)"
     if record["status"] == "ok":
         return f"{sizes}, {record['seconds']:.1f} s"
     exists = ", exists already" if record["exists"] else ""

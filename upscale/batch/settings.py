@@ -11,16 +11,16 @@ _GEOMETRY = ("scale", "size", "max_side")
 PLANNED = (*_GEOMETRY, "steps", "sampler", "preset", "spacing", "tile", "overlap", "one_stage")
 SAMPLED = ("seed", "temperature", "parametrisation", "rtol", "atol", "consistency")
 READING = ("frames", "allow_truncated", "max_pixels")
-MAKING = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
+MAKING = ("method", "weights", "domain", "input", "device", "dtype", "offline", "compile")
 # what of the options a result depends on, besides the weights themselves
 _TELLING = (
-    *PLANNED, *SAMPLED, "method", "domain", "dtype", "samples", "uncertainty", "format",
+    *PLANNED, *SAMPLED, "method", "domain", "input", "dtype", "samples", "uncertainty", "format",
     "quality", "strip", "frames", "allow_truncated", "batch",
 )  # fmt: skip
 DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another way
     **dict.fromkeys((*PLANNED, *SAMPLED, *MAKING)), "scale": 4.0, "seed": 0, "tile": "auto",
     "overlap": 64, "one_stage": False, "rtol": 1e-3, "atol": 1e-3,
-    "domain": "photo", "device": "auto", "dtype": "auto", "offline": False,
+    "domain": "photo", "input": "auto", "device": "auto", "dtype": "auto", "offline": False,
     "compile": False, "frames": "error",
     "allow_truncated": False, "max_pixels": 250_000_000, "samples": 1, "uncertainty": False,
     "format": None, "quality": None, "strip": False, "overwrite": False, "skip_existing": False,
@@ -34,7 +34,7 @@ def settings_of(options: Mapping[str, Any]) -> str:
 
 
 def _bytes(options: Mapping[str, Any]) -> list[str]:
-    """sha256 of the weights that may be used: just those, where the scale is one for all."""
+    """sha256 of the weights that may be used, by one picture or another."""
     from upscale import weights
     from upscale.methods import METHODS, preferred
 
@@ -44,7 +44,5 @@ def _bytes(options: Mapping[str, Any]) -> list[str]:
     if method and METHODS[method].kernel:
         return []
     names = (method,) if method else preferred(domain)
-    if scale is not None:
-        return [weights.choose_first(names, scale, domain).sha256]
-    found = weights.entries().values()
-    return sorted(e.sha256 for e in found if e.method in names and e.domain == domain)
+    input = "clean" if method and options["input"] == "auto" else options["input"]
+    return sorted(entry.sha256 for entry in weights.candidates(names, scale, domain, input))

@@ -13,7 +13,14 @@ from upscale.bench.stats import Mean, difference, mean_of
 from upscale.errors import InputError
 
 Row = dict[str, Any]
-_PROTOCOL = ("kernel", "border", "versions", "machine", "seed")  # told where they differ
+_PROTOCOL = (
+    "degradation",
+    "kernel",
+    "border",
+    "versions",
+    "machine",
+    "seed",
+)  # told where they differ
 
 
 def read_rows(path: Path) -> list[Row]:

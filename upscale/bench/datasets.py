@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
+import importlib.util
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from upscale.errors import InputError
-from upscale.image.io import SUFFIXES
+from upscale.image.io import SUFFIXES, read, write
+from upscale.image.picture import Picture
 
 SHIPPED = "kodak8"  # eight 256x256 cuts of Kodak's pictures, beside this file
 VARIABLE = "DIFFSR_DATA"
@@ -29,6 +35,16 @@ REGISTERED: dict[str, tuple[str, ...]] = {
     "celeba-hq-100": ("CelebA-HQ-100", "celeba_hq_100", "celeba-hq-100"),
     "faces50": ("faces50/HR_128",),
     "imagenet-1k": ("ImageNet-1K-val", "imagenet-1k"),
+    "scikit-photos": (),
+}
+SCIKIT = "scikit-photos"
+# file in the scikit-image package -> (name, height, width): sides that 8 divides, from the top left
+_PHOTOS = {
+    "astronaut.png": ("astronaut", 512, 512),
+    "coffee.png": ("coffee", 400, 400),
+    "chelsea.png": ("chelsea", 296, 448),
+    "motorcycle_left.png": ("motorcycle", 496, 736),
+    "rocket.jpg": ("rocket", 424, 640),
 }
 
 
@@ -51,6 +67,8 @@ def find(name: str | None, data: Path | None = None) -> tuple[str, Path]:
         known = _known_as(path)
         return known or path.resolve().name, path
     lower = name.lower()
+    if lower == SCIKIT:
+        return SCIKIT, _of_scikit()
     if data is not None:
         for folder in (*REGISTERED.get(lower, ()), name):
             if (data / folder).is_dir():
@@ -142,6 +160,27 @@ def _labels(path: Path, stems: list[str]) -> dict[str, int]:
     if missing:
         raise InputError(f"{path}: no class for {', '.join(missing[:5])}")
     return found
+
+
+@functools.cache
+def _of_scikit() -> Path:
+    """A folder, for as long as this process lives, with the photographs of the scikit-image
+    package, cut. Raises InputError where it is not installed, or a release has other pictures."""
+    found = importlib.util.find_spec("skimage")
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"{SCIKIT}: these are pictures of the scikit-image package, which is not "
+                         "installed: pip install scikit-image")  # fmt: skip
+    source = Path(found.submodule_search_locations[0]) / "data"
+    folder = Path(tempfile.mkdtemp(prefix="diffsr-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file, (name, height, width) in _PHOTOS.items():
+        picture = read(source / file)
+        if picture.size[0] < height or picture.size[1] < width:
+            raise InputError(f"{source / file}: not the picture that {SCIKIT} means, which has at "
+                             f"least {width}x{height} pixels")  # fmt: skip
+        cut = Picture(picture.rgb[:height, :width].copy())
+        write(cut, folder / f"{name}.png", overwrite=True)
+    return folder
 
 
 def _known_as(path: Path) -> str | None:

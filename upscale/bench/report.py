@@ -29,7 +29,10 @@ def groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
 
 
 def trial_of(row: Row) -> tuple:
-    """Which trial a row, or a line of `means`, belongs to."""
+    """Which trial a row, or a line of `means`, belongs to. One whose weights were chosen for each
+    picture belongs to what was asked for."""
+    if "asked" in row:
+        row = {"method": row["method"], "scale": row["scale"], **row["asked"]}
     return tuple(row.get(key) for key in TRIAL)
 
 

@@ -15,9 +15,9 @@ from upscale.bench.crops import cuts
 from upscale.bench.datasets import Pair, pairs_of, partners_of
 from upscale.bench.machine import machine, versions
 from upscale.bench.memory import peak_memory, reset_peak
-from upscale.bench.protocol import KERNEL, in_8_bits, make_lr, open_pair, result_of_others
+from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair, result_of_others
 from upscale.bench.score import Case, Scorer
-from upscale.bench.trials import Settings, Trial, trials_of
+from upscale.bench.trials import AUTO, Settings, Trial, trials_of
 from upscale.device import pick_device
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.io import write
@@ -118,7 +118,7 @@ class _Bench:
                     yield trial, known
                     continue
                 if trial.scale not in opened:
-                    opened[trial.scale] = open_pair(pair, trial.scale)
+                    opened[trial.scale] = open_pair(pair, trial.scale, self.settings.degradation)
                 measured = self._measure(trial, pair, *opened[trial.scale], made)
                 self.cache.put(key, measured)
                 yield trial, measured
@@ -145,7 +145,8 @@ class _Bench:
         row: Row = {
             "picture": pair.hr.name, "picture_sha256": store.sha256_of(pair.hr),
             "method": trial.method, **told, "scale": trial.scale,
-            "kernel": KERNEL if pair.lr is None else f"the set's maker ({pair.lr.parent.name})",
+            "degradation": self.settings.degradation,
+            "kernel": kernel_of(pair, self.settings.degradation),
             "border": scorer.border, "samples": len(results),
             "height": hr.shape[0], "width": hr.shape[1], **scorer.of_all(cases),
             "versions": versions(), "machine": machine(self.device.partition(":")[0]),
@@ -173,17 +174,24 @@ class _Bench:
         return self.cache.key(
             files=files, name=pair.hr.name, label=pair.label, trial=repr(trial),
             weights=_weights_sha256(trial, settings), metrics=settings.metrics,
-            sources=scorer.sources, spacing=settings.spacing, consistency=settings.consistency,
+            sources=scorer.sources, degradation=settings.degradation,
+            spacing=settings.spacing, consistency=settings.consistency,
             one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples,
             dtype=settings.dtype, crop=settings.crop, device=self.device,
             on=[versions(), machine(self.device)],
         )  # fmt: skip
 
 
-def _weights_sha256(trial: Trial, settings: Settings) -> str | None:
+def _weights_sha256(trial: Trial, settings: Settings) -> str | list[str] | None:
     from upscale.methods import METHODS as TABLE
+    from upscale.methods import preferred
 
-    if trial.outputs is not None or TABLE[trial.method].kernel is not None:
+    if trial.outputs is not None:
+        return None
+    if trial.method == AUTO:
+        found = store.candidates(preferred(settings.domain), trial.scale, settings.domain)
+        return [entry.sha256 for entry in found]
+    if TABLE[trial.method].kernel is not None:
         return None
     if trial.weights is not None:
         return store.find(trial.weights).sha256
@@ -194,7 +202,8 @@ def _upscaler(trial: Trial, settings: Settings) -> Upscale:
     from upscale.pipeline import Upscaler
 
     return Upscaler(
-        trial.method, weights=trial.weights, domain=settings.domain, device=settings.device,
+        None if trial.method == AUTO else trial.method, weights=trial.weights,
+        domain=settings.domain, device=settings.device,
         dtype=settings.dtype, offline=settings.offline,
     )  # fmt: skip
 
@@ -211,7 +220,7 @@ def _enlarge(
         planned["one_stage"] = True
     if trial.preset:
         planned["preset"] = trial.preset
-    upscaler.plan(lr.size, **planned)  # loads the weights, which is not what is timed
+    upscaler.plan(lr, **planned)  # loads the weights, which is not what is timed
     asked = {"temperature": trial.temperature, "parametrisation": trial.parametrisation}
     asked = {name: value for name, value in asked.items() if value is not None}
     made, seconds = [], 0.0
@@ -226,6 +235,11 @@ def _enlarge(
     told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
             "parametrisation", "seed", "consistency_mode", "device", "dtype", "tile")  # fmt: skip
     row = {key: result.report.get(key) for key in told}
+    if trial.method == AUTO:  # then pictures differ in these, and are one trial
+        named = ("sampler", "steps", "temperature", "parametrisation")
+        row["asked"] = {name: getattr(trial, name) for name in named}
+        row["taken_for"] = result.report.get("taken_for")
+        row["estimate"] = result.report.get("degradation")
     peak, pixels = peak_memory(), made[0].shape[0] * made[0].shape[1]
     row.update(
         seconds=round(seconds, 4), megapixels_per_s=round(pixels / 1e6 / max(seconds, 1e-9), 4),

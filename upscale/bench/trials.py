@@ -10,6 +10,8 @@ from pathlib import Path
 from upscale import weights as store
 from upscale.errors import UsageError
 
+AUTO = "auto"  # the method that stands for what `upscale` takes for each picture by itself
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,6 +27,7 @@ class Settings:
     metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
     weights: tuple[str, ...] = ()
     outputs: tuple[Path, ...] = ()
+    degradation: str = "none"  # of the small pictures: a name of `protocol.DEGRADATIONS`
     domain: str = "photo"
     spacing: str | None = None
     consistency: str | None = None
@@ -80,21 +83,21 @@ def trials_of(settings: Settings) -> list[Trial]:
 def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
     """Each method with each of the weights that are its own; with weights but no methods, theirs.
 
-    A method that none of the weights is for takes what fits it, if it is a resize; others would be
-    measured with weights that nobody asked for."""
+    A method that none of the weights is for takes what fits it, if it is a resize or `AUTO`; others
+    would be measured with weights that nobody asked for."""
     from upscale.methods import METHODS
 
     owners = {name: store.find(name).method for name in dict.fromkeys(settings.weights)}
     methods = tuple(dict.fromkeys(settings.methods or owners.values()))
-    if all(name in METHODS and METHODS[name].kernel for name in methods):
-        methods = tuple(dict.fromkeys((*methods, *owners.values())))  # resizes beside the weights
+    free = {AUTO, *(name for name, law in METHODS.items() if law.kernel)}
+    if free.issuperset(methods):
+        methods = tuple(dict.fromkeys((*methods, *owners.values())))  # beside the weights
     for name, owner in owners.items():
         if owner not in methods:
             raise UsageError(f"weights {name} are for --method {owner}, not {', '.join(methods)}")
     for method in methods:
         own = [name for name, owner in owners.items() if owner == method]
-        law = METHODS.get(method)
-        if owners and not own and not (law is not None and law.kernel):
+        if owners and not own and method not in free:
             raise UsageError(f"--weights has none for --method {method}; name some, or leave "
                              "--weights out")  # fmt: skip
         yield from ((method, name) for name in own or [None])

@@ -61,6 +61,7 @@ def tune(
     device: str = "auto",
     dtype: str = "auto",
     offline: bool = False,
+    degradation: str = "none",
     on_step: Callable[[int, int, float], None] = lambda done, of, best: None,
 ) -> Tuned:
     """Search for `steps` steps of `sampler` (None: the weights' own) with `candidates` schedules.
@@ -89,7 +90,7 @@ def tune(
                 found[metric].append(value)
         return found
 
-    opened = [open_pair(pair, scale) for pair in pairs]
+    opened = [open_pair(pair, scale, degradation) for pair in pairs]
     choosing, checking = opened[::2], opened[1::2]
     before = {"choose": measure(None, choosing), "check": measure(None, checking)}
     best, tried = _search(

@@ -16,6 +16,7 @@ from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
     CONTEXT,
+    DEGRADATIONS,
     DOMAINS,
     METHODS,
     PRESETS,
@@ -45,9 +46,9 @@ from upscale.errors import InputError, OutputError, UsageError
 @option("--data", metavar="DIR", type=ANY_PATH, help="Where the sets are that have names.")
 @option(
     "--method",
-    type=Several(Named(METHODS), "METHOD"),
-    default="bicubic,sr3",
-    help="What to measure.",
+    type=Several(Named(("auto", *METHODS)), "METHOD"),
+    default="bicubic,auto",
+    help="What to measure; auto is what upscale takes by itself for each picture.",
 )
 @option(
     "--weights",
@@ -55,6 +56,13 @@ from upscale.errors import InputError, OutputError, UsageError
     shell_complete=weights_names,
     help="Each measured, with the method it is for; --method may add some without a network. "
     "Default: what fits method and scale.",
+)
+@option(
+    "--degradation",
+    type=Named(DEGRADATIONS),
+    default="none",
+    help="What the small pictures have gone through besides bicubic. peers: blurred before, then "
+    "noise of 4/255 and JPEG 60.",
 )
 @option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
 @option(
@@ -98,8 +106,7 @@ from upscale.errors import InputError, OutputError, UsageError
 @option(
     "--consistency",
     type=Named(CONSISTENCY),
-    default="project",
-    help="Whether the result, shrunk, must equal the input.",
+    help="Whether the result, shrunk, must equal the input. Default: the weights'.",
 )
 @option(
     "--metrics",

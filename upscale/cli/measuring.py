@@ -47,8 +47,8 @@ def run_bench(
         outputs=tuple(Path(o) for o in options["outputs"]),
         **{
             key: options[key]
-            for key in ("domain", "spacing", "consistency", "one_stage", "limit", "seed", "samples",
-                        "device", "dtype", "offline", "crop")
+            for key in ("degradation", "domain", "spacing", "consistency", "one_stage", "limit",
+                        "seed", "samples", "device", "dtype", "offline", "crop")
         },
     )  # fmt: skip
     reporter.begin("measuring")

@@ -21,12 +21,14 @@ SAMPLERS = (
 )  # fmt: skip
 PRESETS = ("fast", "balanced", "best")
 SPACINGS = ("logsnr", "phi", "t", "beta")
-CONSISTENCY = ("project", "blend", "off")
+CONSISTENCY = ("project", "blend", "colour", "off")
+INPUTS = ("auto", "clean", "real")
 DOMAINS = ("photo", "face")
+DEGRADATIONS = ("none", "peers")  # of the benchmark's small pictures
 SHIPPED = "kodak8"  # the benchmark's own pictures
 REGISTERED = (
     SHIPPED, "set5", "set5-matlab", "set14", "set14-matlab", "bsd100", "urban100", "manga109",
-    "kodak", "div2k-val", "celeba-hq-100", "faces50", "imagenet-1k",
+    "kodak", "div2k-val", "celeba-hq-100", "faces50", "imagenet-1k", "scikit-photos",
 )  # fmt: skip
 SMALLEST_TILE = 128
 

@@ -47,7 +47,7 @@ def tune_schedule(options: dict[str, Any]) -> int:
             datasets.find(options["dataset"], data)[1], weights, steps, metrics=metrics,
             scale=scale, sampler=sampler, on_step=told,
             **{name: options[name] for name in ("candidates", "limit", "seed", "device", "dtype",
-                                                "offline")},
+                                                "offline", "degradation")},
         )  # fmt: skip
         reporter.end()
         path = None

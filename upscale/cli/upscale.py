@@ -17,6 +17,7 @@ from upscale.cli.options import (
     CONSISTENCY,
     CONTEXT,
     DOMAINS,
+    INPUTS,
     METHODS,
     PRESETS,
     SAMPLERS,
@@ -57,6 +58,10 @@ _OPTIONS = [
                 "hf:ORG/REPO[@REVISION]/FILE; they bring their method."),
     option("--domain", type=Named(DOMAINS), default="photo",
            help="What is on the pictures, for choosing weights."),
+    option("--input", type=Named(INPUTS), default="auto",
+           help="What the pictures are like: clean (rendered, or made small from large ones) or "
+                "real (of cameras and the web: noisy, compressed, blurred), for choosing weights; "
+                "auto looks at each. Without effect beside --weights."),
     option("--preset", type=Named(PRESETS),
            help="Speed against quality: the sampler and the steps, where these are not given. "
                 "Default: what the weights were made for."),
@@ -94,7 +99,7 @@ _OPTIONS = [
            help="Use the weights at this very scale, also where they were not trained for it."),
     option("--consistency", type=Named(CONSISTENCY),
            help="Whether the result, shrunk, must equal the input. Default: the weights' (project, "
-           "but off for those that clean up)."),
+           "but off for those that clean up). colour: only in what is coarse."),
     option("--overwrite", is_flag=True, help="Replace results that exist."),
     option("--skip-existing", is_flag=True, help="Leave out pictures whose results exist."),
     option("--format", type=Named(FORMATS), help="Of the results. Default: the input's."),
@@ -194,6 +199,7 @@ def make_upscaler(
     dtype: str,
     offline: bool,
     compile: bool,
+    input: str,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Upscaler:
     """The one place that loads torch and the network; tests put a fake here."""
@@ -201,13 +207,13 @@ def make_upscaler(
 
     return Upscaler(
         method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline,
-        compile=compile,
+        compile=compile, input=input,
         on_bytes=on_bytes,
     )  # fmt: skip
 
 
 def _upscaler(options: dict[str, Any], reporter: Reporter) -> Upscaler:
-    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile")
+    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile", "input")
     return make_upscaler(*(options[name] for name in names), on_bytes=reporter.fetching)
 
 

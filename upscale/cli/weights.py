@@ -42,7 +42,7 @@ def list_(as_json: bool, debug: bool) -> int:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return 0
-    shown = ("name", "method", "domain", "scales", "size", "state", "licence")
+    shown = ("name", "method", "domain", "input", "scales", "size", "state", "licence")
     cells = [[*shown], *([cell(key, row[key]) for key in shown] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:

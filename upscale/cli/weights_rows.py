@@ -57,6 +57,7 @@ def told(entry: Entry, state: str) -> dict[str, Any]:
         scales = dict(zip(("min", "max"), entry.scales, strict=True))
     return {
         "name": entry.name, "method": entry.method, "net": entry.net, "domain": entry.domain,
+        "input": entry.input,
         "scales": scales, "size": entry.size, "sha256": entry.sha256, "licence": entry.licence,
         "card": entry.card, "state": state, "hub": str(entry.hub) if entry.hub else None,
         "list": str(entry.source) if entry.source else None,

@@ -1,4 +1,5 @@
-"""The one door for resampling, so that every report can say which kernel made its pictures.
+"""The one door for resampling and its blur, so that every report can say which kernel made
+its pictures.
 
 The two kernels that make pictures are antialiased (the kernel widens when shrinking), sample at
 pixel centres and agree with Pillow's float mode "F". Pillow's 8-bit modes round between the two
@@ -7,6 +8,7 @@ passes and differ.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -42,6 +44,26 @@ def resize_array(a: np.ndarray, size: tuple[int, int], kernel: Kernel = "bicubic
     x = torch.from_numpy(np.array(planes.transpose(2, 0, 1)))  # a copy: torch warns of read-only
     y = resize(x[None], size, kernel)[0].permute(1, 2, 0).contiguous().numpy()
     return y[..., 0] if a.ndim == 2 else y
+
+
+def gaussian(x: Tensor, sigma: float) -> Tensor:
+    """(B,C,H,W) blurred by a Gaussian of `sigma` pixels, cut off at 4 sigma, edges repeated; any
+    size, dtype and device kept."""
+    radius = math.ceil(4 * sigma)
+    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).to(x)[None, None]
+    planes = x.flatten(0, 1)[:, None]
+    for shape, pad in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
+        wide = F.pad(planes, pad, mode="replicate")
+        planes = F.conv2d(wide, kernel.reshape(1, 1, *shape))
+    return planes.reshape(x.shape)
+
+
+def blurred(a: np.ndarray, sigma: float) -> np.ndarray:
+    """`gaussian` for float32 numpy (H,W,C)."""
+    x = torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)))
+    return gaussian(x[None], sigma)[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,313 @@
+"""Clean and real input: the estimate, the weights chosen by it, and what is told of that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from upscale import Upscaler, registry, weights
+from upscale.batch.job import Job, planned
+from upscale.batch.names import Item, Source
+from upscale.batch.records import summarised
+from upscale.batch.settings import DEFAULTS, settings_of
+from upscale.bench.protocol import make_lr
+from upscale.consistency import MODES
+from upscale.errors import UsageError, WeightsError
+from upscale.image.compress import compressed
+from upscale.image.degradation import degraded
+from upscale.image.io import read
+from upscale.image.picture import Picture, quantised
+from upscale.image.resize import blurred, resize, resize_array
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    """A photograph, shrunk: float32 (H,W,3)."""
+    return make_lr(read(ROOT / "examples" / "parrots.png").rgb, 1)[0]
+
+
+def with_jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
+    return compressed(quantised(rgb, 8), "JPEG", quality) / np.float32(255)
+
+
+def noisy(rgb: np.ndarray, sigma: float) -> np.ndarray:
+    drawn = np.random.default_rng(1).standard_normal(rgb.shape, np.float32)
+    return np.clip(rgb + drawn * np.float32(sigma / 255), 0, 1)
+
+
+# --- the estimate ---------------------------------------------------------------------------------
+
+
+def test_a_clean_photograph_is_clean_and_each_degradation_is_found(clean):
+    found = degraded(Picture(clean))
+    assert not found.real and found.noise < 1.5 and found.blocking < 0.3 and found.blur < 0.7
+    assert not degraded(Picture(with_jpeg(clean, 92))).real
+    assert degraded(Picture(with_jpeg(clean, 55))).blocking > 0.8
+    assert degraded(Picture(blurred(clean, 1.5))).blur > 1.0
+    for rgb in (with_jpeg(clean, 55), blurred(clean, 1.5), noisy(clean, 4)):
+        assert degraded(Picture(rgb)).real
+
+
+@pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
+def test_the_noise_is_told_in_grey_levels(clean, sigma):
+    coloured = degraded(Picture(noisy(clean * 0.6 + 0.2, sigma))).noise
+    assert coloured == pytest.approx(sigma, rel=0.3)
+    grey = np.repeat(clean.mean(2, keepdims=True), 3, 2) * 0.6 + 0.2
+    drawn = np.random.default_rng(2).standard_normal((*grey.shape[:2], 1), np.float32)
+    grey = grey + drawn * np.float32(sigma / 255)
+    assert degraded(Picture(grey, grey=True)).noise == pytest.approx(sigma, rel=0.45)
+
+
+def test_blocks_are_found_wherever_they_begin(clean):
+    cut = np.ascontiguousarray(with_jpeg(clean, 50)[3:, 5:])
+    whole = degraded(Picture(with_jpeg(clean, 50))).blocking
+    assert degraded(Picture(cut)).blocking == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 7), (9, 40), (24, 24), (40, 300)])
+def test_any_size_is_looked_at_and_flat_ones_are_clean(size):
+    for value in (0.0, 0.5, 1.0):
+        found = degraded(Picture(np.full((*size, 3), value, np.float32)))
+        assert (found.noise, found.blocking, found.blur, found.real) == (0, 0, 0, False)
+    degraded(Picture(np.random.default_rng(0).random((*size, 3), np.float32)))
+
+
+def line_art() -> np.ndarray:
+    im = Image.new("RGB", (1024, 768), "white")
+    pen = ImageDraw.Draw(im)
+    for i in range(40):
+        pen.line((10 + i * 25, 5, 1000 - i * 20, 760), fill=(20 + i, 30, 60), width=3)
+    for i in range(30):
+        pen.text((30, 10 + i * 25), "The quick brown fox jumps over the lazy dog " * 3, "black")
+        pen.ellipse(
+            (700, 20 * i, 760 + i, 20 * i + 15), fill=(200, 40 + 5 * i, 30), outline="black"
+        )
+    return np.asarray(im, np.float32) / 255
+
+
+@pytest.mark.parametrize("shrunk", [1, 2, 4])
+def test_line_art_and_text_raise_no_alarm(shrunk):
+    art = line_art()
+    if shrunk > 1:
+        art = make_lr(art, shrunk)[0]
+    assert not degraded(Picture(art)).real
+    gradient = np.repeat(np.linspace(0, 1, 400, dtype=np.float32)[None, :, None], 300, 0)
+    for plain in (gradient, np.round(gradient * 255) / 255):
+        assert not degraded(Picture(np.repeat(plain, 3, 2).astype(np.float32))).real
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_repeated_pixels_are_no_jpeg(factor, clean):
+    few = np.round(clean[::6, ::6] * 12) / 12
+    large = np.repeat(np.repeat(few, factor, 0), factor, 1).astype(np.float32)
+    assert degraded(Picture(large)).blocking < 0.65
+
+
+def test_what_is_under_transparency_does_not_count(clean):
+    rgb, alpha = noisy(clean, 25), np.ones(clean.shape[:2], np.float32)
+    alpha[:, 40:] = 0
+    rgb[:, :40] = clean[:, :40]
+    assert degraded(Picture(rgb, alpha)).noise < degraded(Picture(rgb)).noise / 3
+
+
+def test_a_large_picture_is_judged_by_its_centre(clean):
+    rgb = np.full((1400, 1300, 3), 0.5, np.float32)
+    rgb[:150] = noisy(rgb[:150], 20)
+    assert not degraded(Picture(rgb)).real
+    rgb[150:1250] = noisy(rgb[150:1250], 20)
+    assert degraded(Picture(rgb.copy())).real
+
+
+# --- the weights ----------------------------------------------------------------------------------
+
+
+def entry_text(name: str, path: Path, more: str, scales: str = "[4]") -> str:
+    content = path.read_bytes()
+    return f"""
+[weights.{name}]
+method = "sr3"
+net = "tiny"
+domain = "photo"
+scales = {scales}
+sha256 = "{hashlib.sha256(content).hexdigest()}"
+size = {len(content)}
+licence = "none"
+path = "{path}"
+{more}
+"""
+
+
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """An own list with what is given, beside diffsr's without its weights for real input."""
+    tables = re.split(r"(?m)^(?=\[weights\.)", registry._list_path().read_text("utf-8"))
+    shipped = tmp_path / "shipped.toml"
+    shipped.write_text("".join(t for t in tables if not re.search(r'(?m)^input = "real"', t)))
+    monkeypatch.setattr(registry, "_list_path", lambda: shipped)
+    registry._entries.cache_clear()
+
+    def put(text: str) -> Path:
+        path = tmp_path / "own.toml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv(registry.LIST_VARIABLE, str(path))
+        registry._entries.cache_clear()
+        return path
+
+    yield put
+    registry._entries.cache_clear()
+
+
+@pytest.fixture
+def real_weights(tiny_weights, tmp_path, listed) -> str:
+    """Listed weights for real input that say, as training writes it, that nothing is projected."""
+    state, told = weights.read(Path(tiny_weights))
+    path = tmp_path / "made-real.safetensors"
+    weights.save(path, state, {**told, "scales": [4], "consistency": "off"})
+    listed(entry_text("made-real", path, 'input = "real"'))
+    return "made-real"
+
+
+def report_of(rgb: np.ndarray, upscaler: Upscaler | None = None, **how) -> dict:
+    return (upscaler or Upscaler())(Picture(rgb), **how).report
+
+
+def test_a_degraded_picture_gets_the_weights_for_such(real_weights, clean):
+    upscaler, small = Upscaler(), np.ascontiguousarray(clean[:64, :64])
+    bad = noisy(small, 8)
+    for rgb, name, kind in ((small, "ecdp-photo-x4", "clean"), (bad, "made-real", "real"),
+                            (small, "ecdp-photo-x4", "clean")):  # fmt: skip
+        told = report_of(rgb, upscaler)
+        assert (told["weights"], told["taken_for"]) == (name, kind)
+        assert told["degradation"]["real"] is (kind == "real")
+        assert set(told["degradation"]) == {"noise", "blocking", "blur", "real"}
+        plan = upscaler.plan(Picture(rgb))
+        assert (plan.weights, plan.taken_for) == (name, kind)
+        assert f"{name} ({kind} input)" in summarised({"status": "ok", **told})
+        chosen = [note for note in told["notes"] if "--input clean" in note]
+        assert len(chosen) == (kind == "real")  # said also where no lines are shown
+    assert told["consistency_mode"] == "project"
+    assert report_of(bad, upscaler)["consistency_mode"] == "off"  # as its file says
+
+
+def test_the_user_goes_before_the_estimate(real_weights, clean, tiny_weights):
+    small = np.ascontiguousarray(clean[:24, :24])
+    bad = noisy(np.full_like(small, 0.5), 20)
+    assert report_of(bad, Upscaler(input="clean"))["weights"] == "ecdp-photo-x4"
+    assert report_of(small, Upscaler(input="real"))["weights"] == "made-real"
+    by_method = report_of(bad, Upscaler("sr3"))
+    assert (by_method["weights"], by_method["taken_for"]) == ("sr3-photo", None)
+    named = report_of(bad, Upscaler(weights=tiny_weights, input="real"))
+    assert (named["weights"], named["taken_for"]) == (Path(tiny_weights).stem, None)
+    assert report_of(bad, Upscaler("bicubic"))["degradation"] is None
+    assert report_of(bad, Upscaler("sr3", input="real"))["weights"] == "made-real"
+    with pytest.raises(UsageError, match="clean, real"):
+        Upscaler(input="dirty")
+
+
+@pytest.mark.parametrize(("scale", "sizes"), [(2, [[96, 96]]), (3, [[96, 96]]), (6, None)])
+def test_real_weights_go_on_at_other_scales(real_weights, scale, sizes):
+    bad = noisy(np.full((24, 24, 3), 0.5, np.float32), 20)
+    told = report_of(bad, scale=scale)
+    assert told["weights"] == "made-real" and told["size_out"] == [24 * scale] * 2
+    assert told["stages"] == sizes if sizes else len(told["stages"]) == 2
+
+
+def test_without_such_weights_everything_is_as_before(listed):
+    bad = noisy(np.full((24, 24, 3), 0.5, np.float32), 20)
+    told = report_of(bad)
+    assert (told["weights"], told["taken_for"]) == ("ecdp-photo-x4", "real")
+    assert not any("real" in note for note in told["notes"])
+    asked = report_of(bad, Upscaler(input="real"))
+    assert asked["weights"] == "ecdp-photo-x4"
+    assert any("no weights for real input" in note for note in asked["notes"])
+
+
+def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
+    path = Path(tiny_weights)
+    listed(entry_text("a", path, "", "[4, 8]") + entry_text("b", path, 'input = "real"'))
+    known = weights.entries()
+    assert (known["a"].input, known["b"].input) == ("clean", "real")
+    assert weights.choose("sr3", 4).input == "clean"  # a method's own weights are for clean input
+    assert weights.choose_real(("ecdp", "sr3"), 4).name == "b"
+    assert weights.choose_real(("ecdp", "idm"), 4) is None
+    registry._entries.cache_clear()
+    own = listed(entry_text("a", path, 'input = "dirty"'))
+    with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: input must be one")):
+        weights.entries()
+    state, told = weights.read(path)
+    for more, kind in (({"input": "real"}, "real"), ({}, "clean"),
+                       ({"training": {"config": {"degradation": "real"}}}, "real")):  # fmt: skip
+        file = tmp_path / "some.safetensors"
+        weights.save(file, state, {**told, **more})
+        registry._entries.cache_clear()
+        listed("")
+        assert weights.find(file).input == kind
+
+
+def test_a_ledger_knows_which_weights_may_be_used(real_weights):
+    def made(**options) -> str:
+        return settings_of({**DEFAULTS, **options})
+
+    both = made()
+    found = weights.candidates(("ecdp", "idm", "sr3"), 4, "photo")
+    assert [e.name for e in found] == ["ecdp-photo-x4", "made-real"]
+    assert len({both, made(input="clean"), made(input="real"), made(method="ecdp")}) == 4
+    assert both == made()
+    several = weights.candidates(("ecdp", "sr3"), None, "photo")
+    assert {e.name for e in several} >= {"ecdp-photo-x4", "sr3-photo", "made-real"}
+    assert {e.input for e in weights.candidates(("sr3",), None, "photo", "clean")} == {"clean"}
+
+
+def test_a_batch_chooses_for_each_and_a_dry_run_says_so(real_weights, clean, tmp_path):
+    from upscale import upscale_many
+
+    good = np.ascontiguousarray(clean[:48, :48])
+    for name, rgb in (("a", good), ("b", noisy(good, 10)), ("c", good), ("d", noisy(good, 12))):
+        Image.fromarray(quantised(rgb, 8)).save(tmp_path / f"{name}.png")
+    paths = [str(tmp_path / f"{name}.png") for name in "abcd"]
+    alone = [made.image for made in upscale_many(paths)]
+    made = list(upscale_many(paths, batch=4))
+    used = [one.report["weights"] for one in made]
+    assert used == ["ecdp-photo-x4", "made-real"] * 2
+    for one, other in zip(made, alone, strict=True):
+        assert np.abs(np.asarray(one.image, int) - np.asarray(other, int)).max() <= 1
+    job = Job(Upscaler, DEFAULTS)
+    told = [planned(job, Item(Source(path, Path(path).name), "PNG")) for path in paths]
+    assert [record["weights"] for record in told] == used
+    assert [record["taken_for"] for record in told] == ["clean", "real"] * 2
+    assert told[1]["degradation"]["noise"] > 5 and "made-real (real input)" in summarised(told[1])
+    json.dumps(told)
+
+
+# --- truth to the input ---------------------------------------------------------------------------
+
+
+def test_colour_keeps_colours_and_brings_no_detail_back(tiny_weights, scene):
+    upscaler = Upscaler(weights=tiny_weights)
+    made = {m: upscaler(Picture(scene), consistency=m) for m in MODES}
+    coarse, fine = {}, {}
+    for mode, result in made.items():
+        error = resize_array(result.picture.rgb, scene.shape[:2]) - scene
+        coarse[mode] = float(np.abs(blurred(error, 4)).mean())
+        fine[mode] = float(np.abs(error - blurred(error, 4)).mean())
+    assert coarse["colour"] < coarse["off"] / 5
+    assert fine["colour"] > fine["off"] * 0.7 and fine["colour"] > fine["project"] * 3
+    assert made["colour"].report["consistency_mode"] == "colour"
+
+
+def test_colour_works_on_any_size():
+    from upscale.consistency import tinge
+
+    for size in ((1, 1), (1, 30), (5, 3)):
+        lr = torch.rand(1, 3, *size) - 0.5
+        sr = resize(lr, (size[0] * 4, size[1] * 4)) + 0.3
+        assert float((tinge(sr, lr).mean() - lr.mean()).abs()) < 0.05
