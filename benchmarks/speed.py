@@ -37,7 +37,7 @@ Row = dict[str, Any]
 # name: weights or paper network, output side, magnification
 NETS = {
     "compact-sr3": ("sr3-photo", 512, 4),
-    "compact-ecdp": ("ecdp-photo-x4", 512, 4),
+    "compact-ecdp": ("ecdp-photo", 512, 4),
     "compact-idm": ("idm-photo", 512, 4),
     "sr3-16-128": ("sr3-16-128-published", 128, 8),
     "ecdp-df2k": ("ecdp-df2k", 160, 4),

@@ -38,7 +38,7 @@ def test_sizes_are_as_small_as_promised() -> None:
 
 def test_default_run(default) -> None:
     report = default.report
-    assert (report["method"], report["weights"]) == ("ecdp", "ecdp-photo-x4")
+    assert (report["method"], report["weights"]) == ("ecdp", "ecdp-photo")
     assert report["size_out"] == [512, 768] and report["nfe"] <= 4
     assert report["lr_psnr"] > 48 and report["consistency"] < 5
     assert grid_ratio(default.picture.rgb) < 1.5
@@ -77,7 +77,7 @@ def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
 @pytest.mark.parametrize(
     ("domain", "scale", "name"),
     [
-        ("photo", 4, "ecdp-photo-x4"),
+        ("photo", 4, "ecdp-photo"),
         ("photo", 3, "idm-photo"),
         ("photo", 9, "sr3-photo"),
         ("face", 8, "idm-face"),

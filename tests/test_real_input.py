@@ -183,8 +183,8 @@ def report_of(rgb: np.ndarray, upscaler: Upscaler | None = None, **how) -> dict:
 def test_a_degraded_picture_gets_the_weights_for_such(real_weights, clean):
     upscaler, small = Upscaler(), np.ascontiguousarray(clean[:64, :64])
     bad = noisy(small, 8)
-    for rgb, name, kind in ((small, "ecdp-photo-x4", "clean"), (bad, "made-real", "real"),
-                            (small, "ecdp-photo-x4", "clean")):  # fmt: skip
+    for rgb, name, kind in ((small, "ecdp-photo", "clean"), (bad, "made-real", "real"),
+                            (small, "ecdp-photo", "clean")):  # fmt: skip
         told = report_of(rgb, upscaler)
         assert (told["weights"], told["taken_for"]) == (name, kind)
         assert told["degradation"]["real"] is (kind == "real")
@@ -201,7 +201,7 @@ def test_a_degraded_picture_gets_the_weights_for_such(real_weights, clean):
 def test_the_user_goes_before_the_estimate(real_weights, clean, tiny_weights):
     small = np.ascontiguousarray(clean[:24, :24])
     bad = noisy(np.full_like(small, 0.5), 20)
-    assert report_of(bad, Upscaler(input="clean"))["weights"] == "ecdp-photo-x4"
+    assert report_of(bad, Upscaler(input="clean"))["weights"] == "ecdp-photo"
     assert report_of(small, Upscaler(input="real"))["weights"] == "made-real"
     by_method = report_of(bad, Upscaler("sr3"))
     assert (by_method["weights"], by_method["taken_for"]) == ("sr3-photo", None)
@@ -224,10 +224,10 @@ def test_real_weights_go_on_at_other_scales(real_weights, scale, sizes):
 def test_without_such_weights_everything_is_as_before(listed):
     bad = noisy(np.full((24, 24, 3), 0.5, np.float32), 20)
     told = report_of(bad)
-    assert (told["weights"], told["taken_for"]) == ("ecdp-photo-x4", "real")
+    assert (told["weights"], told["taken_for"]) == ("ecdp-photo", "real")
     assert not any("real" in note for note in told["notes"])
     asked = report_of(bad, Upscaler(input="real"))
-    assert asked["weights"] == "ecdp-photo-x4"
+    assert asked["weights"] == "ecdp-photo"
     assert any("no weights for real input" in note for note in asked["notes"])
 
 
@@ -259,11 +259,11 @@ def test_a_ledger_knows_which_weights_may_be_used(real_weights):
 
     both = made()
     found = weights.candidates(("ecdp", "idm", "sr3"), 4, "photo")
-    assert [e.name for e in found] == ["ecdp-photo-x4", "made-real"]
+    assert [e.name for e in found] == ["ecdp-photo", "made-real"]
     assert len({both, made(input="clean"), made(input="real"), made(method="ecdp")}) == 4
     assert both == made()
     several = weights.candidates(("ecdp", "sr3"), None, "photo")
-    assert {e.name for e in several} >= {"ecdp-photo-x4", "sr3-photo", "made-real"}
+    assert {e.name for e in several} >= {"ecdp-photo", "sr3-photo", "made-real"}
     assert {e.input for e in weights.candidates(("sr3",), None, "photo", "clean")} == {"clean"}
 
 
@@ -277,7 +277,7 @@ def test_a_batch_chooses_for_each_and_a_dry_run_says_so(real_weights, clean, tmp
     alone = [made.image for made in upscale_many(paths)]
     made = list(upscale_many(paths, batch=4))
     used = [one.report["weights"] for one in made]
-    assert used == ["ecdp-photo-x4", "made-real"] * 2
+    assert used == ["ecdp-photo", "made-real"] * 2
     for one, other in zip(made, alone, strict=True):
         assert np.abs(np.asarray(one.image, int) - np.asarray(other, int)).max() <= 1
     job = Job(Upscaler, DEFAULTS)

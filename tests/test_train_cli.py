@@ -118,10 +118,10 @@ def test_the_papers_numbers_are_in_the_recipes() -> None:
 
 def test_what_is_given_goes_before_the_recipe(here, monkeypatch) -> None:
     photographs(here / "p", 2)
-    fast = ["train", "--recipe", "ecdp-photo-x4", "--dataset", "p", "--dry-run", *TINY,
+    fast = ["train", "--recipe", "ecdp-photo", "--dataset", "p", "--dry-run", *TINY,
             "--patch", "48"]  # fmt: skip
     shown = dict(re.findall(r"^  (\w+) +(.*)$", run(*fast, "--schedule", "steps"), re.M))
-    wanted = TrainConfig(**{**settings_of("ecdp-photo-x4"), "schedule": "steps", "warmup": 2,
+    wanted = TrainConfig(**{**settings_of("ecdp-photo"), "schedule": "steps", "warmup": 2,
                             "net": "compact-tiny", "patch": 48, "batch": 2})  # fmt: skip
     assert shown == {k: str(v) for k, v in wanted.to_dict().items()}
     monkeypatch.setenv("DIFFSR_EMA", "0.5")

@@ -147,13 +147,13 @@ RECIPES: dict[str, Recipe] = {
         "ours", "", "--init the weights of sr3-photo",
         method="sr3", iterations=1060, warmup=50, ema=0.998, quality_loss_from=1,
     ),
-    "ecdp-photo-x4": _recipe(
+    "ecdp-photo": _recipe(
         "ours", "", "--init sr3-photo",
         method="ecdp", std=0.0, learning_rate=3e-4, iterations=1500, warmup=50, ema=0.998,
         quality_loss_from=200, **_fixed(4),
     ),
-    "ecdp-photo-x4-quality": _recipe(
-        "ours", "", "--init the weights of ecdp-photo-x4",
+    "ecdp-photo-quality": _recipe(
+        "ours", "", "--init the weights of ecdp-photo",
         method="ecdp", std=0.1069, iterations=780, warmup=30, ema=0.998, seed=1,
         quality_loss_from=1, quality_learning_rate=1.8e-4, quality_l1=5.0, quality_vgg=1.5,
         quality_alex=0.25, **_fixed(4),
@@ -162,6 +162,17 @@ RECIPES: dict[str, Recipe] = {
         "ours", "", "--distill your own teacher: the default is bundled and takes few steps itself",
         method="sr3", distill="sr3-photo", distill_steps=4, iterations=1000, warmup=50, ema=0.998,
         learning_rate=2e-4, **_FINE,
+    ),
+    "ecdp-photo-grid": _recipe(
+        "ours", "", "--init the weights of ecdp-photo-quality",
+        method="ecdp", std=0.1069, iterations=720, warmup=30, ema=0.998, seed=21,
+        **{**_FINE, "quality_l1": 4.0, "quality_alex": 0.5, "quality_grid": 0.2}, **_fixed(4),
+    ),
+    "ecdp-photo-real": _recipe(
+        "ours", "", "--init ecdp-photo; for pictures as the world makes them",
+        method="ecdp", std=0.0, degradation="real", second_order=0.4, iterations=1300, warmup=40,
+        ema=0.998, seed=11, **{**_FINE, "quality_learning_rate": 3e-4, "quality_l1": 4.0,
+                               "quality_vgg": 1.0, "quality_alex": 0.6}, **_fixed(4),
     ),
     "regression-photo": _recipe(
         "ours", "", "--init the weights of sr3-photo",
@@ -185,10 +196,6 @@ RECIPES: dict[str, Recipe] = {
     "liif-photo": _recipe(
         "ours", "", method="liif", scale_law="uniform", patch=64, batch=16, iterations=1000,
         warmup=40, ema=0.997, learning_rate=1e-3, seed=4,
-    ),
-    "sr3-photo-real": _recipe(
-        "ours", "", "for pictures as the world makes them: blurred, noisy, compressed",
-        method="sr3", degradation="real", iterations=20_000, std=0.0, **_fixed(4),
     ),
 }  # fmt: skip
 
