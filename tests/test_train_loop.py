@@ -306,9 +306,9 @@ def test_weights_made_for_bad_input_leave_it_behind(photos, tmp_path) -> None:
 
 @pytest.mark.parametrize("degradation", ["bicubic", "real"])
 def test_pictures_come_faster_than_our_network_takes_them(photos, degradation) -> None:
-    """In the processor's time, by three at least; real ones, which are cut from examples 32 pixels
-    larger, of patches as training has them, are still faster."""
-    patch, least = (48, 3) if degradation == "bicubic" else (96, 1)
+    """By three at least, in the processor's time: what else it does is no matter. Real ones are cut
+    from examples 32 pixels larger, so that patches are as in training."""
+    patch = 48 if degradation == "bicubic" else 96
     config = CONFIG.with_(
         patch=patch, batch=2, scale_min=4.0, scale_max=4.0, degradation=degradation
     )
@@ -324,7 +324,7 @@ def test_pictures_come_faster_than_our_network_takes_them(photos, degradation) -
         return min(found)
 
     batch = made.pairs.batch(0)
-    assert seconds(lambda i: made.step([batch])) > least * seconds(made.pairs.batch)
+    assert seconds(lambda i: made.step([batch])) > 3 * seconds(made.pairs.batch)
 
 
 # --- how the weights move -----------------------------------------------------------------------
