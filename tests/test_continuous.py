@@ -23,7 +23,8 @@ from upscale.nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
 from upscale.pipeline import Upscaler
 from upscale.train.config import TrainConfig
 from upscale.train.data import Pairs
-from upscale.train.loss import encode, grid_loss, phase_loss
+from upscale.train.grid import grid_loss, phase_loss
+from upscale.train.loss import encode
 from upscale.train.networks import make_net, start
 
 TINY = CompactIDMConfig(

@@ -25,7 +25,8 @@ from upscale.pipeline import Upscaler
 from upscale.train import checkpoint
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs, load_folder
-from upscale.train.loss import Spec, encode, flow, phase_loss, sample, start_noise
+from upscale.train.grid import grid_loss, mesh_loss, phase_loss
+from upscale.train.loss import Spec, encode, flow, sample, start_noise
 from upscale.train.networks import make_net, start
 from upscale.train.run import estimate_std, run_training, spec_of
 
@@ -168,6 +169,29 @@ def test_a_grid_is_seen_by_the_phase_loss() -> None:
     plain = hr + 0.01 * torch.randn_like(hr)
     assert phase_loss(hr, hr) == 0
     assert phase_loss(hr + grid, hr) > 3 * phase_loss(plain, hr)
+
+
+def hatched(hr: torch.Tensor, strength: float) -> torch.Tensor:
+    """A wave of period 5.7 across both directions, whose phase drifts from place to place."""
+    y = torch.arange(hr.shape[2])[:, None]
+    x = torch.arange(hr.shape[3])
+    drift = 2 * torch.sin(y / 23) * torch.cos(x / 31)
+    return hr + strength * torch.cos(2 * math.pi * (x + y) / 8 + drift)
+
+
+def test_a_mesh_is_seen_by_the_mesh_loss_alone() -> None:
+    torch.manual_seed(0)
+    rough = torch.randn(4, 3, 96, 96).cumsum(2).cumsum(3)
+    hr = rough / rough.abs().amax() + 0.01 * torch.randn(4, 3, 96, 96)
+    grain, mesh = hr + 0.02 * torch.randn_like(hr), hatched(hr, 0.028)
+    assert mesh_loss(hr, hr) == 0
+    assert mesh_loss(mesh, hr) > 3 * mesh_loss(grain, hr)
+    assert phase_loss(mesh, hr) < phase_loss(grain, hr)
+    assert grid_loss(mesh, hr) < grid_loss(grain, hr)
+    assert mesh_loss(hr[..., :24], hr[..., :24]) == 0  # too narrow for a window
+    learnt = mesh.clone().requires_grad_()
+    mesh_loss(learnt, hr).backward()
+    assert mesh_loss(mesh - 20 * learnt.grad, hr) < mesh_loss(mesh, hr)
 
 
 def test_settings_that_make_no_sense_are_named() -> None:

@@ -18,7 +18,7 @@ from upscale import weights
 from upscale.cli.main import main
 from upscale.train import checkpoint
 from upscale.train.dist import World, full, like, local
-from upscale.train.loss import phase_loss
+from upscale.train.grid import phase_loss
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),

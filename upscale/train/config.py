@@ -95,6 +95,7 @@ class TrainConfig:
     quality_features: float = 0.0
     quality_phase: float = 1.0
     quality_grid: float = 0.0
+    quality_mesh: float = 0.0
     distill: str = ""
     distill_kind: str = "map"
     distill_steps: int = 8

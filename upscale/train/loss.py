@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from ..diffusion.denoiser import bind, parametrisation, per_example
 from ..diffusion.process import Process, VPDiscrete, sigmas
@@ -17,8 +16,7 @@ from ..diffusion.samplers import ddim, rk45
 from ..image.resize import resize
 from .chance import Chance, normal, uniform
 from .data import Batch
-
-PERIOD = 4  # of the grid that a pixel_shuffle leaves
+from .grid import PERIOD, grid_loss, mesh_loss, phase_loss
 
 
 @dataclass(frozen=True)
@@ -168,59 +166,6 @@ def project(sr: Tensor, batch: Batch) -> Tensor:
     return torch.cat(moved)
 
 
-def phase_loss(
-    sr: Tensor, hr: Tensor, mean: Callable[[Tensor], Tensor] = lambda value: value
-) -> Tensor:
-    """How unlike the PERIOD^2 phases of a picture are, against the truth; 0 without a grid.
-
-    A network that shuffles channels into pixels treats the phases differently, a camera does not:
-    the mean error and the mean sharpness of each phase must agree. Scalar. mean: over processes
-    that hold parts of the batch, differentiable; the root is of the whole batch.
-    """
-    error = sr - hr
-    unlike = _phases(error).var(-1).mean()
-    for dim in (2, 3):
-        sharp = torch.diff(sr, dim=dim).abs() - torch.diff(hr, dim=dim).abs()
-        unlike = unlike + _phases(sharp).var(-1).mean()
-    return mean(unlike).clamp_min(0).sqrt() * 10
-
-
-def _phases(x: Tensor) -> Tensor:
-    """(B,3,H,W) -> mean of each phase over the picture, (B,3,PERIOD^2)."""
-    height, width = (side // PERIOD * PERIOD for side in x.shape[-2:])
-    return (
-        F.pixel_unshuffle(x[..., :height, :width], PERIOD).mean((2, 3)).unflatten(1, (3, PERIOD**2))
-    )
-
-
-def grid_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """How much more lines (rows and columns) ring at PERIOD and half of it than the truth's.
-
-    The patterns that `phase_loss` misses because their sign changes from place to place. Per
-    picture: log of the power at these periods over that of the bins around, less the truth's, where
-    positive. Scalar, 0 without a grid. The logs are of powers averaged over a picture's lines and
-    colours, with one grey level of noise added as in `metrics.grid_harmonics`.
-    """
-    excess = [_ringing(sr, dim) - _ringing(hr, dim) for dim in (2, 3)]
-    return torch.stack(excess).clamp_min(0).mean()
-
-
-def _ringing(x: Tensor, dim: int) -> Tensor:
-    """(B,3,H,W) in [-1,1] -> (B, PERIOD // 2) log ratios along `dim`; its length is cut to a
-    multiple of PERIOD."""
-    length = x.shape[dim] // PERIOD * PERIOD
-    window = torch.hann_window(length, device=x.device)
-    lines = x.float().narrow(dim, 0, length).movedim(dim, -1)
-    power = torch.fft.rfft(lines * window).abs().square().mean((1, 2))
-    floor = (2 / 255) ** 2 * window.square().sum() / 12
-    found = []
-    for k in range(1, PERIOD // 2 + 1):
-        bin_ = k * length // PERIOD
-        around = [b for d in range(3, 9) for b in (bin_ - d, bin_ + d) if b < power.shape[1]]
-        found.append(((power[:, bin_] + floor) / (power[:, around].mean(1) + floor)).log())
-    return torch.stack(found, 1)
-
-
 def shifted(sr: Tensor, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The same random corner cut off both, so that no feature network's stride can learn to fit
     the generator's grid."""
@@ -235,6 +180,7 @@ class QualityLoss:
     l1: float
     phase: float
     grid: float
+    mesh: float
     distances: tuple[tuple[float, Callable[[Tensor, Tensor], Tensor]], ...]
     mean: Callable[[Tensor], Tensor] = lambda value: value  # over processes
 
@@ -243,6 +189,8 @@ class QualityLoss:
         parts["phase"] = self.phase * phase_loss(sr, hr, self.mean)
         if self.grid:
             parts["grid"] = self.grid * grid_loss(sr, hr)
+        if self.mesh:
+            parts["mesh"] = self.mesh * mesh_loss(sr, hr, self.mean)
         for index, (weight, distance) in enumerate(self.distances):
             parts[f"feature{index}"] = weight * distance(*shifted(sr, hr, generator)).mean()
         return parts

@@ -251,5 +251,9 @@ def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | Non
                 nets[name] = Lpips(name, device)
             distances.append((weight, getattr(nets[name], kind)))
     return QualityLoss(
-        config.quality_l1, config.quality_phase, config.quality_grid, tuple(distances)
+        config.quality_l1,
+        config.quality_phase,
+        config.quality_grid,
+        config.quality_mesh,
+        tuple(distances),
     )
