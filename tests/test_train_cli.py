@@ -166,7 +166,8 @@ def test_the_list_names_everything(here) -> None:
 
 
 def test_every_setting_has_an_option_with_its_choices() -> None:
-    from upscale.cli.train import _CHOICES, command
+    from upscale.cli.train import command
+    from upscale.cli.train_options import _CHOICES
 
     params = {param.name: param for param in command.params}
     for known in fields(TrainConfig):

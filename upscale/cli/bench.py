@@ -16,10 +16,15 @@ from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
     CONTEXT,
+    DEBUG,
     DEGRADATIONS,
+    DEVICE,
     DOMAINS,
+    DTYPE,
     METHODS,
+    OFFLINE,
     PRESETS,
+    QUIET,
     REGISTERED,
     SAMPLERS,
     SHIPPED,
@@ -131,13 +136,8 @@ from upscale.errors import InputError, OutputError, UsageError
     metavar="N",
     help="Samples of each picture: metrics are their means, and there is a diversity.",
 )
-@option("--device", type=Named(("auto", "cpu", "cuda")), default="auto", help="Where to run.")
-@option(
-    "--dtype",
-    type=Named(("auto", "fp32", "bf16")),
-    default="auto",
-    help="Number format of the network.",
-)
+@DEVICE
+@DTYPE
 @option("--save", metavar="DIR", type=ANY_PATH, help="Also write the enlarged pictures.")
 @option(
     "--json",
@@ -220,9 +220,9 @@ from upscale.errors import InputError, OutputError, UsageError
     type=ANY_PATH,
     help="Of --tune-schedule: the file to write. Default: the weights' own.",
 )
-@option("--offline", is_flag=True, help="Never use the network.")
-@option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@option("--debug", is_flag=True, help="Show tracebacks.")
+@OFFLINE
+@QUIET
+@DEBUG
 @click.pass_context
 def command(ctx: click.Context, **options: Any) -> int:
     """Measure methods on a folder of pictures.

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from upscale import __version__
-from upscale.cli.options import CONTEXT, option
+from upscale.cli.options import CONTEXT, DEBUG, option
 from upscale.errors import DiffsrError
 
 _PACKAGES = (
@@ -25,7 +25,7 @@ _SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
 
 @click.command(name="doctor", context_settings=CONTEXT)
 @option("--json", "as_json", is_flag=True, help="As a JSON object.")
-@option("--debug", is_flag=True, help="Show tracebacks.")
+@DEBUG
 def command(as_json: bool, debug: bool) -> int:
     """Print what a bug report needs: versions, devices, memory, weights, settings.
 

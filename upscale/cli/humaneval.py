@@ -10,13 +10,11 @@ from typing import Any
 import click
 
 from upscale.cli.humaneval_build import build
-from upscale.cli.options import ANY_PATH, CONTEXT, Finite, option
+from upscale.cli.options import ANY_PATH, CONTEXT, DEBUG, QUIET, Finite, option
 from upscale.cli.progress import Reporter
 from upscale.errors import DiffsrError, UsageError
 
 STUDY = click.argument("study", type=ANY_PATH, metavar="STUDY")
-DEBUG = option("--debug", is_flag=True, help="Show tracebacks.")
-QUIET = option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 
 
 @click.group(name="humaneval", context_settings=CONTEXT)

@@ -11,8 +11,13 @@ import click
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
+    DEBUG,
+    DEVICE,
     DOMAINS,
+    DTYPE,
     METHODS,
+    OFFLINE,
+    QUIET,
     Finite,
     Named,
     Several,
@@ -159,16 +164,11 @@ class Pair(click.ParamType):
     metavar="N",
     help="Of the plan and of the samples.",
 )
-@option("--device", type=Named(("auto", "cpu", "cuda")), default="auto", help="Where to run.")
-@option(
-    "--dtype",
-    type=Named(("auto", "fp32", "bf16")),
-    default="auto",
-    help="Number format of the network.",
-)
-@option("--offline", is_flag=True, help="Never use the network.")
-@option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@option("--debug", is_flag=True, help="Show tracebacks.")
+@DEVICE
+@DTYPE
+@OFFLINE
+@QUIET
+@DEBUG
 def build(**options: Any) -> int:
     """Make a study of pictures and what methods or other programs made of them.
 

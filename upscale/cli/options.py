@@ -169,3 +169,18 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
         if given:
             return given[0]
     return None
+
+
+# what several commands have alike
+DEVICE = option(
+    "--device", type=Named(("auto", "cpu", "cuda")), default="auto", help="Where to run."
+)
+DTYPE = option(
+    "--dtype",
+    type=Named(("auto", "fp32", "bf16")),
+    default="auto",
+    help="Number format of the network.",
+)
+OFFLINE = option("--offline", is_flag=True, help="Never use the network.")
+QUIET = option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+DEBUG = option("--debug", is_flag=True, help="Show tracebacks.")

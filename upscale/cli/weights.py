@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from upscale.cli.options import CONTEXT, option
+from upscale.cli.options import CONTEXT, DEBUG, OFFLINE, QUIET, option
 from upscale.cli.progress import Reporter
 from upscale.cli.weights_make import import_, publish
-from upscale.cli.weights_rows import DEBUG, JSON, NAMES, OFFLINE, QUIET, WHICH, cell, each, told
+from upscale.cli.weights_rows import JSON, NAMES, WHICH, cell, each, told
 from upscale.errors import UsageError
 
 

@@ -8,9 +8,20 @@ from typing import Any
 
 import click
 
-from upscale.cli.options import ANY_PATH, CONTEXT, DOMAINS, SAMPLERS, Finite, Named, Several, option
+from upscale.cli.options import (
+    ANY_PATH,
+    CONTEXT,
+    DEBUG,
+    DOMAINS,
+    QUIET,
+    SAMPLERS,
+    Finite,
+    Named,
+    Several,
+    option,
+)
 from upscale.cli.progress import Reporter
-from upscale.cli.weights_rows import DEBUG, JSON, QUIET, WHICH, told
+from upscale.cli.weights_rows import JSON, WHICH, told
 from upscale.errors import OutputError, UsageError
 
 _LICENCE = option("--licence", metavar="TEXT", help="Under which the weights are given (SPDX).")

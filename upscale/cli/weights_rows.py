@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from upscale.registry import Entry
 
 JSON = option("--json", "as_json", is_flag=True, help="Print JSON.")
-OFFLINE = option("--offline", is_flag=True, help="Never use the network.")
-QUIET = option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-DEBUG = option("--debug", is_flag=True, help="Show tracebacks.")
 WHICH = click.argument("name", metavar="NAME|FILE|hf:...", shell_complete=weights_names)
 NAMES = click.argument("names", nargs=-1, metavar="NAME|FILE|hf:...", shell_complete=weights_names)
 
