@@ -24,7 +24,7 @@ from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics import pixel
 
-CHEAP = ("psnr_y", "ssim_y", "psnr", "ssim", "consistency", "lr_psnr", "grid_ratio")
+CHEAP = ("psnr_y", "ssim_y", "psnr", "ssim", "consistency", "lr_psnr", "grid_ratio", "mesh")
 
 
 class Fake:

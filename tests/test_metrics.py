@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from upscale.errors import UsageError, WeightsError
 from upscale.image.resize import resize_array
 from upscale.metrics import perceptual, pixel
+from upscale.metrics.mesh import mesh
 from upscale.metrics.perceptual import Lpips
 from upscale.weights import read, save
 
@@ -264,3 +265,33 @@ def test_a_torchvision_without_its_c_library_is_cured_quietly(tmp_path: Path) ->
         env={**os.environ, "PYTHONPATH": where}, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- mesh ---------------------------------------------------------------------------------------
+
+
+def hatched(photo: np.ndarray, grey_levels: float, period: float, angle: float) -> np.ndarray:
+    """A wave whose phase drifts from place to place, as networks paint it."""
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+    drift = 2 * np.sin(y / 23) * np.cos(x / 31)
+    along = math.cos(angle) * y + math.sin(angle) * x
+    wave = np.cos(2 * np.pi * along / period + drift) * grey_levels / 255
+    return photo + wave[..., None]
+
+
+@pytest.mark.parametrize("period", [2.7, 4.4, 5.7])
+@pytest.mark.parametrize("angle", [0.0, 0.6, math.pi / 4, 2.5])
+def test_hatching_is_a_mesh_and_grain_is_not(period: float, angle: float) -> None:
+    photo = photo_like(256, 256)
+    grain = photo + np.random.default_rng(1).normal(0, 1.0, photo.shape) / 255
+    found = mesh(hatched(photo, 2, period, angle), photo)
+    assert mesh(photo, photo) == 0
+    assert found > 0.01 > 5 * mesh(grain, photo)
+    assert mesh(photo, hatched(photo, 2, period, angle)) < 0.3 * found  # what the truth has is none
+
+
+def test_mesh_of_tiny_and_of_flat_pictures() -> None:
+    assert math.isnan(mesh(photo_like(31, 200), photo_like(31, 200)))
+    flat = np.full((40, 40, 3), 0.5)
+    assert mesh(flat, flat) == 0
+    assert math.isfinite(mesh(photo_like(32, 50), np.full((32, 50, 3), 0.5)))

@@ -39,6 +39,8 @@ METRICS: dict[str, Column] = {
     "lr_psnr": Column("LR-PSNR", 2, 1, "the same as PSNR in dB"),
     "grid_ratio": Column("grid", 2, 0, "energy of a pattern as wide as the scale over its "
                          "surroundings; 1 is none"),
+    "mesh": Column("mesh", 3, -1, "how far single waves stand out of the spectrum more than the "
+                   "truth's, in any direction; 0 is none"),
     "diversity": Column("diversity", 4, 0, "mean LPIPS (alex) between the samples of one picture; "
                         "needs --samples 2 or more"),
     "identity": Column("identity", 4, -1, "distance of dlib's face descriptors; below 0.6 the same "

@@ -96,6 +96,10 @@ class Scorer:
             return _recognised(self._network("top1").rank, _RANKS[name])
         if name == "grid_ratio":
             return lambda case: pixel.grid_ratio(case.sr, self._period)
+        if name == "mesh":
+            from upscale.metrics.mesh import mesh
+
+            return _of_pair(mesh)
         if name == "niqe":
             from upscale.metrics.niqe import niqe
 

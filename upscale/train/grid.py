@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..metrics.mesh import WINDOW, excess
+
 PERIOD = 4  # of the grid that a pixel_shuffle leaves
-WINDOW = 32  # side of the windows of `mesh_loss`, pixels; they overlap by half
-NEAR, FAR = 1, 3  # bins from a frequency: what a Hann window leaks into, and what it is compared to
 
 
 def phase_loss(
@@ -74,37 +74,8 @@ def _ringing(x: Tensor, dim: int) -> Tensor:
 def mesh_loss(
     sr: Tensor, hr: Tensor, mean: Callable[[Tensor], Tensor] = lambda value: value
 ) -> Tensor:
-    """How far frequencies of small windows stand out from those around, more than the truth's.
-
-    A network that is unsure of a texture paints the few waves it knows: fine hatching in skies and
-    on walls, in any direction, which neither feature networks nor `grid_loss` mind. Logs of powers
-    are averaged, so that a smooth window counts as much as one with an edge in it. Scalar, in
-    squared nepers; 0 for sides below WINDOW. mean: over processes, differentiable.
-    """
+    """`metrics.mesh.excess` of a batch; 0 where a side is below its window. Scalar. mean: over
+    processes that hold parts of the batch, differentiable."""
     if min(sr.shape[-2:]) < WINDOW:
         return sr.new_zeros(())
-    excess = _standing_out(mean(_spectrum(sr))) - _standing_out(mean(_spectrum(hr)))
-    return excess.clamp_min(0).square().mean()
-
-
-def _spectrum(x: Tensor) -> Tensor:
-    """(B,3,H,W) in [-1,1] -> (WINDOW, WINDOW / 2 + 1), the mean log power of the windows, with the
-    power of one grey level of noise added."""
-    hann = torch.hann_window(WINDOW, device=x.device)
-    window = hann[:, None] * hann
-    step = WINDOW // 2
-    parts = x.float().unfold(2, WINDOW, step).unfold(3, WINDOW, step)
-    parts = parts - parts.mean((-2, -1), keepdim=True)
-    power = torch.fft.rfft2(parts * window).abs().square()
-    floor = (2 / 255) ** 2 * window.square().sum() / 12
-    return (power + floor).log().mean((0, 1, 2, 3))
-
-
-def _standing_out(spectrum: Tensor) -> Tensor:
-    """Each bin less the mean of those around it, NEAR left out. Rows go round, columns reflect."""
-    wide = F.pad(spectrum[None, None], (0, 0, FAR, FAR), mode="circular")
-    wide = F.pad(wide, (FAR, FAR, 0, 0), mode="reflect")
-    side = 2 * FAR + 1
-    ring = spectrum.new_ones(side, side)
-    ring[FAR - NEAR : FAR + NEAR + 1, FAR - NEAR : FAR + NEAR + 1] = 0
-    return spectrum - F.conv2d(wide, (ring / ring.sum())[None, None])[0, 0]
+    return excess(sr.float(), hr.float(), 2 / 255, mean)
