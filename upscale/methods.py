@@ -16,9 +16,10 @@ from .diffusion.process import Process, VPDiscrete, VPLinear, process_from
 from .diffusion.samplers import ADAPTIVE, nfe
 from .errors import UsageError, WeightsError
 from .image.resize import KERNELS
-from .nets import ecdp, idm, sr3
+from .nets import ddpm, ecdp, idm, sr3
 from .nets.compact import CompactConfig, CompactNet
 from .nets.compact_idm import CompactIDM, CompactIDMConfig
+from .nets.ddpm import DDPMConfig, DDPMNet
 from .nets.ecdp import ECDPConfig, ECDPNet
 from .nets.idm import IDMConfig, IDMNet
 from .nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
@@ -62,7 +63,8 @@ class Method:
     temperature: of the start noise, for samplers that add no other. Below 1 a few-step sampler
     leaves less noise in the picture. kernel: set for methods without a network, the name of the
     resize they are. continuous: made for every magnification, so past those that the weights were
-    trained for it is used as it is, where others go in two stages. schedules: noise levels that
+    trained for it is used as it is, where others go in two stages. unconditional: made from noise
+    alone, so that there is nothing to enlarge (`generating`). schedules: noise levels that
     were searched for, which go before `spacing`. ladder: sampler and steps of each preset, for
     weights that were trained by the score alone: about 4, 8 and 25 network calls. presets: the same
     where a weights file says so.
@@ -76,6 +78,7 @@ class Method:
     temperature: float = 1.0
     kernel: str | None = None
     continuous: bool = False
+    unconditional: bool = False
     schedules: tuple[Schedule, ...] = ()
     ladder: Ladder = field(
         default_factory=lambda: {name: ("dpmpp2m", steps) for name, steps in _CALLS.items()}
@@ -125,6 +128,7 @@ METHODS: dict[str, Method] = {
     "regression": Method(parametrisation="x0", sampler="once", steps=1),
     "liif": Method(parametrisation="x0", sampler="once", steps=1, continuous=True),
     "edsr": Method(parametrisation="x0", sampler="once", steps=1),
+    "ddpm": Method(parametrisation="v", spacing="phi", unconditional=True),
     "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
 }
@@ -137,6 +141,7 @@ NETS: dict[str, Callable[[dict], nn.Module]] = {
     "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
     "compact-idm": lambda values: CompactIDM(CompactIDMConfig.from_dict(values)),
     "sr3": lambda values: SR3Net(UNetConfig.from_dict(values)),
+    "ddpm": lambda values: DDPMNet(DDPMConfig.from_dict(values)),
     "ecdp": lambda values: ECDPNet(ECDPConfig.from_dict(values)),
     "idm": lambda values: IDMNet(IDMConfig.from_dict(values)),
     "liif": lambda values: LIIFNet(LIIFConfig.from_dict(values)),
@@ -145,6 +150,7 @@ NETS: dict[str, Callable[[dict], nn.Module]] = {
 # the papers' networks by name: method and how to make it
 PAPER_NETS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     **{name: ("sr3", partial(SR3Net, config)) for name, config in sr3.CONFIGS.items()},
+    **{name: ("ddpm", partial(DDPMNet, config)) for name, config in ddpm.CONFIGS.items()},
     **{f"ecdp-{name}": ("ecdp", partial(ECDPNet, c)) for name, c in ecdp.CONFIGS.items()},
     **{name: ("idm", partial(IDMNet, c)) for name, c in idm.CONFIGS.items()},
     "liif-baseline": ("liif", partial(LIIFNet, LIIFConfig(16, 64, 256, 5))),

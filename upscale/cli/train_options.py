@@ -12,7 +12,7 @@ from upscale.cli.options import DOMAINS, Finite, Named, option, weights_names
 from upscale.train.config import CHOICES, TrainConfig
 
 _CHOICES = {
-    "method": ("sr3", "ecdp", "idm", "regression", "liif", "edsr"),
+    "method": ("sr3", "ecdp", "idm", "regression", "liif", "edsr", "ddpm"),
     "domain": DOMAINS,
     **CHOICES,
 }

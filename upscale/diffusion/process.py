@@ -173,13 +173,37 @@ class LogSNRLaw:
 
     def sample_sigma(self, count: int, generator: torch.Generator) -> Tensor:
         """Float64 (count,), stratified over the batch (antithetic in the limit)."""
-        offset = torch.rand(1, generator=generator, dtype=torch.float64)
-        order = torch.randperm(count, generator=generator)
-        return self.sigma_at((order + offset) / count)
+        return self.sigma_at(_stratified(count, generator))
 
     def sigma_at(self, u: Tensor) -> Tensor:
         """The law's quantile at u in [0, 1], float64, rising with u."""
         return torch.exp(-0.5 * (self.high - (self.high - self.low) * u.double() ** self.power))
+
+
+@dataclass(frozen=True)
+class CosineLaw:
+    """A training law uniform in the angle phi = atan(sigma), from clean to `sigma_max`: the cosine
+    schedule (Nichol & Dhariwal 2021, eq. 17) in continuous time.
+
+    Reaches the noise that sampling starts from, where a network without a condition settles what
+    the whole picture has in common: its brightness and colour.
+    """
+
+    sigma_max: float
+
+    def sample_sigma(self, count: int, generator: torch.Generator) -> Tensor:
+        """Float64 (count,), stratified over the batch."""
+        return self.sigma_at(_stratified(count, generator))
+
+    def sigma_at(self, u: Tensor) -> Tensor:
+        """The law's quantile at u in [0, 1], float64, rising with u."""
+        return torch.tan(math.atan(self.sigma_max) * u.double())
+
+
+def _stratified(count: int, generator: torch.Generator) -> Tensor:
+    """Float64 (count,) in [0, 1): one in each of as many equal parts, in any order."""
+    offset = torch.rand(1, generator=generator, dtype=torch.float64)
+    return (torch.randperm(count, generator=generator) + offset) / count
 
 
 def _log_snr_grid(process: Process, steps: int) -> Tensor:

@@ -75,9 +75,10 @@ class Layer(nn.Module):
 
 
 class UNet(nn.Module):
-    """(B,inputs,H,W), noise level (B,) -> (B,3,H,W); H and W multiples of 2**(levels - 1)."""
+    """(B,inputs,H,W), noise level (B,) -> (B,outputs,H,W); H and W multiples of
+    2**(levels - 1)."""
 
-    def __init__(self, config: UNetConfig, inputs: int) -> None:
+    def __init__(self, config: UNetConfig, inputs: int, outputs: int = 3) -> None:
         super().__init__()
         c = config
         self.embed = NoiseEmbedding(c.inner, c.noise_gain) if c.noisy_input else None
@@ -103,7 +104,7 @@ class UNet(nn.Module):
         self.downs, self.ups = nn.ModuleList(downs), nn.ModuleList(ups)
         self.middle = nn.ModuleList(middle)
         self.out = nn.Sequential(
-            nn.GroupNorm(c.groups, here), nn.SiLU(), nn.Conv2d(here, 3, 3, padding=1)
+            nn.GroupNorm(c.groups, here), nn.SiLU(), nn.Conv2d(here, outputs, 3, padding=1)
         )
         if c.biggan:
             nn.init.zeros_(self.out[2].weight)

@@ -12,7 +12,7 @@ from ..diffusion.process import describe
 from .log import told_of
 from .state import Run
 
-_METRICS = {"lpips": "LPIPS (alex)", "psnr": "PSNR in dB", "consistency": "Consistency (x1e-5)"}
+_METRICS = {"loss": "loss", "lpips": "LPIPS (alex)", "psnr": "PSNR in dB", "consistency": "Consistency (x1e-5)"}
 
 
 def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:
@@ -30,6 +30,8 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         own = {"temperature": run.taught["temperature"]}
         sampling = {**own, **sampling, "sampler": "ddim", "steps": 2}
     size = sum(p.numel() for p in run.net.parameters())
+    unconditional = methods.get(config.method).unconditional
+    off = unconditional or config.degradation == "real"
     return {
         "method": config.method,
         "net": f"{type(run.net).__name__}, {size} parameters",
@@ -43,7 +45,8 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         "process": describe(spec.process),
         "defaults": {**sampling, "spacing": "phi"},
         # the noise of a degraded input is not for the result to keep
-        "consistency": "off" if config.degradation == "real" else "project",
+        "consistency": "off" if off else "project",
+        **({"size": [config.patch, config.patch]} if unconditional else {}),
         "training": {
             "dataset": dataset,
             "pictures": pictures,
@@ -71,29 +74,30 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
     """Markdown with a YAML head, from what is in the file and the best validation."""
     training = metadata["training"]
     config, method = training["config"], metadata["method"]
-    scales = metadata["scales"]
-    ranged = isinstance(scales, dict)
-    times = f"{scales['min']:g} to {scales['max']:g}" if ranged else ", ".join(map(_number, scales))
+    generates = methods.get(method).unconditional
+    task = "unconditional-image-generation" if generates else "image-to-image"
+    tags = "ddpm, diffusion" if generates else f"super-resolution, diffusion, {method}"
+    command = "generate -o made/ --count 8" if generates else "upscale in.png"
     lines = [
         "---",
         "library_name: diffsr",
-        "pipeline_tag: image-to-image",
-        f"tags: [super-resolution, diffusion, {method}]",
+        f"pipeline_tag: {task}",
+        f"tags: [{tags}]",
         "---",
         "",
         f"# {name}",
         "",
-        f"{method} for {metadata['domain']} pictures, magnification {times}; {metadata['net']}.",
+        f"{method} for {metadata['domain']} pictures, {_sizes(metadata)}; {metadata['net']}.",
         "",
         "```bash",
-        f"diffsr upscale in.png --weights {name}.safetensors",
+        f"diffsr {command} --weights {name}.safetensors",
         "```",
         "",
         "| | |",
         "|---|---|",
         f"| data | {training['dataset']} ({training['pictures']:,} pictures) |",
         f"| licence of the data | {training.get('data_licence') or 'not stated'} |",
-        f"| small pictures by | {config['degradation']} |",
+        *([] if generates else [f"| small pictures by | {config['degradation']} |"]),
         f"| images seen | {training['images_seen']:,} in {training['iteration']:,} iterations |",
         f"| network tells | {metadata['parametrisation']} |",
         *_taught(training.get("teacher")),
@@ -115,6 +119,17 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _sizes(metadata: dict[str, Any]) -> str:
+    """What a network was trained for: magnifications, or the size of what it makes."""
+    if "size" in metadata:
+        height, width = metadata["size"]
+        return f"made from noise alone at {width}x{height}"
+    scales = metadata["scales"]
+    if isinstance(scales, dict):
+        return f"magnification {scales['min']:g} to {scales['max']:g}"
+    return f"magnification {', '.join(map(_number, scales))}"
 
 
 def _taught(teacher: dict[str, Any] | None) -> list[str]:

@@ -9,7 +9,7 @@ from ..errors import UsageError
 SMALLEST = 48  # side that the feature networks of the quality loss need
 CHOICES = {  # fields that are one of some names
     "scale_law": ("focus", "log", "uniform"),
-    "noise_law": ("logsnr", "process"),
+    "noise_law": ("logsnr", "process", "cosine"),
     "quality_gradient": ("direct", "adjoint"),
     "distill_kind": ("map", "progressive"),
     "crop": ("augmented", "patch", "square", "stretch"),
@@ -34,8 +34,8 @@ class TrainConfig:
     net: "compact", "compact-tiny", or one of the papers' networks (`methods.PAPER_NETS`).
     parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
     std: of the residual (hr - lr_up); 0: estimated from the pictures when the run starts.
-    noise_law: "logsnr" (ours) or "process" (the paper's: SR3's piecewise-uniform one, ECDP's
-    uniform time).
+    noise_law: "logsnr" (ours), "process" (the paper's: SR3's piecewise-uniform one, ECDP's
+    uniform time) or "cosine" (for ddpm).
     quality_loss_from: iteration from which the image quality loss replaces most of the score loss
     (0: never); quality_batch: examples sampled in an iteration of that stage. quality_cool: the
     temperature of their start noise is u ** quality_cool, u uniform in [0, 1]; 0: always 1.
@@ -145,6 +145,7 @@ class TrainConfig:
             raise UsageError("--whole is an augmented crop: give it or --crop, not both")
         self._check_parts()
         self._check_distillation()
+        self._check_unconditional()
         self.milestone_shares()
 
     def _check_parts(self) -> None:
@@ -181,6 +182,16 @@ class TrainConfig:
                 "take --quality-gradient direct"
             )
 
+    def _check_unconditional(self) -> None:
+        """What needs an input, or its truth, is not for a network that has none."""
+        default = {f.name: f.default for f in fields(self)}
+        for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
+            if self.method == "ddpm" and getattr(self, name) != default[name]:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for methods that enlarge a picture; --method "
+                    "ddpm learns from noise alone: leave it out"
+                )
+
     def milestone_shares(self) -> tuple[float, ...]:
         """`milestones` as numbers. UsageError."""
         try:
@@ -191,7 +202,7 @@ class TrainConfig:
     @property
     def compact(self) -> bool:
         """Whether the network is ours, in any of its sizes, and not a paper's."""
-        return self.net.startswith("compact")
+        return self.net.startswith("compact") and self.method != "ddpm"
 
     @property
     def progressive(self) -> bool:

@@ -35,7 +35,8 @@ def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Modu
     if config.compact:
         net = _compact(config, sizes)
     else:
-        net = methods.make_paper_net(config.net, config.method)
+        usual = config.method == "ddpm" and config.net == TrainConfig.net
+        net = methods.make_paper_net("ddpm-64" if usual else config.net, config.method)
         scales = {config.scale_min, config.scale_focus, config.scale_max}
         if config.method in ("ecdp", "edsr") and len(scales) > 1:
             raise UsageError(

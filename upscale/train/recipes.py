@@ -193,6 +193,12 @@ RECIPES: dict[str, Recipe] = {
         scale_law="uniform", scale_max=8.0, iterations=1150, warmup=40, ema=0.997, seed=3,
         quality_batch=8, quality_cool=0.5, **_FINE,
     ),
+    "ddpm-face-64": _recipe(
+        "ours", "", "what `diffsr generate` starts from (SR3 4.7)",
+        method="ddpm", domain="face", net="ddpm-64", whole=True, patch=64, batch=16,
+        iterations=3000, learning_rate=8e-4, warmup=100, ema=0.998, seed=5, noise_law="cosine",
+        loss="l2", **_fixed(1),
+    ),
     "liif-photo": _recipe(
         "ours", "", method="liif", scale_law="uniform", patch=64, batch=16, iterations=1000,
         warmup=40, ema=0.997, learning_rate=1e-3, seed=4,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import methods
-from ..diffusion.process import LogSNRLaw
+from ..diffusion.process import CosineLaw, LogSNRLaw
 from ..errors import NumericalError, UsageError
 from . import checkpoint, dist
 from .chance import Chance, antithetic, mix, shared
@@ -81,7 +81,8 @@ class Run:
         self.validated = -1  # the iteration of the last validation
         self.data = ""  # fingerprint of the pictures
         self.once = methods.get(config.method).sampler == "once"
-        self.law = LogSNRLaw() if config.noise_law == "logsnr" else spec.process
+        laws = {"logsnr": LogSNRLaw(), "cosine": CosineLaw(spec.process.sigma_max)}
+        self.law = laws.get(config.noise_law, spec.process)
         self.last: tuple[Sequence[Batch], Tensor] | None = None
 
     def shares(self, iteration: int) -> list[range]:
