@@ -196,6 +196,15 @@ def get(name: str) -> Method:
     return METHODS[name]
 
 
+def enlarging(name: str) -> Method:
+    """The line of a method that enlarges pictures. Raises UsageError for one that makes them."""
+    method = get(name)
+    if method.unconditional:
+        raise UsageError(f"{name} makes pictures from noise alone, it enlarges none: "
+                         "diffsr generate")  # fmt: skip
+    return method
+
+
 def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     """The model that a weights file describes: strict keys, float32, eval mode."""
     try:

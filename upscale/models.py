@@ -50,7 +50,7 @@ class Models:
             if method is not None and method != found:
                 raise UsageError(f"weights {name} are for --method {found}, not {method}")
             self.method = found
-        self.law = methods.get(self.method or methods.preferred(domain)[0])
+        self.law = methods.enlarging(self.method or methods.preferred(domain)[0])
         self._loaded: dict[str, methods.Model] = {}
         self._lock = threading.Lock()
 

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from upscale.bench.columns import DEFAULT_METRICS, METRICS
-from upscale.cli.measuring import compare_runs, html, markdown, put, run_bench
+from upscale.cli.measuring import compare_runs, compare_sets, html, markdown, put, run_bench
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
@@ -21,6 +21,7 @@ from upscale.cli.options import (
     DEVICE,
     DOMAINS,
     DTYPE,
+    GENERATING,
     METHODS,
     OFFLINE,
     PRESETS,
@@ -51,7 +52,7 @@ from upscale.errors import InputError, OutputError, UsageError
 @option("--data", metavar="DIR", type=ANY_PATH, help="Where the sets are that have names.")
 @option(
     "--method",
-    type=Several(Named(("auto", *METHODS)), "METHOD"),
+    type=Several(Named(("auto", *METHODS), GENERATING), "METHOD"),
     default="bicubic,auto",
     help="What to measure; auto is what upscale takes by itself for each picture.",
 )
@@ -126,6 +127,12 @@ from upscale.errors import InputError, OutputError, UsageError
     type=ANY_PATH,
     help="Measure the pictures in DIR, made by any program and named as in --dataset. Again for "
     "another program; with --method or --weights, beside those.",
+)
+@option(
+    "--unpaired",
+    is_flag=True,
+    help="Measure each --outputs as a set against the set that --dataset is, by FID alone: for "
+    "pictures that were made from nothing (diffsr generate).",
 )
 @option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of the samples.")
@@ -236,6 +243,8 @@ def command(ctx: click.Context, **options: Any) -> int:
     if options["compare"]:
         return compare_runs(options, targets)
     _check(ctx, options)
+    if options["unpaired"]:
+        return compare_sets(options, targets)
     if options["tune_schedule"]:
         from upscale.cli.tuning import tune_schedule
 
@@ -271,6 +280,12 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
     asked = ctx.get_parameter_source("method") is not ParameterSource.DEFAULT
     if not asked and (options["weights"] or options["outputs"]):
         options["method"] = ()
+    if options["unpaired"]:
+        if not options["outputs"] or not options["dataset"]:
+            raise UsageError("--unpaired compares two sets: --dataset REAL --outputs MADE")
+        if options["method"] or options["weights"] or options["metrics"] not in (None, ("fid",)):
+            raise UsageError("--unpaired measures FID of --outputs; no --method, --weights, and no "
+                             "other --metrics")  # fmt: skip
     if options["outputs"] and len(options["scale"]) > 1:
         raise UsageError("--outputs are of one --scale")
 

@@ -20,6 +20,7 @@ from upscale.errors import DiffsrError
 DEFAULT = "upscale"
 COMMANDS = {  # module of upscale.cli -> the line in `diffsr --help`
     "upscale": "Enlarge pictures. The default: `diffsr in.png` is `diffsr upscale in.png`.",
+    "generate": "Make pictures from noise alone, by weights that need none.",
     "train": "Train weights from a folder of pictures.",
     "bench": "Measure methods on a folder of pictures.",
     "weights": "List, fetch, check, convert and publish weights.",

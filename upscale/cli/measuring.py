@@ -117,6 +117,30 @@ def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
     return 0
 
 
+def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
+    """`--unpaired`: FID of each folder of made pictures against the real ones."""
+    from upscale.bench import datasets, report, unpaired
+
+    if "html" in targets:
+        raise UsageError("--unpaired writes --json, --csv and --markdown only")
+    data = Path(options["data"]) if options["data"] else None
+    name, folder = datasets.find(options["dataset"], data)
+    with Reporter(quiet=options["quiet"]) as reporter:
+        reporter.begin("measuring")
+        rows = unpaired.run(
+            folder, [Path(o) for o in options["outputs"]], name=name, device=options["device"],
+            limit=options["limit"], say=reporter.note,
+            on_picture=lambda name, done, total: reporter.step(done, total),
+        )  # fmt: skip
+        reporter.end()
+        texts = {"json": report.to_json, "csv": report.to_csv, "markdown": unpaired.to_markdown}
+        for kind, target in targets.items():
+            put(texts[kind](rows), target, reporter)
+    if "-" not in targets.values() and not options["quiet"]:
+        click.echo(unpaired.to_markdown(rows), nl=False)
+    return 0
+
+
 def put(text: str, target: str, reporter: Reporter) -> None:
     text = text.rstrip("\n") + "\n"
     if target == "-":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from upscale.errors import UsageError
 
 # Copies of tables that live beside torch; tests/test_cli.py compares them.
 METHODS = ("sr3", "ecdp", "idm", "regression", "liif", "edsr", "bicubic", "lanczos")
+GENERATING = {"ddpm": "ddpm makes pictures from noise alone: diffsr generate."}
 SAMPLERS = (
     "ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "midpoint", "heun-phi", "rk45", "once",
 )  # fmt: skip
@@ -48,7 +49,12 @@ def option(*names: str, **settings: Any) -> Callable:
 
 
 class Named(click.Choice):
-    """One of some names; for a misspelt one the nearest is proposed."""
+    """One of some names; for a misspelt one the nearest is proposed. elsewhere: names that another
+    command is for, and what is said of them."""
+
+    def __init__(self, choices: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
+        super().__init__(choices)
+        self.elsewhere = elsewhere or {}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in self.choices:
@@ -56,6 +62,8 @@ class Named(click.Choice):
         lower = str(value).lower()
         if lower in self.choices:
             return lower
+        if lower in self.elsewhere:
+            self.fail(self.elsewhere[lower], param, ctx)
         near = difflib.get_close_matches(lower, self.choices, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}? " if near else ""
         self.fail(f"there is no {value}. {hint}Have {', '.join(self.choices)}.", param, ctx)

@@ -20,6 +20,7 @@ from upscale.cli.options import (
     DEVICE,
     DOMAINS,
     DTYPE,
+    GENERATING,
     INPUTS,
     METHODS,
     OFFLINE,
@@ -55,7 +56,7 @@ _OPTIONS = [
     option("--size", type=Size(), metavar="WxH", help="Exact size of the result, in pixels."),
     option("--max-side", type=click.IntRange(1), metavar="N",
            help="Length of the result's longer side."),
-    option("--method", type=Named(METHODS),
+    option("--method", type=Named(METHODS, GENERATING),
            help="How to enlarge. Default: ecdp at 4x, idm at others and for faces, "
                 "sr3 past 8x."),
     option("--weights", metavar="NAME|FILE|hf:...", shell_complete=weights_names,

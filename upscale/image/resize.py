@@ -46,6 +46,12 @@ def resize_array(a: np.ndarray, size: tuple[int, int], kernel: Kernel = "bicubic
     return y[..., 0] if a.ndim == 2 else y
 
 
+def resize_area(a: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H,W,C) shrunk to `size` by the mean over the area that each pixel covers."""
+    x = torch.from_numpy(np.ascontiguousarray(a)).permute(2, 0, 1)[None]
+    return F.interpolate(x, size, mode="area")[0].permute(1, 2, 0).contiguous().numpy()
+
+
 def gaussian(x: Tensor, sigma: float) -> Tensor:
     """(B,C,H,W) blurred by a Gaussian of `sigma` pixels, cut off at 4 sigma, edges repeated; any
     size, dtype and device kept."""

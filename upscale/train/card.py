@@ -12,7 +12,10 @@ from ..diffusion.process import describe
 from .log import told_of
 from .state import Run
 
-_METRICS = {"loss": "loss", "lpips": "LPIPS (alex)", "psnr": "PSNR in dB", "consistency": "Consistency (x1e-5)"}
+_METRICS = {
+    "loss": "loss on fixed noise", "lpips": "LPIPS (alex)", "psnr": "PSNR in dB",
+    "consistency": "Consistency (x1e-5)",
+}  # fmt: skip
 
 
 def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:

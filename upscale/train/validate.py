@@ -23,6 +23,7 @@ from ..metrics import pixel
 from ..metrics.perceptual import SMALLEST, Lpips
 from ..plan import Stage
 from ..stage import Settings, run_stage
+from . import unconditional
 from .config import TrainConfig
 from .crops import plain, smallest_side
 from .data import quantised
@@ -55,7 +56,8 @@ def examples(items: Items, config: TrainConfig, say: Say) -> list[Tensor]:
 
 class Validator:
     """`validator(run, log)` measures LPIPS, PSNR and Consistency, writes a sheet of samples
-    (input, result, truth) and keeps the weights that are best so far in LPIPS.
+    (input, result, truth) and keeps the weights that are best so far in LPIPS. Of a network without
+    a condition: the loss, and pictures that it draws.
 
     describe: a run's metadata; save: writes weights. Every process must call it.
     """
@@ -71,7 +73,9 @@ class Validator:
     ) -> None:
         self.truths, self.config, self.folder = truths, config, folder
         self.describe, self.save, self.say = describe, save, say
-        self.lpips = Lpips("alex") if config.patch >= SMALLEST["alex"] else None
+        self.unpaired = methods.get(config.method).unconditional
+        judged = config.patch >= SMALLEST["alex"] and not self.unpaired
+        self.lpips = Lpips("alex") if judged else None
 
     def __call__(self, run: Run, log: Log) -> None:
         state = run.weights()
@@ -90,10 +94,12 @@ class Validator:
     def measure(
         self, run: Run, state: dict[str, Tensor]
     ) -> tuple[dict[str, float], list[list[Tensor]]]:
-        """(means over the pictures, [enlarged input, result, truth] of each)."""
+        """(means over the pictures, [enlarged input, result, truth] of each, or what is drawn)."""
         model = methods.build(dict(state), self.describe(run))
-        model = replace(model, law=_quick(model.law))
         model.net.to(run.device).to(memory_format=torch.channels_last)
+        if self.unpaired:
+            return unconditional.measure(run, model, self.truths)
+        model = replace(model, law=_quick(model.law))
         rows, sums = [], {"lpips": 0.0, "psnr": 0.0, "consistency": 0.0}
         for index, truth in enumerate(self.truths):
             row = self._enlarged(model, truth, index, run)
@@ -152,7 +158,10 @@ def _quick(law: methods.Method) -> methods.Method:
 
 
 def _better(values: dict[str, float], best: dict[str, float]) -> bool:
-    """By LPIPS, or by PSNR where the pictures are too small for it."""
+    """By LPIPS, or by PSNR where the pictures are too small for it; by the loss of a network that
+    has no input."""
+    if "loss" in values:
+        return values["loss"] < best.get("loss", math.inf)
     if "lpips" in values:
         return values["lpips"] < best.get("lpips", math.inf)
     return values["psnr"] > best.get("psnr", -math.inf)
