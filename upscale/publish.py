@@ -35,7 +35,7 @@ def bundle(
     return {
         file: content,
         golden.name_for(file): tested,
-        "README.md": (_front_matter(licence) + text).encode(),
+        "README.md": (_front_matter(licence, _generates(entry)) + text).encode(),
     }
 
 
@@ -82,19 +82,27 @@ def _card(entry: weights.Entry, metadata: dict[str, Any], hub: Hub) -> str:
             rows[key] = f"`{json.dumps(metadata[key], sort_keys=True)}`"
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     name = f"hf:{hub.repo}/{hub.file}"
+    command = "diffsr generate -o made/" if _generates(entry) else "diffsr in.png"
     return (
         f"# {Path(hub.file).stem}\n\nWeights for diffsr, a diffusion image upscaler.\n\n"
-        f"```bash\ndiffsr in.png --weights {name}\ndiffsr weights verify --golden {name}\n```\n\n"
+        f"```bash\n{command} --weights {name}\ndiffsr weights verify --golden {name}\n```\n\n"
         f"| | |\n|---|---|\n{table}\n"
     )
 
 
-def _front_matter(licence: str) -> str:
+def _generates(entry: weights.Entry) -> bool:
+    """Whether the weights make pictures from noise alone."""
+    return methods.get(entry.method).unconditional
+
+
+def _front_matter(licence: str, generates: bool) -> str:
     """What the Hub reads of a card (YAML; JSON's strings are some of its)."""
     known = licence.lower() in _KNOWN
     lines = [f"license: {licence.lower() if known else 'other'}"]
     lines += [] if known else [f"license_name: {_quoted(licence)}"]
-    lines += ["library_name: diffsr", "pipeline_tag: image-to-image", "tags: [super-resolution]"]
+    task = "unconditional-image-generation" if generates else "image-to-image"
+    tag = "ddpm" if generates else "super-resolution"
+    lines += ["library_name: diffsr", f"pipeline_tag: {task}", f"tags: [{tag}]"]
     return "---\n" + "\n".join(lines) + "\n---\n\n"
 
 
