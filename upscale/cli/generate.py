@@ -17,7 +17,12 @@ from upscale import __version__
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
+    DEBUG,
+    DEVICE,
+    DTYPE,
     GENERATING,
+    OFFLINE,
+    QUIET,
     SAMPLERS,
     SPACINGS,
     Finite,
@@ -128,20 +133,15 @@ def _generating(
 @option("--strip", is_flag=True, help="Write no comment that says how a picture was made.")
 @option("--overwrite", is_flag=True, help="Replace files that exist.")
 @option("--skip-existing", is_flag=True, help="Make only the pictures whose files do not exist.")
-@option("--device", type=Named(("auto", "cpu", "cuda")), default="auto")
-@option(
-    "--dtype",
-    type=Named(("auto", "fp32", "bf16")),
-    default="auto",
-    help="Number format of the networks.",
-)
+@DEVICE
+@DTYPE
 @option("--json", "as_json", is_flag=True, help="Print an object a line for every picture instead "
         "of the paths.")  # fmt: skip
-@option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@QUIET
 @option("-v", "--verbose", is_flag=True, help="Say more.")
 @option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@option("--offline", is_flag=True, help="Never use the network.")
-@option("--debug", is_flag=True, help="Show tracebacks.")
+@OFFLINE
+@DEBUG
 def command(**options: Any) -> int:
     """Make pictures from noise alone: none of them was photographed, no face is anybody's.
 
