@@ -17,7 +17,7 @@ FLOORS = {
     "humaneval": 3, "plan": 3, "consistency": 3, "stage": 3, "models": 3, "cascade": 3, "batch": 5,
     "blocks": 3, "sizing": 3, "enlarging": 3,
     "image": 2, "device": 2, "weights": 2, "registry": 2, "tensors": 2,
-    "hub": 2, "checkpoints": 5, "golden": 4, "publish": 5, "generating": 5,
+    "hub": 2, "checkpoints": 5, "golden": 4, "publish": 5, "generating": 5, "after": 5,
     "nets": 1, "diffusion": 1, "errors": 1,
 }  # fmt: skip
 # the same floor, where one room does serve the other
@@ -29,7 +29,7 @@ SIDEWAYS = {
     ("plan", "blocks"), ("sizing", "blocks"), ("sizing", "plan"), ("stage", "sizing"),
     ("cascade", "sizing"), ("enlarging", "blocks"), ("enlarging", "cascade"),
     ("enlarging", "consistency"), ("enlarging", "methods"), ("enlarging", "plan"),
-    ("enlarging", "stage"),
+    ("enlarging", "stage"), ("generating", "after"),
 }  # fmt: skip
 DOORS = {
     "PIL": ("image", "cli.doctor"),  # doctor asks for its version and formats

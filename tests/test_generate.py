@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from test_train_cli import run
 
-from upscale import generating, methods, weights
+from upscale import after, generating, methods, weights
 from upscale.bench import unpaired
 from upscale.diffusion.noise import noise_at
 from upscale.diffusion.process import CosineLaw, VPDiscrete, sigmas
@@ -166,6 +166,15 @@ def test_training_lowers_the_loss_and_keeps_what_it_measured(toy_run) -> None:
     assert "loss on fixed noise" in card and "upscale in.png" not in card
 
 
+def test_a_checkpoint_of_training_becomes_weights(here, toy_run, toy) -> None:
+    (checkpoint,) = toy_run.glob("checkpoint-*.safetensors")
+    run("weights", "import", checkpoint, "-o", "again.safetensors", "--fp16")
+    made, own = (Generator(str(path), device="cpu") for path in ("again.safetensors", toy))
+    assert made.size == own.size
+    one, two = (g([0], way=Way(steps=2))[0].picture.rgb for g in (made, own))
+    assert np.array_equal(one, two)
+
+
 def with_net(generator: Generator, net: DDPMNet) -> Generator:
     """The same with another network in it."""
     other = Generator.__new__(Generator)
@@ -295,13 +304,13 @@ def test_what_is_no_number_is_told(generator) -> None:
 
 
 def test_the_cascade_takes_fours_then_the_rest() -> None:
-    assert generating._sizes((64, 64), None) == generating._sizes((64, 64), 64) == []
-    assert generating._sizes((64, 64), 256) == [(256, 256)]
-    assert generating._sizes((48, 64), 1024) == [(192, 256), (768, 1024)]
-    assert generating._sizes((64, 64), 512) == [(256, 256), (512, 512)]
+    assert after.sizes((64, 64), None) == after.sizes((64, 64), 64) == []
+    assert after.sizes((64, 64), 256) == [(256, 256)]
+    assert after.sizes((48, 64), 1024) == [(192, 256), (768, 1024)]
+    assert after.sizes((64, 64), 512) == [(256, 256), (512, 512)]
     for wrong in (63, 1025):
         with pytest.raises(UsageError, match=r"these weights make 64x64.*up to 1024"):
-            generating._sizes((64, 64), wrong)
+            after.sizes((64, 64), wrong)
 
 
 def test_the_result_shrinks_to_what_the_first_network_drew(generator, tiny_weights) -> None:
@@ -335,10 +344,10 @@ def test_the_stage_for_faces_is_taken_where_it_is_listed(
 ) -> None:
     generator = Generator(toy, device="cpu")
     listed(here, monkeypatch, for_faces=tiny_weights)
-    monkeypatch.setattr(generating, "CASCADE", {"face": ("for-faces",)})
+    monkeypatch.setattr(after, "CASCADE", {"face": ("for-faces",)})
     names = [level.name for level in generator.cascade(128)]
     assert names[0] == "for-faces" and names[1] != names[0]  # x2 is not what it was made for
-    monkeypatch.setattr(generating, "CASCADE", {})
+    monkeypatch.setattr(after, "CASCADE", {})
     fallback = generator.cascade(64)[0]
     assert fallback.name == weights.choose_first(methods.preferred("face"), 4.0, "face").name
 

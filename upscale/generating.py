@@ -6,7 +6,6 @@ at the high one.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import methods, weights
+from . import after, methods, weights
 from .device import is_out_of_memory, pick_bf16, pick_device
 from .diffusion.denoiser import bind
 from .diffusion.noise import noise_at
@@ -24,12 +23,8 @@ from .diffusion.process import SPACINGS, sigmas
 from .diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
 from .errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from .image.picture import Picture
-from .pipeline import Upscaler
 
 NAMES = ("ddpm-face-64",)  # taken where no weights are named, the first that is listed
-CASCADE = {"face": ("sr3-face-64-256",)}  # the stages after them, where these are listed
-STEP = 4.0  # magnification of a stage
-MOST = 16.0  # of all, as SR3's 64 -> 1024
 OnStep = Callable[[int, int], None]
 
 
@@ -56,21 +51,10 @@ class Made:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Level:
-    """A stage of the cascade: an upscaler, the size that it makes, and its steps (None: its sampler
-    chooses them)."""
-
-    upscaler: Upscaler
-    name: str
-    size: tuple[int, int]
-    steps: int | None
-
-
 class Generator:
     """Weights of an unconditional network on a device.
 
-    weights: a name in weights.toml, a .safetensors file or hf:ORG/REPO[@REVISION]/FILE; None takes
+    name: of weights in weights.toml, a .safetensors file or hf:ORG/REPO[@REVISION]/FILE; None takes
     the first of `NAMES` that is listed. Raises UsageError, WeightsError.
     """
 
@@ -118,37 +102,10 @@ class Generator:
         names: Sequence[str] = (),
         counts: Sequence[int] = (),
         first: int | None = None,
-    ) -> list[Level]:
-        """The stages from the network's own size to one whose longer side is `side`, None: none.
-
-        names: weights of each stage, the last for all that follow; without them `CASCADE`'s where
-        they are listed, else those that `diffsr upscale` takes for what is on the pictures.
-        counts: steps of each stage; the others take the weights' own, but at most half as many as
-        the stage before (`first`: of the network). Raises UsageError, WeightsError.
-        """
-        sizes = _sizes(self.size, side)
-        for given, flag in ((names, "--upscale-weights"), (counts, "--upscale-steps")):
-            if len(given) > len(sizes):
-                raise UsageError(f"{flag} is given for {len(given)} stages, and there are "
-                                 f"{len(sizes)}: see --size")  # fmt: skip
-        listed, found = weights.entries(), []
-        usual_names = [name for name in CASCADE.get(self.entry.domain, ()) if name in listed]
-        before, here = first or self.model.law.steps, self.size
-        for index, size in enumerate(sizes):
-            scale = math.sqrt(size[0] * size[1] / (here[0] * here[1]))
-            named = list(names) or usual_names
-            name = named[min(index, len(named) - 1)] if named else None
-            if name and not names and not listed[name].covers(scale):
-                name = None
-            upscaler = Upscaler(weights=name, domain=self.entry.domain, input="clean",
-                                **self.common)  # fmt: skip
-            law, steps = upscaler.law_at(scale), counts[index] if index < len(counts) else None
-            if law.sampler not in ADAPTIVE:
-                before = steps = steps or max(1, min(law.steps, before // 2))
-            entry = upscaler.models.entry(scale)
-            found.append(Level(upscaler, entry.name, size, steps))
-            here = size
-        return found
+    ) -> list[after.Level]:
+        """The stages to a longer side of `side`; see `after.cascade`. first: steps before them."""
+        first = first or self.model.law.steps
+        return after.cascade(self.size, side, first, self.entry.domain, names, counts, self.common)
 
     @torch.inference_mode()
     def __call__(
@@ -157,7 +114,7 @@ class Generator:
         *,
         seed: int = 0,
         way: Way | None = None,
-        cascade: Sequence[Level] = (),
+        cascade: Sequence[after.Level] = (),
         on_step: OnStep = lambda done, of: None,
     ) -> list[Made]:
         """The pictures of these numbers: each a function of seed and number. On a GPU all go
@@ -180,7 +137,7 @@ class Generator:
                 report = self._report(index, seed, way, calls)
                 for level in cascade:
                     tell = _Told(on_step, before, 1, total)
-                    picture, account = _enlarged(level, picture, seed, tell)
+                    picture, account = after.enlarged(level, picture, seed, tell)
                     report["stages"].append(account)
                     report["nfe"] += account["nfe"]
                     before += level.steps or 1
@@ -271,31 +228,6 @@ def _size_of(metadata: dict[str, Any], name: str) -> tuple[int, int]:
         raise WeightsError(f"{name} does not say the size of its pictures (size {size!r}): "
                            "train it again with this version")  # fmt: skip
     return sides[0], sides[1]
-
-
-def _sizes(base: tuple[int, int], side: int | None) -> list[tuple[int, int]]:
-    """What each stage makes: steps of 4 while they fit, then the rest. UsageError."""
-    longest = max(base)
-    if side is None or side == longest:
-        return []
-    if not longest <= side <= MOST * longest:
-        raise UsageError(f"--size {side}: these weights make {base[1]}x{base[0]}, and the cascade "
-                         f"goes up to {round(MOST * longest)}")  # fmt: skip
-    factor, found = side / longest, []
-    while factor > STEP * 1.001:
-        found.append(STEP ** (len(found) + 1))
-        factor /= STEP
-    return [tuple(max(1, round(one * times)) for one in base) for times in (*found, side / longest)]
-
-
-def _enlarged(
-    level: Level, picture: Picture, seed: int, on_step: OnStep
-) -> tuple[Picture, dict[str, Any]]:
-    """A stage's picture, and its account. The noise depends on the picture too, as in upscale."""
-    result = level.upscaler(picture, size=level.size, steps=level.steps, seed=seed, on_step=on_step)
-    told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature")
-    account = {key: result.report.get(key) for key in told}
-    return result.picture, {"size": list(level.size), **account}
 
 
 def _pixels(x: Tensor) -> np.ndarray:

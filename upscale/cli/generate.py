@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from upscale import __version__
+from upscale.cli.making import STDOUT, Work, work_of
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
@@ -33,14 +32,11 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale import FORMATS
-from upscale.errors import OutputError, UsageError
-from upscale.image.formats import SUFFIXES, canonical
 
 if TYPE_CHECKING:
-    from upscale.generating import Generator, Level, Made, Way
+    from upscale.after import Level
+    from upscale.generating import Generator, Made, Way
     from upscale.image.picture import Picture
-
-STDOUT = "-"
 
 
 def _generating(
@@ -143,12 +139,13 @@ def _generating(
 @OFFLINE
 @DEBUG
 def command(**options: Any) -> int:
-    """Make pictures from noise alone: none of them was photographed, no face is anybody's.
+    """Make pictures from noise alone. Nobody took them; a face may still resemble one that the
+    weights were trained on.
 
     The paths written go to standard output, one a line; everything else to standard error. How
     like real pictures a folder of them is: diffsr bench --unpaired.
     """
-    work = _work(options)
+    work = work_of(options)
     with Reporter(len(work.items), quiet=options["quiet"], verbose=options["verbose"]) as reporter:
         generator = make_generator(options, reporter)
         way = _way(generator, options)
@@ -179,82 +176,8 @@ def _way(generator: Generator, options: dict[str, Any]) -> Way:
     return generator.resolved(Way(**{key: options[key] for key in wanted}))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """items: number and file (None: not wanted as a file) of each picture; done: numbers whose
-    files are there already; sheet: the sheet's file, "-" for standard output."""
-
-    items: list[tuple[int, Path | None]]
-    done: frozenset[int]
-    sheet: str | None
-    format: str
-    single: bool  # one picture to standard output
-
-
-def _work(options: dict[str, Any]) -> _Work:
-    """What goes where. Raises UsageError, OutputError."""
-    output, grid, count = options["output"], options["grid"], options["count"]
-    if not output:
-        raise UsageError("where to? -o DIR for pictures, -o FILE.png for one: "
-                         "diffsr generate -o made/ --count 8")  # fmt: skip
-    if options["overwrite"] and options["skip_existing"]:
-        raise UsageError("--overwrite and --skip-existing exclude each other; give one")
-    options["counts"] = _counts(options["upscale_steps"])
-    suffix = Path(output).suffix.lower()
-    alone = output == STDOUT or not _is_folder(output, suffix)
-    named = options["format"] or (suffix if alone and suffix else "png")
-    format, seed = canonical(named.removeprefix(".")), options["seed"]
-    if alone and count > 1 and not grid:
-        raise UsageError(f"-o {output} is one file, and there are {count} pictures: name a folder "
-                         "(-o made/), or put all on a sheet (--grid)")  # fmt: skip
-    if output == STDOUT:
-        if options["as_json"]:
-            raise UsageError("standard output holds the picture; --json needs -o FILE")
-        if sys.stdout.buffer.isatty() and not options["dry_run"]:
-            raise UsageError("a picture is not written to a terminal; use -o FILE, or pipe it")
-    numbers = range(options["first"], options["first"] + count)
-    ending = "." + (options["format"] or "png").lower()
-    folder, sheet = Path(output), output if alone and grid else None
-    if alone:
-        items = [(n, None if grid or output == STDOUT else Path(output)) for n in numbers]
-    else:
-        items = [(n, folder / f"seed{seed}_{n:04d}{ending}") for n in numbers]
-        sheet = str(folder / f"seed{seed}_grid{ending}") if grid else None
-    done = _existing(items, sheet, options)
-    return _Work(items, done, sheet, format, alone and not grid and output == STDOUT)
-
-
-def _is_folder(output: str, suffix: str) -> bool:
-    return os.path.isdir(output) or output.endswith(("/", os.sep)) or suffix not in SUFFIXES
-
-
-def _existing(
-    items: list[tuple[int, Path | None]], sheet: str | None, options: dict[str, Any]
-) -> frozenset[int]:
-    """Pictures that need not be made. Raises OutputError for files that would be replaced."""
-    there = {number: path for number, path in items if path is not None and path.exists()}
-    if options["overwrite"] or options["dry_run"]:
-        return frozenset()
-    if not options["skip_existing"]:
-        taken = [*there.values(), *([sheet] if sheet and os.path.exists(sheet) else [])]
-        if taken:
-            raise OutputError(f"{taken[0]}: exists; give --overwrite or --skip-existing")
-    return frozenset(there)
-
-
-def _counts(text: str | None) -> tuple[int, ...]:
-    """ "4,2" -> (4, 2). Raises UsageError."""
-    try:
-        counts = tuple(int(part) for part in (text or "").split(",") if part.strip())
-    except ValueError:
-        counts = (0,)
-    if any(count < 1 for count in counts):
-        raise UsageError(f"--upscale-steps {text}: want numbers from 1 up, as 4,2")
-    return counts
-
-
 def _planned(
-    work: _Work, generator: Generator, way: Way, cascade: list[Level], reporter: Reporter
+    work: Work, generator: Generator, way: Way, cascade: list[Level], reporter: Reporter
 ) -> None:
     """--dry-run's lines: the stages, then the files."""
     from upscale.diffusion.samplers import ADAPTIVE
@@ -271,7 +194,7 @@ def _planned(
 
 
 def _make(
-    work: _Work, generator: Generator, way: Way, cascade: list[Level], options: dict[str, Any],
+    work: Work, generator: Generator, way: Way, cascade: list[Level], options: dict[str, Any],
     reporter: Reporter,
 ) -> None:  # fmt: skip
     from upscale.image.io import read, write
@@ -310,7 +233,7 @@ def _make(
             reporter.result(work.sheet)
 
 
-def _batches(work: _Work, most: int) -> Iterator[list[tuple[int, Path | None]]]:
+def _batches(work: Work, most: int) -> Iterator[list[tuple[int, Path | None]]]:
     left = [item for item in work.items if item[0] not in work.done]
     for start in range(0, len(left), most):
         yield left[start : start + most]
