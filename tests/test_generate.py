@@ -397,6 +397,12 @@ def test_existing_files_are_kept_unless_told_otherwise(here, toy) -> None:
     assert "exclude each other" in run(*args, "--overwrite", "--skip-existing", code=2)
 
 
+def test_a_folder_that_cannot_be_is_told_before_the_work(here, toy) -> None:
+    (here / "taken").write_text("a file")
+    told = run("generate", "-o", "taken/in/", "--weights", toy, "--steps", 9999, "-q", code=1)
+    assert "the folder cannot be made" in told
+
+
 def test_a_dry_run_makes_nothing(here, toy, tiny_weights) -> None:
     from click.testing import CliRunner
 
@@ -429,6 +435,7 @@ def test_the_sheet_alone_and_standard_output(here, toy) -> None:
         ([], 2, "where to"),
         (["-o", "a.png", "--count", 2], 2, "is one file, and there are 2 pictures"),
         (["-o", "-", "--json"], 2, "--json needs -o FILE"),
+        (["-o", "s3://bucket/made/"], 2, "generate writes files of this machine"),
         (["-o", "m", "--upscale-steps", "3,x"], 2, "want numbers from 1 up"),
         (["-o", "m", "--steps", 4, "--sampler", "rk45"], 2, "chooses its own steps"),
         (["-o", "m", "--size", 8], 2, "these weights make 16x16"),

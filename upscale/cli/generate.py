@@ -155,6 +155,7 @@ def command(**options: Any) -> int:
         if options["dry_run"]:
             _planned(work, generator, way, cascade, reporter)
             return 0
+        work.prepare()
         _make(work, generator, way, cascade, options, reporter)
     return 0
 
@@ -208,7 +209,8 @@ def _make(
             reporter.end()
             if work.sheet:
                 shown[number] = read(path)
-    for batch in _batches(work, options["batch"]):
+    most = options["batch"] if generator.device.type != "cpu" else 1  # a file as soon as it can be
+    for batch in _batches(work, most):
         reporter.begin(f"picture {batch[0][0]}" + (f" to {batch[-1][0]}" if batch[1:] else ""))
         made = generator(
             [number for number, _ in batch], seed=options["seed"], way=way, cascade=cascade,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upscale.batch import names
+from upscale.batch.remote import is_url
 from upscale.errors import OutputError, UsageError
 from upscale.image.formats import SUFFIXES, canonical
 
@@ -25,6 +27,13 @@ class Work:
     format: str
     single: bool  # one picture to standard output
 
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written to. Raises OutputError."""
+        for path in [path for _, path in self.items if path] or [self.sheet or STDOUT]:
+            if path != STDOUT:
+                names.prepare(f"{Path(path).absolute().parent}/", many=True)
+                return
+
 
 def work_of(options: dict[str, Any]) -> Work:
     """What goes where. Raises UsageError, OutputError."""
@@ -32,6 +41,8 @@ def work_of(options: dict[str, Any]) -> Work:
     if not output:
         raise UsageError("where to? -o DIR for pictures, -o FILE.png for one: "
                          "diffsr generate -o made/ --count 8")  # fmt: skip
+    if is_url(output):
+        raise UsageError(f"-o {output}: generate writes files of this machine")
     if options["overwrite"] and options["skip_existing"]:
         raise UsageError("--overwrite and --skip-existing exclude each other; give one")
     options["counts"] = _counts(options["upscale_steps"])
