@@ -138,9 +138,10 @@ def test_what_was_made_can_be_saved_and_scored_again(dataset: Path, tmp_path: Pa
     made = tmp_path / "out" / "sr3_2"
     assert sorted(p.name for p in made.iterdir()) == ["a.png", "b.png"]
     again = bench(dataset, outputs=made)
+    same = [name for name in CHEAP if name != "grid_ratio"]  # 40 pixels are too few for it
     for row, other in zip(rows, again, strict=True):
         assert other["method"] == "sr3_2" and "seconds" not in other
-        assert {k: row[k] for k in CHEAP[:-1]} == {k: other[k] for k in CHEAP[:-1]}
+        assert {k: row[k] for k in same} == {k: other[k] for k in same}
 
 
 def test_results_without_partner_are_named(dataset: Path, tmp_path: Path) -> None:
