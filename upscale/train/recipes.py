@@ -76,6 +76,9 @@ _FINE = {
     "quality_loss_from": 1, "quality_learning_rate": 2.5e-4, "quality_l1": 5.0,
     "quality_vgg": 1.5, "quality_alex": 0.25, "quality_grid": 0.1,
 }  # fmt: skip
+# the same for aligned faces, and against meshes
+_FINE_FACE = {**_FINE, "quality_mesh": 1.0, "quality_cool": 0.5}
+_FACE = {"domain": "face", "whole": True, "patch": 128, "warmup": 20, "ema": 0.99}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -182,6 +185,29 @@ RECIPES: dict[str, Recipe] = {
         "ours", "", "--init the weights of sr3-photo",
         method="sr3", domain="face", whole=True, patch=128, batch=8, iterations=850, warmup=40,
         ema=0.995, quality_loss_from=600, quality_batch=6, quality_cool=0.0, **_fixed(8),
+    ),
+    "sr3-face-x8-quality": _recipe(
+        "ours", "", "--init the weights of sr3-face-x8",
+        method="sr3", iterations=130, seed=51, **_FACE, **_FINE_FACE, **_fixed(8),
+    ),
+    "ecdp-face-x8": _recipe(
+        "ours", "", "--init the weights of sr3-face-x8",
+        method="ecdp", std=0.0, batch=8, learning_rate=3e-4, iterations=220, seed=52,
+        **{**_FACE, **_FINE_FACE, "quality_loss_from": 100}, **_fixed(8),
+    ),
+    "regression-face-x8": _recipe(
+        "ours", "", "--init the weights of sr3-face-x8",
+        method="regression", loss="l2", batch=8, learning_rate=3e-4, iterations=220, seed=53,
+        **_FACE, **_fixed(8),
+    ),
+    "sr3-face-16-64": _recipe(
+        "ours", "", "--init the weights of sr3-face-x8",
+        method="sr3", iterations=160, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
+    ),
+    "sr3-face-64-256": _recipe(
+        "ours", "", "--init the weights of sr3-photo; parts of faces, at their own size",
+        method="sr3", iterations=60, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
+        **_fixed(4),
     ),
     "idm-photo": _recipe(
         "ours", "", "--init the weights of sr3-photo",
