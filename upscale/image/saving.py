@@ -191,6 +191,11 @@ def _image(samples: np.ndarray) -> Image.Image:
     return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
+# zlib's 6 takes twice to three times as long, for files from 2% smaller to 1% larger (measured on
+# photographs and on what diffsr makes of them)
+_PNG_LEVEL = 4
+
+
 def _png(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
     if samples.dtype == np.uint16:
         png16.write(
@@ -203,7 +208,7 @@ def _png(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
         text.add_text("Software", extras.software)
     elif extras.software:
         text.add_itxt("Software", extras.software)
-    _image(samples).save(file, "PNG", pnginfo=text, **_metadata(extras))
+    _image(samples).save(file, "PNG", pnginfo=text, compress_level=_PNG_LEVEL, **_metadata(extras))
 
 
 def _jpeg(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
