@@ -171,6 +171,12 @@ RECIPES: dict[str, Recipe] = {
         method="ecdp", std=0.1069, iterations=720, warmup=30, ema=0.998, seed=21,
         **{**_FINE, "quality_l1": 4.0, "quality_alex": 0.5, "quality_grid": 0.2}, **_fixed(4),
     ),
+    "ecdp-photo-mesh": _recipe(
+        "ours", "", "--init the weights of ecdp-photo-grid",
+        method="ecdp", std=0.1069, iterations=320, warmup=20, ema=0.998, seed=41,
+        **{**_FINE, "quality_l1": 4.0, "quality_alex": 0.4, "quality_grid": 0.2,
+           "quality_mesh": 2.0}, **_fixed(4),
+    ),
     "ecdp-photo-real": _recipe(
         "ours", "", "--init ecdp-photo; for pictures as the world makes them",
         method="ecdp", std=0.0, degradation="real", second_order=0.4, iterations=1300, warmup=40,
