@@ -375,9 +375,18 @@ def test_two_heads_start_where_one_head_ended(tiny_weights) -> None:
         for name in ("hybrid", "hybrid-eps", "hybrid-x0", "hybrid:2.5"):
             made = bind(two, two.encode(lr_up, scale), name)(x * level, sigma)
             torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
+    fewer = CompactNet(replace(two.config, encoder=one.config.encoder - 1, inject=()))
+    start(fewer, tiny_weights)  # blocks that are too many are left out
+    torch.testing.assert_close(fewer.up[-1][-1].conv1.weight, one.up[-1][-1].conv1.weight)
     wider = CompactNet(replace(one.config, channels=(24, 16, 16)))
     with pytest.raises(UsageError, match="has another layout"):
         start(wider, tiny_weights)
+
+
+def test_a_shorter_encoder_injects_what_it_has() -> None:
+    net = make_net(TrainConfig(method="ecdp", net_options="encoder=2"))
+    assert net.config.encoder == 2 and net.config.inject == (1,)
+    net.encode(torch.zeros(1, 3, 16, 16), torch.ones(1))
 
 
 def test_networks_of_papers_are_made_for_their_method_alone() -> None:

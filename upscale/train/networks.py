@@ -82,6 +82,8 @@ def altered(sizes: Any, text: str) -> Any:
             changes[name] = _BOOLS[value.lower()] if kind is bool else kind(value)
         except (KeyError, ValueError) as error:
             raise UsageError(f"--net-options {part}: not a {kind.__name__}") from error
+    if "encoder" in changes and hasattr(sizes, "inject"):  # the blocks that are left
+        changes["inject"] = tuple(i for i in sizes.inject if i < changes["encoder"])
     try:
         return replace(sizes, **changes)
     except ValueError as error:
@@ -93,7 +95,8 @@ def start(net: nn.Module, init: str) -> None:
 
     A diffusion network's for its regression twin: the convolution from the noise and the noise
     embedding are left out. One head's for both heads; CompactNet's trunk for IDM's. What the
-    sibling has not (later blocks of the encoder, injections) starts as if it were not there.
+    sibling has not (later blocks of the encoder, injections) starts as if it were not there; blocks
+    of its encoder that are too many are left out.
     """
     state, description = weights.load(weights.find(init))
     state = {k: v.float() for k, v in state.items()}
@@ -111,7 +114,8 @@ def start(net: nn.Module, init: str) -> None:
             if key in state and 2 * len(state[key]) == len(ours[key]):
                 state[key] = torch.cat([state[key]] * 2)
         fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
-        state = fresh | state
+        surplus = {k for k in state if k.startswith("enc.") and k not in ours}
+        state = fresh | {k: v for k, v in state.items() if k not in surplus}
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

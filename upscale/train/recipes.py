@@ -192,14 +192,10 @@ RECIPES: dict[str, Recipe] = {
         method="sr3", domain="face", whole=True, patch=128, batch=8, iterations=850, warmup=40,
         ema=0.995, quality_loss_from=600, quality_batch=6, quality_cool=0.0, **_fixed(8),
     ),
-    "sr3-face-x8-quality": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8",
-        method="sr3", iterations=130, seed=51, **_FACE, **_FINE_FACE, **_fixed(8),
-    ),
     "ecdp-face-x8": _recipe(
         "ours", "", "--init the weights of sr3-face-x8",
-        method="ecdp", std=0.0, batch=8, learning_rate=3e-4, iterations=220, seed=52,
-        **{**_FACE, **_FINE_FACE, "quality_loss_from": 100}, **_fixed(8),
+        method="ecdp", net_options="encoder=2", std=0.0, batch=8, learning_rate=3e-4,
+        iterations=110, seed=52, **{**_FACE, **_FINE_FACE, "quality_loss_from": 60}, **_fixed(8),
     ),
     "regression-face-x8": _recipe(
         "ours", "", "--init the weights of sr3-face-x8",
@@ -208,11 +204,11 @@ RECIPES: dict[str, Recipe] = {
     ),
     "sr3-face-16-64": _recipe(
         "ours", "", "--init the weights of sr3-face-x8",
-        method="sr3", iterations=160, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
+        method="sr3", iterations=70, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
     ),
     "sr3-face-64-256": _recipe(
         "ours", "", "--init the weights of sr3-photo; parts of faces, at their own size",
-        method="sr3", iterations=60, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
+        method="sr3", iterations=25, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
         **_fixed(4),
     ),
     "idm-photo": _recipe(
