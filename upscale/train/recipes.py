@@ -203,12 +203,12 @@ RECIPES: dict[str, Recipe] = {
         **_FACE, **_fixed(8),
     ),
     "sr3-face-16-64": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8",
-        method="sr3", iterations=70, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
+        "ours", "", "--init the weights of sr3-face-x8; SR3's cascade, first half, not bundled",
+        method="sr3", iterations=1000, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
     ),
     "sr3-face-64-256": _recipe(
-        "ours", "", "--init the weights of sr3-photo; parts of faces, at their own size",
-        method="sr3", iterations=25, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
+        "ours", "", "--init the weights of sr3-photo; its second half, parts of faces, not bundled",
+        method="sr3", iterations=1000, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
         **_fixed(4),
     ),
     "idm-photo": _recipe(
