@@ -191,7 +191,7 @@ def _image(samples: np.ndarray) -> Image.Image:
     return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
-# zlib's 6 takes twice to three times as long, for files from 2% smaller to 1% larger (measured on
+# zlib's 6 takes twice to three times as long, for files from 1% smaller to 1% larger (measured on
 # photographs and on what diffsr makes of them)
 _PNG_LEVEL = 4
 
