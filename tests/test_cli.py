@@ -49,7 +49,7 @@ def calls(monkeypatch):
     log: list[dict] = []
     names = ("method", "weights", "domain", "device", "dtype", "offline", "compile", "input")
 
-    def make(*settings, on_bytes):
+    def make(*settings, ends, on_bytes):
         log.append(dict(zip(names, settings, strict=True)))
         return FakeUpscaler(log)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from upscale.diffusion.denoiser import bind
+from upscale.nets import compact
 from upscale.nets.compact import CompactConfig, CompactNet
 
 SMALL = CompactConfig(
@@ -100,3 +101,20 @@ def test_a_window_gives_what_the_whole_gives_away_from_its_edges() -> None:
     wanted = whole[..., rows, columns][..., inner, inner]
     torch.testing.assert_close(part[..., inner, inner], wanted, atol=1e-5, rtol=0)
     assert not torch.allclose(part[..., :4, :], whole[..., rows, columns][..., :4, :], atol=1e-3)
+
+
+@pytest.mark.parametrize("config", [SMALL, TWO])
+@pytest.mark.parametrize("size", [(97, 50), (64, 33), (16, 16)])
+def test_strips_of_the_head_are_the_whole(config, size, monkeypatch) -> None:
+    net, (x, lr_up, level) = made(config), inputs(*size)
+    drawn = []
+    monkeypatch.setattr(net, "_draw", lambda h: drawn.append(h) or CompactNet._draw(net, h))
+    with torch.inference_mode():
+        cond = net.encode(lr_up, SCALE)
+        whole = net(x, cond, level)
+        assert len(drawn) == 1
+        monkeypatch.setattr(compact, "_STRIP", 1)
+        strips = net(x, cond, level)
+    assert len(drawn) == 1 + -(-len(drawn[0][0, 0]) // 8)
+    torch.testing.assert_close(strips, whole, atol=1e-5, rtol=1e-5)
+    assert strips.std() > 0.01

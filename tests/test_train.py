@@ -132,6 +132,74 @@ def test_regression_starts_from_a_diffusion_network(photos, tmp_path) -> None:
     torch.testing.assert_close(state["enc_in.weight"].float(), wanted, atol=1e-3, rtol=1e-2)
 
 
+def saved(net: torch.nn.Module, path: Path) -> None:
+    """A weights file of an untrained network."""
+    described = {"method": "sr3", "architecture": methods.describe(net), "parametrisation": "v"}
+    described |= {"net": net.kind, "domain": "face", "scales": [8.0], "licence": "CC0-1.0"}
+    weights.save(path, net.state_dict(), described, half=True)
+
+
+def _noise_parts(net: CompactNet) -> list[torch.Tensor]:
+    return [net.stem.weight[:, :48], *net.noise_mlp.state_dict().values()]
+
+
+@pytest.mark.parametrize("method", ["sr3", "ecdp"])
+def test_a_diffusion_network_starts_as_the_regression_it_is_given(tmp_path, method) -> None:
+    """At the strongest noise the velocity is the target's negative, whatever the noise is."""
+    regression, ours = (
+        make_net(TrainConfig(method=m, net="compact-tiny")) for m in ("regression", method)
+    )
+    for parameter in regression.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    saved(regression, tmp_path / "r.safetensors")
+    start(ours, str(tmp_path / "r.safetensors"))
+    lr_up, noise = torch.randn(2, 1, 3, 16, 16)
+    scale, nothing = torch.tensor([4.0]), torch.zeros(1)
+    wanted = regression(noise, regression.encode(lr_up, scale), nothing)
+    raw = ours(noise, ours.encode(lr_up, scale), nothing)
+    told = raw[:, -3:] if method == "ecdp" else -raw
+    torch.testing.assert_close(told, wanted, atol=1e-2, rtol=1e-2)  # the file is in half
+
+
+def test_the_second_weights_give_what_the_first_have_not(tmp_path) -> None:
+    regression, sr3, ours = (
+        make_net(TrainConfig(method=m, net="compact-tiny")) for m in ("regression", "sr3", "sr3")
+    )
+    for net, name in ((regression, "r"), (sr3, "s")):
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        saved(net, tmp_path / f"{name}.safetensors")
+    start(ours, f"{tmp_path}/r.safetensors,{tmp_path}/s.safetensors")
+    for got, wanted in zip(_noise_parts(ours), _noise_parts(sr3), strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        ours.stem.weight[:, 48:], regression.stem.weight, atol=1e-3, rtol=1e-3
+    )
+    torch.testing.assert_close(ours.head3.bias, -regression.head3.bias, atol=1e-3, rtol=1e-3)
+    back = make_net(TrainConfig(method="regression", net="compact-tiny"))
+    saved(ours, tmp_path / "o.safetensors")
+    start(back, str(tmp_path / "o.safetensors"))
+    for name, value in back.state_dict().items():
+        torch.testing.assert_close(value, regression.state_dict()[name], atol=1e-3, rtol=1e-3)
+
+
+def test_idm_takes_the_trunk_of_one_and_the_rest_of_another(tmp_path) -> None:
+    regression, idm, ours = (
+        make_net(TrainConfig(method=m, domain="face")) for m in ("regression", "idm", "idm")
+    )
+    for net, name in ((regression, "r"), (idm, "i")):
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        saved(net, tmp_path / f"{name}.safetensors")
+    start(ours, f"{tmp_path}/r.safetensors,{tmp_path}/i.safetensors")
+    near = {"atol": 1e-3, "rtol": 1e-3}
+    torch.testing.assert_close(
+        ours.down[0][0].conv1.weight, regression.down[0][0].conv1.weight, **near
+    )
+    torch.testing.assert_close(ours.edsr.state_dict(), idm.edsr.state_dict(), **near)
+    torch.testing.assert_close(ours.noise_mlp.state_dict(), idm.noise_mlp.state_dict(), **near)
+
+
 def test_pairs_depend_on_the_iteration_alone(photos) -> None:
     pairs = Pairs(load_folder(photos), CONFIG)
     a, again, b = pairs.batch(5), pairs.batch(5), pairs.batch(6)

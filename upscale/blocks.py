@@ -13,8 +13,11 @@ from fractions import Fraction
 
 from .diffusion.tiling import Box
 
-FROM_PIXELS = 24_000_000  # of the output: larger ones are done in blocks
-PART_BYTES = 1_600_000_000  # what a block may take with its halo
+# Of the output: larger ones are done in blocks. On a CPU early, for activations of a whole picture
+# cost more in pages than the halos do in arithmetic.
+FROM_PIXELS = 6_000_000
+FROM_PIXELS_CUDA = 24_000_000
+PART_BYTES = 2_000_000_000  # what a block may take with its halo
 # Pixels of the output, at least. Measured with the bundled weights: what comes from further away
 # is 2e-6 of the range from black to white at most; at 64 pixels 7e-5.
 HALO = 96

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -40,6 +42,20 @@ def pick_bf16(name: str, device: torch.device) -> bool:
     if name not in DTYPES:
         raise UsageError(f"no dtype {name!r}; have {', '.join(DTYPES)}")
     return name == "bf16" or (name == "auto" and fast_bf16(device))
+
+
+def keep_pages() -> bool:
+    """Tell glibc's malloc to keep what is freed for what is next taken, for all of this process;
+    False where there is another malloc.
+
+    Without it every activation above 32 MiB is mapped and unmapped, and the kernel clears each of
+    its pages anew (docs/performance.md has what that costs).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD
+    return all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, -1)))
 
 
 def available_memory(device: torch.device) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from .blocks import FROM_PIXELS, PART_BYTES, blocks_of
+from .blocks import FROM_PIXELS, FROM_PIXELS_CUDA, PART_BYTES, blocks_of
 from .device import available_memory
 from .diffusion.samplers import ADAPTIVE
 from .diffusion.tiling import Box, windows
@@ -71,7 +71,8 @@ def _blocks(
     """Rows of blocks, or none: for small pictures, several stages, and networks that look at all of
     the picture."""
     pixels = plan.size_out[0] * plan.size_out[1]
-    large = pixels > FROM_PIXELS or pixels * state > available_memory(device) // 2
+    most = FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
+    large = pixels > most or pixels * state > available_memory(device) // 2
     one = len(plan.stages) == 1 and plan.stages[0].size_out == plan.size_out
     if plan.sampler in ADAPTIVE:  # it would choose other steps for every block
         return ()

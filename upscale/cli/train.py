@@ -78,7 +78,8 @@ def _recipe_names(
     "--init",
     metavar="WEIGHTS",
     shell_complete=weights_names,
-    help="Weights (name, file or hf:...) to start from.",
+    help="Weights (name, file or hf:...) to start from; of several, with commas between, what the "
+    "first have not comes from the next.",
 )
 @option(
     "--names-from",

@@ -205,21 +205,28 @@ def make_upscaler(
     offline: bool,
     compile: bool,
     input: str,
+    ends: bool = True,
     on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> Upscaler:
-    """The one place that loads torch and the network; tests put a fake here."""
+    """The one place that loads torch and the network; tests put a fake here. ends: the process
+    does, and until then may keep the memory it once had."""
+    from upscale.device import keep_pages
     from upscale.pipeline import Upscaler
 
-    return Upscaler(
+    upscaler = Upscaler(
         method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline,
         compile=compile, input=input,
         on_bytes=on_bytes,
     )  # fmt: skip
+    if ends and upscaler.device.type == "cpu":
+        keep_pages()
+    return upscaler
 
 
 def _upscaler(options: dict[str, Any], reporter: Reporter) -> Upscaler:
     names = ("method", "weights", "domain", "device", "dtype", "offline", "compile", "input")
-    return make_upscaler(*(options[name] for name in names), on_bytes=reporter.fetching)
+    ends = not options["watch"]
+    return make_upscaler(*(options[name] for name in names), ends=ends, on_bytes=reporter.fetching)
 
 
 def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> None:

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from .blocks import activated, added
 
 PATCH = 4  # pixel_unshuffle factor of the stem
+_STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted
+_REACH = 2  # rows of the stem's resolution that the head's convolutions look past their own
 # features, embedding, injections; of `CompactIDM`, what is mixed in per level and with what gain
 Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, Tensor]]]
 
@@ -100,6 +102,7 @@ class CompactNet(nn.Module):
     """`encode(lr_up, scale) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
 
     kind = "compact"  # its name in methods.NETS and in weights files
+    strips = True  # the head sees no further than its convolutions
     local = True  # what is far away changes nothing: a picture can be done in blocks
     align = 16  # windows of a picture must start at multiples of this to be computed alike
     bytes_per_pixel = 320  # of the output, while a call runs in float32 (measured: peak memory)
@@ -156,18 +159,21 @@ class CompactNet(nn.Module):
         `lr` is not needed."""
         embedding = self.scale_mlp(torch.log2(scale.to(lr_up.dtype))[:, None])
         h = self.enc_in(F.pixel_unshuffle(_pad(lr_up, self.align), PATCH))
-        outputs = []
-        for block in self.enc:
+        outputs = {}
+        for index, block in enumerate(self.enc):
             h = block(h, embedding)
-            outputs.append(h)
-        return h, embedding, self._injections([outputs[index] for index in self.config.inject]), []
+            if index in self.config.inject:
+                outputs[index] = h
+        return h, embedding, self._injections(outputs), []
 
-    def _injections(self, features: list[Tensor]) -> list[Tensor | None]:
-        """What each block of the U-Net receives of the input, in the order of their calls."""
+    def _injections(self, outputs: dict[int, Tensor]) -> list[Tensor | None]:
+        """What each block of the U-Net receives of the input, in the order of their calls; empties
+        `outputs`, for they are large."""
         levels = self._levels()
-        if not features:
+        if not outputs:
             return [None] * len(levels)
-        pyramid = [torch.cat(features, 1)]
+        pyramid = [torch.cat([outputs[index] for index in self.config.inject], 1)]
+        outputs.clear()
         while len(pyramid) < len(self.config.down):
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         return [conv(pyramid[level]) for conv, level in zip(self.inject, levels, strict=True)]
@@ -207,12 +213,32 @@ class CompactNet(nn.Module):
             h = _mix(h, mixed, level)
             for block in self.up[level]:
                 h = block(h, embedding, next(extras))
-        raw = self.head3(self._draw(h))[..., :height, :width]
+        raw = self._drawn(h)[..., :height, :width]
         return raw if self.config.heads == 1 else _two_heads(raw, x, c_noise)
 
     def _rise(self, level: int, h: Tensor) -> Tensor:
         """From level + 1 to `level`, twice the size."""
         return F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
+
+    def _drawn(self, h: Tensor) -> Tensor:
+        """(B,channels[0],H/4,W/4) -> raw (B,3 heads,H,W).
+
+        On a CPU in strips of rows: the widest activations of all, which for 3840x2160 would take
+        1.1 GB, are made one after another in the same pages of memory.
+        """
+        rows, strip = h.shape[2], max(4 * _REACH, _STRIP // h.shape[3])
+        if torch.is_grad_enabled() or h.device.type != "cpu" or rows <= strip or not self.strips:
+            return self.head3(self._draw(h))
+        raw = None
+        for top in range(0, rows, strip):
+            begin, end = max(0, top - _REACH), min(rows, top + strip)
+            part = self.head3(self._draw(h[:, :, begin : end + _REACH]))
+            if raw is None:
+                size = (len(h), part.shape[1], PATCH * rows, part.shape[3])
+                raw = torch.empty(size, dtype=part.dtype, memory_format=torch.channels_last)
+            part = part[:, :, PATCH * (top - begin) : PATCH * (end - begin)]
+            raw[:, :, PATCH * top : PATCH * end] = part
+        return raw
 
     def _draw(self, h: Tensor) -> Tensor:
         """(B,channels[0],H/4,W/4) -> (B,head[1],H,W)."""

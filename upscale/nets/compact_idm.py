@@ -87,6 +87,7 @@ class CompactIDM(CompactNet):
     """`encode(lr_up, scale, lr, place) -> cond`, then `forward(x, cond, c_noise)` at every call."""
 
     kind = "compact-idm"  # its name in methods.NETS and in weights files
+    strips = False  # its head interpolates over coordinates of the whole
     reads_lr = True
     lr_margin = 8  # small pixels around a window that `encode` wants to see
     bytes_per_pixel = 900  # of the output, in float32 (measured: 541 at 4x, more at 1x)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import methods, weights
 from ..errors import UsageError
-from ..nets.compact import CompactConfig, CompactNet
+from ..nets.compact import PATCH, CompactConfig, CompactNet
 from ..nets.compact_idm import CONFIGS, CompactIDM
 from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
 from .config import TrainConfig
@@ -28,6 +29,8 @@ SIZES = {  # of the compact network: by itself, and with ECDP's conditioning
 }
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ONE_SIZE = ("idm", "liif", "edsr")
+NOISY = 3 * PATCH**2  # channels of the stem that come from the noisy picture, before the input's
+_HEAD = ("head3.weight", "head3.bias")
 
 
 def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
@@ -91,32 +94,62 @@ def altered(sizes: Any, text: str) -> Any:
 
 
 def start(net: nn.Module, init: str) -> None:
-    """Fill a network from other weights: the same layout, or a smaller sibling's.
+    """Fill a network from other weights: the same layout, or a sibling's. UsageError.
 
-    A diffusion network's for its regression twin: the convolution from the noise and the noise
-    embedding are left out. One head's for both heads; CompactNet's trunk for IDM's. What the
-    sibling has not (later blocks of the encoder, injections) starts as if it were not there; blocks
-    of its encoder that are too many are left out.
+    init: weights (name, file or hf:...), or several with commas between: what the first has not the
+    next gives. A diffusion network's for its regression twin: the convolution from the noise
+    and the noise embedding are left out; and back: they start as if they were not there. At the
+    strongest noise a velocity is the target's negative, so between the two the head changes its
+    sign. One head's for both heads; CompactNet's trunk for IDM's. What the sibling has not (later
+    blocks of the encoder, injections) starts as if it were not there; blocks of its encoder that
+    are too many are left out.
     """
-    state, description = weights.load(weights.find(init))
-    state = {k: v.float() for k, v in state.items()}
-    ours = net.state_dict()
-    kind = description.get("architecture", {}).get("kind")
-    if isinstance(net, CompactIDM) and kind == CompactNet.kind:
-        # the trunk; what IDM has of its own, and how it draws, starts afresh
-        same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
-        state = ours | same
-    elif isinstance(net, CompactNet) and not isinstance(net, CompactIDM):
-        if not net.config.noisy_input:
-            state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
-            state["stem.weight"] = state["stem.weight"][:, -net.stem.in_channels :]
-        for key in ("head3.weight", "head3.bias"):
-            if key in state and 2 * len(state[key]) == len(ours[key]):
-                state[key] = torch.cat([state[key]] * 2)
-        fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
-        surplus = {k for k in state if k.startswith("enc.") and k not in ours}
-        state = fresh | {k: v for k, v in state.items() if k not in surplus}
+    state: dict[str, Tensor] = {}
+    for name in reversed([init] if Path(init).exists() else init.split(",")):
+        given, description = weights.load(weights.find(name.strip()))
+        given = {k: v.float() for k, v in given.items()}
+        if isinstance(net, CompactNet):
+            kind = description.get("architecture", {}).get("kind")
+            given = _fitted(net, given, state, trunk=kind == CompactNet.kind)
+        state |= given
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"--init {init} has another layout: {error}") from error
+
+
+def _fitted(
+    net: CompactNet, state: dict[str, Tensor], base: dict[str, Tensor], trunk: bool
+) -> dict[str, Tensor]:
+    """A sibling's state for this network; `base`: what is there for what the sibling has not.
+    trunk: the sibling is a CompactNet, of which IDM takes the trunk alone."""
+    ours = net.state_dict()
+    noisy, inputs = net.config.noisy_input, net.stem.in_channels
+    stem = state.get("stem.weight")
+    if noisy and stem is not None and stem.shape[1] == inputs - NOISY:  # a regression's
+        nothing = {k: torch.zeros_like(v) for k, v in ours.items() if k.startswith("noise_mlp.2.")}
+        first = {k: v for k, v in ours.items() if k.startswith("noise_mlp.0.")}
+        zeros = torch.zeros_like(ours["stem.weight"])
+        columns = base.get("stem.weight", zeros)[:, :NOISY]
+        # what a base has counts for more than a start at nothing
+        kept = {k: base.get(k, v) for k, v in (nothing | first).items()}
+        state = _turned(state) | kept | {"stem.weight": torch.cat([columns, stem], 1)}
+    elif not noisy and stem is not None and stem.shape[1] == inputs + NOISY:
+        state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
+        state = _turned(state) | {"stem.weight": stem[:, NOISY:]}
+    if isinstance(net, CompactIDM):
+        if trunk:  # what IDM has of its own, and how it draws, starts afresh
+            same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
+            state = ours | base | same
+        return state
+    for key in _HEAD:
+        if key in state and 2 * len(state[key]) == len(ours[key]):
+            state[key] = torch.cat([state[key]] * 2)
+    fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
+    surplus = {k for k in state if k.startswith("enc.") and k not in ours}
+    return fresh | base | {k: v for k, v in state.items() if k not in surplus}
+
+
+def _turned(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same state with the head's sign changed."""
+    return state | {key: -state[key] for key in _HEAD if key in state}

@@ -79,6 +79,8 @@ _FINE = {
 # the same for aligned faces, and against meshes
 _FINE_FACE = {**_FINE, "quality_mesh": 1.0, "quality_cool": 0.5}
 _FACE = {"domain": "face", "whole": True, "patch": 128, "warmup": 20, "ema": 0.99}
+# from a regression's trunk: first the score loss alone, at the regression's step size
+_FINE_REGRESSED = {**_FACE, **_FINE_FACE, "std": 0.24, "learning_rate": 6e-4}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -192,10 +194,15 @@ RECIPES: dict[str, Recipe] = {
         method="sr3", domain="face", whole=True, patch=128, batch=8, iterations=850, warmup=40,
         ema=0.995, quality_loss_from=600, quality_batch=6, quality_cool=0.0, **_fixed(8),
     ),
+    "sr3-face-x8-quality": _recipe(
+        "ours", "", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
+        method="sr3", iterations=370, seed=61, **{**_FINE_REGRESSED, "quality_loss_from": 250},
+        **_fixed(8),
+    ),
     "ecdp-face-x8": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8",
-        method="ecdp", net_options="encoder=2", std=0.0, batch=8, learning_rate=3e-4,
-        iterations=110, seed=52, **{**_FACE, **_FINE_FACE, "quality_loss_from": 60}, **_fixed(8),
+        "ours", "", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
+        method="ecdp", net_options="encoder=2", iterations=350, seed=62,
+        **{**_FINE_REGRESSED, "quality_loss_from": 250}, **_fixed(8),
     ),
     "regression-face-x8": _recipe(
         "ours", "", "--init the weights of sr3-face-x8",
@@ -203,11 +210,11 @@ RECIPES: dict[str, Recipe] = {
         **_FACE, **_fixed(8),
     ),
     "sr3-face-16-64": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8; SR3's cascade, first half, not bundled",
+        "ours", "", "--init the weights of sr3-face-x8-quality; SR3's cascade, first half",
         method="sr3", iterations=1000, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
     ),
     "sr3-face-64-256": _recipe(
-        "ours", "", "--init the weights of sr3-photo; its second half, parts of faces, not bundled",
+        "ours", "", "--init the weights of sr3-photo; its second half, parts of faces",
         method="sr3", iterations=1000, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
         **_fixed(4),
     ),
@@ -220,6 +227,11 @@ RECIPES: dict[str, Recipe] = {
         method="idm", domain="face", whole=True, patch=128, lr_side=16, lr_side_share=0.6,
         scale_law="uniform", scale_max=8.0, iterations=1150, warmup=40, ema=0.997, seed=3,
         quality_batch=8, quality_cool=0.5, **_FINE,
+    ),
+    "idm-face-quality": _recipe(
+        "ours", "", "--init the weights of idm-face",
+        method="idm", lr_side=16, lr_side_share=0.6, scale_law="uniform", scale_max=8.0,
+        iterations=380, seed=63, **{**_FINE_REGRESSED, "quality_loss_from": 300},
     ),
     "ddpm-face-64": _recipe(
         "ours", "", "what `diffsr generate` starts from (SR3 4.7)",
