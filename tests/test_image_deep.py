@@ -15,6 +15,7 @@ from picture_files import (
 from PIL import Image, ImageOps, PngImagePlugin
 
 from upscale.errors import InputError
+from upscale.image import png16
 from upscale.image.io import read
 
 
@@ -149,3 +150,31 @@ def test_orientation_of_16_bits(format, orientation):
     small.getexif()[ORIENTATION] = orientation
     want = np.asarray(ImageOps.exif_transpose(small))
     assert np.array_equal(samples(read(file))[..., 0] >> 8, want)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rows_compressed_in_pieces_are_one_png(monkeypatch, threads, dtype):
+    """Pieces much smaller than a band, with what deflate may refer to across them."""
+    for name, value in {
+        "_PIECE": 1000,
+        "_WINDOW": 700,
+        "_AT_ONCE": 2500,
+        "_THREADS": threads,
+    }.items():
+        monkeypatch.setattr(png16, name, value)
+    rng = np.random.default_rng(2)
+    a = rng.integers(0, np.iinfo(dtype).max, (5, 70, 3)).repeat(60, 0).astype(dtype)  # 300 rows
+    file = io.BytesIO()
+    writer = png16.Writer(file, a.shape[:2], 3, 8 * a.itemsize, icc=None, exif=None, dpi=None)
+    for begin, end in ((0, 1), (1, 290), (290, 300)):
+        writer.add(a[begin:end])
+    writer.close("diffsr")
+    file.seek(0)
+    made = png16.read(file) if dtype == np.uint16 else np.asarray(Image.open(file))
+    assert np.array_equal(made, a)
+    file.seek(0)
+    chunks = [len(data) for kind, data in png.Reader(file=file).chunks() if kind == b"IDAT"]
+    assert len(chunks) > a.nbytes // 1000
+    assert max(chunks) < 1100
+    assert sum(chunks) < a.nbytes / 10  # repeated rows, found again in what lies before a piece

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
 import png
 
-_BAND = 256  # rows compressed at a time
+_BAND = 256  # rows filtered at a time
+_PIECE = 1 << 20  # bytes that a thread compresses at a time
+_WINDOW = 1 << 15  # of what lies before them, which deflate may refer to
+_THREADS = min(8, os.cpu_count() or 1)
+_AT_ONCE = 2 * _THREADS * _PIECE
 # Measured on a photo with noise in the low bytes: 6 takes 30% longer for 0.05% fewer bytes.
 _LEVEL = 4
 
@@ -67,7 +73,9 @@ class Writer:
         icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None,
     ) -> None:  # fmt: skip
         self._file = file
-        self._squeeze = zlib.compressobj(_LEVEL)
+        self._rest = b""  # filtered, not yet compressed
+        self._before = b""  # what was compressed last
+        self._checksum = zlib.adler32(b"")
         self._above = np.zeros((1, size[1] * channels * bits // 8), np.uint8)
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         file.write(b"\x89PNG\r\n\x1a\n")
@@ -79,6 +87,7 @@ class Writer:
             self._chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
         if exif:
             self._chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+        self._chunk(b"IDAT", b"\x78\x5e")  # zlib's header: a window of 32 KiB, a fast level
 
     def add(self, samples: np.ndarray) -> None:
         """uint8 or uint16 (h,W,C), whole rows.
@@ -90,14 +99,38 @@ class Writer:
             big_endian = band.astype(band.dtype.newbyteorder(">"))
             rows = big_endian.reshape(len(band), -1).view(np.uint8)
             difference = rows - np.concatenate([self._above, rows[:-1]])  # modulo 256, as it is
-            data = self._squeeze.compress(np.insert(difference, 0, 2, axis=1).tobytes())
+            self._rest += np.insert(difference, 0, 2, axis=1).tobytes()
             self._above = rows[-1:]
-            if data:
-                self._chunk(b"IDAT", data)
+            if len(self._rest) >= _AT_ONCE:
+                self._squeeze(len(self._rest) // _PIECE * _PIECE)
+
+    def _squeeze(self, length: int) -> None:
+        """Compress the first `length` bytes, in pieces, each on a thread of its own (zlib leaves
+        the interpreter free). What comes out does not depend on how many threads there are."""
+        data, self._rest = self._rest[:length], self._rest[length:]
+        self._checksum = zlib.adler32(data, self._checksum)
+        known = self._before + data
+        begin = len(self._before)
+
+        def piece(start: int) -> bytes:
+            there = begin + start
+            squeeze = zlib.compressobj(
+                _LEVEL, wbits=-15, zdict=known[max(0, there - _WINDOW) : there]
+            )
+            return squeeze.compress(known[there : there + _PIECE]) + squeeze.flush(
+                zlib.Z_SYNC_FLUSH
+            )
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for compressed in pool.map(piece, range(0, length, _PIECE)):
+                self._chunk(b"IDAT", compressed)
+        self._before = known[-_WINDOW:]
 
     def close(self, software: str | None) -> None:
         """All rows are there; software is a text of that name."""
-        self._chunk(b"IDAT", self._squeeze.flush())
+        self._squeeze(len(self._rest))
+        last = zlib.compressobj(wbits=-15).flush()
+        self._chunk(b"IDAT", last + struct.pack(">I", self._checksum))
         if software and software.isascii():
             self._chunk(b"tEXt", b"Software\0" + software.encode())
         elif software:
