@@ -30,6 +30,8 @@ def default(parrots):
 
 def test_sizes_are_as_small_as_promised() -> None:
     limits = {"sr3-photo": 6, "regression-photo": 4, "sr3-face-x8": 4}
+    limits |= {"ecdp-face-x8": 4, "regression-face-x8": 4}
+    limits |= {"sr3-face-16-64": 4, "sr3-face-64-256": 4}
     limits |= {"idm-photo": 6, "idm-face": 4, "liif-photo": 2}
     for name, mebibytes in limits.items():
         assert entries()[name].size <= mebibytes * 2**20
@@ -80,7 +82,9 @@ def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
         ("photo", 4, "ecdp-photo"),
         ("photo", 3, "idm-photo"),
         ("photo", 9, "sr3-photo"),
-        ("face", 8, "idm-face"),
+        ("face", 8, "sr3-face-x8"),
+        ("face", 4, "sr3-face-64-256"),
+        ("face", 5.3, "idm-face"),
         ("face", 12, "idm-face"),
     ],
 )

@@ -135,7 +135,7 @@ METHODS: dict[str, Method] = {
 
 # what a user gets who names no method, by domain: measured, best first (docs/results.md); the last
 # one also goes past the range of its weights
-PREFERRED = {"photo": ("ecdp", "idm", "sr3"), "face": ("idm",)}
+PREFERRED = {"photo": ("ecdp", "idm", "sr3"), "face": ("sr3", "idm")}
 
 NETS: dict[str, Callable[[dict], nn.Module]] = {
     "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),

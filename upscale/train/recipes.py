@@ -228,11 +228,6 @@ RECIPES: dict[str, Recipe] = {
         scale_law="uniform", scale_max=8.0, iterations=1150, warmup=40, ema=0.997, seed=3,
         quality_batch=8, quality_cool=0.5, **_FINE,
     ),
-    "idm-face-quality": _recipe(
-        "ours", "", "--init the weights of idm-face",
-        method="idm", lr_side=16, lr_side_share=0.6, scale_law="uniform", scale_max=8.0,
-        iterations=380, seed=63, **{**_FINE_REGRESSED, "quality_loss_from": 300},
-    ),
     "ddpm-face-64": _recipe(
         "ours", "", "what `diffsr generate` starts from (SR3 4.7)",
         method="ddpm", domain="face", net="ddpm-64", whole=True, patch=64, batch=16,
