@@ -85,5 +85,5 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     os.fsync = _fsync
-    upscale.cli.upscale.make_upscaler = lambda *settings, on_bytes: FakeUpscaler()
+    upscale.cli.upscale.make_upscaler = lambda *settings, ends, on_bytes: FakeUpscaler()
     main(sys.argv[1:])
