@@ -139,6 +139,15 @@ def saved(net: torch.nn.Module, path: Path) -> None:
     weights.save(path, net.state_dict(), described, half=True)
 
 
+def scattered(config: TrainConfig, path: Path) -> torch.nn.Module:
+    """A network with random weights everywhere, zeros of a fresh one too, and its file."""
+    net = make_net(config)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    saved(net, path)
+    return net
+
+
 def _noise_parts(net: CompactNet) -> list[torch.Tensor]:
     return [net.stem.weight[:, :48], *net.noise_mlp.state_dict().values()]
 
@@ -146,12 +155,9 @@ def _noise_parts(net: CompactNet) -> list[torch.Tensor]:
 @pytest.mark.parametrize("method", ["sr3", "ecdp"])
 def test_a_diffusion_network_starts_as_the_regression_it_is_given(tmp_path, method) -> None:
     """At the strongest noise the velocity is the target's negative, whatever the noise is."""
-    regression, ours = (
-        make_net(TrainConfig(method=m, net="compact-tiny")) for m in ("regression", method)
-    )
-    for parameter in regression.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    saved(regression, tmp_path / "r.safetensors")
+    tiny = TrainConfig(method=method, net="compact-tiny")
+    regression = scattered(replace(tiny, method="regression"), tmp_path / "r.safetensors")
+    ours = make_net(tiny)
     start(ours, str(tmp_path / "r.safetensors"))
     lr_up, noise = torch.randn(2, 1, 3, 16, 16)
     scale, nothing = torch.tensor([4.0]), torch.zeros(1)
@@ -161,22 +167,21 @@ def test_a_diffusion_network_starts_as_the_regression_it_is_given(tmp_path, meth
     torch.testing.assert_close(told, wanted, atol=1e-2, rtol=1e-2)  # the file is in half
 
 
-def test_the_second_weights_give_what_the_first_have_not(tmp_path) -> None:
-    regression, sr3, ours = (
-        make_net(TrainConfig(method=m, net="compact-tiny")) for m in ("regression", "sr3", "sr3")
-    )
-    for net, name in ((regression, "r"), (sr3, "s")):
-        for parameter in net.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
-        saved(net, tmp_path / f"{name}.safetensors")
+@pytest.mark.parametrize(("method", "conditioning"), [("sr3", ""), ("ecdp", "inject=0+1")])
+def test_the_second_weights_give_what_the_first_have_not(tmp_path, method, conditioning) -> None:
+    """And back: what a regression learned comes through a diffusion network whole."""
+    tiny = TrainConfig(method=method, net="compact-tiny")
+    plain = replace(tiny, method="regression", net_options=conditioning)
+    regression = scattered(plain, tmp_path / "r.safetensors")
+    other, ours = scattered(tiny, tmp_path / "s.safetensors"), make_net(tiny)
     start(ours, f"{tmp_path}/r.safetensors,{tmp_path}/s.safetensors")
-    for got, wanted in zip(_noise_parts(ours), _noise_parts(sr3), strict=True):
+    for got, wanted in zip(_noise_parts(ours), _noise_parts(other), strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(
         ours.stem.weight[:, 48:], regression.stem.weight, atol=1e-3, rtol=1e-3
     )
-    torch.testing.assert_close(ours.head3.bias, -regression.head3.bias, atol=1e-3, rtol=1e-3)
-    back = make_net(TrainConfig(method="regression", net="compact-tiny"))
+    torch.testing.assert_close(ours.head3.bias[-3:], -regression.head3.bias, atol=1e-3, rtol=1e-3)
+    back = make_net(plain)
     saved(ours, tmp_path / "o.safetensors")
     start(back, str(tmp_path / "o.safetensors"))
     for name, value in back.state_dict().items():
@@ -184,13 +189,9 @@ def test_the_second_weights_give_what_the_first_have_not(tmp_path) -> None:
 
 
 def test_idm_takes_the_trunk_of_one_and_the_rest_of_another(tmp_path) -> None:
-    regression, idm, ours = (
-        make_net(TrainConfig(method=m, domain="face")) for m in ("regression", "idm", "idm")
-    )
-    for net, name in ((regression, "r"), (idm, "i")):
-        for parameter in net.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
-        saved(net, tmp_path / f"{name}.safetensors")
+    face = TrainConfig(method="idm", domain="face")
+    regression = scattered(replace(face, method="regression"), tmp_path / "r.safetensors")
+    idm, ours = scattered(face, tmp_path / "i.safetensors"), make_net(face)
     start(ours, f"{tmp_path}/r.safetensors,{tmp_path}/i.safetensors")
     near = {"atol": 1e-3, "rtol": 1e-3}
     torch.testing.assert_close(
@@ -455,6 +456,20 @@ def test_a_shorter_encoder_injects_what_it_has() -> None:
     net = make_net(TrainConfig(method="ecdp", net_options="encoder=2"))
     assert net.config.encoder == 2 and net.config.inject == (1,)
     net.encode(torch.zeros(1, 3, 16, 16), torch.ones(1))
+
+
+def test_sizes_that_make_no_network_are_refused() -> None:
+    net = make_net(TrainConfig(method="regression", net_options="encoder=4,inject=0+3"))
+    assert net.config.inject == (0, 3) and len(net.enc) == 4
+    for wrong, told in (
+        ("inject=0,encoder=0", r"inject \(0,\): the encoder has 0 blocks"),
+        ("inject=1+7", r"inject \(1, 7\): the encoder has 3 blocks"),
+        ("channels=64+96", r"channels has 3 numbers, not \(64, 96\)"),
+        ("channels=64", r"channels has 3 numbers, not \(64,\)"),
+        ("head=32+wide", r"--net-options head=32\+wide: not numbers with \+ between"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            make_net(TrainConfig(net_options=wrong))
 
 
 def test_networks_of_papers_are_made_for_their_method_alone() -> None:

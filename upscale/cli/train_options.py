@@ -53,7 +53,8 @@ _HELP = {
     "whole": "Examples are whole pictures made small (aligned faces), not parts of them.",
     "net": "Network: compact, compact-tiny, or a paper's: ecdp-df2k, sr3-16-128, ... (a wrong name "
     "lists them).",
-    "net_options": "Other values in its configuration, NAME=VALUE,...; idm's ablations: "
+    "net_options": "Other values in its configuration, NAME=VALUE,..., several numbers with + "
+    "between (encoder=6,inject=1+3+5: ECDP's sizes for a regression); idm's ablations: "
     "conditioning=encoder or input, upsampler=nearest or bilinear, fixed_scale=8.",
     "parametrisation": "What the network tells: eps, x0, v; ecdp: hybrid, hybrid:POWER, "
     "hybrid-eps, hybrid-x0. Default: the method's.",

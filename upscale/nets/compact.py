@@ -43,6 +43,7 @@ class CompactConfig:
     inject: residual blocks of the encoder whose outputs, concatenated, every block of the U-Net
     receives (ECDP's conditioning, with these blocks in the place of RRDBs, which cost as much
     here as all the rest of the network).
+    ValueError: a field has the wrong number of numbers, or injects a block that is not there.
     """
 
     channels: tuple[int, int, int] = (64, 96, 128)
@@ -54,6 +55,13 @@ class CompactConfig:
     noisy_input: bool = True
     heads: int = 1
     inject: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("channels", 3), ("down", 3), ("up", 2), ("head", 2)):
+            if len(getattr(self, name)) != wanted:
+                raise ValueError(f"{name} has {wanted} numbers, not {getattr(self, name)}")
+        if any(not 0 <= index < self.encoder for index in self.inject):
+            raise ValueError(f"inject {self.inject}: the encoder has {self.encoder} blocks")
 
     def to_dict(self) -> dict:
         return asdict(self)

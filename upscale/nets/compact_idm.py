@@ -54,6 +54,7 @@ class CompactIDMConfig(CompactConfig):
     upsampler: str = "implicit"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ablations(self.conditioning, self.upsampler)
 
 

@@ -28,6 +28,11 @@ SIZES = {  # of the compact network: by itself, and with ECDP's conditioning
     "compact-tiny": (TINY, ECDP_TINY),
 }
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# how a value of a configuration is read, where its type does not do it
+_READ = {
+    bool: lambda text: _BOOLS[text.lower()],
+    tuple: lambda text: tuple(map(int, text.split("+"))),
+}
 _ONE_SIZE = ("idm", "liif", "edsr")
 NOISY = 3 * PATCH**2  # channels of the stem that come from the noisy picture, before the input's
 _HEAD = ("head3.weight", "head3.bias")
@@ -73,8 +78,11 @@ def _compact(config: TrainConfig, sizes: CompactConfig | None) -> nn.Module:
 
 
 def altered(sizes: Any, text: str) -> Any:
-    """A network's configuration with the fields that "name=value,name=value" gives. UsageError."""
-    plain = {k: v for k, v in vars(sizes).items() if isinstance(v, bool | int | float | str)}
+    """A network's configuration with the fields that "name=value,name=value" gives; a field of
+    several whole numbers takes them with + between, as in "inject=1+3+5". UsageError."""
+    plain = {
+        k: v for k, v in vars(sizes).items() if isinstance(v, bool | int | float | str | tuple)
+    }
     changes: dict[str, Any] = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
@@ -82,11 +90,13 @@ def altered(sizes: Any, text: str) -> Any:
             raise UsageError(f"--net-options: no {name!r}; have {', '.join(plain)}")
         kind = type(plain[name])
         try:
-            changes[name] = _BOOLS[value.lower()] if kind is bool else kind(value)
+            changes[name] = _READ.get(kind, kind)(value)
         except (KeyError, ValueError) as error:
-            raise UsageError(f"--net-options {part}: not a {kind.__name__}") from error
+            wanted = "numbers with + between" if kind is tuple else f"a {kind.__name__}"
+            raise UsageError(f"--net-options {part}: not {wanted}") from error
     if "encoder" in changes and hasattr(sizes, "inject"):  # the blocks that are left
-        changes["inject"] = tuple(i for i in sizes.inject if i < changes["encoder"])
+        left = tuple(i for i in sizes.inject if i < changes["encoder"])
+        changes = {"inject": left} | changes
     try:
         return replace(sizes, **changes)
     except ValueError as error:
@@ -100,9 +110,9 @@ def start(net: nn.Module, init: str) -> None:
     next gives. A diffusion network's for its regression twin: the convolution from the noise
     and the noise embedding are left out; and back: they start as if they were not there. At the
     strongest noise a velocity is the target's negative, so between the two the head changes its
-    sign. One head's for both heads; CompactNet's trunk for IDM's. What the sibling has not (later
-    blocks of the encoder, injections) starts as if it were not there; blocks of its encoder that
-    are too many are left out.
+    sign. One head's for both heads, the second (clean target) for one; CompactNet's trunk for
+    IDM's. What the sibling has not (later blocks of the encoder, injections) starts as if it were
+    not there; blocks of its encoder that are too many are left out.
     """
     state: dict[str, Tensor] = {}
     for name in reversed([init] if Path(init).exists() else init.split(",")):
@@ -145,6 +155,8 @@ def _fitted(
     for key in _HEAD:
         if key in state and 2 * len(state[key]) == len(ours[key]):
             state[key] = torch.cat([state[key]] * 2)
+        elif key in state and len(state[key]) == 2 * len(ours[key]):
+            state[key] = state[key].chunk(2)[1]
     fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
     surplus = {k for k in state if k.startswith("enc.") and k not in ours}
     return fresh | base | {k: v for k, v in state.items() if k not in surplus}

@@ -179,6 +179,18 @@ RECIPES: dict[str, Recipe] = {
         **{**_FINE, "quality_l1": 4.0, "quality_alex": 0.4, "quality_grid": 0.2,
            "quality_mesh": 2.0}, **_fixed(4),
     ),
+    "regression-photo-ecdp": _recipe(
+        "ours", "", "--init the weights of ecdp-photo; the trunk that ecdp-photo-regressed needs",
+        method="regression", net_options="encoder=6,inject=1+3+5", std=0.1069, learning_rate=6e-4,
+        final_learning_rate=5e-5, iterations=2900, warmup=50, ema=0.998, seed=71, **_fixed(4),
+    ),
+    "ecdp-photo-regressed": _recipe(
+        "ours", "", "--init A,B: A of regression-photo-ecdp, B of ecdp-photo",
+        method="ecdp", std=0.1069, patch=128, batch=9, learning_rate=5e-4, iterations=1500,
+        warmup=30, ema=0.997, seed=81, quality_loss_from=100, quality_batch=5,
+        quality_learning_rate=4e-4, quality_l1=3.0, quality_vgg=2.0, quality_alex=0.6,
+        quality_grid=0.15, quality_mesh=1.5, **_fixed(4),
+    ),
     "ecdp-photo-real": _recipe(
         "ours", "", "--init ecdp-photo; for pictures as the world makes them",
         method="ecdp", std=0.0, degradation="real", second_order=0.4, iterations=1300, warmup=40,
