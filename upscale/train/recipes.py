@@ -186,7 +186,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "ecdp-photo-regressed": _recipe(
         "ours", "", "--init A,B: A of regression-photo-ecdp, B of ecdp-photo",
-        method="ecdp", std=0.1069, patch=128, batch=9, learning_rate=5e-4, iterations=1500,
+        method="ecdp", std=0.1069, patch=128, batch=9, learning_rate=5e-4, iterations=1400,
         warmup=30, ema=0.997, seed=81, quality_loss_from=100, quality_batch=5,
         quality_learning_rate=4e-4, quality_l1=3.0, quality_vgg=2.0, quality_alex=0.6,
         quality_grid=0.15, quality_mesh=1.5, **_fixed(4),
