@@ -80,7 +80,10 @@ def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
     ("domain", "scale", "name"),
     [
         ("photo", 4, "ecdp-photo"),
-        ("photo", 3, "idm-photo"),
+        ("photo", 3, "ecdp-photo"),
+        ("photo", 1.5, "ecdp-photo"),
+        ("photo", 1.4, "idm-photo"),
+        ("photo", 5, "idm-photo"),
         ("photo", 9, "sr3-photo"),
         ("face", 8, "sr3-face-x8"),
         ("face", 4, "sr3-face-64-256"),
@@ -90,7 +93,10 @@ def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
 )
 def test_who_names_nothing_gets_what_measured_best(parrots, domain, scale, name) -> None:
     cut = Picture(np.ascontiguousarray(parrots.rgb[:16, :16]))
-    assert Upscaler(domain=domain)(cut, scale=scale).report["weights"] == name
+    report = Upscaler(domain=domain)(cut, scale=scale).report
+    assert report["weights"] == name
+    if scale <= 8:  # past it sr3 goes in two stages
+        assert report["notes"] == []
 
 
 def test_a_domain_without_weights_is_told() -> None:

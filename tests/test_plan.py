@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from upscale.plan import stages
@@ -20,6 +22,10 @@ def test_their_own_scale_is_one_stage() -> None:
 def test_below_their_scale_the_result_is_shrunk() -> None:
     (only,), (note,) = stages((10, 7), (20, 14), 2.0, 6, entry((4.0,)))
     assert only.size_out == (40, 28) and "then resized" in note
+    measured = replace(entry((4.0,)), shrinks_to=1.5)  # then it is nothing to be told of
+    assert stages((10, 7), (20, 14), 2.0, 6, measured) == ((only,), [])
+    (same,), (note,) = stages((10, 7), (12, 8), 1.2, 6, measured)
+    assert same == only and "then resized" in note
 
 
 @pytest.mark.parametrize("target", [(80, 56), (160, 112), (61, 43)])

@@ -240,6 +240,17 @@ def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
     assert weights.choose_real(("ecdp", "sr3"), 4).name == "b"
     assert weights.choose_real(("ecdp", "idm"), 4) is None
     registry._entries.cache_clear()
+    both = entry_text("a", path, "shrinks_to = 1.5", "[4]") + entry_text("b", path, "", "[2]")
+    listed(both.replace('"sr3"', '"edsr"'))  # of which there are no others
+    found = [weights.choose("edsr", scale).name for scale in (4, 3, 2, 1.5)]
+    assert found == ["a", "a", "b", "a"]
+    with pytest.raises(WeightsError, match=re.escape("no weights for edsr at x1.4")):
+        weights.choose("edsr", 1.4)
+    registry._entries.cache_clear()
+    own = listed(entry_text("a", path, "shrinks_to = 0.5"))
+    with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: shrinks_to must be")):
+        weights.entries()
+    registry._entries.cache_clear()
     own = listed(entry_text("a", path, 'input = "dirty"'))
     with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: input must be one")):
         weights.entries()

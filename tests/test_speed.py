@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from torch import nn
 from torch.nn import functional as F
 
-from upscale import blocks, device, methods, sizing
+from upscale import blocks, device, methods, sizing, weights
 from upscale.blocks import blocks_of
 from upscale.cli.main import cli
 from upscale.diffusion.noise import BLOCK, noise_at
@@ -60,24 +60,29 @@ def test_noise_belongs_to_places():
 
 
 @pytest.mark.parametrize(
-    ("size_in", "size_out"),
-    [((300, 517), (1200, 2068)), ((400, 300), (1000, 750)), ((301, 90), (903, 270))],
-)
-def test_blocks_are_all_of_the_picture_once(size_in, size_out):
-    rows = blocks_of(size_in, size_out, 16, 600)
+    ("size_in", "size_out", "own"),
+    [((300, 517), (1200, 2068), 4), ((400, 300), (1000, 750), 2.5), ((301, 90), (903, 270), 3),
+     ((400, 517), (800, 1034), 4), ((400, 300), (1000, 750), 4)],
+)  # fmt: skip
+def test_blocks_are_all_of_the_picture_once(size_in, size_out, own):
+    stage = tuple(int(side * own) for side in size_in)
+    rows = blocks_of(size_in, size_out, 16, 600, stage)
     assert sum(map(len, rows)) > 1
+    if stage == size_out:
+        assert rows == blocks_of(size_in, size_out, 16, 600)
     seen = np.zeros(size_out, int)
     factor = size_out[0] / size_in[0]
+    halo = blocks.HALO * factor / own  # of what the network draws
     for block in (block for row in rows for block in row):
         core, made, source = block.core, block.made, block.source
         seen[core.top : core.top + core.height, core.left : core.left + core.width] += 1
-        assert (made.top % 16, made.left % 16) == (0, 0)
+        assert (source.top * own % 16, source.left * own % 16) == (0, 0)
         assert (made.top, made.left) == (source.top * factor, source.left * factor)
         assert (made.height, made.width) == (source.height * factor, source.width * factor)
         # the halo, unless the picture ends
-        assert made.top == 0 or core.top - made.top >= blocks.HALO
+        assert made.top == 0 or core.top - made.top >= halo
         end = made.left + made.width
-        assert end == size_out[1] or end - core.left - core.width >= blocks.HALO
+        assert end == size_out[1] or end - core.left - core.width >= halo
     assert (seen == 1).all()
 
 
@@ -118,6 +123,23 @@ def test_blocks_change_nothing_that_can_be_seen(tiny_weights, small_blocks):
     assert made.report["consistency"] == pytest.approx(whole.report["consistency"], abs=0.01)
     assert steps == sorted(steps)
     assert steps[-1] == 1
+
+
+@pytest.mark.parametrize("scale", [2, 2.5, 1.5])
+def test_a_result_that_is_shrunk_is_made_in_blocks(tiny_weights, small_blocks, tmp_path, scale):
+    """The network draws at 4x, whatever is asked for, and only blocks of that are ever there."""
+    state, told = weights.read(tiny_weights)
+    weights.save(tmp_path / "own4.safetensors", state, told | {"scales": [4.0]})
+    upscaler, picture = Upscaler(weights=tmp_path / "own4.safetensors"), photo(136, 172)
+    plan = upscaler.plan(picture.size, scale=scale)
+    assert plan.stages[0].size_out == (544, 688) and sum(map(len, plan.blocks)) > 3
+    made = upscaler(picture, scale=scale, seed=2)
+    whole = upscaler(picture, scale=scale, seed=2, tile=0)
+    assert made.picture.size == plan.size_out
+    assert np.abs(made.picture.rgb - whole.picture.rgb).max() < 2e-3
+    assert made.report["consistency"] == pytest.approx(whole.report["consistency"], abs=0.01)
+    large = upscaler.plan((3000, 4000), scale=2)
+    assert large.blocks and large.memory < 3.2e9
 
 
 def test_resizes_are_done_in_blocks_too(monkeypatch):

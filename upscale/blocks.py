@@ -24,6 +24,7 @@ HALO = 96
 # Of the input. A projection reads 4 pixels around (down and up, 2 each), and there is one per step
 # and three at the end; past the first their influence is hundredths of the last one's.
 HALO_IN = 24
+RESIZED = 2  # pixels of the output around that a bicubic resize to it reads
 UNIT = 256  # pixels of the input: blocks start on no coarser grid than this
 
 
@@ -55,31 +56,39 @@ def whole(size_in: tuple[int, int], size_out: tuple[int, int]) -> Block:
 
 
 def blocks_of(
-    size_in: tuple[int, int], size_out: tuple[int, int], align: int, side: int
+    size_in: tuple[int, int],
+    size_out: tuple[int, int],
+    align: int,
+    side: int,
+    stage: tuple[int, int] | None = None,
 ) -> tuple[tuple[Block, ...], ...]:
-    """Rows of blocks, from the top, whose cores are all of the output; with their halo they are
-    about `side` wide and high.
+    """Rows of blocks, from the top, whose cores are all of the output.
 
-    Both grids agree where a block starts, and it is a multiple of `align`. Empty where there is no
-    such grid, as for an odd --size.
+    stage: the size at which the network draws, where its result is then resized to the output.
+    There a block with its halo is about `side` wide and high, and starts at a multiple of `align`.
+    All grids agree where a block starts. Empty where there is no such grid, as for an odd --size.
     """
-    axes = [_cuts(*lengths, align, side) for lengths in zip(size_in, size_out, strict=True)]
+    lengths = zip(size_in, size_out, stage or size_out, strict=True)
+    axes = [_cuts(*along, align, side) for along in lengths]
     return tuple(
         tuple(Block(*map(_box, down, across)) for across in axes[1]) for down in axes[0] if axes[1]
     )
 
 
-def _cuts(small: int, large: int, align: int, side: int) -> list[tuple[range, ...]]:
-    """Along one axis: source, made, core, below of each block; empty where no grids meet."""
-    factor = Fraction(large, small)
-    p, q = factor.numerator, factor.denominator
-    unit = q * (align // math.gcd(p, align))  # input pixels after which both grids meet again
-    if large <= side:
+def _cuts(small: int, large: int, drawn: int, align: int, side: int) -> list[tuple[range, ...]]:
+    """Along one axis: source, made, core, below of each block; empty where no grids meet.
+    drawn: its length as the network draws it."""
+    factor, own = Fraction(large, small), Fraction(drawn, small)
+    # input pixels after which all grids meet again
+    unit = own.denominator * (align // math.gcd(own.numerator, align))
+    unit = math.lcm(unit, factor.denominator)
+    if drawn <= side:
         return [(range(small), range(large), range(large), range(small))]
     if unit > UNIT:
         return []
-    halo = -(-max(HALO_IN, HALO / factor) // unit) * unit
-    room = max(side // factor - 2 * halo, unit)
+    halo = max(HALO_IN, HALO / own) + (math.ceil(RESIZED / factor) if drawn != large else 0)
+    halo = -(-halo // unit) * unit
+    room = max(side // own - 2 * halo, unit)
     count = -(-small // room)
     step = math.ceil(Fraction(small, count * unit)) * unit
     found = []

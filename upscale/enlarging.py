@@ -19,6 +19,7 @@ from .image.picture import Picture, fill_transparent
 from .image.resize import Kernel, resize, resize_array
 from .methods import Model
 from .plan import Plan
+from .sizing import drawn
 from .stage import Call, OnStep, Settings
 
 
@@ -82,11 +83,13 @@ class Enlarging:
             self.told = {"nfe": 0, "tile": 0, "notes": list(self.plan.notes)}
             return resize(lr, size, self.kernel)
         stages = self.plan.stages
+        origin = (0, 0)
         if self.plan.blocks:  # then there is but one
-            here = tuple(lr.shape[-2:])
-            stages = (replace(stages[0], size_in=here, size_out=size),)
+            box = drawn(self.plan, block.source)
+            origin, here = (box.top, box.left), tuple(lr.shape[-2:])
+            stages = (replace(stages[0], size_in=here, size_out=(box.height, box.width)),)
         plan = replace(self.plan, size_out=size, stages=stages)
-        settings = replace(self.common, origin=(block.made.top, block.made.left))
+        settings = replace(self.common, origin=origin)
 
         def on_step(done: int, steps: int) -> None:
             if self.on_step:

@@ -115,4 +115,5 @@ def stages(
         return (first, Stage(middle, last, later)), [note]
     nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
     note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
-    return (Stage(size_in, output_size(size_in, nearest), steps),), [note]
+    notes = [] if entry.serves(factor) else [note]
+    return (Stage(size_in, output_size(size_in, nearest), steps),), notes

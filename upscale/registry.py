@@ -37,6 +37,7 @@ class Entry:
     licence: str
     card: str = ""
     input: str = "clean"  # what they were trained for; real: blurred, noisy, compressed
+    shrinks_to: float | None = None  # down to this scale their result, shrunk, is as good as any
     bundled: str | None = None
     hub: Hub | None = None
     path: Path | None = None
@@ -51,6 +52,11 @@ class Entry:
         if self.any_scale:
             return self.scales[0] * 0.999 <= scale <= self.scales[1] * 1.001
         return any(math.isclose(scale, own, rel_tol=1e-3) for own in self.scales)
+
+    def serves(self, scale: float) -> bool:
+        """Whether it is for this scale, if by shrinking its result."""
+        shrunk = self.shrinks_to is not None and self.shrinks_to <= scale <= max(self.scales)
+        return shrunk or self.covers(scale)
 
     def distance(self, scale: float) -> float:
         """How far `scale` is from the nearest it was trained for, in octaves; 0 if covered."""
@@ -155,6 +161,7 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "licence": (True, _text, "a text"),
     "card": (False, _text, "a text"),
     "input": (False, lambda v: v in INPUTS, f"one of {', '.join(INPUTS)}"),
+    "shrinks_to": (False, lambda v: type(v) in (int, float) and v >= 1, "a scale of 1 or more"),
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
                 "the name of a .safetensors file in upscale/bundled"),
     "hub": (False, _hub, "{ repo = , revision = , file = } in texts"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import torch
 
@@ -49,8 +50,8 @@ def with_memory(
     state = STATE_BYTES if net else RESIZE_BYTES
     blocks = _blocks(plan, net, tile, state, device)
     if blocks:
-        made = [block.made for row in blocks for block in row]
-        size = max(box.height for box in made), max(box.width for box in made)
+        parts = [drawn(plan, block.source) for row in blocks for block in row]
+        size = max(box.height for box in parts), max(box.width for box in parts)
         # the input, the rows that are ready, as floats and as they are written
         rows = max(row[0].core.height for row in blocks) * plan.size_out[1]
         known = plan.size_in[0] * plan.size_in[1] * 24 + rows * 18
@@ -65,18 +66,31 @@ def with_memory(
     return replace(plan, tile=side, tiles=tiles, memory=memory, blocks=blocks)
 
 
+def drawn(plan: Plan, source: Box) -> Box:
+    """What the one stage's network draws of a part of the input: where in all it draws, and how
+    large. Exact for the blocks of a plan, whose grids meet."""
+    down, across = (
+        Fraction(*lengths) for lengths in zip(plan.stages[0].size_out, plan.size_in, strict=True)
+    )
+    return Box(
+        *(int(value) for value in (source.top * down, source.left * across,
+                                   source.height * down, source.width * across))
+    )  # fmt: skip
+
+
 def _blocks(
     plan: Plan, net: torch.nn.Module | None, tile: str | int, state: int, device: torch.device
 ) -> tuple:
     """Rows of blocks, or none: for small pictures, several stages, and networks that look at all of
     the picture."""
-    pixels = plan.size_out[0] * plan.size_out[1]
+    stage = plan.stages[0].size_out
+    pixels = stage[0] * stage[1]
     most = FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
     large = pixels > most or pixels * state > available_memory(device) // 2
-    one = len(plan.stages) == 1 and plan.stages[0].size_out == plan.size_out
     if plan.sampler in ADAPTIVE:  # it would choose other steps for every block
         return ()
-    if tile == 0 or not large or not one or not getattr(net, "local", net is None):
+    if tile == 0 or not large or len(plan.stages) > 1 or not getattr(net, "local", net is None):
         return ()
     align, needed = (net.align, net.bytes_per_pixel) if net else (1, 0)
-    return blocks_of(plan.size_in, plan.size_out, align, math.isqrt(PART_BYTES // (state + needed)))
+    side = math.isqrt(PART_BYTES // (state + needed))
+    return blocks_of(plan.size_in, plan.size_out, align, side, stage)

@@ -56,11 +56,11 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
 
 
 def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = False) -> Entry:
-    """The first listed entry of `method` and `domain`, for clean input, that covers `scale`;
+    """The first listed entry of `method` and `domain`, for clean input, that serves `scale`;
     trained for just that scale goes before a range. With `nearest`, one that does not cover it is
     better than none."""
     same = _listed((method,), domain)
-    able = [e for e in same if nearest or e.covers(scale)]
+    able = [e for e in same if nearest or e.serves(scale)]
     if able:
         return min(able, key=lambda e: (e.distance(scale), e.any_scale))
     have = ", ".join(dict.fromkeys(e.scales_text() for e in same))
@@ -78,7 +78,7 @@ def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = 
 def choose_first(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry:
     """Of the first method that has weights for the scale; else the nearest of the last method."""
     for name in names:
-        if any(e.covers(scale) for e in _listed((name,), domain)):
+        if any(e.serves(scale) for e in _listed((name,), domain)):
             return choose(name, scale, domain)
     return choose(names[-1], scale, domain, nearest=True)
 

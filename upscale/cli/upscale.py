@@ -57,7 +57,7 @@ _OPTIONS = [
     option("--max-side", type=click.IntRange(1), metavar="N",
            help="Length of the result's longer side."),
     option("--method", type=Named(METHODS, GENERATING),
-           help="How to enlarge. Default: ecdp at 4x, idm at others, sr3 past 8x; "
+           help="How to enlarge. Default: ecdp to 4x, idm at others, sr3 past 8x; "
                 "for faces sr3 at 4x and 8x, else idm."),
     option("--weights", metavar="NAME|FILE|hf:...", shell_complete=weights_names,
            help="Weights by name (`diffsr weights list`), a .safetensors file, or "
