@@ -75,6 +75,14 @@ def blocks_of(
     )
 
 
+def drawn(source: Box, size_in: tuple[int, int], stage: tuple[int, int]) -> Box:
+    """Where a network that draws all of the input at size `stage` draws a block's source. Whole
+    numbers, for a block starts where all grids meet."""
+    down, across = (Fraction(*lengths) for lengths in zip(stage, size_in, strict=True))
+    top, height = int(source.top * down), int(source.height * down)
+    return Box(top, int(source.left * across), height, int(source.width * across))
+
+
 def _cuts(small: int, large: int, drawn: int, align: int, side: int) -> list[tuple[range, ...]]:
     """Along one axis: source, made, core, below of each block; empty where no grids meet.
     drawn: its length as the network draws it."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Block, whole
+from .blocks import Block, drawn, whole
 from .cascade import sampled
 from .consistency import settle, squared_error, tinge
 from .diffusion.tiling import Box
@@ -19,7 +19,6 @@ from .image.picture import Picture, fill_transparent
 from .image.resize import Kernel, resize, resize_array
 from .methods import Model
 from .plan import Plan
-from .sizing import drawn
 from .stage import Call, OnStep, Settings
 
 
@@ -85,7 +84,7 @@ class Enlarging:
         stages = self.plan.stages
         origin = (0, 0)
         if self.plan.blocks:  # then there is but one
-            box = drawn(self.plan, block.source)
+            box = drawn(block.source, self.plan.size_in, stages[0].size_out)
             origin, here = (box.top, box.left), tuple(lr.shape[-2:])
             stages = (replace(stages[0], size_in=here, size_out=(box.height, box.width)),)
         plan = replace(self.plan, size_out=size, stages=stages)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 
 import torch
 
-from .blocks import FROM_PIXELS, FROM_PIXELS_CUDA, PART_BYTES, blocks_of
+from .blocks import FROM_PIXELS, FROM_PIXELS_CUDA, PART_BYTES, blocks_of, drawn
 from .device import available_memory
 from .diffusion.samplers import ADAPTIVE
 from .diffusion.tiling import Box, windows
@@ -50,7 +49,8 @@ def with_memory(
     state = STATE_BYTES if net else RESIZE_BYTES
     blocks = _blocks(plan, net, tile, state, device)
     if blocks:
-        parts = [drawn(plan, block.source) for row in blocks for block in row]
+        stage = plan.stages[0].size_out
+        parts = [drawn(b.source, plan.size_in, stage) for row in blocks for b in row]
         size = max(box.height for box in parts), max(box.width for box in parts)
         # the input, the rows that are ready, as floats and as they are written
         rows = max(row[0].core.height for row in blocks) * plan.size_out[1]
@@ -64,18 +64,6 @@ def with_memory(
     memory = known + pixels * state + area * net.bytes_per_pixel
     tiles = len(boxes) * (sum(map(len, blocks)) or 1)
     return replace(plan, tile=side, tiles=tiles, memory=memory, blocks=blocks)
-
-
-def drawn(plan: Plan, source: Box) -> Box:
-    """What the one stage's network draws of a part of the input: where in all it draws, and how
-    large. Exact for the blocks of a plan, whose grids meet."""
-    down, across = (
-        Fraction(*lengths) for lengths in zip(plan.stages[0].size_out, plan.size_in, strict=True)
-    )
-    return Box(
-        *(int(value) for value in (source.top * down, source.left * across,
-                                   source.height * down, source.width * across))
-    )  # fmt: skip
 
 
 def _blocks(
