@@ -95,9 +95,8 @@ def timed(call: Callable[[], Any], seconds: float, device: str) -> Row:
     # as many threads as now: Timer's own default is one
     timer = Timer("once()", globals={"once": once}, num_threads=torch.get_num_threads())
     wall = timer.blocked_autorange(min_run_time=seconds).median
-    while (
-        len(cpu) < _CALLS and device == "cpu"
-    ):  # one call beside other work may take many times as long
+    # beside other work one call may take many times as long
+    while device == "cpu" and len(cpu) < _CALLS:
         once()
     return {"wall_s": wall, "cpu_s": min(cpu)} if device == "cpu" else {"wall_s": wall}
 
