@@ -208,12 +208,25 @@ def test_loss_is_the_distance_batched_and_differentiable(alex: Lpips) -> None:
     assert parameters and all(not p.requires_grad and p.grad is None for p in parameters)
 
 
+def test_the_form_for_training_is_the_same_distance(alex: Lpips) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.rand(2, 3, 66, 70, generator=generator) * 2 - 1
+    sr = (hr + 0.1 * torch.randn(hr.shape, generator=generator)).clamp(-1, 1).requires_grad_()
+    plain, quick = alex.loss(sr, hr), alex.compared(alex.trunk(sr), alex.trunk(hr))
+    torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-6)
+    wanted, found = (torch.autograd.grad(x.sum(), sr)[0] for x in (plain, quick))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    flat = torch.full((1, 3, 40, 52), -0.7, requires_grad=True)
+    alex.compared(alex.trunk(flat), alex.trunk(flat.detach())).sum().backward()
+    assert flat.grad.isfinite().all()
+
+
 def test_gradient_is_finite_where_all_features_are_zero(alex: Lpips) -> None:
     x = torch.full((1, 3, 40, 52), -0.7, requires_grad=True)
     alex.loss(x, x.detach() + 0).sum().backward()
     assert torch.isfinite(x.grad).all()
     features = torch.zeros(1, 8, 2, 3, requires_grad=True)
-    perceptual._unit(features).sum().backward()
+    perceptual.unit(features).sum().backward()
     assert torch.isfinite(features.grad).all()
 
 

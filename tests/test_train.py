@@ -111,7 +111,7 @@ def test_the_quality_stage_runs_and_moves_the_weights(photos, tmp_path) -> None:
     assert same(first, run(photos, tmp_path / "b", config))
     assert not same(first, run(photos, tmp_path / "c"))
     line = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"score", "l1", "phase", "feature0", "images_per_second"} <= line.keys()
+    assert {"score", "l1", "phase", "alex", "images_per_second"} <= line.keys()
 
 
 @pytest.mark.parametrize("method", ["sr3", "regression"])
@@ -324,7 +324,7 @@ def test_both_quality_gradients_train_ecdp(photos, tmp_path, gradient) -> None:
     state = run(photos, tmp_path / "a", config, net=TWO_HEADS)
     assert all(v.isfinite().all() for v in state.values())
     line = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"score", "l1", "phase", "feature0", "gradient_norm"} <= line.keys()
+    assert {"score", "l1", "phase", "alex", "gradient_norm"} <= line.keys()
     assert not same(state, run(photos, tmp_path / "b", config.with_(iterations=1), net=TWO_HEADS))
 
 

@@ -361,6 +361,17 @@ def test_kernels_are_kernels() -> None:
     assert True in values  # it rings
 
 
+def test_blur_is_the_kernels_correlation_with_its_border_repeated() -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.random((1, 3, 23, 38), dtype=np.float32))
+    for kernel in (degrade.sinc_kernel(rng), degrade.gaussian_kernel((0.2, 3.0), rng)):
+        lopsided = kernel * torch.rand(kernel.shape, generator=torch.Generator().manual_seed(0))
+        pad = len(kernel) // 2
+        wide = torch.nn.functional.pad(x, (pad,) * 4, mode="replicate").transpose(0, 1)
+        wanted = torch.nn.functional.conv2d(wide, lopsided[None, None]).transpose(0, 1)
+        torch.testing.assert_close(degrade._filtered(x, lopsided), wanted, rtol=0, atol=3e-6)
+
+
 def test_a_codec_loses_what_quality_says() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     for codec in ("JPEG", "WEBP"):

@@ -30,6 +30,7 @@ SETTINGS = [
     "--net", "compact-tiny", "--patch", "48", "--batch", "4", "--iterations", "4", "--warmup", "2",
     "--holdout", "1", "--validate-every", "2", "--device", "cpu", "--dtype", "fp32", "-q",
     "--quality-loss-from", "2", "--quality-batch", "4", "--quality-vgg", "0",
+    "--quality-adversarial", "0.1",
 ]  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def test_two_processes_are_one(photos, tmp_path, alone, strategy) -> None:
     two = trained(photos, tmp_path, 2, "--strategy", strategy)
     assert [line["iteration"] for line in two] == [line["iteration"] for line in one]
     for a, b in zip(one, two, strict=True):
-        for key in ("loss", "score", "l1", "phase", "feature0", "gradient_norm"):
+        for key in ("loss", "score", "l1", "phase", "alex", "adversarial", "gradient_norm"):
             if key in a:
                 assert b[key] == pytest.approx(a[key], rel=1e-4), key
         if "by_noise" in a:

@@ -77,6 +77,8 @@ _HELP = {
     "quality_phase": "Weight of what keeps a grid away that is the same all over a picture.",
     "quality_grid": "Weight of what keeps lines from ringing at the grid's period.",
     "quality_mesh": "Weight of what keeps single waves from standing out: fine hatching, meshes.",
+    "quality_adversarial": "Weight of a discriminator that learns, from LPIPS's features (vgg's, "
+    "else alex's), to tell the pictures from true ones.",
     "distill": "Weights (name, file or hf:...) of a teacher that a few-step student learns from; "
     "it starts from them too, unless --init is given.",
     "distill_kind": "Learn the teacher's pictures in 1, 2 and 4 calls, or halve its steps in "

@@ -42,6 +42,7 @@ class TrainConfig:
     quality_gradient: "direct" through the last `quality_depth` of 1 to `quality_calls` calls, or
     "adjoint", through the whole probability flow solved to quality_tolerance, in constant memory.
     quality_score: weight of the score loss in that stage (the published code has 0 there).
+    quality_adversarial: weight of what a discriminator says that learns beside (adversary.py).
     distill: weights (name or file) of a teacher, "" for none, see distill.py. distill_kind: "map",
     the whole way from noise to picture in few calls, or "progressive", rounds that halve its steps.
     distill_steps: the teacher's. distill_weight: against the score loss.
@@ -96,6 +97,7 @@ class TrainConfig:
     quality_phase: float = 1.0
     quality_grid: float = 0.0
     quality_mesh: float = 0.0
+    quality_adversarial: float = 0.0
     distill: str = ""
     distill_kind: str = "map"
     distill_steps: int = 8

@@ -89,7 +89,11 @@ def _filtered(x: Tensor, kernel: Tensor | None) -> Tensor:
         return x
     pad = len(kernel) // 2
     wide = F.pad(x, (pad,) * 4, mode="replicate")
-    return F.conv2d(wide.transpose(0, 1), kernel[None, None]).transpose(0, 1)
+    # by FFT: a direct convolution of single channels takes ten times as long. Its circle spoils
+    # what the padding added, and nothing else
+    size, (height, width) = wide.shape[-2:], x.shape[-2:]
+    spectrum = torch.fft.rfft2(wide) * torch.fft.rfft2(kernel, s=size).conj()
+    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width]
 
 
 def _grid(size: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from ..diffusion.denoiser import bind, parametrisation, per_example
 from ..diffusion.process import Process, VPDiscrete, sigmas
 from ..diffusion.samplers import ddim, rk45
 from ..image.resize import resize
+from ..metrics.perceptual import Features
+from .adversary import Adversary
 from .chance import Chance, normal, uniform
 from .data import Batch
 from .grid import PERIOD, grid_loss, mesh_loss, phase_loss
@@ -174,6 +176,17 @@ def shifted(sr: Tensor, hr: Tensor, generator: torch.Generator) -> tuple[Tensor,
 
 
 @dataclass(frozen=True)
+class Judge:
+    """A feature network, (B,3,H,W) in [-1,1] -> features, and the named, weighted distances (B,)
+    that are taken between two pictures' features."""
+
+    trunk: Callable[[Tensor], Features]
+    distances: dict[str, tuple[float, Callable[[Features, Features], Tensor]]]
+    adversary: Adversary | None = None  # one that looks at the same features
+    adversarial: float = 0.0  # its weight
+
+
+@dataclass(frozen=True)
 class QualityLoss:
     """weights and distances of the image quality loss (ECDP section 3.4, with our additions)."""
 
@@ -181,16 +194,35 @@ class QualityLoss:
     phase: float
     grid: float
     mesh: float
-    distances: tuple[tuple[float, Callable[[Tensor, Tensor], Tensor]], ...]
+    judges: tuple[Judge, ...]
     mean: Callable[[Tensor], Tensor] = lambda value: value  # over processes
 
-    def __call__(self, sr: Tensor, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def __call__(
+        self, sr: Tensor, hr: Tensor, generator: torch.Generator, chance: Chance | None = None
+    ) -> dict[str, Tensor]:
+        """The parts by their names. sr, hr: (B,3,H,W) in [-1,1]; generator: of what is the same
+        for all examples; chance: of what is not, `generator` by itself."""
         parts = {"l1": self.l1 * (sr - hr).abs().mean()}
         parts["phase"] = self.phase * phase_loss(sr, hr, self.mean)
         if self.grid:
             parts["grid"] = self.grid * grid_loss(sr, hr)
         if self.mesh:
             parts["mesh"] = self.mesh * mesh_loss(sr, hr, self.mean)
-        for index, (weight, distance) in enumerate(self.distances):
-            parts[f"feature{index}"] = weight * distance(*shifted(sr, hr, generator)).mean()
+        for judge in self.judges:
+            cut, truth = shifted(sr, hr, generator)
+            made = judge.trunk(cut)
+            with torch.no_grad():
+                true = judge.trunk(truth)
+            for name, (weight, distance) in judge.distances.items():
+                parts[name] = weight * distance(made, true).mean()
+            if judge.adversary:
+                # it learns of this batch once the network's loss is made, so that both are of one
+                # discriminator
+                parts["adversarial"] = judge.adversarial * judge.adversary.loss(made, true).mean()
+                judge.adversary.learn(made, true, chance or generator)
         return parts
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """The one that learns beside the network, if there is one."""
+        return next((judge.adversary for judge in self.judges if judge.adversary), None)

@@ -17,6 +17,7 @@ from ..errors import InputError, UsageError
 from ..metrics.perceptual import Lpips
 from ..nets.compact import CompactConfig
 from . import checkpoint, dist
+from .adversary import WIDTHS, Adversary
 from .card import metadata, write_card
 from .config import TrainConfig
 from .data import Pairs
@@ -25,7 +26,7 @@ from .distill import teacher_of
 from .feed import default_workers
 from .log import Log
 from .loop import OnProgress, train
-from .loss import QualityLoss, Spec
+from .loss import Judge, QualityLoss, Spec
 from .networks import make_net, start
 from .sources import Items, Say, find
 from .state import Run
@@ -144,9 +145,7 @@ def prepared(
     network = make_net(config, sizes)
     if init or config.distill:
         start(network, init or config.distill)
-    quality = quality_loss(config, world.device)
-    if quality is not None:
-        quality = replace(quality, mean=world.joint_mean)
+    quality = quality_loss(config, world)
     run = Run(
         network,
         spec_of(config),
@@ -234,26 +233,39 @@ def estimate_std(pairs: Pairs, batches: int = 32) -> float:
     return round(std, 4)
 
 
-def quality_loss(config: TrainConfig, device: torch.device) -> QualityLoss | None:
+def quality_loss(config: TrainConfig, world: dist.World) -> QualityLoss | None:
     """The distances that the config weighs; None where its stage is off."""
     if not config.quality_loss_from:
         return None
-    wanted = (
-        ("vgg", "loss", config.quality_vgg),
-        ("alex", "loss", config.quality_alex),
-        ("vgg", "feature_loss", config.quality_features),
-    )
-    nets: dict[str, Lpips] = {}
-    distances = []
-    for name, kind, weight in wanted:
-        if weight:
-            if name not in nets:
-                nets[name] = Lpips(name, device)
-            distances.append((weight, getattr(nets[name], kind)))
+    wanted = {
+        "vgg": ("vgg", config.quality_vgg),
+        "features": ("vgg", config.quality_features),
+        "alex": ("alex", config.quality_alex),
+    }
+    trunks = [t for t in ("vgg", "alex") if any(w for net, w in wanted.values() if net == t)]
+    if config.quality_adversarial and not trunks:
+        raise UsageError(
+            "--quality-adversarial judges the features that LPIPS takes: give --quality-vgg or "
+            "--quality-alex too"
+        )
+    judges = []
+    for trunk in trunks:
+        lpips = Lpips(trunk, world.device)
+        how = {"features": lpips.last_compared}
+        distances = {
+            k: (w, how.get(k, lpips.compared))
+            for k, (net, w) in wanted.items()
+            if net == trunk and w
+        }
+        opponent = None
+        if config.quality_adversarial and trunk == trunks[0]:
+            opponent = Adversary(WIDTHS[trunk], config.seed, world.device, world.mean)
+        judges.append(Judge(lpips.trunk, distances, opponent, config.quality_adversarial))
     return QualityLoss(
         config.quality_l1,
         config.quality_phase,
         config.quality_grid,
         config.quality_mesh,
-        tuple(distances),
+        tuple(judges),
+        world.joint_mean,
     )

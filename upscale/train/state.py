@@ -63,6 +63,7 @@ class Run:
                 "weight at once: take --quality-gradient direct"
             )
         self.net, self.teacher = net, teacher
+        self.adversary = quality.adversary if quality else None
         self.taught = teacher.told() if teacher else {}
         if teacher is not None:
             teacher.to(self.device, compiled)
@@ -118,6 +119,8 @@ class Run:
             checkpoint.unpack(state, self.net, self.ema, self.optimiser)
             if self.teacher:
                 self.teacher.unpack(state, record["round"])
+            if self.adversary:
+                self.adversary.unpack(state)
             say(f"going on from iteration {self.iteration} in {folder}")
         if log is not None:
             log.resume(record.get("log", {}), self.iteration)
@@ -137,6 +140,7 @@ class Run:
             record |= {"teacher": self.taught, "round": self.teacher.round}
         if self.world.first:
             state |= self.teacher.pack() if self.teacher else {}
+            state |= self.adversary.pack() if self.adversary else {}
             checkpoint.save(folder, self.iteration, state, record)
         self.world.wait()
 
@@ -203,6 +207,8 @@ class Run:
         if not math.isfinite(norm):
             raise self._broken("gradient", norm, values)
         self.optimiser.step()
+        if self.adversary and config.in_quality(iteration):
+            self.adversary.step(rate, len(batches))
         self._average()
         self.iteration += 1
         self.images_seen += config.count(iteration)
@@ -277,7 +283,8 @@ class Run:
             return parts
         if config.degradation == "bicubic":  # else the input is not what the truth shrinks to
             sr = project(sr, batch)
-        return parts | self.quality(sr, batch.hr, generator)
+        own = replace(chance, seed=config.seed + 3)
+        return parts | self.quality(sr, batch.hr, generator, own)
 
     def _turn(self) -> None:
         """Into the next round: the average is the teacher, and where the student starts from."""
