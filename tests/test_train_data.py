@@ -465,3 +465,20 @@ def test_an_error_in_a_worker_is_told_as_it_is(tmp_path) -> None:
     pairs = Pairs(Streamed(find(tmp_path)), replace(CONFIG, crop="square"))
     with pytest.raises(InputError, match=r"^2 pictures one after the other cannot be used"):
         list(Feed(pairs, lambda i: [range(2)], 0, 2, 1, CPU))
+
+
+def test_python_ends_though_an_iteration_is_not_finished(tmp_path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(png(0))
+    code = (
+        "import sys, pathlib, torch\n"
+        "from upscale.train.config import TrainConfig\n"
+        "from upscale.train.data import Pairs, load_folder\n"
+        "from upscale.train.feed import Feed\n"
+        "pairs = Pairs(load_folder(pathlib.Path(sys.argv[1])), TrainConfig(patch=32, batch=2))\n"
+        "batches = iter(Feed(pairs, lambda i: [range(2)], 0, 50, 1, torch.device('cpu')))\n"
+        "next(batches)\n"
+        "sys.kept = batches\n"  # a module's attribute: there until the last
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    assert done.returncode == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -50,11 +53,17 @@ class Feed:
             for iteration in range(self.start, self.end):
                 yield [self._moved(part) for part in self.made.parts(iteration)]
             return
+        others = multiprocessing.active_children()
+        with warnings.catch_warnings():
+            # of a fork beside threads: the workers never touch what those hold
+            warnings.simplefilter("ignore", DeprecationWarning)
+            batches = iter(self._loader())
+        workers = [p for p in multiprocessing.active_children() if p not in others]
+        # who leaves the iteration unfinished until Python ends would wait for ever: multiprocessing
+        # ends its processes by the signal that these ignore
+        ending = partial(_end, workers)
+        atexit.register(ending)
         try:
-            with warnings.catch_warnings():
-                # of a fork beside threads: the workers never touch what those hold
-                warnings.simplefilter("ignore", DeprecationWarning)
-                batches = iter(self._loader())
             for packed in batches:
                 if isinstance(packed, DiffsrError):
                     raise packed
@@ -66,6 +75,10 @@ class Feed:
                 f"a process that prepares pictures was ended from outside ({error}): memory may "
                 f"have run out. Try fewer than --workers {self.workers}, or less --cache"
             ) from error
+        finally:
+            del batches  # which ends its workers in good order
+            atexit.unregister(ending)
+            ending()
 
     def _loader(self) -> DataLoader:
         # a fork shares the pictures in memory; where there is none they are copied
@@ -128,6 +141,12 @@ def _unpacked(packed: Sequence[Any]) -> Batch:
     pieces = flat.split([c * h * w for c, h, w in sizes])
     small = [piece.view(*size) for piece, size in zip(pieces, sizes, strict=True)]
     return Batch(hr, lr_up, scale, small, tuple(places), tuple(skipped))
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _begin_worker(index: int) -> None:
