@@ -209,8 +209,9 @@ def test_a_run_in_parts_is_that_of_one(photos, teacher, tmp_path, kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_a_batch_are_the_batch(photos, teacher, tmp_path, kind) -> None:
     config = taught(teacher, kind, iterations=2, distill_steps=4)
-    run(photos, tmp_path / "one", config)
-    run(photos, tmp_path / "two", config.with_(accumulate=2))
+    # (in bf16 the rounding depends on how many are computed at once)
+    run(photos, tmp_path / "one", config, dtype="fp32")
+    run(photos, tmp_path / "two", config.with_(accumulate=2), dtype="fp32")
     one, two = (lines(tmp_path / name)[-1] for name in ("one", "two"))
     for key in ("loss", "score", "distill", "gradient_norm"):
         assert one[key] == pytest.approx(two[key], rel=1e-4)

@@ -1,0 +1,114 @@
+"""The README's and the cards' pictures: cuts of pictures, enlarged, beside bicubic and the truth.
+
+    python benchmarks/montage.py compare KODAK24/HR compare.png
+    python benchmarks/montage.py limits KODAK24/HR photo-limits.png
+    python benchmarks/montage.py real KODAK24/HR photo-real.png
+    python benchmarks/montage.py cuts FOLDER out.png --weights A,B --cut NAME:TOP:LEFT ...
+
+Each picture of the folder is enlarged as a whole, by the defaults, as `diffsr upscale` does; then
+it is cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from upscale import Upscaler, read, write
+from upscale.bench.protocol import make_lr
+from upscale.image.picture import Picture
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a picture, as wide as it is high."""
+
+    name: str
+    top: int
+    left: int
+    scale: int = 4
+    degradation: str = "none"
+
+
+COMPARE = (
+    Cut("kodim04", 120, 220), Cut("kodim19", 250, 300), Cut("kodim23", 70, 380),
+    Cut("kodim08", 150, 300),
+)  # fmt: skip
+LIMITS = (
+    Cut("kodim19", 248, 20), Cut("kodim13", 160, 300), Cut("kodim05", 160, 420),
+    Cut("kodim24", 160, 240), Cut("kodim04", 200, 200, 2), Cut("kodim04", 200, 200, 8),
+)  # fmt: skip
+REAL = tuple(
+    Cut(c.name, c.top, c.left, degradation="peers")
+    for c in (*COMPARE[:3], Cut("kodim24", 160, 240), Cut("kodim13", 160, 300), COMPARE[3])
+)
+
+
+class Montage:
+    """columns: "bicubic", "truth", a method, or weights."""
+
+    def __init__(self, columns: Sequence[str], side: int, data: Path) -> None:
+        self.columns, self.side, self.data = columns, side, data
+        self.enlarged = cache(self._enlarged)
+        self.upscaler = cache(self._upscaler)
+
+    def row(self, cut: Cut) -> np.ndarray:
+        """(side, side * columns, 3) in [0,1]."""
+        at = np.s_[cut.top : cut.top + self.side, cut.left : cut.left + self.side]
+        made = [self.enlarged(column, cut.name, cut.scale, cut.degradation)[at]
+                for column in self.columns]  # fmt: skip
+        return np.concatenate(made, 1)
+
+    def whole(self, cuts: Sequence[Cut], across: int) -> np.ndarray:
+        """`across` cuts in a row."""
+        rows = [self.row(cut) for cut in cuts]
+        lines = [np.concatenate(rows[i : i + across], 1) for i in range(0, len(rows), across)]
+        return np.concatenate(lines, 0)
+
+    def _enlarged(self, column: str, name: str, scale: int, degradation: str) -> np.ndarray:
+        path = next(self.data.glob(f"{name}.*"))
+        lr, hr = make_lr(read(path).rgb, scale, degradation, path.stem)
+        if column == "truth":
+            return hr
+        return self.upscaler(column)(Picture(lr), scale=float(scale)).picture.rgb
+
+    def _upscaler(self, column: str) -> Upscaler:
+        if column in ("bicubic", "regression", "sr3", "idm", "ecdp"):
+            return Upscaler(column)
+        return Upscaler(weights=column)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("compare", "limits", "real", "cuts"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--weights", default="ecdp")
+    parser.add_argument("--cut", action="append", default=[], help="NAME:TOP:LEFT[:SCALE[:KIND]]")
+    parser.add_argument("--side", type=int, default=176)
+    chosen = parser.parse_args()
+    if chosen.what == "compare":
+        columns = ("bicubic", "regression", "sr3", "ecdp", "truth")
+        made = Montage(columns, 176, chosen.folder).whole(COMPARE, 1)
+    elif chosen.what == "limits":
+        made = Montage(("bicubic", "ecdp", "truth"), 160, chosen.folder).whole(LIMITS, 2)
+    elif chosen.what == "real":
+        made = Montage(("bicubic", "ecdp-photo-real", "truth"), 160, chosen.folder).whole(REAL, 2)
+    else:
+        cuts = []
+        for text in chosen.cut:
+            name, top, left, *rest = text.split(":")
+            scale, kind = (*rest, *("4", "none")[len(rest) :])
+            cuts.append(Cut(name, int(top), int(left), int(scale), kind))
+        columns = ("bicubic", *chosen.weights.split(","), "truth")
+        made = Montage(columns, chosen.side, chosen.folder).whole(cuts, 1)
+    write(Picture(made), chosen.output, overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
