@@ -81,6 +81,18 @@ _FINE_FACE = {**_FINE, "quality_mesh": 1.0, "quality_cool": 0.5}
 _FACE = {"domain": "face", "whole": True, "patch": 128, "warmup": 20, "ema": 0.99}
 # from a regression's trunk: first the score loss alone, at the regression's step size
 _FINE_REGRESSED = {**_FACE, **_FINE_FACE, "std": 0.24, "learning_rate": 6e-4}
+# the compact ecdp's trunk as a regression, and ecdp from it: some iterations of the score loss,
+# then the quality loss on larger parts of pictures
+_TRUNK = {
+    "net_options": "encoder=6,inject=1+3+5", "std": 0.1069, "learning_rate": 6e-4,
+    "final_learning_rate": 5e-5, "iterations": 2900, "warmup": 50, "ema": 0.998, "seed": 71,
+}  # fmt: skip
+_REGRESSED = {
+    "std": 0.1069, "patch": 128, "batch": 9, "learning_rate": 5e-4, "iterations": 1400,
+    "warmup": 30, "ema": 0.997, "seed": 81, "quality_loss_from": 100, "quality_batch": 5,
+    "quality_learning_rate": 4e-4, "quality_l1": 3.0, "quality_vgg": 2.0, "quality_alex": 0.6,
+    "quality_grid": 0.15, "quality_mesh": 1.5,
+}  # fmt: skip
 
 
 RECIPES: dict[str, Recipe] = {
@@ -181,15 +193,29 @@ RECIPES: dict[str, Recipe] = {
     ),
     "regression-photo-ecdp": _recipe(
         "ours", "", "--init the weights of ecdp-photo; the trunk that ecdp-photo-regressed needs",
-        method="regression", net_options="encoder=6,inject=1+3+5", std=0.1069, learning_rate=6e-4,
-        final_learning_rate=5e-5, iterations=2900, warmup=50, ema=0.998, seed=71, **_fixed(4),
+        method="regression", **_TRUNK, **_fixed(4),
     ),
     "ecdp-photo-regressed": _recipe(
         "ours", "", "--init A,B: A of regression-photo-ecdp, B of ecdp-photo",
-        method="ecdp", std=0.1069, patch=128, batch=9, learning_rate=5e-4, iterations=1400,
-        warmup=30, ema=0.997, seed=81, quality_loss_from=100, quality_batch=5,
-        quality_learning_rate=4e-4, quality_l1=3.0, quality_vgg=2.0, quality_alex=0.6,
-        quality_grid=0.15, quality_mesh=1.5, **_fixed(4),
+        method="ecdp", **_REGRESSED, **_fixed(4),
+    ),
+    "ecdp-photo-adversarial": _recipe(
+        "ours", "", "--init the weights of ecdp-photo-regressed",
+        method="ecdp", **{**_REGRESSED, "iterations": 2700, "ema": 0.998, "seed": 95,
+                          "quality_loss_from": 1, "quality_adversarial": 0.06}, **_fixed(4),
+    ),
+    "regression-photo-real": _recipe(
+        "ours", "", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
+        method="regression", degradation="real", second_order=0.2,
+        **{**_TRUNK, "std": 0.0, "patch": 128, "iterations": 3300, "ema": 0.999, "seed": 92},
+        **_fixed(4),
+    ),
+    "ecdp-photo-real-adversarial": _recipe(
+        "ours", "", "--init A,B: A of regression-photo-real, B of ecdp-photo-real",
+        method="ecdp", degradation="real", second_order=0.2,
+        **{**_REGRESSED, "std": 0.1405, "iterations": 3000, "ema": 0.998, "seed": 94,
+           "quality_l1": 2.0, "quality_vgg": 1.5, "quality_alex": 1.0, "quality_grid": 0.2,
+           "quality_adversarial": 0.1}, **_fixed(4),
     ),
     "ecdp-photo-real": _recipe(
         "ours", "", "--init ecdp-photo; for pictures as the world makes them",
