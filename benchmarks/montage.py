@@ -6,7 +6,8 @@
     python benchmarks/montage.py cuts FOLDER out.png --weights A,B --cut NAME:TOP:LEFT ...
 
 Each picture of the folder is enlarged as a whole, by the defaults, as `diffsr upscale` does; then
-it is cut.
+it is cut. `chelsea` is a picture of the scikit-image package (CC0), `lettering` one that is drawn
+here: Kodak's have neither fur nor line art.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from upscale import Upscaler, read, write
+from upscale.bench import datasets
 from upscale.bench.protocol import make_lr
 from upscale.image.picture import Picture
 
@@ -41,11 +44,13 @@ COMPARE = (
 )  # fmt: skip
 LIMITS = (
     Cut("kodim19", 248, 20), Cut("kodim13", 160, 300), Cut("kodim05", 160, 420),
-    Cut("kodim24", 160, 240), Cut("kodim04", 200, 200, 2), Cut("kodim04", 200, 200, 8),
+    Cut("kodim24", 160, 240), Cut("kodim15", 110, 440), Cut("chelsea", 60, 140),
+    Cut("kodim04", 200, 200, 2), Cut("kodim04", 200, 200, 8), Cut("lettering", 0, 0, 2),
+    Cut("lettering", 0, 0, 4),
 )  # fmt: skip
 REAL = tuple(
     Cut(c.name, c.top, c.left, degradation="peers")
-    for c in (*COMPARE[:3], Cut("kodim24", 160, 240), Cut("kodim13", 160, 300), COMPARE[3])
+    for c in (*COMPARE[1:3], Cut("kodim15", 110, 440), LIMITS[3], LIMITS[1], COMPARE[3])
 )
 
 
@@ -71,16 +76,33 @@ class Montage:
         return np.concatenate(lines, 0)
 
     def _enlarged(self, column: str, name: str, scale: int, degradation: str) -> np.ndarray:
-        path = next(self.data.glob(f"{name}.*"))
-        lr, hr = make_lr(read(path).rgb, scale, degradation, path.stem)
+        lr, hr = make_lr(self._truth(name), scale, degradation, name)
         if column == "truth":
             return hr
         return self.upscaler(column)(Picture(lr), scale=float(scale)).picture.rgb
+
+    def _truth(self, name: str) -> np.ndarray:
+        if name == "lettering":
+            return lettering(160)
+        folder = datasets.find(datasets.SCIKIT)[1] if name == "chelsea" else self.data
+        return read(next(folder.glob(f"{name}.*"))).rgb
 
     def _upscaler(self, column: str) -> Upscaler:
         if column in ("bicubic", "regression", "sr3", "idm", "ecdp"):
             return Upscaler(column)
         return Upscaler(weights=column)
+
+
+def lettering(side: int) -> np.ndarray:
+    """Letters of three sizes, lines and circles on white, (side,side,3) in [0,1]."""
+    im = Image.new("RGB", (4 * side, 4 * side), "white")  # drawn larger, for smooth edges
+    draw = ImageDraw.Draw(im)
+    for top, size in ((8, 26), (120, 44), (270, 72)):
+        draw.text((16, top), "diffsr 4096 Quick brown fox", "black", ImageFont.load_default(size))
+    for i in range(8):
+        draw.line((20, 400 + 26 * i, 300, 380 + 32 * i), "black", 3 + i)
+        draw.ellipse((340 + 14 * i, 380 + 14 * i, 610 - 14 * i, 620 - 14 * i), None, "navy", 4)
+    return np.asarray(im.resize((side, side), Image.Resampling.LANCZOS), np.float32) / 255
 
 
 def main() -> None:
