@@ -58,7 +58,7 @@ class Lpips:
     ) -> None:
         self.name = net
         self.path = weights_file(net, weights)
-        # (twice as fast on a CPU as the plain layout)
+        # (faster on a CPU than the plain layout)
         model = _fill(_skeleton(net), self.path).to(device).to(memory_format=torch.channels_last)
         self.trunk = Trunk(model.scaling_layer, model.net)
         self.heads = [lin.model[-1].weight for lin in model.lins]  # (1,C,1,1)
