@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upscale import methods, weights
+from upscale.enlarging import Enlarging
 from upscale.errors import UsageError
 from upscale.image.picture import Picture
 from upscale.nets import idm
@@ -398,3 +400,19 @@ def test_a_grid_whose_sign_changes_is_seen_by_the_grid_loss() -> None:
     grid_loss(sr, hr).backward()
     with torch.no_grad():
         assert float(grid_loss(sr - 20 * sr.grad, hr)) < float(grid_loss(sr, hr))
+
+
+def test_what_bf16_cannot_do_is_done_in_float32(files, monkeypatch) -> None:
+    asked, sampled_ = [], Enlarging._sampled
+
+    def broken(self: Enlarging, *args: object) -> torch.Tensor:
+        asked.append(self.common.bf16)
+        made = sampled_(self, *args)
+        return made * math.nan if self.common.bf16 else made
+
+    monkeypatch.setattr(Enlarging, "_sampled", broken)
+    picture = Picture(np.random.default_rng(0).random((7, 3, 3), dtype=np.float32))
+    made = Upscaler(weights=files["idm"], dtype="bf16")(picture, scale=2).picture
+    assert asked == [True, False]
+    plain = Upscaler(weights=files["idm"], dtype="fp32")(picture, scale=2).picture
+    assert np.array_equal(made.rgb, plain.rgb)

@@ -67,6 +67,11 @@ class Enlarging:
         part = np.ascontiguousarray(rgb[_at(block.source)])
         lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
         sr = self._sampled(lr, block, index, many)
+        if self.common.bf16 and not torch.isfinite(sr).all():
+            # seen on a CPU whose bf16 convolutions are native: of a strip of 7x1 pixels, now and
+            # then, with the same numbers given
+            self.common = replace(self.common, bf16=False)
+            sr = self._sampled(lr, block, index, many)
         if not torch.isfinite(sr).all():
             raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
         sr = sr.clamp_(-1, 1).float().add_(1).div_(2)
