@@ -412,7 +412,9 @@ def test_what_bf16_cannot_do_is_done_in_float32(files, monkeypatch) -> None:
 
     monkeypatch.setattr(Enlarging, "_sampled", broken)
     picture = Picture(np.random.default_rng(0).random((7, 3, 3), dtype=np.float32))
-    made = Upscaler(weights=files["idm"], dtype="bf16")(picture, scale=2).picture
+    result = Upscaler(weights=files["idm"], dtype="bf16")(picture, scale=2)
+    made = result.picture
     assert asked == [True, False]
+    assert result.report["dtype"] == "fp32" and "done again in fp32" in result.report["notes"][-1]
     plain = Upscaler(weights=files["idm"], dtype="fp32")(picture, scale=2).picture
     assert np.array_equal(made.rgb, plain.rgb)

@@ -72,6 +72,7 @@ class Enlarging:
             # then, with the same numbers given
             self.common = replace(self.common, bf16=False)
             sr = self._sampled(lr, block, index, many)
+            self.told["notes"].append("bf16 gave what is not finite: done again in fp32")
         if not torch.isfinite(sr).all():
             raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
         sr = sr.clamp_(-1, 1).float().add_(1).div_(2)

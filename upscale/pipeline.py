@@ -233,6 +233,7 @@ class Upscaler:
             for band in work.bands(picture):
                 on_rows(band, report)
         report |= {"spacing": None, "temperature": None, **work.told, **consistency_of(work.error)}
+        report["dtype"] = "bf16" if work.common.bf16 else "fp32"  # what it ended with
         report["seconds"] = round(time.perf_counter() - started, 3)
         return Result(made, report) if picture is source else pillow_of(made)
 

@@ -4,7 +4,7 @@ What L1 and LPIPS cannot ask for: where the truth cannot be known, the likeliest
 and a texture that is wrong in its place costs both of them more than none. An opponent only asks
 whether the texture looks true (Goodfellow et al. 2014; in super-resolution SRGAN, Ledig et al.
 2017). Ours judges the frozen features that LPIPS has computed of both pictures, each level by a
-small head of its own (Sauer et al. 2021), which learns fast and costs a quarter of an iteration.
+small head of its own (Sauer et al. 2021), which learns fast and costs little beside them.
 """
 
 from __future__ import annotations
