@@ -77,9 +77,10 @@ def test_injections_start_as_if_not_there_and_then_matter() -> None:
         before = after
 
 
+@pytest.mark.parametrize("stem", [1, 2, 4])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (18, 33), (16, 32)])
-def test_any_size_each_with_its_own_noise_level_and_scale(size) -> None:
-    net, (x, lr_up, c_noise) = made(TWO), inputs(*size)
+def test_any_size_each_with_its_own_noise_level_and_scale(size, stem) -> None:
+    net, (x, lr_up, c_noise) = made(replace(TWO, stem=stem)), inputs(*size)
     raw = net(x, net.encode(lr_up, SCALE), c_noise)
     assert raw.shape == (2, 6, *size) and raw.dtype == torch.float32 and raw.isfinite().all()
     alone = [
@@ -88,8 +89,10 @@ def test_any_size_each_with_its_own_noise_level_and_scale(size) -> None:
     torch.testing.assert_close(raw, torch.cat(alone), atol=2e-5, rtol=0)
 
 
-def test_a_window_gives_what_the_whole_gives_away_from_its_edges() -> None:
-    net = made(replace(TWO, down=(1, 1, 1), up=(1, 1)))
+@pytest.mark.parametrize("stem", [2, 4])
+def test_a_window_gives_what_the_whole_gives_away_from_its_edges(stem) -> None:
+    net = made(replace(TWO, down=(1, 1, 1), up=(1, 1), stem=stem))
+    assert net.align == 4 * stem
     generator = torch.Generator().manual_seed(2)
     x, lr_up = torch.randn(2, 1, 3, 336, 352, generator=generator)
     level, scale = torch.tensor([0.7]), SCALE[:1]
@@ -103,7 +106,7 @@ def test_a_window_gives_what_the_whole_gives_away_from_its_edges() -> None:
     assert not torch.allclose(part[..., :4, :], whole[..., rows, columns][..., :4, :], atol=1e-3)
 
 
-@pytest.mark.parametrize("config", [SMALL, TWO])
+@pytest.mark.parametrize("config", [SMALL, TWO, *(replace(TWO, stem=n) for n in (1, 2))])
 @pytest.mark.parametrize("size", [(97, 50), (64, 33), (16, 16)])
 def test_strips_of_the_head_are_the_whole(config, size, monkeypatch) -> None:
     net, (x, lr_up, level) = made(config), inputs(*size)
@@ -118,3 +121,19 @@ def test_strips_of_the_head_are_the_whole(config, size, monkeypatch) -> None:
     assert len(drawn) == 1 + -(-len(drawn[0][0, 0]) // 8)
     torch.testing.assert_close(strips, whole, atol=1e-5, rtol=1e-5)
     assert strips.std() > 0.01
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_a_fresh_head_repeats_each_position_of_its_stem(stem) -> None:
+    """So that no grid is there to be unlearnt (from 4 on a convolution lies between)."""
+    net = made(replace(SMALL, stem=stem), 0.0)
+    h = torch.randn(1, 8, 6, 5, generator=torch.Generator().manual_seed(3))
+    drawn = net._draw(h)
+    assert drawn.shape == (1, 4, 6 * stem, 5 * stem) and drawn.std() > 0.01
+    nearest = torch.nn.functional.interpolate(drawn[..., ::stem, ::stem], scale_factor=stem)
+    torch.testing.assert_close(drawn, nearest)
+
+
+def test_a_stem_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="stem is 1, 2, 4, not 3"):
+        CompactConfig(stem=3)

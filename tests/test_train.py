@@ -487,6 +487,41 @@ def test_networks_of_papers_are_made_for_their_method_alone() -> None:
         assert make_net(fixed).kind == "ecdp" and spec_of(fixed).std == 0.24
 
 
+def test_the_target_is_the_residual_or_the_picture_as_asked(photos, tmp_path) -> None:
+    assert spec_of(TrainConfig()).std == 0.24 and spec_of(TrainConfig(target="picture")).std is None
+    paper = TrainConfig(net="sr3-16-128", target="residual")
+    assert spec_of(paper).std == 0.24 and spec_of(paper.with_(target="auto")).std is None
+    for method in ("ecdp", "liif", "edsr"):
+        with pytest.raises(UsageError, match="--target picture"):
+            spec_of(TrainConfig(method=method, target="picture"))
+    with pytest.raises(UsageError, match="--target residual"):
+        spec_of(TrainConfig(method="ddpm", target="residual"))
+    made = {}
+    for target in ("residual", "picture"):
+        config = CONFIG.with_(iterations=1, learning_rate=0.0, target=target)
+        path = trained(photos, tmp_path / target, config)
+        assert weights.read(path)[1]["std"] == (None if target == "picture" else 0.24)
+        grey = Picture(np.full((9, 7, 3), 0.9, np.float32))
+        told = Upscaler(weights=str(path))(grey, scale=4, temperature=0, consistency="off")
+        made[target] = told.picture.rgb.mean()
+    # a network that says nothing yet: the enlarged input, or the middle of black and white
+    assert made["residual"] == pytest.approx(0.9, abs=0.02)
+    assert made["picture"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["sr3", "regression"])
+def test_a_run_with_another_stem_and_its_twin(photos, tmp_path, method) -> None:
+    config = CONFIG.with_(iterations=2, method=method, net="compact-tiny", net_options="stem=2")
+    path = trained(photos, tmp_path / "a", config, net=None)
+    assert weights.read(path)[1]["architecture"]["stem"] == 2
+    made = Upscaler(weights=str(path))(Picture(np.full((9, 7, 3), 0.5, np.float32)), scale=3)
+    assert made.picture.size == (27, 21)
+    twin = make_net(config.with_(method="sr3" if method == "regression" else "regression"))
+    start(twin, str(path))
+    with pytest.raises(UsageError, match="another layout"):
+        start(make_net(config.with_(net_options="")), str(path))
+
+
 @pytest.mark.parametrize(
     "method, name",
     [("ecdp", "v"), ("ecdp", "eps"), ("sr3", "hybrid"), ("sr3", "hybrid:2"),

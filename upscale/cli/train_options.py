@@ -58,6 +58,8 @@ _HELP = {
     "conditioning=encoder or input, upsampler=nearest or bilinear, fixed_scale=8.",
     "parametrisation": "What the network tells: eps, x0, v; ecdp: hybrid, hybrid:POWER, "
     "hybrid-eps, hybrid-x0. Default: the method's.",
+    "target": "What is diffused: the picture, or what the enlarged input lacks of it. auto: the "
+    "picture for SR3's and IDM's own networks, else the residual.",
     "std": "Standard deviation of the residual, for normalising it; 0: measured at the start.",
     "noise_law": "How noise levels are drawn.",
     "quality_loss_from": "Iteration from which a loss on finished pictures is added; 0: never.",

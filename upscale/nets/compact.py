@@ -1,13 +1,14 @@
 """A small U-Net that works on a quarter of the output's resolution, for CPUs.
 
 Ours, not a paper's. Both the noisy target and the enlarged input enter through pixel_unshuffle(4),
-so that a call has 16 times fewer positions than SR3's network. Three decisions follow:
+so that a call has 16 times fewer positions than SR3's network (by configuration through
+pixel_unshuffle(2) or as they are, which docs/experiments.md compares). Three decisions follow:
 
 - The features of the input depend on neither the noise nor the step: `encode` computes them once
   per picture, `forward` only reads them.
 - Normalisation is per position over channels (no GroupNorm): the network is purely local, so a
   window of a picture gives what the whole picture gives, and tiles leave no seams.
-- A bare pixel_shuffle leaves a regular grid. The output is made in two steps of 2 with a
+- A bare pixel_shuffle leaves a regular grid. The output is made in steps of 2 with a
   convolution after each, and every convolution before a shuffle starts as nearest-neighbour
   enlargement (ICNR, Aitken et al. 2017).
 """
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from .blocks import activated, added
 
-PATCH = 4  # pixel_unshuffle factor of the stem
+_STEMS = (1, 2, 4)
 _STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted
 _REACH = 2  # rows of the stem's resolution that the head's convolutions look past their own
 # features, embedding, injections; of `CompactIDM`, what is mixed in per level and with what gain
@@ -35,15 +36,18 @@ Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, 
 class CompactConfig:
     """Sizes of `CompactNet`; the defaults are those of the bundled weights (2.0M parameters).
 
-    channels: width at 1/4, 1/8 and 1/16 of the output's resolution.
+    stem: pixel_unshuffle factor of what enters: 4, or 2 or 1.
+    channels: width at 1/4, 1/8 and 1/16 of the output's resolution (1/stem, and so on).
     down, up: residual blocks per level on the way down and up (the lowest level has only `down`).
-    encoder: residual blocks on the enlarged input. head: channels at 1/2 and 1/1.
+    encoder: residual blocks on the enlarged input. head: channels at 1/2 (where stem is 4)
+    and at 1/1.
     noisy_input: False gives the regression baseline: no noise input, one call.
     heads: 2 gives ECDP's two answers, noise and clean target, for the hybrid parametrisation.
     inject: residual blocks of the encoder whose outputs, concatenated, every block of the U-Net
     receives (ECDP's conditioning, with these blocks in the place of RRDBs, which cost as much
     here as all the rest of the network).
-    ValueError: a field has the wrong number of numbers, or injects a block that is not there.
+    ValueError: a field has the wrong number of numbers, injects a block that is not there, or
+    another stem.
     """
 
     channels: tuple[int, int, int] = (64, 96, 128)
@@ -55,8 +59,11 @@ class CompactConfig:
     noisy_input: bool = True
     heads: int = 1
     inject: tuple[int, ...] = ()
+    stem: int = 4
 
     def __post_init__(self) -> None:
+        if self.stem not in _STEMS:
+            raise ValueError(f"stem is {', '.join(map(str, _STEMS))}, not {self.stem}")
         for name, wanted in (("channels", 3), ("down", 3), ("up", 2), ("head", 2)):
             if len(getattr(self, name)) != wanted:
                 raise ValueError(f"{name} has {wanted} numbers, not {getattr(self, name)}")
@@ -112,14 +119,18 @@ class CompactNet(nn.Module):
     kind = "compact"  # its name in methods.NETS and in weights files
     strips = True  # the head sees no further than its convolutions
     local = True  # what is far away changes nothing: a picture can be done in blocks
-    align = 16  # windows of a picture must start at multiples of this to be computed alike
-    bytes_per_pixel = 320  # of the output, while a call runs in float32 (measured: peak memory)
-    cond_bytes_per_pixel = 160  # of the output: what `encode` keeps, injections and all
+    # of the output at a stem of 4, while a call runs in float32 (measured: peak memory)
+    bytes_per_pixel = 320
+    cond_bytes_per_pixel = 160  # the same: what `encode` keeps, injections and all
 
     def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or CompactConfig()
-        stem, width, emb = 3 * PATCH**2, c.channels, c.embedding
+        stem, width, emb = 3 * c.stem**2, c.channels, c.embedding
+        # windows of a picture must start at multiples of this to be computed alike
+        self.align = c.stem * 2 ** (len(width) - 1)
+        self.bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
+        self.cond_bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
         self.scale_mlp = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.enc_in = nn.Conv2d(stem, width[0], 3, padding=1)
         self.enc = nn.ModuleList(_Block(width[0], emb) for _ in range(c.encoder))
@@ -157,16 +168,19 @@ class CompactNet(nn.Module):
 
     def _build_head(self) -> None:
         c = self.config
-        self.head1 = nn.Conv2d(c.channels[0], 4 * c.head[0], 3, padding=1)
-        self.head2 = nn.Conv2d(c.head[0], 4 * c.head[1], 3, padding=1)
-        _icnr_(self.head1, 2)
-        _icnr_(self.head2, 2)
+        inputs, factor = c.channels[0], min(c.stem, 2)
+        if c.stem == 4:
+            self.head1 = nn.Conv2d(inputs, 4 * c.head[0], 3, padding=1)
+            _icnr_(self.head1, 2)
+            inputs = c.head[0]
+        self.head2 = nn.Conv2d(inputs, factor**2 * c.head[1], 3, padding=1)
+        _icnr_(self.head2, factor)
 
     def encode(self, lr_up: Tensor, scale: Tensor, lr: Tensor | None = None) -> Cond:
         """Features of the enlarged input (B,3,H,W) in [-1,1] at magnification `scale` (B,);
         `lr` is not needed."""
         embedding = self.scale_mlp(torch.log2(scale.to(lr_up.dtype))[:, None])
-        h = self.enc_in(F.pixel_unshuffle(_pad(lr_up, self.align), PATCH))
+        h = self.enc_in(F.pixel_unshuffle(_pad(lr_up, self.align), self.config.stem))
         outputs = {}
         for index, block in enumerate(self.enc):
             h = block(h, embedding)
@@ -203,7 +217,7 @@ class CompactNet(nn.Module):
         extras = iter(injections)
         height, width = x.shape[-2:]
         if self.config.noisy_input:
-            noisy = F.pixel_unshuffle(_pad(x, self.align), PATCH)
+            noisy = F.pixel_unshuffle(_pad(x, self.align), self.config.stem)
             embedding = embedding + self.noise_mlp(_noise_features(c_noise).to(x.dtype))
             h = self.stem(torch.cat([noisy, features], 1))
         else:
@@ -229,12 +243,12 @@ class CompactNet(nn.Module):
         return F.interpolate(self.grow[level](h), scale_factor=2, mode="nearest")
 
     def _drawn(self, h: Tensor) -> Tensor:
-        """(B,channels[0],H/4,W/4) -> raw (B,3 heads,H,W).
+        """(B,channels[0],H/stem,W/stem) -> raw (B,3 heads,H,W).
 
         On a CPU in strips of rows: the widest activations of all, which for 3840x2160 would take
         1.1 GB, are made one after another in the same pages of memory.
         """
-        rows, strip = h.shape[2], max(4 * _REACH, _STRIP // h.shape[3])
+        stem, rows, strip = self.config.stem, h.shape[2], max(4 * _REACH, _STRIP // h.shape[3])
         if torch.is_grad_enabled() or h.device.type != "cpu" or rows <= strip or not self.strips:
             return self.head3(self._draw(h))
         raw = None
@@ -242,16 +256,17 @@ class CompactNet(nn.Module):
             begin, end = max(0, top - _REACH), min(rows, top + strip)
             part = self.head3(self._draw(h[:, :, begin : end + _REACH]))
             if raw is None:
-                size = (len(h), part.shape[1], PATCH * rows, part.shape[3])
+                size = (len(h), part.shape[1], stem * rows, part.shape[3])
                 raw = torch.empty(size, dtype=part.dtype, memory_format=torch.channels_last)
-            part = part[:, :, PATCH * (top - begin) : PATCH * (end - begin)]
-            raw[:, :, PATCH * top : PATCH * end] = part
+            part = part[:, :, stem * (top - begin) : stem * (end - begin)]
+            raw[:, :, stem * top : stem * end] = part
         return raw
 
     def _draw(self, h: Tensor) -> Tensor:
-        """(B,channels[0],H/4,W/4) -> (B,head[1],H,W)."""
-        h = activated(F.pixel_shuffle(self.head1(h), 2))
-        return activated(F.pixel_shuffle(self.head2(h), 2))
+        """(B,channels[0],H/stem,W/stem) -> (B,head[1],H,W)."""
+        if self.config.stem == 4:
+            h = activated(F.pixel_shuffle(self.head1(h), 2))
+        return activated(F.pixel_shuffle(self.head2(h), min(self.config.stem, 2)))
 
 
 def _mix(h: Tensor, mixed: list[tuple[Tensor, Tensor]], level: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .compact import PATCH, CompactConfig, CompactNet, Cond, _pad
+from .compact import CompactConfig, CompactNet, Cond, _pad
 from .edsr import EDSR, each_size
 from .idm import check_ablations
 from .implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
@@ -39,7 +39,7 @@ class CompactIDMConfig(CompactConfig):
     magnification whatever it is (Fig. 8); 0: the true one. upsampler: what stands in the
     MLPs' places.
 
-    Raises ValueError for names it does not know.
+    Raises ValueError for names it does not know, and another stem than 4.
     """
 
     encoder_blocks: int = 6
@@ -55,6 +55,8 @@ class CompactIDMConfig(CompactConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stem != 4:
+            raise ValueError(f"IDM draws in two steps of 2: stem is 4, not {self.stem}")
         check_ablations(self.conditioning, self.upsampler)
 
 
@@ -101,7 +103,7 @@ class CompactIDM(CompactNet):
         if c.conditioning != "input":
             self.edsr = EDSR(c.encoder_blocks, c.encoder_features)
             self.tail = nn.Conv2d(c.encoder_features, c.initial, 3, padding=1)
-            self.enter = nn.Conv2d(c.initial * PATCH**2, width[0], 1)
+            self.enter = nn.Conv2d(c.initial * c.stem**2, width[0], 1)
             nn.init.zeros_(self.enter.weight)
             nn.init.zeros_(self.enter.bias)
         self.rise = nn.ModuleList(
@@ -162,7 +164,7 @@ class CompactIDM(CompactNet):
             if lr is None:
                 raise ValueError("IDM reads the low-resolution picture itself: give lr")
             initial = self._initial(lr, tuple(lr_up.shape[-2:]), place)
-            initial = F.pixel_unshuffle(_pad(initial, self.align), PATCH)
+            initial = F.pixel_unshuffle(_pad(initial, self.align), c.stem)
             features = features + self.enter(initial)
         mixed = []
         if c.conditioning == "adaptive":

@@ -9,6 +9,7 @@ from ..errors import UsageError
 SMALLEST = 48  # side that the feature networks of the quality loss need
 CHOICES = {  # fields that are one of some names
     "scale_law": ("focus", "log", "uniform"),
+    "target": ("auto", "residual", "picture"),
     "noise_law": ("logsnr", "process", "cosine"),
     "quality_gradient": ("direct", "adjoint"),
     "distill_kind": ("map", "progressive"),
@@ -33,7 +34,9 @@ class TrainConfig:
     net_options: "name=value,..." for the network's configuration (`nets/`), for ablations.
     net: "compact", "compact-tiny", or one of the papers' networks (`methods.PAPER_NETS`).
     parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
-    std: of the residual (hr - lr_up); 0: estimated from the pictures when the run starts.
+    target: what is diffused, the picture or the residual (hr - lr_up) / std; "auto" is what
+    `run.spec_of` says.
+    std: of the residual; 0: estimated from the pictures when the run starts.
     noise_law: "logsnr" (ours), "process" (the paper's: SR3's piecewise-uniform one, ECDP's
     uniform time) or "cosine" (for ddpm).
     quality_loss_from: iteration from which the image quality loss replaces most of the score loss
@@ -79,6 +82,7 @@ class TrainConfig:
     net: str = "compact"
     net_options: str = ""
     parametrisation: str = ""
+    target: str = "auto"
     std: float = 0.24
     noise_law: str = "logsnr"
     quality_loss_from: int = 0

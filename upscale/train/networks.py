@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import methods, weights
 from ..errors import UsageError
-from ..nets.compact import PATCH, CompactConfig, CompactNet
+from ..nets.compact import CompactConfig, CompactNet
 from ..nets.compact_idm import CONFIGS, CompactIDM
 from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
 from .config import TrainConfig
@@ -34,7 +34,6 @@ _READ = {
     tuple: lambda text: tuple(map(int, text.split("+"))),
 }
 _ONE_SIZE = ("idm", "liif", "edsr")
-NOISY = 3 * PATCH**2  # channels of the stem that come from the noisy picture, before the input's
 _HEAD = ("head3.weight", "head3.bias")
 
 
@@ -135,18 +134,19 @@ def _fitted(
     trunk: the sibling is a CompactNet, of which IDM takes the trunk alone."""
     ours = net.state_dict()
     noisy, inputs = net.config.noisy_input, net.stem.in_channels
+    theirs = 3 * net.config.stem**2  # channels for the noisy picture, before the input's
     stem = state.get("stem.weight")
-    if noisy and stem is not None and stem.shape[1] == inputs - NOISY:  # a regression's
+    if noisy and stem is not None and stem.shape[1] == inputs - theirs:  # a regression's
         nothing = {k: torch.zeros_like(v) for k, v in ours.items() if k.startswith("noise_mlp.2.")}
         first = {k: v for k, v in ours.items() if k.startswith("noise_mlp.0.")}
         zeros = torch.zeros_like(ours["stem.weight"])
-        columns = base.get("stem.weight", zeros)[:, :NOISY]
+        columns = base.get("stem.weight", zeros)[:, :theirs]
         # what a base has counts for more than a start at nothing
         kept = {k: base.get(k, v) for k, v in (nothing | first).items()}
         state = _turned(state) | kept | {"stem.weight": torch.cat([columns, stem], 1)}
-    elif not noisy and stem is not None and stem.shape[1] == inputs + NOISY:
+    elif not noisy and stem is not None and stem.shape[1] == inputs + theirs:
         state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
-        state = _turned(state) | {"stem.weight": stem[:, NOISY:]}
+        state = _turned(state) | {"stem.weight": stem[:, theirs:]}
     if isinstance(net, CompactIDM):
         if trunk:  # what IDM has of its own, and how it draws, starts afresh
             same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}

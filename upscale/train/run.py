@@ -195,8 +195,8 @@ def _validator(
 def spec_of(config: TrainConfig) -> Spec:
     """What the network of a run tells of what. Raises UsageError.
 
-    Ours diffuses the residual and tells v (regression the clean target, ECDP noise and clean
-    target); SR3's own network diffuses the picture and tells the noise.
+    By itself ours diffuses the residual and tells v (regression the clean target, ECDP noise and
+    clean target); SR3's own network diffuses the picture and tells the noise.
     """
     law = methods.get(config.method)
     compact = config.compact
@@ -211,7 +211,12 @@ def spec_of(config: TrainConfig) -> Spec:
             f"--parametrisation {name} does not go with --method {config.method}: ecdp's network "
             "has two heads (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), the others' one"
         )
-    whole = not compact and config.method not in ("ecdp", "liif", "edsr")
+    always = config.method in ("ecdp", "liif", "edsr")  # ECDP's process reverts to the input
+    if config.target == "picture" and always:
+        raise UsageError(f"--target picture: --method {config.method} has the residual alone")
+    if config.target == "residual" and config.method == "ddpm":
+        raise UsageError("--target residual: --method ddpm has no input to differ from")
+    whole = not always and (config.target == "picture" or (config.target == "auto" and not compact))
     std = None if whole else config.std
     return Spec(name, std, law.process, squared=config.loss == "l2")
 
