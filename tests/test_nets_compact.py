@@ -10,6 +10,7 @@ from torch import Tensor
 
 from upscale.diffusion.denoiser import bind
 from upscale.nets import compact
+from upscale.nets.blocks import Halving
 from upscale.nets.compact import CompactConfig, CompactNet
 
 SMALL = CompactConfig(
@@ -137,3 +138,25 @@ def test_a_fresh_head_repeats_each_position_of_its_stem(stem) -> None:
 def test_a_stem_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="stem is 1, 2, 4, not 3"):
         CompactConfig(stem=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(12, 1), (12, 2), (24, 2), (2, 12), (1, 1), (12, 3), (9, 4)])
+def test_halving_reads_nothing_outside_the_picture(size, dtype) -> None:
+    """Native bf16 convolutions did, where the result is one column; what they read is whatever
+    was in memory before."""
+    torch.manual_seed(0)
+    conv = Halving(16, 16).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, *size).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        wanted = torch.nn.functional.conv2d(
+            x.double(), conv.weight.double(), conv.bias.double(), stride=2, padding=1
+        )
+        net, x = conv.to(dtype), x.to(dtype)
+        for count in range(10, 4000, 150):
+            dirt = [torch.full((count + i,), torch.nan) for i in range(20)]
+            del dirt
+            made = net(x)
+            assert made.shape == wanted.shape
+            atol = 1e-5 if dtype == torch.float32 else 0.05
+            torch.testing.assert_close(made.double(), wanted, atol=atol, rtol=0)

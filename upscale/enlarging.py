@@ -68,8 +68,7 @@ class Enlarging:
         lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
         sr = self._sampled(lr, block, index, many)
         if self.common.bf16 and not torch.isfinite(sr).all():
-            # seen on a CPU whose bf16 convolutions are native: of a strip of 7x1 pixels, now and
-            # then, with the same numbers given
+            # the one cause that was found is kept out (nets.blocks.Halving)
             self.common = replace(self.common, bf16=False)
             sr = self._sampled(lr, block, index, many)
             self.told["notes"].append("bf16 gave what is not finite: done again in fp32")

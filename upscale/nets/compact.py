@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import activated, added
+from .blocks import Halving, activated, added
 
 _STEMS = (1, 2, 4)
 _STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted
@@ -143,8 +143,7 @@ class CompactNet(nn.Module):
             for w, n in zip(width, c.down, strict=True)
         )
         self.shrink = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1)
-            for a, b in zip(width[:-1], width[1:], strict=True)
+            Halving(a, b) for a, b in zip(width[:-1], width[1:], strict=True)
         )
         self.grow = nn.ModuleList(
             nn.Conv2d(b, a, 1) for a, b in zip(width[:-1], width[1:], strict=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Up
+from .blocks import Halving, Up
 from .edsr import EDSR, each_size
 from .implicit import ImplicitUpsampler, Place, PlainUpsampler, repeated, sampled
 from .unet import Layer, UNet, UNetConfig
@@ -141,7 +141,7 @@ class _BlurShrink(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.conv = Halving(inputs, outputs)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         tap = torch.tensor([1.0, 3.0, 1.0], dtype=x.dtype, device=x.device) / 5
