@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from upscale.errors import InputError, UsageError
+from upscale.image import drawings
 from upscale.image.compress import compressed
 from upscale.image.header import size_of
 from upscale.train import crops, degrade, tables
@@ -416,6 +417,49 @@ def test_once_degraded_pictures_lie_where_the_truth_does(scene) -> None:
     assert error[0.0] < 0.95 * error[1.0]
     with pytest.raises(UsageError, match="--second-order"):
         replace(config, second_order=1.5)
+
+
+# --- drawings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", drawings.KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_of_drawing_leaves_ink_and_paper(kind) -> None:
+    inked = []
+    for seed in range(30):
+        mask = Image.new("L", (256, 256))
+        kind(ImageDraw.Draw(mask), 256, np.random.default_rng(seed))
+        inked.append(np.asarray(mask).mean() / 255)
+    assert 0.005 < np.median(inked) < 0.75 and np.mean(np.array(inked) > 0) > 0.85
+
+
+def test_a_drawing_is_on_the_photo_or_on_paper_and_its_edges_are_smooth() -> None:
+    photo = torch.linspace(-0.9, 0.9, 48).expand(3, 48, 48)
+    made = [drawings.drawing(photo, np.random.default_rng(seed)) for seed in range(60)]
+    again = [drawings.drawing(photo, np.random.default_rng(seed)) for seed in range(60)]
+    assert all(map(torch.equal, made, again))
+    stack = torch.stack(made)
+    assert stack.shape == (60, 3, 48, 48) and stack.dtype == torch.float32
+    assert float(stack.min()) >= -1 and float(stack.max()) <= 1
+    kept = (stack == photo).all(1).flatten(1).float().mean(1)  # how much of it is the photograph
+    assert 0.15 < float((kept > 0.2).float().mean()) < 0.6
+    changed = (stack - photo).abs().amax((1, 2, 3))
+    assert float((changed > 0.3).float().mean()) > 0.8
+    # half-covered pixels: more than two values where there is one colour on one paper
+    values = [len(picture[0].mul(40).round().unique()) for picture in made]
+    assert np.median(values) > 4
+
+
+def test_a_share_of_the_examples_is_drawn(photos) -> None:
+    pictures = load_folder(photos)
+    config = replace(CONFIG, batch=40, scale_min=4.0)
+    plain, some = (Pairs(pictures, replace(config, drawings=s)).batch(3) for s in (0.0, 0.4))
+    assert same(some, Pairs(pictures, replace(config, drawings=0.4)).batch(3))
+    equal = [torch.equal(a, b) for a, b in zip(plain.hr, some.hr, strict=True)]
+    assert 0.4 < np.mean(equal) < 0.8  # what is not drawn is the same photograph as ever
+    real = Pairs(pictures, replace(config, drawings=1.0, degradation="real")).batch(3)
+    assert real.hr.shape == plain.hr.shape and real.hr.isfinite().all()
+    with pytest.raises(UsageError, match="--drawings is a share"):
+        replace(config, drawings=1.5)
 
 
 # --- batches ------------------------------------------------------------------------------------

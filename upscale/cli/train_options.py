@@ -31,6 +31,7 @@ _HELP = {
     "crop": "How a picture becomes an example: ours, or a paper's (docs/training.md).",
     "degradation": "How the small picture is made: as the papers do, or as the world does.",
     "second_order": "Share of the real ones that are degraded twice over; the rest once, milder.",
+    "drawings": "Share of the examples that are lettering and line art, drawn.",
     "holdout": "Pictures of the dataset that are validated on and not trained on.",
     "loss": "Between what the network tells and what it should.",
     "antithetic": "Draw noise levels in pairs, u and 1 - u.",

@@ -51,8 +51,9 @@ class TrainConfig:
     distill_steps: the teacher's. distill_weight: against the score loss.
     crop: how a picture becomes an example, see crops.py. degradation: how the small picture is
     made, "bicubic" or "real" (degrade.py). second_order: share of the "real" ones that are degraded
-    twice over. holdout: pictures, evenly spread, that are validated
-    on and not trained on.
+    twice over. drawings: share of the examples that are lettering and line art, alone or on the
+    picture's part (image/drawings.py). holdout: pictures, evenly spread, that are validated on and
+    not trained on.
     loss: "l1" or "l2" between what the network tells and what it should.
     antithetic: noise levels come in pairs u and 1 - u. accumulate: parts that a batch is computed
     in, one after the other; the result is the whole batch's. clip and clip_value: 0 is none.
@@ -109,6 +110,7 @@ class TrainConfig:
     crop: str = "augmented"
     degradation: str = "bicubic"
     second_order: float = 1.0
+    drawings: float = 0.0
     holdout: int = 0
     loss: str = "l1"
     antithetic: bool = False
@@ -166,6 +168,8 @@ class TrainConfig:
             )
         if not 0 <= self.second_order <= 1:
             raise UsageError(f"--second-order is a share in 0 to 1, not {self.second_order}")
+        if not 0 <= self.drawings <= 1:
+            raise UsageError(f"--drawings is a share in 0 to 1, not {self.drawings}")
         if not 0 <= self.beta2 < 1:
             raise UsageError(f"--beta2 must be in 0 to 1, not {self.beta2}")
 

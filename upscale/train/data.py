@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..image.drawings import drawing
 from ..image.resize import resize
 from . import crops
 from .config import TrainConfig
@@ -66,7 +67,14 @@ def _crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarra
 def _example(
     picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Generator
 ) -> Tensor:
-    """One HR patch (3,side,side) in [-1,1]."""
+    """One HR patch (3,side,side) in [-1,1]: a part of the picture, or a drawing."""
+    hr = _part(picture, config, side, rng)
+    drawn = config.drawings and rng.random() < config.drawings
+    return drawing(hr, rng) if drawn else hr
+
+
+def _part(picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Generator) -> Tensor:
+    """A part of the picture, (3,side,side) in [-1,1]."""
     if config.crop != "augmented":
         return crops.example(picture, config, side, rng)
     short = min(picture.shape[:2])

@@ -204,6 +204,12 @@ RECIPES: dict[str, Recipe] = {
         method="ecdp", **{**_REGRESSED, "iterations": 2700, "ema": 0.998, "seed": 95,
                           "quality_loss_from": 1, "quality_adversarial": 0.06}, **_fixed(4),
     ),
+    "ecdp-photo-drawings": _recipe(
+        "ours", "", "--init the weights of ecdp-photo-adversarial; lettering and line art too",
+        method="ecdp", **{**_REGRESSED, "iterations": 3000, "ema": 0.998, "seed": 105,
+                          "quality_loss_from": 1, "quality_adversarial": 0.06,
+                          "warmup": 60, "drawings": 0.1}, **_fixed(4),
+    ),
     "regression-photo-real": _recipe(
         "ours", "", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
         method="regression", degradation="real", second_order=0.2,
