@@ -162,3 +162,40 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(photos, tmp_path) -> None:
 def test_it_needs_features(photos, tmp_path) -> None:
     with pytest.raises(UsageError, match="--quality-alex"):
         run(photos, tmp_path, CONFIG.with_(quality_alex=0.0))
+
+
+def test_a_run_begins_as_another_stands_under_its_own_settings(photos, tmp_path) -> None:
+    run(photos, tmp_path / "a")
+    first = checkpoint.newest(tmp_path / "a", print)[1]
+    # a rate of nothing: what is left after one iteration is what was taken over
+    own = CONFIG.with_(iterations=1, quality_loss_from=1, learning_rate=0.0, seed=5, drawings=0.5)
+    lines: list[str] = []
+    run_training(
+        own, photos, tmp_path / "b", device="cpu", net=SMALL, init=str(tmp_path / "a"),
+        say=lines.append,
+    )  # fmt: skip
+    assert any("stands at iteration 6" in line for line in lines)
+    iteration, second, record = checkpoint.newest(tmp_path / "b", print)
+    assert (iteration, record["images_seen"], record["config"]["seed"]) == (1, CONFIG.batch, 5)
+    assert first.keys() == second.keys()
+    for head in ("net.", "adversary.net."):
+        mine = [key for key in first if key.startswith(head)]
+        assert mine and all(torch.equal(first[key], second[key]) for key in mine)
+    steps = {float(v) for k, v in second.items() if k.startswith("opt.") and k.endswith(".step")}
+    assert steps == {7.0}  # the optimiser's moments too
+    # its own checkpoint goes before: the same command goes on
+    run_training(own.with_(iterations=2), photos, tmp_path / "b", device="cpu", net=SMALL,
+                 init=str(tmp_path / "a"), say=lines.append)  # fmt: skip
+    assert any("going on from iteration 1" in line for line in lines)
+
+
+def test_a_folder_without_a_run_or_of_another_network_is_no_beginning(photos, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    run(photos, tmp_path / "a", CONFIG.with_(iterations=1))
+    for folder, told, net in (
+        ("empty", "no checkpoint in it", SMALL),
+        ("a", "another layout", CompactConfig()),
+    ):
+        with pytest.raises(UsageError, match=told):
+            run_training(CONFIG, photos, tmp_path / "b", device="cpu", net=net,
+                         init=str(tmp_path / folder))  # fmt: skip

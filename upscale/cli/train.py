@@ -79,7 +79,8 @@ def _recipe_names(
     metavar="WEIGHTS",
     shell_complete=weights_names,
     help="Weights (name, file or hf:...) to start from; of several, with commas between, what the "
-    "first have not comes from the next.",
+    "first have not comes from the next. Or a run's folder: its network, average, optimiser and "
+    "discriminator as they stand, under new settings.",
 )
 @option(
     "--names-from",

@@ -75,8 +75,8 @@ def run_training(
     """Train, or go on training, in folder `output`; returns its weights file.
 
     names_from: a text file of picture names (one a line) that the run is limited to.
-    init: weights (name or file) to start from, else the teacher's if there is one. net: sizes of
-    the network.
+    init: weights (name or file) to start from, or another run's folder; else the teacher's if there
+    is one. net: sizes of the network.
     Raises UsageError, InputError, WeightsError.
     """
     options = options or Options()
@@ -143,7 +143,8 @@ def prepared(
         say(f"standard deviation of the residual: {config.std}")
     torch.manual_seed(config.seed)
     network = make_net(config, sizes)
-    if init or config.distill:
+    branched = Path(init) if init and Path(init).is_dir() else None  # a run that goes another way
+    if not branched and (init or config.distill):
         start(network, init or config.distill)
     quality = quality_loss(config, world)
     run = Run(
@@ -159,6 +160,8 @@ def prepared(
         compiled=options.compiled,
         teacher=teacher,
     )
+    if branched:
+        run.branch(branched, say)
     run.data = fingerprint(items)
     given = find(options.validation) if options.validation else None
     return run, given or apart or data.validation

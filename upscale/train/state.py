@@ -125,6 +125,21 @@ class Run:
         if log is not None:
             log.resume(record.get("log", {}), self.iteration)
 
+    def branch(self, folder: Path, say: Callable[[str], None]) -> None:
+        """Begin as the run in `folder` stands: its network, average, optimiser and, where both have
+        one, discriminator. Raises UsageError."""
+        found = checkpoint.newest(folder, say)
+        if found is None:
+            raise UsageError(f"--init {folder}: no checkpoint in it")
+        iteration, state, _ = found
+        try:
+            checkpoint.unpack(state, self.net, self.ema, self.optimiser)
+            if self.adversary and any(key.startswith("adversary.") for key in state):
+                self.adversary.unpack(state)
+        except (KeyError, RuntimeError) as error:
+            raise UsageError(f"--init {folder} has another layout: {error}") from error
+        say(f"starting as {folder} stands at iteration {iteration}")
+
     def save(self, folder: Path, log: Log | None = None) -> None:
         """A checkpoint; every process must call it."""
         record = {
