@@ -25,10 +25,12 @@ from upscale.pipeline import Upscaler
 from upscale.train import checkpoint
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs, load_folder
+from upscale.train.dist import World
 from upscale.train.grid import grid_loss, mesh_loss, phase_loss
 from upscale.train.loss import Spec, encode, flow, sample, start_noise
 from upscale.train.networks import make_net, start
-from upscale.train.run import estimate_std, run_training, spec_of
+from upscale.train.run import estimate_std, quality_loss, run_training, spec_of
+from upscale.train.state import Run
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
@@ -531,3 +533,32 @@ def test_parametrisations_that_do_not_go_with_the_method_are_refused(method, nam
     with pytest.raises(UsageError, match="--parametrisation"):
         spec_of(TrainConfig(method=method, parametrisation=name))
     assert spec_of(TrainConfig(method="ecdp", parametrisation="hybrid-x0")).std == 0.24
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_a_score_loss_of_weight_nothing_costs_no_gradient(photos, autocast, calls) -> None:
+    """Autocast keeps the weights that it has converted: if those of the pass without gradients
+    were kept, the passes after it would have none."""
+    found = []
+    for weight in (0.0, 1e-30):
+        config = CONFIG.with_(
+            patch=48, quality_loss_from=1, quality_vgg=0.0, quality_score=weight,
+            quality_calls=calls, quality_depth=1, seed=3,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        net = CompactNet(SMALL)
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        pairs = Pairs(load_folder(photos), config)
+        quality = quality_loss(config, World())
+        run = Run(net, spec_of(config), config, pairs, autocast=autocast, quality=quality)
+        run.iteration = 1
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            parts, scores = run.objective(pairs.batch(1), run._sigma(2))
+        assert abs(float(parts["score"].detach())) < 1e-20 and float(scores.detach().min()) > 0.1
+        torch.stack(list(parts.values())).sum().backward()
+        found.append({name: p.grad for name, p in net.named_parameters()})
+    for name, gradient in found[0].items():
+        assert gradient is not None and gradient.abs().max() > 0, name
+        torch.testing.assert_close(gradient, found[1][name], rtol=0.02, atol=1e-3)

@@ -265,12 +265,14 @@ class Run:
         """(the parts of the loss of some examples, their score losses (B,))."""
         config = self.config
         chance = Chance(config.seed, self.iteration, batch.places, self.device)
-        cond = encode(self.net, batch)  # both losses learn through the same features
-        scores = score_loss(self.net, self.spec, batch, sigma, chance, cond)
-        parts = {"score": scores.mean()}
         judged = config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST
-        if judged or self.teacher:
-            parts["score"] = config.quality_score * parts["score"]
+        weight = config.quality_score if judged or self.teacher else 1.0
+        cond = encode(self.net, batch)  # both losses learn through the same features
+        with torch.set_grad_enabled(weight != 0):  # it is logged all the same
+            scores = score_loss(self.net, self.spec, batch, sigma, chance, cond)
+        if not weight:  # weights that were converted without gradients are not for what follows
+            torch.clear_autocast_cache()
+        parts = {"score": weight * scores.mean()}
         if config.progressive:
             other = replace(chance, seed=config.seed + 2)  # each loss has its own noise
             parts["distill"] = self.teacher.halving_loss(self.net, self.spec, batch, cond, other)
