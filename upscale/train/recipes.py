@@ -205,10 +205,10 @@ RECIPES: dict[str, Recipe] = {
                           "quality_loss_from": 1, "quality_adversarial": 0.06}, **_fixed(4),
     ),
     "ecdp-photo-drawings": _recipe(
-        "ours", "", "--init the weights of ecdp-photo-adversarial; lettering and line art too",
-        method="ecdp", **{**_REGRESSED, "iterations": 3000, "ema": 0.998, "seed": 105,
+        "ours", "", "--init the folder of an ecdp-photo-adversarial run; lettering and line art too",
+        method="ecdp", **{**_REGRESSED, "iterations": 3400, "ema": 0.998, "seed": 105,
                           "quality_loss_from": 1, "quality_adversarial": 0.06,
-                          "warmup": 60, "drawings": 0.1}, **_fixed(4),
+                          "quality_score": 0.0, "drawings": 0.15}, **_fixed(4),
     ),
     "regression-photo-real": _recipe(
         "ours", "", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
