@@ -205,7 +205,7 @@ RECIPES: dict[str, Recipe] = {
                           "quality_loss_from": 1, "quality_adversarial": 0.06}, **_fixed(4),
     ),
     "ecdp-photo-drawings": _recipe(
-        "ours", "", "--init the folder of an ecdp-photo-adversarial run; lettering and line art too",
+        "ours", "", "--init the folder of an ecdp-photo-adversarial run; drawings too",
         method="ecdp", **{**_REGRESSED, "iterations": 3400, "ema": 0.998, "seed": 105,
                           "quality_loss_from": 1, "quality_adversarial": 0.06,
                           "quality_score": 0.0, "drawings": 0.15}, **_fixed(4),
