@@ -1,4 +1,4 @@
-"""Whether a change of the code leaves every picture, report and training step as it was, bit for bit.
+"""Whether a change leaves every picture, report and training step as it was, bit for bit.
 
     python benchmarks/digests.py > before.json        (at the commit before)
     python benchmarks/digests.py --against before.json
@@ -148,7 +148,7 @@ def upscaled(names: list[str], extra: list[str]) -> str:
         told = run("upscale", *names, *extra, "-o", f"{folder}/", "--json")
         digest = hashlib.sha256()
         for line in sorted(told.splitlines()):
-            digest.update(json.dumps(without(json.loads(line), Path(folder).name), sort_keys=True).encode())
+            digest.update(told_of(line, folder))
         for path in sorted(Path(folder).iterdir()):
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
@@ -164,7 +164,7 @@ def trained(name: str, extra: list[str]) -> str:
         lines = Path(folder, "metrics.jsonl").read_text().splitlines()
         digest = hashlib.sha256()
         for line in lines:
-            digest.update(json.dumps(without(json.loads(line), Path(folder).name), sort_keys=True).encode())
+            digest.update(told_of(line, folder))
         from safetensors.numpy import load_file
 
         for path in sorted(Path(folder).glob("*-*.safetensors")):
@@ -180,6 +180,10 @@ def benched() -> str:
         "--metrics", "psnr,ssim,lpips,consistency,grid_ratio", "--json", "bench.json")  # fmt: skip
     found = json.loads(Path("bench.json").read_text())
     return hashlib.sha256(json.dumps(without(found, ""), sort_keys=True).encode()).hexdigest()
+
+
+def told_of(line: str, folder: str) -> bytes:
+    return json.dumps(without(json.loads(line), Path(folder).name), sort_keys=True).encode()
 
 
 def without(told: object, folder: str) -> object:
