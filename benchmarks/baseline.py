@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale.nets.blocks import Attention
 from upscale.nets.implicit import ImplicitUpsampler, nearest
+from upscale.nets.layers import Attention
 
 if TYPE_CHECKING:
     from speed import Call

@@ -1,4 +1,4 @@
-"""How often `upscale.image.degradation` errs: what share of pictures is taken for real input.
+"""How often `upscale.image.estimate` errs: what share of pictures is taken for real input.
 
     python benchmarks/degradation.py FOLDER [--limit 150] [--json rows.json]
 
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from upscale.bench.datasets import pictures_of
 from upscale.bench.protocol import DEGRADATIONS, in_8_bits, make_lr
+from upscale.bench.testsets import pictures_of
 from upscale.image.compress import compressed
-from upscale.image.degradation import degraded
+from upscale.image.estimate import degraded
 from upscale.image.io import read
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred

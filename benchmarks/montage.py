@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from upscale import Upscaler, read, write
-from upscale.bench import datasets
+from upscale.bench import testsets
 from upscale.bench.protocol import make_lr
 from upscale.image.picture import Picture
 
@@ -84,7 +84,7 @@ class Montage:
     def _truth(self, name: str) -> np.ndarray:
         if name == "lettering":
             return lettering(160)
-        folder = datasets.find(datasets.SCIKIT)[1] if name == "chelsea" else self.data
+        folder = testsets.find(testsets.SCIKIT)[1] if name == "chelsea" else self.data
         return read(next(folder.glob(f"{name}.*"))).rgb
 
     def _upscaler(self, column: str) -> Upscaler:

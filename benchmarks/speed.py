@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from upscale.device import fast_bf16
+from upscale.machine import fast_bf16
 from upscale.methods import PAPER_NETS
-from upscale.models import Models
 from upscale.nets import winograd
+from upscale.pipeline.models import Models
 
 Row = dict[str, Any]
 # name: weights or paper network, output side, magnification
@@ -254,7 +254,7 @@ def start(options: argparse.Namespace) -> list[Row]:
     code = {
         "diffsr --help": ["-m", "upscale", "--help"],
         "import torch": ["-c", "import torch"],
-        "import upscale.pipeline": ["-c", "import upscale.pipeline"],
+        "import upscale.pipeline.upscaler": ["-c", "import upscale.pipeline.upscaler"],
         "weights loaded": [
             "-c",
             "from upscale import Upscaler; Upscaler('ecdp').law_at(4.0)",

@@ -80,10 +80,10 @@ def _fsync(number: int) -> None:
 if __name__ == "__main__":
     import signal
 
-    import upscale.cli.upscale
+    import upscale.cli.upscale.command
     from upscale.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     os.fsync = _fsync
-    upscale.cli.upscale.make_upscaler = lambda *settings, ends, on_bytes: FakeUpscaler()
+    upscale.cli.upscale.command.make_upscaler = lambda *settings, ends, on_bytes: FakeUpscaler()
     main(sys.argv[1:])

@@ -38,7 +38,7 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of the Hub, and a client that is patient on a busy machine."""
     from huggingface_hub import constants
 
-    from upscale.hub import failures
+    from upscale.weights.hub import failures
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 60.0)
@@ -82,8 +82,9 @@ def two_headed_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _tiny(path: Path, told: dict, **sizes) -> str:
     import torch
 
-    from upscale import methods, weights
+    from upscale import methods
     from upscale.nets.compact import CompactConfig, CompactNet
+    from upscale.weights import store
 
     torch.manual_seed(3)
     net = CompactNet(
@@ -102,5 +103,5 @@ def _tiny(path: Path, told: dict, **sizes) -> str:
         "scales": {"min": 1.0, "max": 8.0},
         "licence": "test",
     }
-    weights.save(path, net.state_dict(), metadata)
+    store.save(path, net.state_dict(), metadata)
     return str(path)

@@ -23,7 +23,7 @@ from upscale.batch.shard import Shard, parse
 from upscale.batch.workers import Workers
 from upscale.errors import InputError, UsageError
 from upscale.image.picture import Picture
-from upscale.pipeline import Upscaler
+from upscale.pipeline.upscaler import Upscaler
 
 # --- shards -------------------------------------------------------------------------------------
 

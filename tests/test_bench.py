@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from upscale.bench import datasets, report
+from upscale.bench import report, testsets
 from upscale.bench.columns import COLUMNS, METRICS
-from upscale.bench.datasets import pictures_of
 from upscale.bench.run import Settings, make_lr, run
+from upscale.bench.testsets import pictures_of
 from upscale.bench.trials import Trial
 from upscale.cli import options as command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
@@ -221,7 +221,7 @@ def test_the_real_upscaler_and_lpips(dataset: Path) -> None:
 
 
 def test_the_command_line_knows_the_same_sets_and_every_metric_has_a_column() -> None:
-    assert tuple(datasets.REGISTERED) == command.REGISTERED and command.SHIPPED == datasets.SHIPPED
+    assert tuple(testsets.REGISTERED) == command.REGISTERED and command.SHIPPED == testsets.SHIPPED
     assert set(METRICS) < set(COLUMNS)
     assert all(c.better in (-1, 0, 1) and c.title and c.text for c in COLUMNS.values())
 

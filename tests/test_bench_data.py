@@ -9,7 +9,7 @@ import png
 import pytest
 from PIL import Image
 
-from upscale.bench import datasets
+from upscale.bench import testsets
 from upscale.bench.run import Settings, make_lr, run
 from upscale.bench.trials import Trial, trials_of
 from upscale.errors import InputError, UsageError, WeightsError
@@ -31,31 +31,31 @@ def bicubic(folder: Path, **rest) -> list[dict]:
 
 
 def test_what_ships_is_there_and_small() -> None:
-    name, folder = datasets.find(None)
-    pictures = datasets.pictures_of(folder)
+    name, folder = testsets.find(None)
+    pictures = testsets.pictures_of(folder)
     assert name == "kodak8" and len(pictures) == 8
     assert sum(p.stat().st_size for p in pictures) < 3 << 20
     for path in pictures:
         with Image.open(path) as image:
             assert image.size == (256, 256)
-    assert datasets.find("kodak8") == (name, folder)
+    assert testsets.find("kodak8") == (name, folder)
 
 
 def test_a_set_is_found_by_path_name_and_folder(tmp_path: Path, monkeypatch) -> None:
     put(tmp_path / "DIV2K" / "DIV2K_valid_HR" / "0801.png")
     put(tmp_path / "mine" / "a.png")
     (tmp_path / "Kodak24").mkdir()
-    assert datasets.find("DIV2K-val", tmp_path) == ("div2k-val", tmp_path / "DIV2K/DIV2K_valid_HR")
-    assert datasets.find("kodak", tmp_path)[1] == tmp_path / "Kodak24"
-    assert datasets.find("mine", tmp_path) == ("mine", tmp_path / "mine")
-    assert datasets.find(str(tmp_path / "mine")) == ("mine", tmp_path / "mine")
-    assert datasets.find(str(tmp_path / "Kodak24"))[0] == "kodak"
+    assert testsets.find("DIV2K-val", tmp_path) == ("div2k-val", tmp_path / "DIV2K/DIV2K_valid_HR")
+    assert testsets.find("kodak", tmp_path)[1] == tmp_path / "Kodak24"
+    assert testsets.find("mine", tmp_path) == ("mine", tmp_path / "mine")
+    assert testsets.find(str(tmp_path / "mine")) == ("mine", tmp_path / "mine")
+    assert testsets.find(str(tmp_path / "Kodak24"))[0] == "kodak"
     with pytest.raises(InputError, match=r"DIFFSR_DATA is not set.*a folder Set5"):
-        datasets.find("set5")
+        testsets.find("set5")
     with pytest.raises(InputError, match=r"not in .*BSD100 or BSDS100 or B100"):
-        datasets.find("bsd100", tmp_path)
+        testsets.find("bsd100", tmp_path)
     with pytest.raises(InputError, match=r"no set of this name; have kodak8, set5, .*div2k-val"):
-        datasets.find("set6", tmp_path)
+        testsets.find("set6", tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["LRx4/{}.png", "LR_bicubic/X4/{}x4.png"])
@@ -75,7 +75,7 @@ def test_given_small_pictures_are_used(tmp_path: Path, layout: str) -> None:
 def test_div2ks_own_folders(tmp_path: Path) -> None:
     put(tmp_path / "DIV2K_valid_HR" / "0801.png")
     put(tmp_path / "DIV2K_valid_LR_bicubic" / "X4" / "0801x4.png", 10, 13)
-    (pair,) = datasets.pairs_of(tmp_path / "DIV2K_valid_HR", 4)
+    (pair,) = testsets.pairs_of(tmp_path / "DIV2K_valid_HR", 4)
     assert pair.lr is not None and pair.lr.name == "0801x4.png"
 
 
@@ -96,13 +96,13 @@ def test_classes_come_from_a_table(tmp_path: Path) -> None:
         put(tmp_path / f"{name}.png")
     table = tmp_path / "labels.csv"
     table.write_text("name,class\na.png,7\nb,999\n")
-    assert [pair.label for pair in datasets.pairs_of(tmp_path, 4)] == [7, 999]
+    assert [pair.label for pair in testsets.pairs_of(tmp_path, 4)] == [7, 999]
     table.write_text("a,7\n")
     with pytest.raises(InputError, match="no class for b"):
-        datasets.pairs_of(tmp_path, 4)
+        testsets.pairs_of(tmp_path, 4)
     table.write_text("a,7\nb,1000\n")
     with pytest.raises(InputError, match="line 2: want name,class"):
-        datasets.pairs_of(tmp_path, 4)
+        testsets.pairs_of(tmp_path, 4)
 
 
 def test_grey_and_16_bit_pictures(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from upscale.bench import datasets
+from upscale.bench import testsets
 from upscale.bench.cache import Cache
-from upscale.bench.datasets import Pair, pairs_of
 from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair
 from upscale.bench.report import means, to_markdown
 from upscale.bench.run import run
+from upscale.bench.testsets import Pair, pairs_of
 from upscale.bench.trials import AUTO, Settings, trials_of
 from upscale.errors import InputError
-from upscale.image.degradation import degraded
+from upscale.image.estimate import degraded
 from upscale.image.io import read, write
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
@@ -125,7 +125,7 @@ def test_auto_makes_an_upscaler_without_method(folder, monkeypatch):
         made.append((method, options["weights"]))
         return Chooser()
 
-    monkeypatch.setattr("upscale.pipeline.Upscaler", upscaler)
+    monkeypatch.setattr("upscale.pipeline.upscaler.Upscaler", upscaler)
     run(folder, Settings(methods=(AUTO,), metrics=("psnr_y",), limit=1))
     assert made == [(None, None)]
 
@@ -143,7 +143,7 @@ def test_auto_may_stand_beside_weights(tiny_weights):
 def package(tmp_path: Path, monkeypatch, side: int) -> None:
     """A package of the same files, `side` pixels wide and high."""
     rng = np.random.default_rng(0)
-    for file in datasets._PHOTOS:
+    for file in testsets._PHOTOS:
         write(Picture(rng.random((side, side, 3), np.float32)), tmp_path / "data" / file)
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
@@ -151,29 +151,29 @@ def package(tmp_path: Path, monkeypatch, side: int) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    datasets._of_scikit.cache_clear()
+    testsets._of_scikit.cache_clear()
     yield
-    datasets._of_scikit.cache_clear()
+    testsets._of_scikit.cache_clear()
 
 
 def test_the_photographs_are_cut_from_the_top_left(tmp_path, monkeypatch):
     package(tmp_path, monkeypatch, 760)
-    name, folder = datasets.find("scikit-photos")
+    name, folder = testsets.find("scikit-photos")
     found = {pair.hr.stem: read(pair.hr) for pair in pairs_of(folder, 4)}
     assert name == "scikit-photos" and found["coffee"].size == (400, 400)
     assert {size for p in found.values() for size in p.size if size % 8} == set()
     whole = read(tmp_path / "data" / "motorcycle_left.png").rgb
     assert np.array_equal(found["motorcycle"].rgb, whole[:496, :736])
-    assert datasets.find("Scikit-Photos")[1] == folder  # once a process
+    assert testsets.find("Scikit-Photos")[1] == folder  # once a process
 
 
 def test_what_is_missing_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install scikit-image"):
-        datasets.find("scikit-photos")
+        testsets.find("scikit-photos")
     package(tmp_path, monkeypatch, 300)
     with pytest.raises(InputError, match="at least 512x512"):
-        datasets.find("scikit-photos")
+        testsets.find("scikit-photos")
 
 
 def test_bicubic_has_the_published_tables_numbers():
@@ -181,7 +181,7 @@ def test_bicubic_has_the_published_tables_numbers():
     if importlib.util.find_spec("skimage") is None:
         pytest.skip("needs the scikit-image package")
     found = []
-    for pair in pairs_of(datasets.find("scikit-photos")[1], 4):
+    for pair in pairs_of(testsets.find("scikit-photos")[1], 4):
         if pair.hr.stem != "rocket":
             lr, hr = open_pair(pair, 4, "peers")
             found.append(psnr_y(in_8_bits(resize_array(lr.rgb, hr.shape[:2])), hr, 4))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from upscale import methods, weights
+from upscale import methods
 from upscale.bench import tune as module
 from upscale.bench.tune import keep, tune
 from upscale.cli.main import cli
@@ -20,7 +20,8 @@ from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.io import write
 from upscale.image.picture import Picture
 from upscale.methods import Schedule
-from upscale.pipeline import Upscaler
+from upscale.pipeline.upscaler import Upscaler
+from upscale.weights import store
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,11 @@ def test_the_best_is_found_stored_and_used(pictures: Path, own: Path, scene: np.
 def test_a_stored_schedule_is_what_the_sampler_gets(
     own: Path, scene: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, metadata = weights.read(own)
+    state, metadata = store.read(own)
     levels = [5.0, 1.5, 0.2]
     defaults = {**metadata["defaults"], "schedules": [
         {"sampler": "ddim", "steps": 3, "sigmas": levels, "temperature": 0.25}]}  # fmt: skip
-    weights.save(tmp_path / "new.safetensors", state, {**metadata, "defaults": defaults})
+    store.save(tmp_path / "new.safetensors", state, {**metadata, "defaults": defaults})
     old = Upscaler(weights=str(own), device="cpu", dtype="fp32")
     new = Upscaler(weights=str(tmp_path / "new.safetensors"), device="cpu", dtype="fp32")
     picture = Picture(scene)
@@ -102,13 +103,13 @@ def test_listed_weights_are_not_touched(pictures: Path, tmp_path: Path, own: Pat
     with pytest.raises(UsageError, match="--output"):
         keep(found, "sr3-photo")
     path = keep(found, "sr3-photo", tmp_path / "mine.safetensors")
-    state, metadata = weights.read(path)
+    state, metadata = store.read(path)
     assert metadata["defaults"]["schedules"][0]["steps"] == 3
-    listed, _ = weights.load(weights.find("sr3-photo"))
+    listed, _ = store.load(store.find("sr3-photo"))
     assert state.keys() == listed.keys() and all(state[k].dtype == listed[k].dtype for k in state)
     assert methods.build(state, metadata).law.tuned(found.schedule.sampler, 3) == found.schedule
     keep(found, str(path))  # once more: it takes its own place
-    assert len(weights.read(path)[1]["defaults"]["schedules"]) == 1
+    assert len(store.read(path)[1]["defaults"]["schedules"]) == 1
 
 
 def test_what_makes_the_checking_pictures_worse_is_not_kept(
@@ -143,14 +144,14 @@ def test_mistakes(pictures: Path, own: Path, tmp_path: Path) -> None:
     for bad in ([1.0, 2.0], [1.0], [2.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]):
         with pytest.raises(ValueError, match="schedule"):
             Schedule("ddim", 2, tuple(bad))
-    state, metadata = weights.read(own)
+    state, metadata = store.read(own)
     metadata["defaults"]["schedules"] = [{"sampler": "ddim", "steps": 2, "sigmas": [1.0]}]
     with pytest.raises(WeightsError, match="cannot build"):
         methods.build(state, metadata)
 
 
 def test_points_of_the_box_are_schedules(own: Path) -> None:
-    law = methods.build(*weights.read(own)).law
+    law = methods.build(*store.read(own)).law
     rng = np.random.default_rng(0)
     low, high = np.array(module._LOW), np.array(module._HIGH)
     for steps in (1, 2, 3, 10, 50):

@@ -12,8 +12,8 @@ from upscale.image.io import read
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics.pixel import grid_ratio, psnr_y
-from upscale.pipeline import Upscaler
-from upscale.registry import entries
+from upscale.pipeline.upscaler import Upscaler
+from upscale.weights.registry import entries
 
 PARROTS = Path(__file__).parent.parent / "examples" / "parrots.png"
 

@@ -17,9 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from upscale import checkpoints, methods, weights
-from upscale.checkpoints import Settings
+from upscale import methods
+from upscale.convert import checkpoints
+from upscale.convert.checkpoints import Settings
 from upscale.errors import DamagedWeights, UntrustedWeights, UsageError, WeightsError
+from upscale.weights import store
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = {
@@ -66,8 +68,8 @@ def imported(path: Path, settings: Settings) -> methods.Model:
     """Converted, saved, found by its path alone, and built."""
     target = path.parent / "mine.safetensors"
     state, metadata, half = checkpoints.convert(path, settings)
-    weights.save(target, state, metadata, half=half)
-    return methods.build(*weights.load(weights.find(target)))
+    store.save(target, state, metadata, half=half)
+    return methods.build(*store.load(store.find(target)))
 
 
 @torch.inference_mode()
@@ -128,11 +130,11 @@ def test_plain_resizing_is_another_network(tmp_path) -> None:
 
 def test_an_imported_picture_needs_no_flags(tmp_path) -> None:
     from upscale.image.picture import Picture
-    from upscale.pipeline import Upscaler
+    from upscale.pipeline.upscaler import Upscaler
 
     target = tmp_path / "mine.safetensors"
     state, metadata, _ = checkpoints.convert(as_published("sr3", tmp_path), SETTINGS["sr3"])
-    weights.save(target, state, {**metadata, "defaults": {"sampler": "ddim", "steps": 2}})
+    store.save(target, state, {**metadata, "defaults": {"sampler": "ddim", "steps": 2}})
     rgb = torch.rand(6, 5, 3).numpy()
     report = Upscaler(weights=str(target), device="cpu")(Picture(rgb), scale=4).report
     assert report["method"] == "sr3" and report["size_out"] == [24, 20] and report["nfe"] == 2
@@ -184,7 +186,7 @@ def test_a_malicious_pickle_by_another_name_is_none_of_ours(tmp_path) -> None:
     with pytest.raises(DamagedWeights, match="not a safetensors file"):
         checkpoints.convert(path, SETTINGS["sr3"])
     with pytest.raises(DamagedWeights, match="not a safetensors file"):
-        weights.find(path)
+        store.find(path)
     assert not trace.exists()
 
 
@@ -296,8 +298,8 @@ def test_a_training_checkpoint_becomes_the_weights_of_its_moving_average(trained
     assert metadata["training"]["iteration"] == 20 and metadata["training"]["images_seen"] == 320
     assert metadata["method"] == "sr3" and metadata["licence"] == "CC0-1.0"
     path = trained.parent / "weights.safetensors"
-    weights.save(path, state, metadata, half=half)
-    assert weights.find(path).scales == (4.0,)
+    store.save(path, state, metadata, half=half)
+    assert store.find(path).scales == (4.0,)
     with pytest.raises(UsageError, match=r"is diffsr's already: use it as it is, --weights"):
         checkpoints.convert(path, Settings())
 

@@ -18,7 +18,7 @@ from cli_fake import FakeUpscaler
 from click.testing import CliRunner
 from PIL import Image
 
-import upscale.cli.upscale as command_module
+import upscale.cli.upscale.command as command_module
 from upscale.cli.main import COMMANDS, cli
 from upscale.errors import DiffsrError, InputError, OutputError, UsageError
 
@@ -439,11 +439,12 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 
 
 def test_copies_of_tables_are_true():
-    from upscale import consistency, methods, models, sizing
+    from upscale import methods
     from upscale.bench import protocol
     from upscale.cli import options
     from upscale.diffusion.process import SPACINGS
     from upscale.diffusion.samplers import SAMPLERS
+    from upscale.pipeline import consistency, models, sizing
 
     made = {name for name, law in methods.METHODS.items() if law.unconditional}
     assert set(options.METHODS) == set(methods.METHODS) - made and set(options.GENERATING) == made
@@ -500,7 +501,7 @@ def test_completing_words_without_torch(here, words, expected):
 def test_train_options_mirror_the_config(here, monkeypatch):
     from dataclasses import fields
 
-    from upscale.cli.train import command
+    from upscale.cli.train.command import command
     from upscale.train.config import TrainConfig
 
     names = {param.name for param in command.params}
@@ -552,8 +553,8 @@ def bench(monkeypatch):
     """`diffsr bench` with rows that are known; returns the options it was given."""
     import types
 
-    import upscale.cli.bench as module
-    from upscale.cli import measuring
+    import upscale.cli.bench.command as module
+    from upscale.cli.bench import run as measuring
 
     seen: dict = {}
 
@@ -603,7 +604,7 @@ def test_bench(here, bench):
 
 
 def test_bench_fits_its_table_to_a_terminal(here, bench, monkeypatch):
-    import upscale.cli.bench as module
+    import upscale.cli.bench.command as module
 
     picture(here / "d/a.png")
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))

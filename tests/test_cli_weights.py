@@ -12,9 +12,9 @@ from click.shell_completion import ShellComplete
 from hub_double import REPO, HubDouble
 from test_cli import run
 
-from upscale import weights
 from upscale.cli.main import cli
-from upscale.registry import PACKAGE
+from upscale.weights import store
+from upscale.weights.registry import PACKAGE
 
 FILE = "tiny.safetensors"
 SPEC = f"hf:{REPO}/{FILE}"
@@ -38,7 +38,7 @@ def hub(here, hub_double: HubDouble, tiny_weights: str) -> HubDouble:
 @pytest.fixture
 def listed(here, hub, monkeypatch, tiny_weights: str) -> HubDouble:
     """The file on the Hub is `mine` in a list of the user's own."""
-    entry = weights.find(tiny_weights)
+    entry = store.find(tiny_weights)
     (here / "own.toml").write_text(f"""
 [weights.mine]
 method = "sr3"
@@ -73,7 +73,7 @@ def test_every_option_has_an_environment_variable_and_help(name: str) -> None:
 
 def test_list(listed) -> None:
     rows = {row["name"]: row for row in json.loads(run("weights", "list", "--json").stdout)}
-    assert list(rows) == list(weights.entries())
+    assert list(rows) == list(store.entries())
     assert rows["sr3-photo"]["state"] == "bundled" and rows["sr3-photo"]["licence"]
     mine = rows["mine"]
     assert (mine["state"], mine["method"], mine["domain"]) == ("remote", "sr3", "photo")
@@ -81,7 +81,7 @@ def test_list(listed) -> None:
     shown = run("weights", "list").stdout.splitlines()
     columns = ["name", "method", "domain", "input", "scales", "size", "state", "licence"]
     assert shown[0].split() == columns
-    size = f"{weights.find('mine').size / 2**20:.1f}"
+    size = f"{store.find('mine').size / 2**20:.1f}"
     assert shown[-1].split() == [
         "mine",
         "sr3",
@@ -149,10 +149,10 @@ def test_offline_and_gated(listed) -> None:
 
 def test_verify(listed, tiny_weights) -> None:
     everything = run("weights", "verify").stdout.split()
-    bundled = [name for name, entry in weights.entries().items() if entry.bundled]
+    bundled = [name for name, entry in store.entries().items() if entry.bundled]
     assert everything == bundled
     row = json.loads(run("weights", "verify", "mine", "--json").stdout)
-    assert row["status"] == "right" and row["sha256"] == weights.find("mine").sha256
+    assert row["status"] == "right" and row["sha256"] == store.find("mine").sha256
     path = Path(run("weights", "path", "mine").stdout.strip())
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     os.utime(path, ns=(1, 1))
@@ -184,7 +184,7 @@ def test_import(here) -> None:
     torch.save(load_file(fixture), here / "I1_E2_gen.pth")
     args = ["weights", "import", "I1_E2_gen.pth", "--method", "sr3", "--norm-groups", "8"]
     assert run(*args, "--scale", "4").stdout == "I1_E2_gen.safetensors\n"
-    entry = weights.find(here / "I1_E2_gen.safetensors")
+    entry = store.find(here / "I1_E2_gen.safetensors")
     assert (entry.method, entry.scales, entry.licence) == ("sr3", (4.0,), "not stated")
     assert "exists; give --overwrite" in run(*args, code=1).told
     told = json.loads(run(*args, "--overwrite", "--fp16", "--licence", "MIT", "--json").stdout)

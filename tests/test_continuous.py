@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upscale import methods, weights
-from upscale.enlarging import Enlarging
+from upscale import methods
 from upscale.errors import UsageError
 from upscale.image.picture import Picture
 from upscale.nets import idm
@@ -22,12 +21,14 @@ from upscale.nets.compact_idm import CompactIDM, CompactIDMConfig
 from upscale.nets.idm import IDMNet
 from upscale.nets.implicit import Place, repeated, sampled
 from upscale.nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
-from upscale.pipeline import Upscaler
+from upscale.pipeline.bands import Enlarging
+from upscale.pipeline.upscaler import Upscaler
 from upscale.train.config import TrainConfig
 from upscale.train.data import Pairs
 from upscale.train.grid import grid_loss, phase_loss
 from upscale.train.loss import encode
 from upscale.train.networks import make_net, start
+from upscale.weights import store
 
 TINY = CompactIDMConfig(
     channels=(16, 16, 16), down=(1, 1, 1), up=(1, 1), encoder=1, head=(8, 8), embedding=16,
@@ -69,7 +70,7 @@ def answer(net: torch.nn.Module, lr: Tensor, size: tuple[int, int], scale: float
 
 
 def saved(net: torch.nn.Module, method: str, path, scales) -> str:
-    weights.save(path, net.state_dict(), {
+    store.save(path, net.state_dict(), {
         "method": method, "architecture": methods.describe(net), "domain": "photo",
         "scales": scales, "std": 0.2,
         "parametrisation": "v" if method == "idm" else "x0",

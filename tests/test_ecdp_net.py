@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from upscale.convert.ecdp import ecdp_from_published
 from upscale.nets import ecdp
-from upscale.nets.convert_ecdp import ecdp_from_published
 from upscale.nets.ecdp import CONFIGS, ECDPConfig, ECDPNet, time_of
 from upscale.nets.rrdb import RRDBEncoder
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from test_train_cli import run
 
-from upscale import after, generating, methods, weights
+from upscale import methods
 from upscale.bench import unpaired
 from upscale.diffusion.noise import noise_at
 from upscale.diffusion.process import CosineLaw, VPDiscrete, sigmas
@@ -22,17 +22,20 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
-from upscale.generating import Generator, Way
 from upscale.image.io import read
 from upscale.image.picture import Picture
 from upscale.image.sheet import sheet
 from upscale.methods import PAPER_NETS, describe
 from upscale.nets.ddpm import CONFIGS, DDPMConfig, DDPMNet
-from upscale.pipeline import Upscaler
-from upscale.publish import bundle
+from upscale.pipeline import after
+from upscale.pipeline import generator as generating
+from upscale.pipeline.generator import Generator, Way
+from upscale.pipeline.upscaler import Upscaler
 from upscale.train.config import TrainConfig
 from upscale.train.recipes import config_of
 from upscale.train.run import spec_of
+from upscale.weights import store
+from upscale.weights.publish import bundle
 
 COLOUR = np.array([0.8, 0.5, 0.25], np.float32)  # of the toy pictures, on average
 SIDE = 16
@@ -80,7 +83,7 @@ def listed(folder: Path, monkeypatch, **files: str) -> None:
     """A list of the user's own that knows the files by these names."""
     tables = []
     for name, path in files.items():
-        entry = weights.find(path)
+        entry = store.find(path)
         tables.append(f"""
 [weights.{name.replace("_", "-")}]
 method = "{entry.method}"
@@ -107,9 +110,9 @@ def test_the_network_for_64x64_is_small_and_describes_itself(tmp_path) -> None:
     path = tmp_path / "net.safetensors"
     told = {"method": "ddpm", "architecture": describe(net), "parametrisation": "v", "std": None,
             "size": [64, 64]}  # fmt: skip
-    weights.save(path, net.state_dict(), told, half=True)
+    store.save(path, net.state_dict(), told, half=True)
     assert path.stat().st_size <= 4 << 20
-    again = methods.build(*weights.read(path)).net
+    again = methods.build(*store.read(path)).net
     assert again.config == CONFIGS["ddpm-64"] and again.config.patch == 2
 
 
@@ -155,7 +158,7 @@ def test_training_lowers_the_loss_and_keeps_what_it_measured(toy_run) -> None:
     lines = [json.loads(line) for line in (toy_run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line and "validation" not in line]
     assert losses[-1] < 0.5 * losses[0]
-    _, told = weights.read(toy_run / "toy.safetensors")
+    _, told = store.read(toy_run / "toy.safetensors")
     assert told["method"] == "ddpm" and told["size"] == [SIDE, SIDE] and told["std"] is None
     assert told["parametrisation"] == "v" and told["defaults"]["sampler"] == "ddpm"
     assert (toy_run / "toy-best.safetensors").is_file()
@@ -349,7 +352,7 @@ def test_the_stage_for_faces_is_taken_where_it_is_listed(
     assert names[0] == "for-faces" and names[1] != names[0]  # x2 is not what it was made for
     monkeypatch.setattr(after, "CASCADE", {})
     fallback = generator.cascade(64)[0]
-    assert fallback.name == weights.choose_first(methods.preferred("face"), 4.0, "face").name
+    assert fallback.name == store.choose_first(methods.preferred("face"), 4.0, "face").name
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -449,8 +452,8 @@ def test_what_cannot_be_meant_is_refused(here, toy, args, code, told) -> None:
 
 
 def test_without_weights_the_training_command_is_told(here, monkeypatch) -> None:
-    without = {n: e for n, e in weights.entries().items() if e.method != "ddpm"}
-    monkeypatch.setattr(weights, "entries", lambda: without)
+    without = {n: e for n, e in store.entries().items() if e.method != "ddpm"}
+    monkeypatch.setattr(store, "entries", lambda: without)
     told = run("generate", "-o", "m", code=5)
     assert "diffsr train --recipe ddpm-face-64 --dataset DIR" in told
 
@@ -470,9 +473,9 @@ def test_weights_that_enlarge_are_refused_and_the_other_way_round(here, toy, tin
 
 
 def test_a_file_that_does_not_say_its_size_is_refused(tmp_path, toy) -> None:
-    state, told = weights.read(Path(toy))
+    state, told = store.read(Path(toy))
     del told["size"]
-    weights.save(tmp_path / "old.safetensors", state, told)
+    store.save(tmp_path / "old.safetensors", state, told)
     with pytest.raises(WeightsError, match="does not say the size of its pictures"):
         Generator(str(tmp_path / "old.safetensors"), device="cpu")
 
@@ -486,7 +489,7 @@ def test_listed_weights_are_found_shown_verified_and_published(here, monkeypatch
     shown = run("weights", "show", "my-faces", "--json")
     assert json.loads(shown)["method"] == "ddpm"
     run("weights", "verify", "my-faces")
-    files = bundle(weights.find("my-faces"), "me/mine", "CC0-1.0")
+    files = bundle(store.find("my-faces"), "me/mine", "CC0-1.0")
     assert {"my-faces.safetensors", "README.md"} <= set(files)
     assert b"diffsr generate" in files["README.md"] and b"[ddpm]" in files["README.md"]
     for name, content in files.items():

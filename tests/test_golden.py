@@ -10,32 +10,33 @@ import pytest
 import torch
 from hub_double import REPO, HubDouble
 
-from upscale import golden, methods, publish, tensors, weights
+from upscale import methods
 from upscale.errors import DamagedWeights, InputError, NoFile, NoRepo, UsageError, WeightsError
-from upscale.hub import files
-from upscale.hub.names import Hub
+from upscale.weights import file, golden, publish, store
+from upscale.weights.hub import files
+from upscale.weights.hub.names import Hub
 
 FILE = "tiny.safetensors"
 
 
 @pytest.fixture
-def entry(tiny_weights, tmp_path) -> weights.Entry:
+def entry(tiny_weights, tmp_path) -> store.Entry:
     """The tiny network's weights in a folder of their own."""
     path = tmp_path / FILE
     path.write_bytes(Path(tiny_weights).read_bytes())
-    return weights.find(path)
+    return store.find(path)
 
 
-def stored(entry: weights.Entry) -> Path:
+def stored(entry: store.Entry) -> Path:
     """Its golden vectors, beside it."""
     path = entry.path.with_name("tiny.golden.safetensors")
-    golden.store(golden.make(methods.build(*weights.load(entry)), 4.0), entry.sha256, path)
+    golden.store(golden.make(methods.build(*store.load(entry)), 4.0), entry.sha256, path)
     return path
 
 
 def test_vectors_come_out_the_same_again(entry) -> None:
     path = stored(entry)
-    state, told = tensors.read(path)
+    state, told = file.read(path)
     assert state["lr"].shape == (1, 3, 6, 7) and state["noise"].shape == (1, 3, 24, 28)
     assert state["output"].shape == (3, 3, 24, 28) and told["golden"]["sigmas"] == [0.05, 0.5, 5]
     # the estimates are those of a denoiser: they depend on the noise level and on the input
@@ -55,15 +56,15 @@ def test_they_do_not_depend_on_the_number_of_threads(entry, threads: int) -> Non
 
 
 def test_two_heads_and_their_mean_have_vectors_too(two_headed_weights) -> None:
-    model = methods.build(*weights.load(weights.find(two_headed_weights)))
+    model = methods.build(*store.load(store.find(two_headed_weights)))
     assert golden.make(model, 3.0).output.shape == (3, 3, 18, 21)
 
 
 def test_another_answer_is_told(entry) -> None:
     path = stored(entry)
-    state, told = tensors.read(path)
+    state, told = file.read(path)
     state["output"][1, 0, 3, 4] += 2e-3
-    tensors.save(path, state, told)
+    file.save(path, state, told)
     with pytest.raises(WeightsError, match=r"its network answers otherwise .* by 6\.\d+ times"):
         golden.check(entry)
 
@@ -72,12 +73,12 @@ def test_vectors_of_other_weights_and_none_are_told(entry) -> None:
     with pytest.raises(WeightsError, match=r"has no golden vectors: there is no .*tiny\.golden"):
         golden.check(entry)
     path = stored(entry)
-    state, told = tensors.read(path)
+    state, told = file.read(path)
     told["golden"]["weights_sha256"] = "0" * 64
-    tensors.save(path, state, told)
+    file.save(path, state, told)
     with pytest.raises(WeightsError, match="golden vectors of other weights than tiny"):
         golden.check(entry)
-    tensors.save(path, {"lr": state["lr"]}, told)
+    file.save(path, {"lr": state["lr"]}, told)
     with pytest.raises(DamagedWeights, match="holds no golden vectors"):
         golden.check(entry)
     path.write_bytes(path.read_bytes()[:-5])
@@ -86,7 +87,7 @@ def test_vectors_of_other_weights_and_none_are_told(entry) -> None:
 
 
 def test_a_network_without_finite_answers_has_none(entry) -> None:
-    state, metadata = weights.load(entry)
+    state, metadata = store.load(entry)
     model = methods.build({k: v * torch.inf for k, v in state.items()}, metadata)
     with pytest.raises(WeightsError, match="not finite"):
         golden.make(model, 2.0)
@@ -95,7 +96,7 @@ def test_a_network_without_finite_answers_has_none(entry) -> None:
 # --- publishing ---------------------------------------------------------------------------------
 
 
-def published(entry: weights.Entry, licence: str = "CC-BY-SA-4.0") -> str:
+def published(entry: store.Entry, licence: str = "CC-BY-SA-4.0") -> str:
     """Uploaded; the entry for a list."""
     made = publish.bundle(entry, REPO, licence)
     commit = files.upload(REPO, made, "weights", private=False)
@@ -115,19 +116,19 @@ def test_what_is_published_is_pulled_and_verified_by_its_entry(
     own = tmp_path / "own.toml"
     own.write_text(text, encoding="utf-8")
     monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(own))
-    found = weights.find("tiny")
+    found = store.find("tiny")
     assert (found.sha256, found.size, found.licence) == (entry.sha256, len(content), "CC-BY-SA-4.0")
     assert found.scales == entry.scales and found.any_scale and found.hub.pinned
-    assert weights.locate(found).read_bytes() == content
+    assert store.locate(found).read_bytes() == content
     assert golden.check(found) < 0.5
     hub_double.log.clear()
     assert golden.check(found, offline=True) < 0.5 and not hub_double.log
-    assert golden.check(weights.find(f"hf:{REPO}/{FILE}")) < 0.5
+    assert golden.check(store.find(f"hf:{REPO}/{FILE}")) < 0.5
 
 
 def test_damaged_vectors_in_the_cache_are_removed(entry, hub_double, tmp_path) -> None:
     published(entry)
-    found = weights.find(f"hf:{REPO}/{FILE}")
+    found = store.find(f"hf:{REPO}/{FILE}")
     golden.check(found)
     path = files.cached(replace(found.hub, file="tiny.golden.safetensors"))
     path.resolve().write_bytes(path.read_bytes()[:-1] + b"\x7f")
@@ -147,7 +148,7 @@ def test_entries_are_toml_whatever_the_words(entry, monkeypatch, tmp_path) -> No
         publish.listed(strange, Hub(REPO, "c" * 40, "a.safetensors"), "MIT, or so"), "utf-8"
     )
     monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(own))
-    found = weights.find("a")
+    found = store.find("a")
     assert (found.net, found.scales, found.licence) == (strange.net, (2.0, 4.5), "MIT, or so")
 
 
@@ -171,6 +172,6 @@ def test_who_may_not_write_is_told(entry, hub_double) -> None:
 
 def test_a_card_tells_what_the_file_does(entry) -> None:
     card = publish.bundle(entry, REPO, "MIT")["README.md"].decode()
-    _, metadata = weights.load(entry)
+    _, metadata = store.load(entry)
     assert json.dumps(metadata.get("process", {})) in card
     assert "sampler ddim, spacing phi, steps 2" in card and "x1 to x8" in card

@@ -31,8 +31,8 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
-from upscale.hub import failures, files
-from upscale.hub.names import Hub, parse
+from upscale.weights.hub import failures, files
+from upscale.weights.hub.names import Hub, parse
 
 NAME = "w/a.safetensors"
 CONTENT = bytes(range(256)) * 400  # 100 KiB: several blocks of a download
@@ -369,7 +369,7 @@ def test_a_part_of_another_file_is_found_out_and_dropped(hub, cache) -> None:
 def client(hub, cache) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts a process of its own with the real client, which waits 60 s for an answer."""
     started = []
-    head = "from upscale.hub import files\nfrom upscale.hub.names import Hub\n"
+    head = "from upscale.hub import files\nfrom upscale.weights.hub.names import Hub\n"
     head += f"hub = Hub({REPO!r}, {HERE.revision!r}, {NAME!r})\n"
     waits = {"HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_ETAG_TIMEOUT": "60"}
 

@@ -23,8 +23,8 @@ pytest.importorskip("matplotlib")
 
 from humaneval_study import make_study, serving
 
-import upscale.cli.humaneval_build as module
-from upscale.cli.humaneval import command
+import upscale.cli.humaneval.build as module
+from upscale.cli.humaneval.command import command
 from upscale.cli.main import cli
 from upscale.errors import DiffsrError
 from upscale.humaneval.store import PICTURES, open_study

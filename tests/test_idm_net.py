@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from upscale.convert.idm import idm_from_published
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPDiscrete, sigma_of
 from upscale.diffusion.samplers import ddim, ddpm
-from upscale.nets.convert_idm import idm_from_published
 from upscale.nets.idm import CONFIGS, IDMConfig, IDMNet
 from upscale.nets.unet import Layer, UNetConfig
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from upscale import atomic
 from upscale.errors import DiskFull, OutputError
-from upscale.image import placing
 from upscale.image.io import read, write
 from upscale.image.picture import Picture
 
@@ -149,7 +149,7 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"cannot be written.*name too long"):
         write(picture(), tmp_path / ("x" * 300 + ".png"))
     denied = PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(placing, "open", failing(denied), raising=False)
+    monkeypatch.setattr(atomic, "open", failing(denied), raising=False)
     with pytest.raises(OutputError, match=r"Permission denied.*check the name"):
         write(picture(), tmp_path / "b.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]

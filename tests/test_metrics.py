@@ -19,7 +19,7 @@ from upscale.image.resize import resize_array
 from upscale.metrics import perceptual, pixel
 from upscale.metrics.mesh import mesh
 from upscale.metrics.perceptual import Lpips
-from upscale.weights import read, save
+from upscale.weights.store import read, save
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"

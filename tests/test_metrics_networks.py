@@ -104,15 +104,15 @@ def test_without_dlib_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet-50 that holds class 3 the likeliest and class 7 the next, whatever it sees."""
-    from upscale import weights
     from upscale.metrics.perceptual import torchvision_models
+    from upscale.weights import store
 
     torch.manual_seed(0)
     net = torchvision_models().resnet50(weights=None)
     state = {k: v * 0 if k.startswith("fc") else v for k, v in net.state_dict().items()}
     state["fc.bias"][3], state["fc.bias"][7] = 1.0, 0.5
     path = tmp_path_factory.mktemp("resnet") / "resnet50.safetensors"
-    weights.save(path, state, {"method": "metric"})
+    store.save(path, state, {"method": "metric"})
     return path
 
 

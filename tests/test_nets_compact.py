@@ -10,8 +10,8 @@ from torch import Tensor
 
 from upscale.diffusion.denoiser import bind
 from upscale.nets import compact
-from upscale.nets.blocks import Halving
 from upscale.nets.compact import CompactConfig, CompactNet
+from upscale.nets.layers import Halving
 
 SMALL = CompactConfig(
     channels=(8, 12, 8), down=(1, 2, 1), up=(2, 1), encoder=3, head=(8, 4), embedding=16

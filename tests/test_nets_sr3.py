@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from upscale.convert.sr3 import sr3_from_published
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPDiscrete, sigma_of
 from upscale.diffusion.samplers import ddpm
-from upscale.nets.blocks import Attention, NoiseEmbedding, ResBlock
-from upscale.nets.convert import sr3_from_published
+from upscale.nets.layers import Attention, NoiseEmbedding, ResBlock
 from upscale.nets.sr3 import CONFIGS, SR3Net
 from upscale.nets.unet import UNetConfig
 

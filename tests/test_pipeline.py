@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from upscale import methods, weights
+from upscale import methods
 from upscale.diffusion.samplers import SAMPLERS, nfe
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.nets.compact import CompactNet
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
-from upscale.pipeline import Upscaler
-from upscale.plan import output_size
+from upscale.pipeline.plan import output_size
+from upscale.pipeline.upscaler import Upscaler
+from upscale.weights import store
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def test_scale_past_the_weights_is_a_cascade_and_says_so(upscaler: Upscaler) -> 
 
 
 def test_weights_for_one_scale_are_followed_by_a_resize(tiny_weights, tmp_path, scene) -> None:
-    state, metadata = weights.read(tiny_weights)
-    weights.save(tmp_path / "x4.safetensors", state, {**metadata, "scales": [4.0]})
+    state, metadata = store.read(tiny_weights)
+    store.save(tmp_path / "x4.safetensors", state, {**metadata, "scales": [4.0]})
     result = Upscaler(weights=str(tmp_path / "x4.safetensors"))(Picture(scene), scale=3)
     assert result.picture.size == (180, 132)
     assert result.report["stages"] == [[240, 176]]
@@ -97,9 +98,9 @@ def test_an_overlap_wider_than_the_tiles_is_made_to_fit(upscaler: Upscaler, scen
 
 
 def test_temperature_is_the_weights_own_unless_given(tiny_weights, tmp_path, scene) -> None:
-    state, metadata = weights.read(tiny_weights)
+    state, metadata = store.read(tiny_weights)
     metadata["defaults"]["temperature"] = 0.25
-    weights.save(tmp_path / "cool.safetensors", state, metadata)
+    store.save(tmp_path / "cool.safetensors", state, metadata)
     cool = Upscaler(weights=str(tmp_path / "cool.safetensors"))
 
     def told(**settings) -> float:
@@ -233,13 +234,13 @@ def test_weights_of_another_method_are_refused(tiny_weights: str) -> None:
 
 @pytest.mark.parametrize("std", [0, -1.0])
 def test_a_std_that_is_not_positive_is_refused(tiny_weights, std) -> None:
-    state, metadata = weights.read(tiny_weights)
+    state, metadata = store.read(tiny_weights)
     with pytest.raises(WeightsError, match="std"):
         methods.build(state, {**metadata, "std": std})
 
 
 def test_weights_that_do_not_fit_their_description_are_refused(tiny_weights) -> None:
-    state, metadata = weights.read(tiny_weights)
+    state, metadata = store.read(tiny_weights)
     state.pop("head3.bias")
     with pytest.raises(WeightsError, match=r"head3\.bias"):
         methods.build(state, metadata)
@@ -278,8 +279,8 @@ def ecdp(two_headed_weights: str) -> Upscaler:
 
 def changed(weights_file: str, path, **metadata) -> Upscaler:
     """The same weights with another description."""
-    state, own = weights.read(weights_file)
-    weights.save(path / "changed.safetensors", state, {**own, **metadata})
+    state, own = store.read(weights_file)
+    store.save(path / "changed.safetensors", state, {**own, **metadata})
     return Upscaler(weights=str(path / "changed.safetensors"), device="cpu", dtype="fp32")
 
 
@@ -409,7 +410,7 @@ def paper_net(tmp_path) -> Upscaler:
         "scales": [4.0], "parametrisation": "hybrid", "std": 0.4, "licence": "test",
         "process": {"kind": "vp-linear"}, "defaults": {"steps": 2},
     }  # fmt: skip
-    weights.save(tmp_path / "paper.safetensors", net.state_dict(), metadata)
+    store.save(tmp_path / "paper.safetensors", net.state_dict(), metadata)
     return Upscaler(weights=str(tmp_path / "paper.safetensors"), device="cpu", dtype="fp32")
 
 

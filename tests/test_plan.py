@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from upscale.plan import stages
-from upscale.registry import Entry
+from upscale.pipeline.plan import stages
+from upscale.weights.registry import Entry
 
 
 def entry(scales: tuple[float, ...], domain: str = "photo") -> Entry:

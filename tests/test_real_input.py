@@ -12,19 +12,20 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from upscale import Upscaler, registry, weights
+from upscale import Upscaler
 from upscale.batch.job import Job, planned
 from upscale.batch.names import Item, Source
 from upscale.batch.records import summarised
 from upscale.batch.settings import DEFAULTS, settings_of
 from upscale.bench.protocol import make_lr
-from upscale.consistency import MODES
 from upscale.errors import UsageError, WeightsError
 from upscale.image.compress import compressed
-from upscale.image.degradation import degraded
+from upscale.image.estimate import degraded
 from upscale.image.io import read
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize, resize_array
+from upscale.pipeline.consistency import MODES
+from upscale.weights import registry, store
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,9 +170,9 @@ def listed(tmp_path, monkeypatch):
 @pytest.fixture
 def real_weights(tiny_weights, tmp_path, listed) -> str:
     """Listed weights for real input that say, as training writes it, that nothing is projected."""
-    state, told = weights.read(Path(tiny_weights))
+    state, told = store.read(Path(tiny_weights))
     path = tmp_path / "made-real.safetensors"
-    weights.save(path, state, {**told, "scales": [4], "consistency": "off"})
+    store.save(path, state, {**told, "scales": [4], "consistency": "off"})
     listed(entry_text("made-real", path, 'input = "real"'))
     return "made-real"
 
@@ -234,34 +235,34 @@ def test_without_such_weights_everything_is_as_before(listed):
 def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
     path = Path(tiny_weights)
     listed(entry_text("a", path, "", "[4, 8]") + entry_text("b", path, 'input = "real"'))
-    known = weights.entries()
+    known = store.entries()
     assert (known["a"].input, known["b"].input) == ("clean", "real")
-    assert weights.choose("sr3", 4).input == "clean"  # a method's own weights are for clean input
-    assert weights.choose_real(("ecdp", "sr3"), 4).name == "b"
-    assert weights.choose_real(("ecdp", "idm"), 4) is None
+    assert store.choose("sr3", 4).input == "clean"  # a method's own weights are for clean input
+    assert store.choose_real(("ecdp", "sr3"), 4).name == "b"
+    assert store.choose_real(("ecdp", "idm"), 4) is None
     registry._entries.cache_clear()
     both = entry_text("a", path, "shrinks_to = 1.5", "[4]") + entry_text("b", path, "", "[2]")
     listed(both.replace('"sr3"', '"edsr"'))  # of which there are no others
-    found = [weights.choose("edsr", scale).name for scale in (4, 3, 2, 1.5)]
+    found = [store.choose("edsr", scale).name for scale in (4, 3, 2, 1.5)]
     assert found == ["a", "a", "b", "a"]
     with pytest.raises(WeightsError, match=re.escape("no weights for edsr at x1.4")):
-        weights.choose("edsr", 1.4)
+        store.choose("edsr", 1.4)
     registry._entries.cache_clear()
     own = listed(entry_text("a", path, "shrinks_to = 0.5"))
     with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: shrinks_to must be")):
-        weights.entries()
+        store.entries()
     registry._entries.cache_clear()
     own = listed(entry_text("a", path, 'input = "dirty"'))
     with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: input must be one")):
-        weights.entries()
-    state, told = weights.read(path)
+        store.entries()
+    state, told = store.read(path)
     for more, kind in (({"input": "real"}, "real"), ({}, "clean"),
                        ({"training": {"config": {"degradation": "real"}}}, "real")):  # fmt: skip
         file = tmp_path / "some.safetensors"
-        weights.save(file, state, {**told, **more})
+        store.save(file, state, {**told, **more})
         registry._entries.cache_clear()
         listed("")
-        assert weights.find(file).input == kind
+        assert store.find(file).input == kind
 
 
 def test_a_ledger_knows_which_weights_may_be_used(real_weights):
@@ -269,13 +270,13 @@ def test_a_ledger_knows_which_weights_may_be_used(real_weights):
         return settings_of({**DEFAULTS, **options})
 
     both = made()
-    found = weights.candidates(("ecdp", "idm", "sr3"), 4, "photo")
+    found = store.candidates(("ecdp", "idm", "sr3"), 4, "photo")
     assert [e.name for e in found] == ["ecdp-photo", "made-real"]
     assert len({both, made(input="clean"), made(input="real"), made(method="ecdp")}) == 4
     assert both == made()
-    several = weights.candidates(("ecdp", "sr3"), None, "photo")
+    several = store.candidates(("ecdp", "sr3"), None, "photo")
     assert {e.name for e in several} >= {"ecdp-photo", "sr3-photo", "made-real"}
-    assert {e.input for e in weights.candidates(("sr3",), None, "photo", "clean")} == {"clean"}
+    assert {e.input for e in store.candidates(("sr3",), None, "photo", "clean")} == {"clean"}
 
 
 def test_a_batch_chooses_for_each_and_a_dry_run_says_so(real_weights, clean, tmp_path):
@@ -316,7 +317,7 @@ def test_colour_keeps_colours_and_brings_no_detail_back(tiny_weights, scene):
 
 
 def test_colour_works_on_any_size():
-    from upscale.consistency import tinge
+    from upscale.pipeline.consistency import tinge
 
     for size in ((1, 1), (1, 30), (5, 3)):
         lr = torch.rand(1, 3, *size) - 0.5

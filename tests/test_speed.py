@@ -18,16 +18,18 @@ from click.testing import CliRunner
 from torch import nn
 from torch.nn import functional as F
 
-from upscale import blocks, device, methods, sizing, weights
-from upscale.blocks import blocks_of
+from upscale import machine, methods
 from upscale.cli.main import cli
 from upscale.diffusion.noise import BLOCK, noise_at
 from upscale.errors import NumericalError, UsageError
 from upscale.image.io import STREAMED, read, rows_to, write
 from upscale.image.picture import Picture
-from upscale.models import Models
 from upscale.nets import winograd
-from upscale.pipeline import Upscaler
+from upscale.pipeline import blocks, sizing
+from upscale.pipeline.blocks import blocks_of
+from upscale.pipeline.models import Models
+from upscale.pipeline.upscaler import Upscaler
+from upscale.weights import store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,8 +130,8 @@ def test_blocks_change_nothing_that_can_be_seen(tiny_weights, small_blocks):
 @pytest.mark.parametrize("scale", [2, 2.5, 1.5])
 def test_a_result_that_is_shrunk_is_made_in_blocks(tiny_weights, small_blocks, tmp_path, scale):
     """The network draws at 4x, whatever is asked for, and only blocks of that are ever there."""
-    state, told = weights.read(tiny_weights)
-    weights.save(tmp_path / "own4.safetensors", state, told | {"scales": [4.0]})
+    state, told = store.read(tiny_weights)
+    store.save(tmp_path / "own4.safetensors", state, told | {"scales": [4.0]})
     upscaler, picture = Upscaler(weights=tmp_path / "own4.safetensors"), photo(136, 172)
     plan = upscaler.plan(picture.size, scale=scale)
     assert plan.stages[0].size_out == (544, 688) and sum(map(len, plan.blocks)) > 3
@@ -325,7 +327,7 @@ def test_what_is_freed_is_kept_for_what_is_taken_next():
 
 def test_another_malloc_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
-    assert device.keep_pages() is False
+    assert machine.keep_pages() is False
 
 
 # --- presets --------------------------------------------------------------------------------------

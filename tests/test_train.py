@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from upscale import methods, weights
+from upscale import methods
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPLinear, sigmas
 from upscale.diffusion.samplers import ddim
@@ -21,7 +21,7 @@ from upscale.errors import InputError, NumericalError, UsageError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize
 from upscale.nets.compact import CompactConfig, CompactNet
-from upscale.pipeline import Upscaler
+from upscale.pipeline.upscaler import Upscaler
 from upscale.train import checkpoint
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs, load_folder
@@ -31,6 +31,7 @@ from upscale.train.loss import Spec, encode, flow, sample, start_noise
 from upscale.train.networks import make_net, start
 from upscale.train.run import estimate_std, quality_loss, run_training, spec_of
 from upscale.train.state import Run
+from upscale.weights import store
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
@@ -51,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG, **settings) -> dict:
-    return weights.read(trained(photos, output, config, **settings))[0]
+    return store.read(trained(photos, output, config, **settings))[0]
 
 
 def trained(photos: Path, output: Path, config: TrainConfig, **settings) -> Path:
@@ -130,7 +131,7 @@ def test_regression_starts_from_a_diffusion_network(photos, tmp_path) -> None:
     start = str(tmp_path / "sr3" / "sr3.safetensors")
     config = CONFIG.with_(method="regression", iterations=1, learning_rate=1e-9)
     state = run(photos, tmp_path / "regression", config, init=start)
-    wanted = weights.read(start)[0]["enc_in.weight"].float()
+    wanted = store.read(start)[0]["enc_in.weight"].float()
     torch.testing.assert_close(state["enc_in.weight"].float(), wanted, atol=1e-3, rtol=1e-2)
 
 
@@ -138,7 +139,7 @@ def saved(net: torch.nn.Module, path: Path) -> None:
     """A weights file of an untrained network."""
     described = {"method": "sr3", "architecture": methods.describe(net), "parametrisation": "v"}
     described |= {"net": net.kind, "domain": "face", "scales": [8.0], "licence": "CC0-1.0"}
-    weights.save(path, net.state_dict(), described, half=True)
+    store.save(path, net.state_dict(), described, half=True)
 
 
 def scattered(config: TrainConfig, path: Path) -> torch.nn.Module:
@@ -281,8 +282,8 @@ def test_settings_that_make_no_sense_are_named() -> None:
 def test_ecdp_trains_and_its_weights_are_used_with_no_flags(photos, tmp_path) -> None:
     path = trained(photos, tmp_path / "a", ECDP, net=replace(TWO_HEADS, heads=1))
     again = trained(photos, tmp_path / "b", ECDP, net=TWO_HEADS)
-    state, told = weights.read(path)
-    assert same(state, weights.read(again)[0])
+    state, told = store.read(path)
+    assert same(state, store.read(again)[0])
     assert (told["method"], told["parametrisation"], told["std"]) == ("ecdp", "hybrid", 0.24)
     assert told["process"]["kind"] == "vp-linear"
     assert (told["architecture"]["heads"], told["architecture"]["inject"]) == (2, [0, 2])
@@ -294,15 +295,15 @@ def test_ecdp_trains_and_its_weights_are_used_with_no_flags(photos, tmp_path) ->
 def test_the_papers_noise_law_and_another_power_of_the_hybrid(photos, tmp_path) -> None:
     config = ECDP.with_(noise_law="process", parametrisation="hybrid:2")
     path = trained(photos, tmp_path, config, net=TWO_HEADS)
-    assert weights.read(path)[1]["parametrisation"] == "hybrid:2"
-    assert not same(weights.read(path)[0], run(photos, tmp_path / "other", ECDP, net=TWO_HEADS))
+    assert store.read(path)[1]["parametrisation"] == "hybrid:2"
+    assert not same(store.read(path)[0], run(photos, tmp_path / "other", ECDP, net=TWO_HEADS))
 
 
 def test_the_residuals_deviation_is_measured_and_stored(photos, tmp_path) -> None:
     config, lines = ECDP.with_(std=0.0, iterations=2), []
     path = trained(photos, tmp_path, config, net=TWO_HEADS, say=lines.append)
     pairs = Pairs(load_folder(photos), config)
-    std = weights.read(path)[1]["std"]
+    std = store.read(path)[1]["std"]
     assert std == estimate_std(pairs) and f"standard deviation of the residual: {std}" in lines
     residual = torch.cat([b.hr - b.lr_up for b in map(pairs.batch, range(100, 150))])
     assert std == pytest.approx(float(residual.square().mean().sqrt()), rel=0.1)
@@ -434,7 +435,7 @@ def test_start_noise_has_a_temperature_of_its_own_for_each_example() -> None:
 
 
 def test_two_heads_start_where_one_head_ended(tiny_weights) -> None:
-    one = methods.build(*weights.read(tiny_weights)).net
+    one = methods.build(*store.read(tiny_weights)).net
     two = CompactNet(replace(one.config, heads=2, encoder=3, inject=(0, 2)))
     start(two, tiny_weights)
     torch.manual_seed(0)
@@ -502,7 +503,7 @@ def test_the_target_is_the_residual_or_the_picture_as_asked(photos, tmp_path) ->
     for target in ("residual", "picture"):
         config = CONFIG.with_(iterations=1, learning_rate=0.0, target=target)
         path = trained(photos, tmp_path / target, config)
-        assert weights.read(path)[1]["std"] == (None if target == "picture" else 0.24)
+        assert store.read(path)[1]["std"] == (None if target == "picture" else 0.24)
         grey = Picture(np.full((9, 7, 3), 0.9, np.float32))
         told = Upscaler(weights=str(path))(grey, scale=4, temperature=0, consistency="off")
         made[target] = told.picture.rgb.mean()
@@ -515,7 +516,7 @@ def test_the_target_is_the_residual_or_the_picture_as_asked(photos, tmp_path) ->
 def test_a_run_with_another_stem_and_its_twin(photos, tmp_path, method) -> None:
     config = CONFIG.with_(iterations=2, method=method, net="compact-tiny", net_options="stem=2")
     path = trained(photos, tmp_path / "a", config, net=None)
-    assert weights.read(path)[1]["architecture"]["stem"] == 2
+    assert store.read(path)[1]["architecture"]["stem"] == 2
     made = Upscaler(weights=str(path))(Picture(np.full((9, 7, 3), 0.5, np.float32)), scale=3)
     assert made.picture.size == (27, 21)
     twin = make_net(config.with_(method="sr3" if method == "regression" else "regression"))

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from upscale import weights
 from upscale.errors import UsageError
 from upscale.metrics.perceptual import Lpips
 from upscale.nets.compact import CompactConfig
@@ -21,6 +20,7 @@ from upscale.train.adversary import WIDTHS, Adversary
 from upscale.train.chance import Chance
 from upscale.train.config import TrainConfig
 from upscale.train.run import run_training
+from upscale.weights import store
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
@@ -132,7 +132,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG) -> dict[str, Tensor]:
-    return weights.read(run_training(config, photos, output, device="cpu", net=SMALL))[0]
+    return store.read(run_training(config, photos, output, device="cpu", net=SMALL))[0]
 
 
 def same(a: dict, b: dict) -> bool:

@@ -32,7 +32,7 @@ from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
 from upscale.train.recipes import RECIPES, config_of, settings_of
 from upscale.train.run import spec_of
-from upscale.weights import read
+from upscale.weights.store import read
 
 TINY = ["--net", "compact-tiny", "--patch", "32", "--batch", "2", "--warmup", "2", "--scale", "4"]
 
@@ -166,8 +166,8 @@ def test_the_list_names_everything(here) -> None:
 
 
 def test_every_setting_has_an_option_with_its_choices() -> None:
-    from upscale.cli.train import command
-    from upscale.cli.train_options import _CHOICES
+    from upscale.cli.train.command import command
+    from upscale.cli.train.options import _CHOICES
 
     params = {param.name: param for param in command.params}
     for known in fields(TrainConfig):
@@ -244,3 +244,15 @@ def test_time_that_is_up_ends_well(tmp_path) -> None:
     out, err = process.finished()
     assert Path(out.strip()).is_file() and "no validation: give --validation" in err
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+
+
+def test_the_shortest_line_explains_a_dataset_that_is_missing(here):
+    told = run("train", "--dataset", "ffhq", code=3)
+    assert "ffhq is not here" in told and "https://github.com/NVlabs/ffhq-dataset" in told
+    assert not (here / "runs").exists()
+
+
+def test_the_output_folder_has_the_weights_name(here):
+    photographs(here / "photos", 6)
+    run("train", "--dataset", "photos", *TINY, "--iterations", "1", "--name", "mine")
+    assert (here / "runs/mine/mine.safetensors").is_file()

@@ -17,10 +17,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from upscale.errors import InputError, UsageError
-from upscale.image import drawings
 from upscale.image.compress import compressed
 from upscale.image.header import size_of
-from upscale.train import crops, degrade, tables
+from upscale.train import crops, degrade, drawings, tables
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs, load_folder

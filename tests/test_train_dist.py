@@ -14,11 +14,11 @@ import torch
 from forked import FORKS, Forked
 from PIL import Image
 
-from upscale import weights
 from upscale.cli.main import main
 from upscale.train import checkpoint
 from upscale.train.dist import World, full, like, local
 from upscale.train.grid import phase_loss
+from upscale.weights import store
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -85,7 +85,7 @@ def test_two_processes_are_one(photos, tmp_path, alone, strategy) -> None:
         if "validation" in a:
             assert b["validation"] == pytest.approx(a["validation"], rel=1e-2)
     assert sum("validation" in line for line in two) == 2
-    x, y = (weights.read(o / "sr3-photo.safetensors")[0] for o in (output, tmp_path))
+    x, y = (store.read(o / "sr3-photo.safetensors")[0] for o in (output, tmp_path))
     assert {k: v.shape for k, v in x.items()} == {k: v.shape for k, v in y.items()}
     for key in x:
         torch.testing.assert_close(x[key].float(), y[key].float(), atol=1e-3, rtol=0.01)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from upscale import methods, weights
+from upscale import methods
 from upscale.cli.main import cli
 from upscale.diffusion.process import VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddim
@@ -30,6 +30,7 @@ from upscale.train.data import Batch, Pairs
 from upscale.train.distill import Teacher, teacher_of
 from upscale.train.loss import Spec, sample
 from upscale.train.run import Options, run_training, spec_of
+from upscale.weights import store
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
@@ -79,7 +80,7 @@ def lines(output: Path) -> list[dict]:
 
 
 def same(a: Path, b: Path) -> bool:
-    x, y = weights.read(a)[0], weights.read(b)[0]
+    x, y = store.read(a)[0], store.read(b)[0]
     return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
@@ -94,7 +95,7 @@ def away(photos: Path, teacher: Path, path: Path, calls: int, heat: float = 0.2)
     spec, batch = spec_of(CONFIG), examples(photos)
     torch.manual_seed(5)
     start = torch.randn_like(batch.hr) * heat
-    net = methods.build(*weights.read(path)).net
+    net = methods.build(*store.read(path)).net
     with torch.no_grad():
         wanted = teacher_of(taught(teacher), spec, SMALL).picture(spec, batch, start)
         return float((sample(net, spec, batch, start, calls) - wanted).abs().mean())
@@ -183,7 +184,7 @@ def test_both_losses_are_on_one_picture(photos, teacher, tmp_path, monkeypatch) 
     path = run(photos, tmp_path, config)
     assert len(counted) == 12 and set(counted) == {1, 2, 4}
     assert {"score", "distill", "l1", "phase"} <= lines(tmp_path)[-1].keys()
-    assert weights.read(path)[1]["defaults"]["temperature"] == 0.2
+    assert store.read(path)[1]["defaults"]["temperature"] == 0.2
 
 
 # --- what a run keeps ---------------------------------------------------------------------------
@@ -219,17 +220,17 @@ def test_parts_of_a_batch_are_the_batch(photos, teacher, tmp_path, kind) -> None
 
 def test_the_file_tells_its_teacher_and_serves_three_presets(photos, teacher, tmp_path) -> None:
     path = run(photos, tmp_path, taught(teacher, iterations=2))
-    told = weights.read(path)[1]
+    told = store.read(path)[1]
     assert told["training"]["teacher"] == {
-        "name": "sr3", "sha256": weights.sha256_of(teacher), "kind": "map", "sampler": "ddim",
+        "name": "sr3", "sha256": store.sha256_of(teacher), "kind": "map", "sampler": "ddim",
         "steps": 8, "temperature": 1.0,
     }  # fmt: skip
-    law = methods.build(*weights.read(path)).law
+    law = methods.build(*store.read(path)).law
     assert (law.sampler, law.spacing, law.steps, law.temperature) == ("ddim", "phi", 2, 1.0)
     few = [law.preset(name) for name in ("fast", "balanced", "best")]
     assert few == [("ddim", 1), ("ddim", 2), ("ddim", 4)]
     card = path.with_suffix(".md").read_text()
-    assert f"| teacher | sr3, map from ddim in 8 steps, sha256 {weights.sha256_of(teacher)}" in card
+    assert f"| teacher | sr3, map from ddim in 8 steps, sha256 {store.sha256_of(teacher)}" in card
 
 
 def test_the_student_starts_from_the_teacher_unless_told(photos, teacher, tmp_path) -> None:
@@ -303,10 +304,10 @@ def test_every_diffusion_method_has_students(
             iterations=2,
         )  # fmt: skip
         path = run(photos, tmp_path / kind, student, net=sizes)
-        told = weights.read(path)[1]
+        told = store.read(path)[1]
         assert told["training"]["teacher"]["sampler"] == (sampler if kind == "map" else "ddim")
         assert (told["defaults"]["sampler"], told["defaults"]["steps"]) == ("ddim", 2)
-        assert told["std"] == weights.read(source)[1]["std"]  # 0 takes the teacher's
+        assert told["std"] == store.read(source)[1]["std"]  # 0 takes the teacher's
         assert lines(tmp_path / kind)[0]["distill"] > 0
 
 
@@ -325,6 +326,6 @@ def test_a_plan_and_an_imported_checkpoint_tell_the_teacher(photos, tmp_path, mo
     imported = tmp_path / "imported.safetensors"
     args = ["weights", "import", tmp_path / "out/checkpoint-00000001.safetensors", "-o", imported]
     CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False)
-    told, theirs = (weights.read(file)[1] for file in (imported, path))
+    told, theirs = (store.read(file)[1] for file in (imported, path))
     assert told["training"]["teacher"] == theirs["training"]["teacher"]
     assert told["defaults"] == theirs["defaults"]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from upscale import methods, weights
+from upscale import methods
 from upscale.diffusion.process import LogSNRLaw, VPDiscrete, VPLinear
 from upscale.errors import DiskFull, NumericalError, OutOfMemory, OutputError, UsageError
 from upscale.image.io import read
@@ -25,7 +25,7 @@ from upscale.image.picture import Picture
 from upscale.nets.compact import CompactConfig
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 from upscale.nets.sr3 import CONFIGS, SR3Net
-from upscale.pipeline import Upscaler
+from upscale.pipeline.upscaler import Upscaler
 from upscale.train import checkpoint, log
 from upscale.train.chance import Chance, antithetic, normal, uniform
 from upscale.train.config import TrainConfig
@@ -37,6 +37,7 @@ from upscale.train.networks import make_net
 from upscale.train.optimiser import learning_rate
 from upscale.train.run import Options, run_training, spec_of
 from upscale.train.state import Run
+from upscale.weights import store
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
@@ -71,7 +72,7 @@ def curve(output: Path) -> list[dict]:
 
 
 def same(a: Path, b: Path) -> bool:
-    x, y = weights.read(a)[0], weights.read(b)[0]
+    x, y = store.read(a)[0], store.read(b)[0]
     return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
@@ -164,12 +165,12 @@ def test_a_deviation_is_measured_once(photos, tmp_path) -> None:
     path = run(photos, tmp_path, CONFIG.with_(std=0.0), say=lines.append)
     assert any("standard deviation" in line for line in lines)
     iteration, tensors, record = checkpoint.newest(tmp_path, print)
-    assert weights.read(path)[1]["std"] == record["config"]["std"] > 0
+    assert store.read(path)[1]["std"] == record["config"]["std"] > 0
     record["config"]["std"] = 0.4321
     checkpoint.save(tmp_path, iteration, tensors, record)
     (tmp_path / "checkpoint-00000099.safetensors").write_bytes(b"damaged")
     path = run(photos, tmp_path, CONFIG.with_(std=0.0, iterations=8))
-    assert weights.read(path)[1]["std"] == 0.4321
+    assert store.read(path)[1]["std"] == 0.4321
     assert checkpoint.std_of(tmp_path / "none") is None
 
 
@@ -281,7 +282,7 @@ def test_validation_measures_draws_and_keeps_the_best(photos, tmp_path, monkeypa
     best = min(range(4), key=lambda i: values[i]["lpips"])
     record = checkpoint.newest(tmp_path / "a", print)[2]
     assert record["best"] == {"iteration": 2 * (best + 1), **values[best]}
-    kept = weights.read(tmp_path / "a/mine-best.safetensors")[1]
+    kept = store.read(tmp_path / "a/mine-best.safetensors")[1]
     assert kept["training"]["iteration"] == 2 * (best + 1)
     sheets = sorted((tmp_path / "a/samples").iterdir())
     assert [p.stem.lstrip("0") for p in sheets] == ["8", "16", "24", "32"]

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hub_double import REPO
 
-from upscale import registry, weights
 from upscale.errors import (
     DamagedWeights,
     DiskFull,
@@ -25,6 +24,7 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
+from upscale.weights import registry, store
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SR3 = f"""
@@ -62,16 +62,16 @@ def saved(tmp_path: Path) -> Path:
     """A file as the trainer writes it."""
     path = tmp_path / "mine.safetensors"
     state = {"b": torch.arange(6.0).reshape(2, 3) / 7, "n": torch.tensor([3, 4])}
-    weights.save(path, state, {"method": "sr3", "scales": [4], "domain": "face", "net": "tiny"})
+    store.save(path, state, {"method": "sr3", "scales": [4], "domain": "face", "net": "tiny"})
     return path
 
 
-def entry_of(path: Path, **changes: object) -> weights.Entry:
-    entry = weights.Entry(
+def entry_of(path: Path, **changes: object) -> store.Entry:
+    entry = store.Entry(
         name="sr3-photo", method="sr3", net="tiny", domain="photo", scales=(4.0,),
         any_scale=False, sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size=path.stat().st_size, licence="x",
-        hub=weights.Hub("o/r", REVISION, "a.safetensors"),
+        hub=store.Hub("o/r", REVISION, "a.safetensors"),
     )  # fmt: skip
     return replace(entry, **changes)
 
@@ -80,11 +80,11 @@ def entry_of(path: Path, **changes: object) -> weights.Entry:
 
 
 def test_every_listed_file_that_is_bundled_is_there_and_right() -> None:
-    known = weights.entries()
+    known = store.entries()
     assert known["lpips-alex"].domain == "metric"
     for entry in known.values():
         if entry.bundled:
-            state, _ = weights.load(entry)
+            state, _ = store.load(entry)
             assert state and all(torch.isfinite(v).all() for v in state.values())
         if entry.card and (ROOT / "weights.toml").is_file():
             assert (ROOT / entry.card).is_file(), f"{entry.name}: no card {entry.card}"
@@ -92,17 +92,17 @@ def test_every_listed_file_that_is_bundled_is_there_and_right() -> None:
 
 def test_nothing_is_bundled_that_is_not_listed() -> None:
     there = {path.name for path in (registry.PACKAGE / "bundled").glob("*.safetensors")}
-    assert there == {entry.bundled for entry in weights.entries().values() if entry.bundled}
+    assert there == {entry.bundled for entry in store.entries().values() if entry.bundled}
 
 
 def test_an_entry_is_read(listed) -> None:
     listed(SR3)
-    entry = weights.find("sr3-photo")
+    entry = store.find("sr3-photo")
     assert entry.scales == (4.0, 8.0) and not entry.any_scale and entry.bundled is None
-    assert entry.hub == weights.Hub("o/r", REVISION, "a.safetensors")
+    assert entry.hub == store.Hub("o/r", REVISION, "a.safetensors")
     assert entry.scales_text() == "x4, x8"
     listed(SR3.replace("[4, 8]", "{ min = 1, max = 8.5 }"))
-    entry = weights.find("sr3-photo")
+    entry = store.find("sr3-photo")
     assert entry.any_scale and entry.scales_text() == "x1 to x8.5"
     assert [entry.covers(s) for s in (0.9, 1.0, 3.7, 8.5, 9)] == [False, True, True, True, False]
 
@@ -138,7 +138,7 @@ def test_a_wrong_entry_is_refused_by_name_and_key(listed, old: str, new: str, to
     assert old in SR3
     listed(SR3.replace(old, new))
     with pytest.raises(WeightsError, match=r"\[weights\.sr3-photo\]: .*" + told) as caught:
-        weights.entries()
+        store.entries()
     _, line, _ = str(caught.value).split(":", 2)
     shown = SR3.replace(old, new).splitlines()[int(line) - 1]
     assert shown == "[weights.sr3-photo]" or shown.split(" ")[0] in str(caught.value)
@@ -148,13 +148,13 @@ def test_a_wrong_entry_is_refused_by_name_and_key(listed, old: str, new: str, to
 def test_a_wrong_file_is_refused(listed, text: str) -> None:
     listed(text)
     with pytest.raises(WeightsError, match=r"weights\.toml"):
-        weights.entries()
+        store.entries()
 
 
 def test_a_missing_list_says_so(listed) -> None:
     listed("").unlink()
     with pytest.raises(WeightsError, match="install diffsr again"):
-        weights.entries()
+        store.entries()
 
 
 def test_errors_name_the_line(listed) -> None:
@@ -168,16 +168,16 @@ def test_errors_name_the_line(listed) -> None:
         at = text.rindex(old)
         listed(text[:at] + new + text[at + len(old) :])
         with pytest.raises(WeightsError, match=rf"weights\.toml:{line}: \[weights\.other\]: "):
-            weights.entries()
+            store.entries()
     listed("# mine\n\nx = 1\n" + SR3)
     with pytest.raises(WeightsError, match=r"weights\.toml:3: it may hold \[weights\.NAME\]"):
-        weights.entries()
+        store.entries()
     listed("[weights]\n\na = 3")
     with pytest.raises(WeightsError, match=r"weights\.toml:3: weights\.a must be a table"):
-        weights.entries()
+        store.entries()
     listed('[weights.a]\nmethod = "sr3\n')
     with pytest.raises(WeightsError, match=r"weights\.toml: not TOML: .*line 2"):
-        weights.entries()
+        store.entries()
 
 
 def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:
@@ -188,18 +188,18 @@ def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:
     shown = SR3.replace('card = "docs/models/sr3-photo.md"\n', "")
     place.write_text(shown.replace("sr3-photo", "theirs"), encoding="utf-8")
     named = tmp_path / "named.toml"
-    mine = shown.replace("sr3-photo", "mine").replace("a" * 64, weights.sha256_of(saved))
+    mine = shown.replace("sr3-photo", "mine").replace("a" * 64, store.sha256_of(saved))
     mine = mine[: mine.index("hub =")].replace("size = 10", f"size = {saved.stat().st_size}")
     named.write_text(mine + 'path = "mine.safetensors"\n', encoding="utf-8")
     monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(named))
-    assert list(weights.entries()) == ["sr3-photo", "mine", "theirs"]
-    entry = weights.find("mine")
-    assert entry.source == named and weights.state_of(entry) == "local"
-    assert weights.load(entry)[0]["n"].tolist() == [3, 4]
+    assert list(store.entries()) == ["sr3-photo", "mine", "theirs"]
+    entry = store.find("mine")
+    assert entry.source == named and store.state_of(entry) == "local"
+    assert store.load(entry)[0]["n"].tolist() == [3, 4]
     saved.write_bytes(saved.read_bytes()[:-1] + b"x")
     os.utime(saved, ns=(1, 1))
     with pytest.raises(DamagedWeights, match=r"mine: .*mine\.safetensors is damaged"):
-        weights.load(entry)
+        store.load(entry)
 
 
 @pytest.mark.parametrize(
@@ -218,37 +218,37 @@ def test_what_an_own_list_may_hold(listed, tmp_path, monkeypatch, change, told) 
     path.write_text(SR3.replace("sr3-photo]", "mine]").replace(*change), encoding="utf-8")
     monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(path))
     if told is None:
-        assert weights.entries()["mine"].path == tmp_path / "a.safetensors"
+        assert store.entries()["mine"].path == tmp_path / "a.safetensors"
     else:
         with pytest.raises(WeightsError, match=told):
-            weights.entries()
+            store.entries()
     path.unlink()
     registry._entries.cache_clear()
     with pytest.raises(WeightsError, match=r"own\.toml: .*cannot be read.*DIFFSR_WEIGHTS_TOML"):
-        weights.entries()
+        store.entries()
 
 
 def test_unknown_names_get_a_suggestion(listed) -> None:
     listed(SR3)
     with pytest.raises(WeightsError, match=r"named sr3-foto; did you mean sr3-photo\? Have"):
-        weights.find("sr3-foto")
+        store.find("sr3-foto")
     with pytest.raises(WeightsError, match=r"named zzz; Have sr3-photo, or give the path"):
-        weights.find("zzz")
+        store.find("zzz")
     with pytest.raises(WeightsError, match=r"no/such\.safetensors: there is no such file"):
-        weights.find("no/such.safetensors")
+        store.find("no/such.safetensors")
     with pytest.raises(UntrustedWeights, match=r"pickled.* diffsr weights import model\.pth"):
-        weights.find("model.pth")
+        store.find("model.pth")
 
 
 def test_choosing(listed) -> None:
     face = SR3.replace("sr3-photo", "sr3-face").replace('"photo"', '"face"').replace("4, 8", "8")
     any_scale = SR3.replace("sr3-photo", "sr3-any").replace("[4, 8]", "{ min = 1, max = 5 }")
     listed(any_scale + SR3 + face)
-    assert weights.choose("sr3", 4).name == "sr3-photo"  # made for it: before the range
-    assert weights.choose("sr3", 3.3).name == "sr3-any"
-    assert weights.choose("sr3", 8, "face").name == "sr3-face"
-    assert weights.choose("sr3", 7, nearest=True).name == "sr3-photo"
-    assert weights.choose("sr3", 5.1, nearest=True).name == "sr3-any"
+    assert store.choose("sr3", 4).name == "sr3-photo"  # made for it: before the range
+    assert store.choose("sr3", 3.3).name == "sr3-any"
+    assert store.choose("sr3", 8, "face").name == "sr3-face"
+    assert store.choose("sr3", 7, nearest=True).name == "sr3-photo"
+    assert store.choose("sr3", 5.1, nearest=True).name == "sr3-any"
 
 
 def test_choosing_in_vain_says_what_there_is(listed) -> None:
@@ -258,12 +258,12 @@ def test_choosing_in_vain_says_what_there_is(listed) -> None:
         "or train some: diffsr train --method sr3 --scale 6"
     )
     with pytest.raises(WeightsError) as caught:
-        weights.choose("sr3", 6)
+        store.choose("sr3", 6)
     assert str(caught.value) == told and caught.value.exit_code == 5
     with pytest.raises(WeightsError, match=r"no face weights for sr3; have sr3-photo \(--weights"):
-        weights.choose("sr3", 4, "face", nearest=True)
+        store.choose("sr3", 4, "face", nearest=True)
     with pytest.raises(WeightsError, match=r"no weights for ecdp; .*--method ecdp --scale 2\.5"):
-        weights.choose("ecdp", 2.5)
+        store.choose("ecdp", 2.5)
 
 
 # --- saving and reading -------------------------------------------------------------------------
@@ -277,8 +277,8 @@ def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
     }  # fmt: skip
     meta = {"method": "sr3", "scales": {"min": 1, "max": 8}, "net": "groß", "config": {"w": [1]}}
     path = tmp_path / "w.safetensors"
-    weights.save(path, state, meta)
-    found, found_meta = weights.read(path)
+    store.save(path, state, meta)
+    found, found_meta = store.read(path)
     assert found_meta == meta and found.keys() == state.keys()
     for key, value in state.items():
         assert found[key].dtype == value.dtype and torch.equal(found[key], value)
@@ -290,14 +290,14 @@ def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
 
 def test_half_halves_floats_only_and_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    weights.save(path, {"a": torch.ones(3) / 3, "n": torch.tensor([70000])}, {}, half=True)
-    found, _ = weights.read(path)
+    store.save(path, {"a": torch.ones(3) / 3, "n": torch.tensor([70000])}, {}, half=True)
+    found, _ = store.read(path)
     assert found["a"].dtype == torch.float16 and found["n"].tolist() == [70000]
     before = path.read_bytes()
     with pytest.raises(WeightsError, match=r"big is not finite as fp16; not saved"):
-        weights.save(path, {"big": torch.tensor([7e4])}, {}, half=True)
+        store.save(path, {"big": torch.tensor([7e4])}, {}, half=True)
     with pytest.raises(WeightsError, match=r"bad is not finite; not saved"):
-        weights.save(path, {"bad": torch.tensor([float("nan")])}, {})
+        store.save(path, {"bad": torch.tensor([float("nan")])}, {})
     assert path.read_bytes() == before
 
 
@@ -309,18 +309,18 @@ def test_a_full_disk_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFull, match=r"mine\.safetensors"):
-        weights.save(saved, {"a": torch.ones(2)}, {})
+        store.save(saved, {"a": torch.ones(2)}, {})
     assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1
     with pytest.raises(OutputError, match="cannot be written"):
-        weights.save(saved.parent / "none" / "w.safetensors", {"a": torch.ones(2)}, {})
+        store.save(saved.parent / "none" / "w.safetensors", {"a": torch.ones(2)}, {})
 
 
 def test_a_local_file_is_an_entry(saved: Path) -> None:
-    entry = weights.find(saved)
+    entry = store.find(saved)
     assert (entry.name, entry.method, entry.domain, entry.net) == ("mine", "sr3", "face", "tiny")
     assert entry.scales == (4.0,) and entry.size == saved.stat().st_size
     assert entry.sha256 == hashlib.sha256(saved.read_bytes()).hexdigest()
-    state, meta = weights.load(entry)
+    state, meta = store.load(entry)
     assert state["n"].tolist() == [3, 4] and meta["scales"] == [4]
 
 
@@ -329,12 +329,12 @@ def test_a_file_without_our_header_has_tensors_but_is_no_entry(tmp_path: Path) -
 
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.ones(2)}, path)
-    assert weights.read(path)[1] == {}
+    assert store.read(path)[1] == {}
     with pytest.raises(WeightsError, match="which method"):
-        weights.find(path)
-    weights.save(path, {"a": torch.ones(2)}, {"method": "sr3", "scales": [0]})
+        store.find(path)
+    store.save(path, {"a": torch.ones(2)}, {"method": "sr3", "scales": [0]})
     with pytest.raises(WeightsError, match="scales make no sense"):
-        weights.find(path)
+        store.find(path)
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(saved: Path) -> None:
@@ -343,156 +343,156 @@ def test_every_flipped_bit_and_every_cut_is_noticed(saved: Path) -> None:
         saved.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
         # (JSON allows some other spellings of one header; then nothing that counts has changed.)
         try:
-            state, meta = weights.read(saved)
+            state, meta = store.read(saved)
         except WeightsError as error:
             assert "mine.safetensors" in str(error) and "make it again" in str(error)
         else:
             saved.write_bytes(content)
-            right, right_meta = weights.read(saved)
+            right, right_meta = store.read(saved)
             assert meta == right_meta and all(torch.equal(state[k], right[k]) for k in right)
     for length in (0, 5, 8, 50, len(content) - 1):
         saved.write_bytes(content[:length])
         with pytest.raises(WeightsError, match=r"mine\.safetensors: damaged"):
-            weights.read(saved)
+            store.read(saved)
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"a": torch.ones(2)}, path)
     with pytest.raises(UntrustedWeights, match="pickled"):
-        weights.read(path)
+        store.read(path)
     path.rename(tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="not a safetensors file"):
-        weights.read(tmp_path / "w.safetensors")
+        store.read(tmp_path / "w.safetensors")
 
 
 # --- locating -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def entry(saved, hub_double) -> weights.Entry:
+def entry(saved, hub_double) -> store.Entry:
     """One that is on the Hub, as `saved`."""
     hub_double.commit = REVISION
     hub_double.files["a.safetensors"] = saved.read_bytes()
-    return entry_of(saved, hub=weights.Hub(REPO, REVISION, "a.safetensors"))
+    return entry_of(saved, hub=store.Hub(REPO, REVISION, "a.safetensors"))
 
 
 def test_a_fresh_file_is_fetched_and_a_cached_one_needs_no_network(entry, hub_double) -> None:
-    assert weights.state_of(entry) == "remote"
-    path = weights.locate(entry)
-    assert weights.sha256_of(path) == entry.sha256 and weights.state_of(entry) == "cached"
+    assert store.state_of(entry) == "remote"
+    path = store.locate(entry)
+    assert store.sha256_of(path) == entry.sha256 and store.state_of(entry) == "cached"
     hub_double.log.clear()
-    assert weights.locate(entry, offline=True) == weights.locate(entry) == path
+    assert store.locate(entry, offline=True) == store.locate(entry) == path
     assert not hub_double.log
 
 
 def test_failures_of_the_hub_name_the_weights_and_keep_their_class(entry, hub_double) -> None:
     with pytest.raises(HubOffline, match=r"^sr3-photo: hf:org/weights.* diffsr is offline"):
-        weights.locate(entry, offline=True)
+        store.locate(entry, offline=True)
     hub_double.errors["HEAD"] = (403, {"X-Error-Code": "GatedRepo"})
     with pytest.raises(GatedRepo, match=r"^sr3-photo: org/weights asks you to accept"):
-        weights.locate(entry)
+        store.locate(entry)
     hub_double.errors.clear()
     with pytest.raises(NoFile, match=r"^sr3-photo: org/weights has no file b\.safetensors"):
-        weights.locate(replace(entry, hub=replace(entry.hub, file="b.safetensors")))
+        store.locate(replace(entry, hub=replace(entry.hub, file="b.safetensors")))
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut"])
 def test_a_damaged_cache_is_never_used_and_the_next_run_recovers(entry, kind: str) -> None:
-    path = weights.locate(entry)
+    path = store.locate(entry)
     content = path.read_bytes()
     wrong = {"flipped": content[:-1] + bytes([content[-1] ^ 1]), "cut": content[:-9]}[kind]
     path.write_bytes(wrong)
     os.utime(path, ns=(1, 1))  # as another moment, however coarse the clock
     told = rf"sr3-photo: .*{path.name} is damaged: .*removed from the cache: run again"
     with pytest.raises(DamagedWeights, match=told):
-        weights.load(entry)
-    assert weights.state_of(entry) == "remote"
-    assert weights.locate(entry).read_bytes() == content
+        store.load(entry)
+    assert store.state_of(entry) == "remote"
+    assert store.locate(entry).read_bytes() == content
 
 
 def test_other_content_than_the_listed_one_is_no_weights(entry, hub_double) -> None:
     with pytest.raises(DamagedWeights, match=f"its hash is not {'f' * 64}"):
-        weights.locate(replace(entry, sha256="f" * 64))
-    assert weights.state_of(entry) == "remote"
+        store.locate(replace(entry, sha256="f" * 64))
+    assert store.state_of(entry) == "remote"
 
 
 def test_local_files_are_hashed_too(saved) -> None:
-    entry = weights.find(saved)
+    entry = store.find(saved)
     content = saved.read_bytes()
     saved.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(saved, ns=(1, 1))
     with pytest.raises(DamagedWeights, match=r"its sha256 is .*it changed while diffsr was"):
-        weights.locate(entry)
+        store.locate(entry)
 
 
 def test_a_place_on_the_hub_is_an_entry(entry, hub_double) -> None:
     name = f"hf:{REPO}/a.safetensors"
-    found = weights.find(name)
+    found = store.find(name)
     assert found.name == f"hf:{REPO}@{REVISION}/a.safetensors"
     assert (found.method, found.domain, found.scales) == ("sr3", "face", (4.0,))
-    state, meta = weights.load(found, offline=True)
+    state, meta = store.load(found, offline=True)
     assert state["n"].tolist() == [3, 4] and meta["net"] == "tiny"
     hub_double.log.clear()
-    assert weights.find(name, offline=True) == found and not hub_double.log
+    assert store.find(name, offline=True) == found and not hub_double.log
     with pytest.raises(HubOffline):
-        weights.find(f"hf:{REPO}@v2/a.safetensors", offline=True)
+        store.find(f"hf:{REPO}@v2/a.safetensors", offline=True)
     with pytest.raises(UsageError, match="names no file"):
-        weights.find(f"hf:{REPO}")
+        store.find(f"hf:{REPO}")
 
 
 def test_only_files_that_nobody_knows_by_their_hash_may_be_changed(entry, saved) -> None:
-    assert weights.find(saved).loose
-    assert not weights.find(f"hf:{REPO}/a.safetensors").loose  # its path is the cache's
-    assert not entry.loose and not weights.find("lpips-alex").loose
-    assert not replace(weights.find(saved), source=Path("own.toml")).loose
+    assert store.find(saved).loose
+    assert not store.find(f"hf:{REPO}/a.safetensors").loose  # its path is the cache's
+    assert not entry.loose and not store.find("lpips-alex").loose
+    assert not replace(store.find(saved), source=Path("own.toml")).loose
 
 
 def test_an_unlisted_damaged_file_is_noticed_named_and_removed(entry) -> None:
     name = f"hf:{REPO}/a.safetensors"
-    path = weights.locate(weights.find(name))
+    path = store.locate(store.find(name))
     content = path.read_bytes()
     path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(DamagedWeights, match=r"a\.safetensors: .* not what the Hub sent; it is r"):
-        weights.find(name)
-    assert weights.locate(weights.find(name)).read_bytes() == content
+        store.find(name)
+    assert store.locate(store.find(name)).read_bytes() == content
 
 
 def test_a_file_that_the_hub_names_by_no_hash_is_checked_by_its_own(entry, hub_double) -> None:
     hub_double.etags["a.safetensors"] = "version-7"
     content = hub_double.files["a.safetensors"]
     hub_double.files["a.safetensors"] = content[:-1] + bytes([content[-1] ^ 1])
-    found = weights.find(f"hf:{REPO}/a.safetensors")
+    found = store.find(f"hf:{REPO}/a.safetensors")
     with pytest.raises(DamagedWeights, match=r"not what was saved.*removed from the cache"):
-        weights.load(found)
+        store.load(found)
     hub_double.files["a.safetensors"] = content
-    assert weights.load(weights.find(f"hf:{REPO}/a.safetensors"))[0]["n"].tolist() == [3, 4]
+    assert store.load(store.find(f"hf:{REPO}/a.safetensors"))[0]["n"].tolist() == [3, 4]
 
 
 def test_pulling(entry, hub_double, listed) -> None:
-    found, path = weights.pull(f"hf:{REPO}")  # the only weights there
-    assert found.sha256 == weights.sha256_of(path) == entry.sha256
+    found, path = store.pull(f"hf:{REPO}")  # the only weights there
+    assert found.sha256 == store.sha256_of(path) == entry.sha256
     hub_double.files["b.safetensors"] = hub_double.files["a.safetensors"]
     with pytest.raises(WeightsError, match=r"several weights; name one: .*/a\.s.*, hf.*/b\.s"):
-        weights.pull(f"hf:{REPO}")
+        store.pull(f"hf:{REPO}")
     hub_double.files = {"README.md": b""}
     with pytest.raises(WeightsError, match=r"has no weights \(\.safetensors\)"):
-        weights.pull(f"hf:{REPO}")
-    assert weights.pull(f"hf:{REPO}/a.safetensors", offline=True)[1] == path
-    assert weights.pull(f"hf:{REPO}/a.safetensors", REVISION)[1] == path  # pinned: not asked for
+        store.pull(f"hf:{REPO}")
+    assert store.pull(f"hf:{REPO}/a.safetensors", offline=True)[1] == path
+    assert store.pull(f"hf:{REPO}/a.safetensors", REVISION)[1] == path  # pinned: not asked for
     with pytest.raises(NoFile):
-        weights.pull(f"hf:{REPO}/a.safetensors")  # of the branch: asked for
+        store.pull(f"hf:{REPO}/a.safetensors")  # of the branch: asked for
     listed(SR3.replace("o/r", REPO).replace("a" * 64, entry.sha256)
            .replace("size = 10", f"size = {entry.size}"))  # fmt: skip
-    assert weights.pull("sr3-photo")[1] == path.resolve()
+    assert store.pull("sr3-photo")[1] == path.resolve()
     with pytest.raises(UsageError, match="--revision is for hf:"):
-        weights.pull("sr3-photo", "main")
+        store.pull("sr3-photo", "main")
 
 
 def test_removing(entry, hub_double, saved, listed) -> None:
     listed(SR3)
-    weights.pull(f"hf:{REPO}/a.safetensors")
-    path = weights.remove(f"hf:{REPO}/a.safetensors")
+    store.pull(f"hf:{REPO}/a.safetensors")
+    path = store.remove(f"hf:{REPO}/a.safetensors")
     assert not path.exists() and not path.is_symlink()
     for name, told in [
         (f"hf:{REPO}/a.safetensors", "is not in the Hub's cache"),
@@ -500,18 +500,18 @@ def test_removing(entry, hub_double, saved, listed) -> None:
         (str(saved), "remove it as any other file"),
     ]:
         with pytest.raises(WeightsError, match=told):
-            weights.remove(name)
+            store.remove(name)
     assert saved.is_file()
 
 
 def test_a_missing_or_damaged_bundled_file_asks_for_a_new_installation() -> None:
-    alex = weights.find("lpips-alex")
+    alex = store.find("lpips-alex")
     for broken in (replace(alex, bundled="none.safetensors"), replace(alex, sha256="0" * 64)):
         with pytest.raises(WeightsError, match=r"lpips-alex: .*; install diffsr again"):
-            weights.locate(broken)
+            store.locate(broken)
 
 
 def test_a_file_is_hashed_once(saved, monkeypatch) -> None:
-    first = weights.sha256_of(saved)
+    first = store.sha256_of(saved)
     monkeypatch.setattr(hashlib, "sha256", None)
-    assert weights.sha256_of(saved) == first
+    assert store.sha256_of(saved) == first

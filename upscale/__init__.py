@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from upscale.image.io import read, write
     from upscale.image.picture import Picture
     from upscale.methods import METHODS
-    from upscale.pipeline import Result, Upscaler
+    from upscale.pipeline.upscaler import Result, Upscaler
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,8 +28,8 @@ _HOMES = {
     "METHODS": "methods",
     "Made": "batch.many",
     "Picture": "image.picture",
-    "Result": "pipeline",
-    "Upscaler": "pipeline",
+    "Result": "pipeline.upscaler",
+    "Upscaler": "pipeline.upscaler",
     "read": "image.io",
     "upscale_many": "batch.many",
     "write": "image.io",

@@ -11,20 +11,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .diffusion.denoiser import parametrisation
-from .diffusion.process import Process, VPDiscrete, VPLinear, process_from
-from .diffusion.samplers import ADAPTIVE, nfe
-from .errors import UsageError, WeightsError
-from .image.resize import KERNELS
-from .nets import ddpm, ecdp, idm, sr3
-from .nets.compact import CompactConfig, CompactNet
-from .nets.compact_idm import CompactIDM, CompactIDMConfig
-from .nets.ddpm import DDPMConfig, DDPMNet
-from .nets.ecdp import ECDPConfig, ECDPNet
-from .nets.idm import IDMConfig, IDMNet
-from .nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
-from .nets.sr3 import SR3Net
-from .nets.unet import UNetConfig
+from upscale.diffusion.denoiser import parametrisation
+from upscale.diffusion.process import Process, VPDiscrete, VPLinear, process_from
+from upscale.diffusion.samplers import ADAPTIVE, nfe
+from upscale.errors import UsageError, WeightsError
+from upscale.image.resize import KERNELS
+from upscale.nets import ddpm, ecdp, idm, sr3
+from upscale.nets.compact import CompactConfig, CompactNet
+from upscale.nets.compact_idm import CompactIDM, CompactIDMConfig
+from upscale.nets.ddpm import DDPMConfig, DDPMNet
+from upscale.nets.ecdp import ECDPConfig, ECDPNet
+from upscale.nets.idm import IDMConfig, IDMNet
+from upscale.nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
+from upscale.nets.sr3 import SR3Net
+from upscale.nets.unet import UNetConfig
 
 
 @dataclass(frozen=True)

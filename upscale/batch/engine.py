@@ -166,7 +166,7 @@ class Engine:
 
     def _fitting(self, tickets: list[Ticket]) -> int:
         """How many of the first can be enlarged at the same time, by what is planned for each."""
-        from upscale.device import available_memory, pick_device
+        from upscale.machine import available_memory, pick_device
 
         budget = available_memory(pick_device(self.job.options["device"])) // 2
         sums = itertools.accumulate(ticket.plan.memory for ticket in tickets)

@@ -21,9 +21,9 @@ from upscale.errors import OutputError
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
-    from upscale.pipeline import Upscaler
-    from upscale.plan import Plan
-    from upscale.stage import Call, OnStep
+    from upscale.pipeline.plan import Plan
+    from upscale.pipeline.stage import Call, OnStep
+    from upscale.pipeline.upscaler import Upscaler
 
 # takes a picture that has no file to go to, and what is known of it; returns notes
 Deliver = Callable[["Ticket", "Picture", dict[str, Any]], list[str]]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upscale.device import is_out_of_memory
+from upscale.machine import is_out_of_memory
 
 
 class _Asked:

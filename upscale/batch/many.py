@@ -77,7 +77,7 @@ def _made(
     chosen: dict[str, Any], items: list[Item], pace: Pace, ledger: str | os.PathLike[str] | None
 ) -> Iterator[Made]:
     def make() -> Any:
-        from upscale.pipeline import Upscaler
+        from upscale.pipeline.upscaler import Upscaler
 
         return Upscaler(**{name: chosen[name] for name in MAKING})
 

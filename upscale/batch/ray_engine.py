@@ -63,7 +63,7 @@ class Worker:
         self.pace = Pace(1 if timeout else 0, 1, timeout)
 
     def _make(self) -> Any:
-        from upscale.pipeline import Upscaler
+        from upscale.pipeline.upscaler import Upscaler
 
         return Upscaler(**self.job.chosen(MAKING))
 

@@ -35,14 +35,14 @@ def settings_of(options: Mapping[str, Any]) -> str:
 
 def _bytes(options: Mapping[str, Any]) -> list[str]:
     """sha256 of the weights that may be used, by one picture or another."""
-    from upscale import weights
     from upscale.methods import METHODS, preferred
+    from upscale.weights import store
 
     method, scale, domain = (options[name] for name in ("method", "scale", "domain"))
     if options["weights"]:
-        return [weights.find(options["weights"], offline=options["offline"]).sha256]
+        return [store.find(options["weights"], offline=options["offline"]).sha256]
     if method and METHODS[method].kernel:
         return []
     names = (method,) if method else preferred(domain)
     input = "clean" if method and options["input"] == "auto" else options["input"]
-    return sorted(entry.sha256 for entry in weights.candidates(names, scale, domain, input))
+    return sorted(entry.sha256 for entry in store.candidates(names, scale, domain, input))

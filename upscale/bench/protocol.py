@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upscale.bench.datasets import Pair
+from upscale.bench.testsets import Pair
 from upscale.errors import InputError
 from upscale.image.compress import compressed
 from upscale.image.io import read

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from upscale import weights as store
 from upscale.bench.cache import Cache, Measured, Row
 from upscale.bench.crops import cuts
-from upscale.bench.datasets import Pair, pairs_of, partners_of
 from upscale.bench.machine import machine, versions
 from upscale.bench.memory import peak_memory, reset_peak
 from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair, result_of_others
 from upscale.bench.score import Case, Scorer
+from upscale.bench.testsets import Pair, pairs_of, partners_of
 from upscale.bench.trials import AUTO, Settings, Trial, trials_of
-from upscale.device import pick_device
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.io import write
 from upscale.image.picture import Picture
+from upscale.machine import pick_device
+from upscale.weights import store as store
 
 __all__ = ["Settings", "make_lr", "run"]
 
@@ -199,7 +199,7 @@ def _weights_sha256(trial: Trial, settings: Settings) -> str | list[str] | None:
 
 
 def _upscaler(trial: Trial, settings: Settings) -> Upscale:
-    from upscale.pipeline import Upscaler
+    from upscale.pipeline.upscaler import Upscaler
 
     return Upscaler(
         None if trial.method == AUTO else trial.method, weights=trial.weights,

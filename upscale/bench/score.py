@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from upscale.bench.columns import DEFAULT_METRICS, METRICS
-from upscale.device import pick_device
 from upscale.errors import UsageError
+from upscale.machine import pick_device
 from upscale.metrics import perceptual, pixel
 from upscale.metrics.perceptual import Lpips
-from upscale.weights import sha256_of
+from upscale.weights.store import sha256_of
 
 __all__ = ["DEFAULT_METRICS", "METRICS", "Case", "Scorer", "default_metrics"]
 

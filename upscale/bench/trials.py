@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from upscale import weights as store
 from upscale.errors import UsageError
+from upscale.weights import store as store
 
 AUTO = "auto"  # the method that stands for what `upscale` takes for each picture by itself
 

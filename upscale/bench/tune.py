@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from upscale import weights as store
 from upscale.bench.columns import COLUMNS
-from upscale.bench.datasets import pairs_of
 from upscale.bench.protocol import in_8_bits, open_pair
 from upscale.bench.score import Case, Scorer
 from upscale.bench.stats import Mean, difference, mean_of
+from upscale.bench.testsets import pairs_of
 from upscale.diffusion.process import SPACINGS, sigmas
 from upscale.diffusion.samplers import ADAPTIVE
 from upscale.errors import InputError, UsageError
 from upscale.image.picture import Picture
 from upscale.methods import Method, Schedule
-from upscale.pipeline import Upscaler
+from upscale.pipeline.upscaler import Upscaler
+from upscale.weights import store as store
 
 _LOW, _HIGH = (0.5, 0.02, 0.4, 0.0), (1.0, 0.6, 3.0, 1.0)  # of start, end, bend, temperature
 _SPREAD = 0.25  # of the box: the first steps of the local search

@@ -78,7 +78,7 @@ def _pictures() -> dict[str, str]:
 def _device() -> dict[str, Any]:
     import torch
 
-    from upscale.device import available_memory, fast_bf16
+    from upscale.machine import available_memory, fast_bf16
 
     cpu = torch.device("cpu")
     found = {
@@ -102,7 +102,7 @@ def _device() -> dict[str, Any]:
 
 def _weights() -> tuple[dict[str, str], bool]:
     """The state of every listed file, and whether a bundled one is damaged."""
-    from upscale.weights import entries, locate
+    from upscale.weights.store import entries, locate
 
     found, damaged = {}, False
     for name, entry in entries().items():

@@ -18,7 +18,7 @@ from upscale import __version__
 from upscale.errors import DiffsrError
 
 DEFAULT = "upscale"
-COMMANDS = {  # module of upscale.cli -> the line in `diffsr --help`
+COMMANDS = {  # name -> the line in `diffsr --help`; upscale/cli/NAME has its `command`
     "upscale": "Enlarge pictures. The default: `diffsr in.png` is `diffsr upscale in.png`.",
     "generate": "Make pictures from noise alone, by weights that need none.",
     "train": "Train weights from a folder of pictures.",
@@ -28,6 +28,7 @@ COMMANDS = {  # module of upscale.cli -> the line in `diffsr --help`
     "doctor": "Print what a bug report needs.",
     "completion": "Print the completion script of a shell.",
 }
+_ALONE = {"doctor"}  # commands of one file
 _OWN = {"-h", "--help", "--version"}
 
 EXIT_CODES = """\b
@@ -52,7 +53,8 @@ class Commands(click.Group):
             return completion
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"upscale.cli.{name}").command
+        module = name if name in _ALONE else f"{name}.command"
+        return importlib.import_module(f"upscale.cli.{module}").command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in COMMANDS and args[0] not in _OWN:

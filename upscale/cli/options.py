@@ -144,7 +144,7 @@ def weights_names(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """For the shell: the names in weights.toml, else files."""
-    from upscale.registry import entries
+    from upscale.weights.registry import entries
 
     names = [name for name, entry in entries().items() if entry.domain in DOMAINS]
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .process import Process
+from upscale.diffusion.denoiser import Denoiser
+from upscale.diffusion.process import Process
 
 MOST_CALLS = 2000  # of an adaptive sampler
 Noise = Callable[[int], Tensor]

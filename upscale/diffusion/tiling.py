@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
+from upscale.diffusion.denoiser import Denoiser
 
 MARGIN = 4  # the outer 1/MARGIN of an overlap is dropped: there a window's padding shows
 

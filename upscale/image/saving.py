@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from upscale import atomic
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory, OutputError, UsageError
-from upscale.image import exif, placing, png16, tiff
+from upscale.image import exif, png16, tiff
 from upscale.image.formats import FORMATS, canonical, check_format, format_of
 from upscale.image.picture import Picture, quantised
 
@@ -60,7 +61,7 @@ def write(
         raise OutputError("a stream has no suffix to tell the format; name one: --format png")
     name = canonical(format) if format else format_of(str(target))
     if is_path and not overwrite:
-        placing.check_free(Path(target))
+        atomic.check_free(Path(target))
     notes = check_format(name, picture.size, picture.bits, alpha=picture.alpha is not None)
     data = io.BytesIO()
     try:
@@ -72,9 +73,9 @@ def write(
     except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
         raise OutputError(f"{name} cannot be encoded ({error}); try PNG") from error
     if is_path:
-        placing.put(data.getbuffer(), Path(target), overwrite=overwrite, check=check)
+        atomic.put(data.getbuffer(), Path(target), overwrite=overwrite, check=check)
     else:
-        placing.send(data.getbuffer(), target)
+        atomic.send(data.getbuffer(), target)
     return notes
 
 
@@ -157,8 +158,8 @@ def rows_to(
     """
     name, writer, extras = canonical(format), None, None
     if not overwrite:
-        placing.check_free(target)
-    with placing.placed(target, overwrite=overwrite, check=check) as file:
+        atomic.check_free(target)
+    with atomic.placed(target, overwrite=overwrite, check=check) as file:
 
         def add(band: Picture, comment: str | None) -> list[str]:
             nonlocal writer, extras
@@ -173,7 +174,7 @@ def rows_to(
                     writer = png16.Writer(file, size, channels, bits, exif=extras.exif, **make)
                 else:
                     # not beside a pipe or a device
-                    folder = None if placing.is_special(target) else Path(target).parent
+                    folder = None if atomic.is_special(target) else Path(target).parent
                     writer = tiff.Writer(file, size, channels, bits, folder=folder, **make)
             writer.add(samples)
             return notes

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upscale import weights as store
 from upscale.errors import WeightsError
 from upscale.metrics.perceptual import SMALLEST, weights_file
+from upscale.weights import store as store
 
 _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # convolutions of VGG-16
 _CHANNELS = (3, 64, 128, 256, 512, 512)  # the picture itself is a stage

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from upscale import weights as store
 from upscale.errors import WeightsError
+from upscale.weights import store as store
 
 
 def metric_file(name: str, variable: str, how: str, path: str | Path | None = None) -> Path:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from upscale import weights as store
 from upscale.errors import UsageError, WeightsError
+from upscale.weights import store as store
 
 SMALLEST = {"alex": 31, "vgg": 16}  # shorter sides leave nothing after the last pooling
 VGG_VARIABLE = "DIFFSR_LPIPS_VGG"

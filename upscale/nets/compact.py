@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Halving, activated, added
+from upscale.nets.layers import Halving, activated, added
 
 _STEMS = (1, 2, 4)
 _STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted

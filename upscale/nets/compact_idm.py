@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .compact import CompactConfig, CompactNet, Cond, _pad
-from .edsr import EDSR, each_size
-from .idm import check_ablations
-from .implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
+from upscale.nets.compact import CompactConfig, CompactNet, Cond, _pad
+from upscale.nets.edsr import EDSR, each_size
+from upscale.nets.idm import check_ablations
+from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
 
 _SLOPE = 0.2
 _DELTA = 1e-8  # eqs. 6 and 7

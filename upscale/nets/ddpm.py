@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .unet import UNet, UNetConfig
+from upscale.nets.unet import UNet, UNetConfig
 
 
 @dataclass(frozen=True)

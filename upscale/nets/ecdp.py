@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Down, Up, activated, added
-from .rrdb import RRDBEncoder
+from upscale.nets.layers import Down, Up, activated, added
+from upscale.nets.rrdb import RRDBEncoder
 
 RESIZES = ("antialias", "plain")
 # Output pixels up to which `encode` also stores what is larger than the input: together 2.4 kB a

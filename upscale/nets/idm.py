@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Halving, Up
-from .edsr import EDSR, each_size
-from .implicit import ImplicitUpsampler, Place, PlainUpsampler, repeated, sampled
-from .unet import Layer, UNet, UNetConfig
+from upscale.nets.edsr import EDSR, each_size
+from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, repeated, sampled
+from upscale.nets.layers import Halving, Up
+from upscale.nets.unet import Layer, UNet, UNetConfig
 
 _SLOPE = 0.2  # of every leaky ReLU, StyleGAN2's
 _DELTA = 1e-8  # eqs. 6 and 7

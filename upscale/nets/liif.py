@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .edsr import EDSR, each_size
-from .implicit import ImplicitUpsampler, Place, sampled
+from upscale.nets.edsr import EDSR, each_size
+from upscale.nets.implicit import ImplicitUpsampler, Place, sampled
 
 Pictures = Tensor | Sequence[Tensor]  # (B,3,h,w), or B of (3,h,w)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .unet import UNet, UNetConfig
+from upscale.nets.unet import UNet, UNetConfig
 
 _PUBLISHED = UNetConfig(noise_gain=1.0, biggan=False, scale_shift=False)
 _TINY = UNetConfig(inner=16, mults=(1, 2), res_blocks=1, attention=(1,), groups=8)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from .blocks import Attention, Down, NoiseEmbedding, ResBlock, Up
+from upscale.nets.layers import Attention, Down, NoiseEmbedding, ResBlock, Up
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..metrics.perceptual import unit
-from .chance import Chance, normal
+from upscale.metrics.perceptual import unit
+from upscale.train.chance import Chance, normal
 
 # channels of the trunks' levels (`metrics.perceptual`) but the first
 WIDTHS = {"vgg": (128, 256, 512, 512), "alex": (192, 384, 256, 256)}

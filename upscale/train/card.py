@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, methods
-from ..diffusion.process import describe
-from .log import told_of
-from .state import Run
+from upscale import __version__, methods
+from upscale.diffusion.process import describe
+from upscale.train.log import told_of
+from upscale.train.state import Run
 
 _METRICS = {
     "loss": "loss on fixed noise", "lpips": "LPIPS (alex)", "psnr": "PSNR in dB",

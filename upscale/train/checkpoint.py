@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import DiskFull, OutputError
-from .dist import full, like
+from upscale.errors import DiskFull, OutputError
+from upscale.train.dist import full, like
 
 KEEP = 2  # the newest may be damaged by a crash of the machine: keep one before it
 

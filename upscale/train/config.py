@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 
-from ..errors import UsageError
+from upscale.errors import UsageError
 
 SMALLEST = 48  # side that the feature networks of the quality loss need
 CHOICES = {  # fields that are one of some names

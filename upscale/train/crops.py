@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image.resize import resize
-from .config import TrainConfig
+from upscale.image.resize import resize
+from upscale.train.config import TrainConfig
 
 AREA_WEIGHED = ("augmented", "patch")  # a picture's chance is its area: every pixel's is the same
 

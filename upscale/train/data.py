@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..image.drawings import drawing
-from ..image.resize import resize
-from . import crops
-from .config import TrainConfig
-from .crops import tensor as _tensor
-from .degrade import BLOCK, degraded
-from .pictures import Streamed, load
-from .sources import find
+from upscale.errors import InputError
+from upscale.image.resize import resize
+from upscale.train import crops
+from upscale.train.config import TrainConfig
+from upscale.train.crops import tensor as _tensor
+from upscale.train.degrade import BLOCK, degraded
+from upscale.train.drawings import drawing
+from upscale.train.pictures import Streamed, load
+from upscale.train.sources import find
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, UsageError
-from .catalogue import DATASETS, Part
-from .config import TrainConfig
-from .crops import AREA_WEIGHED, smallest_side
-from .pictures import Streamed, headers, load
-from .sources import Files, Items, Joined, Say, chosen, find
+from upscale.errors import InputError, UsageError
+from upscale.train.catalogue import DATASETS, Part
+from upscale.train.config import TrainConfig
+from upscale.train.crops import AREA_WEIGHED, smallest_side
+from upscale.train.pictures import Streamed, headers, load
+from upscale.train.sources import Files, Items, Joined, Say, chosen, find
 
 MANY = 20_000  # files whose headers are not read where nothing depends on their sizes
 
@@ -49,7 +49,7 @@ def resolve(
     kind, colon, rest = spec.partition(":")
     if colon and kind.isalpha() and len(kind) > 1 and not Path(spec).exists():
         if kind == "hf":
-            from .tables import fetched
+            from upscale.train.tables import fetched
 
             path, label, licence = fetched(rest, root / "hf", say, alone)
             return Data(label, _filled(find(path, names), path), None, licence)

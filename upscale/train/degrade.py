@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image.compress import CODECS, compressed
-from ..image.resize import resize
+from upscale.image.compress import CODECS, compressed
+from upscale.image.resize import resize
 
 SIZES = range(7, 22, 2)  # of blur kernels, in pixels
 SINC_SHARE = 0.1  # of blurs

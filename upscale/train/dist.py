@@ -20,8 +20,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..device import pick_device
-from ..errors import UsageError
+from upscale.errors import UsageError
+from upscale.machine import pick_device
 
 STRATEGIES = ("ddp", "fsdp")
 _CPU = torch.device("cpu")

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import methods, weights
-from ..diffusion.denoiser import bind, per_example
-from ..diffusion.process import sigmas
-from ..diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC, nfe
-from ..errors import UsageError
-from ..nets.compact import CompactConfig
-from .chance import Chance, shared
-from .config import TrainConfig
-from .data import Batch
-from .loss import Spec, encode, start_noise
-from .networks import make_net
+from upscale import methods
+from upscale.diffusion.denoiser import bind, per_example
+from upscale.diffusion.process import sigmas
+from upscale.diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC, nfe
+from upscale.errors import UsageError
+from upscale.nets.compact import CompactConfig
+from upscale.train.chance import Chance, shared
+from upscale.train.config import TrainConfig
+from upscale.train.data import Batch
+from upscale.train.loss import Spec, encode, start_noise
+from upscale.train.networks import make_net
+from upscale.weights import store
 
 KEPT = 0.5  # share of a round's examples at levels of the rounds before, which are kept as they are
 
@@ -171,8 +172,8 @@ def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = No
         raise UsageError(
             f"--method {config.method} takes one call anyway: --distill is for sr3, idm and ecdp"
         )
-    entry = weights.find(config.distill)
-    model = methods.build(*weights.load(entry))
+    entry = store.find(config.distill)
+    model = methods.build(*store.load(entry))
     with torch.device("meta"):
         student = methods.describe(make_net(config, sizes))
     law = model.law

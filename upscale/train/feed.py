@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DiffsrError, ResourceError
-from .data import Batch, Pairs
+from upscale.errors import DiffsrError, ResourceError
+from upscale.train.data import Batch, Pairs
 
 Places = Callable[[int], list[range]]  # of an iteration: what each part of its batch holds
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..metrics.mesh import WINDOW, excess
+from upscale.metrics.mesh import WINDOW, excess
 
 PERIOD = 4  # of the grid that a pixel_shuffle leaves
 

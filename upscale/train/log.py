@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DiskFull, OutputError, UsageError
+from upscale.errors import DiskFull, OutputError, UsageError
 
 EVERY = 20  # iterations
 # Upper ends of the noise levels that losses are told apart by; sigma is noise over signal.

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..device import is_out_of_memory
-from ..errors import NumericalError, OutOfMemory
-from . import dist
-from .data import Batch
-from .feed import Feed
-from .log import Log
-from .state import Run
+from upscale.errors import NumericalError, OutOfMemory
+from upscale.machine import is_out_of_memory
+from upscale.train import dist
+from upscale.train.data import Batch
+from upscale.train.feed import Feed
+from upscale.train.log import Log
+from upscale.train.state import Run
 
 
 @dataclass

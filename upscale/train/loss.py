@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..diffusion.denoiser import bind, parametrisation, per_example
-from ..diffusion.process import Process, VPDiscrete, sigmas
-from ..diffusion.samplers import ddim, rk45
-from ..image.resize import resize
-from ..metrics.perceptual import Features
-from .adversary import Adversary
-from .chance import Chance, normal, uniform
-from .data import Batch
-from .grid import PERIOD, grid_loss, mesh_loss, phase_loss
+from upscale.diffusion.denoiser import bind, parametrisation, per_example
+from upscale.diffusion.process import Process, VPDiscrete, sigmas
+from upscale.diffusion.samplers import ddim, rk45
+from upscale.image.resize import resize
+from upscale.metrics.perceptual import Features
+from upscale.train.adversary import Adversary
+from upscale.train.chance import Chance, normal, uniform
+from upscale.train.data import Batch
+from upscale.train.grid import PERIOD, grid_loss, mesh_loss, phase_loss
 
 
 @dataclass(frozen=True)

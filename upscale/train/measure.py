@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..device import available_memory, pick_bf16, pick_device
-from .config import TrainConfig
-from .data import Batch, Pairs
-from .distill import teacher_of
-from .feed import Feed
-from .networks import make_net
-from .run import spec_of
-from .state import Run
+from upscale.machine import available_memory, pick_bf16, pick_device
+from upscale.train.config import TrainConfig
+from upscale.train.data import Batch, Pairs
+from upscale.train.distill import teacher_of
+from upscale.train.feed import Feed
+from upscale.train.networks import make_net
+from upscale.train.run import spec_of
+from upscale.train.state import Run
 
 # bytes a parameter takes: itself, its gradient, Adam's two moments, the moving average
 STATE_BYTES = 4 + 4 + 8 + 4

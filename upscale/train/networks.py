@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import methods, weights
-from ..errors import UsageError
-from ..nets.compact import CompactConfig, CompactNet
-from ..nets.compact_idm import CONFIGS, CompactIDM
-from ..nets.liif import EDSRConfig, EDSRNet, LIIFNet
-from .config import TrainConfig
+from upscale import methods
+from upscale.errors import UsageError
+from upscale.nets.compact import CompactConfig, CompactNet
+from upscale.nets.compact_idm import CONFIGS, CompactIDM
+from upscale.nets.liif import EDSRConfig, EDSRNet, LIIFNet
+from upscale.train.config import TrainConfig
+from upscale.weights import store
 
 # ECDP's conditioning in our network: a deeper encoder, whose features every block receives
 ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
@@ -115,7 +116,7 @@ def start(net: nn.Module, init: str) -> None:
     """
     state: dict[str, Tensor] = {}
     for name in reversed([init] if Path(init).exists() else init.split(",")):
-        given, description = weights.load(weights.find(name.strip()))
+        given, description = store.load(store.find(name.strip()))
         given = {k: v.float() for k, v in given.items()}
         if isinstance(net, CompactNet):
             kind = description.get("architecture", {}).get("kind")

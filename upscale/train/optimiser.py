@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import TrainConfig
+from upscale.train.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..errors import DiffsrError, InputError
-from ..image.header import size_of
-from ..image.io import read
-from .sources import Items, Say
+from upscale.errors import DiffsrError, InputError
+from upscale.image.header import size_of
+from upscale.image.io import read
+from upscale.train.sources import Items, Say
 
 MOST_SKIPS = 100  # in a row: then the data are not what they should be
 

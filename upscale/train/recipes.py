@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import UsageError
-from .config import TrainConfig
+from upscale.errors import UsageError
+from upscale.train.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import methods, weights
-from ..device import available_memory, pick_bf16
-from ..diffusion.denoiser import parametrisation
-from ..errors import InputError, UsageError
-from ..metrics.perceptual import Lpips
-from ..nets.compact import CompactConfig
-from . import checkpoint, dist
-from .adversary import WIDTHS, Adversary
-from .card import metadata, write_card
-from .config import TrainConfig
-from .data import Pairs
-from .datasets import Data, fingerprint, held_out, pictures_of
-from .distill import teacher_of
-from .feed import default_workers
-from .log import Log
-from .loop import OnProgress, train
-from .loss import Judge, QualityLoss, Spec
-from .networks import make_net, start
-from .sources import Items, Say, find
-from .state import Run
-from .validate import Validator, examples
+from upscale import methods
+from upscale.diffusion.denoiser import parametrisation
+from upscale.errors import InputError, UsageError
+from upscale.machine import available_memory, pick_bf16
+from upscale.metrics.perceptual import Lpips
+from upscale.nets.compact import CompactConfig
+from upscale.train import checkpoint, dist
+from upscale.train.adversary import WIDTHS, Adversary
+from upscale.train.card import metadata, write_card
+from upscale.train.config import TrainConfig
+from upscale.train.data import Pairs
+from upscale.train.datasets import Data, fingerprint, held_out, pictures_of
+from upscale.train.distill import teacher_of
+from upscale.train.feed import default_workers
+from upscale.train.log import Log
+from upscale.train.loop import OnProgress, train
+from upscale.train.loss import Judge, QualityLoss, Spec
+from upscale.train.networks import make_net, start
+from upscale.train.sources import Items, Say, find
+from upscale.train.state import Run
+from upscale.train.validate import Validator, examples
+from upscale.weights import store
 
 CACHE = 8 << 30  # bytes of decoded pictures that are kept in memory at most
 
@@ -110,7 +111,7 @@ def run_training(
         state = run.weights()
         if world.first:
             described = _described(run, data)
-            weights.save(path, state, described, half=True)
+            store.save(path, state, described, half=True)
             write_card(path.with_suffix(".md"), path.stem, described, run.best)
         world.wait()
     return path
@@ -189,7 +190,7 @@ def _validator(
     best = path.with_name(f"{path.stem}-best.safetensors")
 
     def keep(run: Run, state: dict[str, Tensor]) -> None:
-        weights.save(best, state, _described(run, data), half=True)
+        store.save(best, state, _described(run, data), half=True)
 
     truths = examples(items, run.config, say)
     return Validator(truths, run.config, output, lambda run: _described(run, data), keep, say)

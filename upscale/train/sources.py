@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from ..errors import InputError
-from ..image.io import SUFFIXES
+from upscale.errors import InputError
+from upscale.image.io import SUFFIXES
 
 Say = Callable[[str], None]
 

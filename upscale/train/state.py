@@ -16,17 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import methods
-from ..diffusion.process import CosineLaw, LogSNRLaw
-from ..errors import NumericalError, UsageError
-from . import checkpoint, dist
-from .chance import Chance, antithetic, mix, shared
-from .config import SMALLEST, TrainConfig
-from .data import Batch, Pairs
-from .distill import Teacher
-from .log import LEVELS, Log, by_level
-from .loss import QualityLoss, Spec, encode, flow, project, sample, score_loss, start_noise
-from .optimiser import learning_rate, make_optimiser
+from upscale import methods
+from upscale.diffusion.process import CosineLaw, LogSNRLaw
+from upscale.errors import NumericalError, UsageError
+from upscale.train import checkpoint, dist
+from upscale.train.chance import Chance, antithetic, mix, shared
+from upscale.train.config import SMALLEST, TrainConfig
+from upscale.train.data import Batch, Pairs
+from upscale.train.distill import Teacher
+from upscale.train.log import LEVELS, Log, by_level
+from upscale.train.loss import (
+    QualityLoss,
+    Spec,
+    encode,
+    flow,
+    project,
+    sample,
+    score_loss,
+    start_noise,
+)
+from upscale.train.optimiser import learning_rate, make_optimiser
 
 # what a run may change between its parts: how long it is, and what changes no result (a teacher is
 # compared by its content, not by its name)

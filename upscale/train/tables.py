@@ -9,10 +9,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UsageError
-from ..hub.datasets import fetch
-from ..image.formats import SUFFIXES
-from .sources import Say
+from upscale.errors import InputError, UsageError
+from upscale.image.formats import SUFFIXES
+from upscale.train.sources import Say
+from upscale.weights.hub.tables import fetch
 
 # of what can hold pictures
 PATTERNS = (*(f"*{x}" for s in SUFFIXES for x in (s, s.upper())), "*.tar", "*.parquet", "*.mdb")

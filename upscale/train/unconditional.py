@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import bind
-from ..diffusion.process import sigmas
-from ..diffusion.samplers import dpmpp2m
-from ..methods import Model
-from .data import Batch
-from .loss import Spec, score_loss
-from .state import Run
+from upscale.diffusion.denoiser import bind
+from upscale.diffusion.process import sigmas
+from upscale.diffusion.samplers import dpmpp2m
+from upscale.methods import Model
+from upscale.train.data import Batch
+from upscale.train.loss import Spec, score_loss
+from upscale.train.state import Run
 
 LEVELS = 8  # noise levels, the middles of equal parts of the training law
 DRAWN = (2, 4)  # pictures on the sheet, rows and columns

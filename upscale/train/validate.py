@@ -12,26 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import methods
-from ..consistency import settle
-from ..diffusion.samplers import ADAPTIVE, STOCHASTIC
-from ..errors import DiffsrError, InputError
-from ..image.io import write
-from ..image.picture import Picture
-from ..image.resize import resize
-from ..metrics import pixel
-from ..metrics.perceptual import SMALLEST, Lpips
-from ..plan import Stage
-from ..stage import Settings, run_stage
-from . import unconditional
-from .config import TrainConfig
-from .crops import plain, smallest_side
-from .data import quantised
-from .degrade import degraded
-from .log import Log
-from .pictures import decode
-from .sources import Items, Say
-from .state import Run
+from upscale import methods
+from upscale.diffusion.samplers import ADAPTIVE, STOCHASTIC
+from upscale.errors import DiffsrError, InputError
+from upscale.image.io import write
+from upscale.image.picture import Picture
+from upscale.image.resize import resize
+from upscale.metrics import pixel
+from upscale.metrics.perceptual import SMALLEST, Lpips
+from upscale.pipeline.consistency import settle
+from upscale.pipeline.plan import Stage
+from upscale.pipeline.stage import Settings, run_stage
+from upscale.train import unconditional
+from upscale.train.config import TrainConfig
+from upscale.train.crops import plain, smallest_side
+from upscale.train.data import quantised
+from upscale.train.degrade import degraded
+from upscale.train.log import Log
+from upscale.train.pictures import decode
+from upscale.train.sources import Items, Say
+from upscale.train.state import Run
 
 COUNT = 8  # pictures
 STEPS = 8  # network calls at most

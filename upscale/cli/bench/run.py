@@ -1,0 +1,153 @@
+"""What `diffsr bench` does once its options are known: measure, compare, write."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upscale.bench.columns import METRICS
+from upscale.cli.progress import Reporter
+from upscale.errors import OutputError, UsageError
+
+
+def run_bench(
+    options: dict[str, Any], reporter: Reporter, shown: dict[int, Any] | None
+) -> list[dict[str, Any]]:
+    """The rows, one for every picture and combination; tests put a fake here."""
+    from upscale.bench import testsets
+    from upscale.bench.cache import Cache
+    from upscale.bench.run import Settings, run
+    from upscale.bench.score import default_metrics
+
+    data = Path(options["data"]) if options["data"] else None
+    name, folder = testsets.find(options["dataset"], data)
+    options["dataset_name"] = name
+    metrics = options["metrics"]
+    if metrics is None:
+        metrics = default_metrics()
+        if "lpips_vgg" not in metrics:
+            reporter.note(
+                "LPIPS (vgg) is left out, and a method may please one network only: "
+                "DIFFSR_LPIPS_VGG names the file with its weights"
+            )
+    settings = Settings(
+        methods=options["method"],
+        scales=options["scale"],
+        steps=options["steps"] or (None,),
+        samplers=options["sampler"] or (None,),
+        presets=options["preset"] or (None,),
+        temperatures=options["temperature"] or (None,),
+        parametrisations=options["parametrisation"] or (None,),
+        metrics=metrics,
+        weights=options["weights"] or (),
+        outputs=tuple(Path(o) for o in options["outputs"]),
+        **{
+            key: options[key]
+            for key in ("degradation", "domain", "spacing", "consistency", "one_stage", "limit",
+                        "seed", "samples", "device", "dtype", "offline", "crop")
+        },
+    )  # fmt: skip
+    reporter.begin("measuring")
+    try:
+        return run(
+            folder,
+            settings,
+            name=name,
+            save=Path(options["save"]) if options["save"] else None,
+            cache=Cache(None if options["no_cache"] else _cache_folder(options["cache"])),
+            shown=shown,
+            say=reporter.note,
+            on_row=lambda row, done, total: tell_row(row, done, total, reporter),
+        )
+    finally:
+        reporter.end()
+
+
+def _cache_folder(wish: str | None) -> Path:
+    """`wish`, else what the system has for such things."""
+    if wish:
+        return Path(wish)
+    if sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "diffsr" / "bench"
+
+
+def tell_row(row: dict[str, Any], done: int, total: int, reporter: Reporter) -> None:
+    reporter.step(done, total)
+    numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k in METRICS and v is not None)
+    reporter.line(f"{done}/{total} {row.get('picture', '')} {row.get('method', '')}: {numbers}")
+
+
+def markdown(rows: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    from upscale.bench import published, report
+
+    text = report.to_markdown(rows, options["brief"])
+    if options["published"] == "auto":
+        return text
+    chosen = published.choose(options["published"], "", ())
+    return "\n".join(part for part in (text, published.to_markdown(chosen)) if part)
+
+
+def html(rows: list[dict[str, Any]], shown: dict[int, Any], options: dict[str, Any]) -> str:
+    from upscale.bench import page, published
+
+    chosen = published.choose(options["published"], options["dataset_name"], options["scale"])
+    return page.to_html(rows, shown, chosen, options["dataset_name"])
+
+
+def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
+    from upscale.bench import compare
+
+    if set(targets) - {"json", "markdown"}:
+        raise UsageError("--compare writes --json and --markdown only")
+    rows, notes = compare.compare(*(compare.read_rows(Path(p)) for p in options["compare"]))
+    with Reporter(quiet=options["quiet"]) as reporter:
+        for kind, target in targets.items():
+            put(getattr(compare, f"to_{kind}")(rows, notes), target, reporter)
+    if "-" not in targets.values() and not options["quiet"]:
+        click.echo(compare.to_markdown(rows, notes), nl=False)
+    return 0
+
+
+def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
+    """`--unpaired`: FID of each folder of made pictures against the real ones."""
+    from upscale.bench import report, testsets, unpaired
+
+    if "html" in targets:
+        raise UsageError("--unpaired writes --json, --csv and --markdown only")
+    data = Path(options["data"]) if options["data"] else None
+    name, folder = testsets.find(options["dataset"], data)
+    with Reporter(quiet=options["quiet"]) as reporter:
+        reporter.begin("measuring")
+        rows = unpaired.run(
+            folder, [Path(o) for o in options["outputs"]], name=name, device=options["device"],
+            limit=options["limit"], say=reporter.note,
+            on_picture=lambda name, done, total: reporter.step(done, total),
+        )  # fmt: skip
+        reporter.end()
+        texts = {"json": report.to_json, "csv": report.to_csv, "markdown": unpaired.to_markdown}
+        for kind, target in targets.items():
+            put(texts[kind](rows), target, reporter)
+    if "-" not in targets.values() and not options["quiet"]:
+        click.echo(unpaired.to_markdown(rows), nl=False)
+    return 0
+
+
+def put(text: str, target: str, reporter: Reporter) -> None:
+    text = text.rstrip("\n") + "\n"
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    reporter.note(f"wrote {target}")

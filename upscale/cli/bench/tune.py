@@ -1,0 +1,91 @@
+"""`diffsr bench --tune-schedule`: a search, its account, and the file it changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from upscale.bench.columns import COLUMNS
+from upscale.cli.bench.run import put
+from upscale.cli.progress import Reporter
+from upscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from upscale.bench.tune import Tuned
+
+
+def tune_schedule(options: dict[str, Any]) -> int:
+    """Search for the one step count and weights file given; 0 also where nothing better is."""
+    weights, steps, scale, sampler = (
+        _one(options, name) for name in ("weights", "steps", "scale", "sampler")
+    )
+    if weights is None or steps is None:
+        raise UsageError("--tune-schedule needs --weights and --steps, one of each")
+    from upscale.bench import testsets, tune
+    from upscale.bench.score import default_metrics
+
+    entry = tune.store.find(weights)
+    if not entry.loose and not options["output"]:
+        raise UsageError(f"{weights} is known by its sha256 and stays as it is: name the file "
+                         "to write with --output")  # fmt: skip
+    metrics = options["metrics"] or tuple(
+        name for name in default_metrics() if name.startswith("lpips")
+    )
+    data = Path(options["data"]) if options["data"] else None
+    with Reporter(quiet=options["quiet"]) as reporter:
+        reporter.begin("searching")
+
+        def told(done: int, of: int, best: float) -> None:
+            reporter.step(done, of)
+            reporter.line(f"{done}/{of} best so far: {best:.4f} of the present way's")
+
+        tuned = tune.tune(
+            testsets.find(options["dataset"], data)[1], weights, steps, metrics=metrics,
+            scale=scale, sampler=sampler, on_step=told,
+            **{name: options[name] for name in ("candidates", "limit", "seed", "device", "dtype",
+                                                "offline", "degradation")},
+        )  # fmt: skip
+        reporter.end()
+        path = None
+        if tuned.kept:
+            path = tune.keep(tuned, weights, Path(options["output"]) if options["output"] else None)
+        if options["json_file"]:
+            put(_as_json(tuned, path), options["json_file"], reporter)
+    if options["json_file"] != "-" and not options["quiet"]:
+        click.echo("\n".join(_lines(tuned, path)))
+    return 0
+
+
+def _one(options: dict[str, Any], name: str) -> Any:
+    """The value of an option that elsewhere takes several."""
+    values = options[name] or (None,)
+    if len(values) > 1:
+        raise UsageError(f"--tune-schedule takes one --{name}")
+    return values[0]
+
+
+def _lines(tuned: Tuned, path: Path | None) -> list[str]:
+    found = tuned.schedule
+    levels = ", ".join(f"{sigma:.4g}" for sigma in found.sigmas)
+    lines = [f"{found.steps} steps of {found.sampler}: sigma {levels}; temperature "
+             f"{found.temperature:.3g}; the best of {tuned.tried}, on the pictures that did not "
+             "choose it:"]  # fmt: skip
+    for name, change in tuned.change.items():
+        digits = COLUMNS[name].digits
+        lines.append(f"  {COLUMNS[name].title}: {tuned.before[name]:.{digits}f} -> "
+                     f"{tuned.after[name]:.{digits}f}, change {change.text(digits)}")  # fmt: skip
+    kept = f"stored in {path}" if path else "not better there: the weights stay as they are"
+    return [*lines, kept]
+
+
+def _as_json(tuned: Tuned, path: Path | None) -> str:
+    change = {name: asdict(mean) for name, mean in tuned.change.items()}
+    return json.dumps({
+        "schedule": asdict(tuned.schedule), "before": tuned.before, "after": tuned.after,
+        "change": change, "kept": tuned.kept, "tried": tuned.tried,
+        "path": None if path is None else str(path),
+    }, indent=1)  # fmt: skip

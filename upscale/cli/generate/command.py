@@ -1,0 +1,260 @@
+"""`diffsr generate`: pictures from noise alone, and the files that they go to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from upscale import __version__
+from upscale.cli.generate.outputs import STDOUT, Work, work_of
+from upscale.cli.options import (
+    ANY_PATH,
+    CONTEXT,
+    DEBUG,
+    DEVICE,
+    DTYPE,
+    GENERATING,
+    OFFLINE,
+    QUIET,
+    SAMPLERS,
+    SPACINGS,
+    Finite,
+    Named,
+    Several,
+    option,
+    weights_names,
+)
+from upscale.cli.progress import Reporter
+from upscale.cli.upscale.command import FORMATS
+
+if TYPE_CHECKING:
+    from upscale.image.picture import Picture
+    from upscale.pipeline.after import Level
+    from upscale.pipeline.generator import Generator, Made, Way
+
+
+def _generating(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """For the shell: the names of weights that need no picture, else files."""
+    from upscale.weights.registry import entries
+
+    names = [name for name, entry in entries().items() if entry.method in GENERATING]
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+@click.command(name="generate", context_settings=CONTEXT)
+@option(
+    "-o",
+    "--output",
+    metavar="DIR|FILE|-",
+    type=ANY_PATH,
+    help="Where to write: a folder, for seed0_0000.png, seed0_0001.png, ...; a file, for one "
+    "picture or the sheet of --grid; - is standard output.",
+)
+@option("--count", type=click.IntRange(1), default=1, metavar="N", help="How many pictures.")
+@option(
+    "--first",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Number of the first; picture N of a seed is the same whatever is made beside it.",
+)
+@option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of all noise.")
+@option(
+    "--weights",
+    metavar="NAME|FILE|hf:...",
+    envvar="DIFFSR_GENERATE_WEIGHTS",
+    shell_complete=_generating,
+    help="Weights of method ddpm. Default: ddpm-face-64, if diffsr has it.",
+)
+@option("--sampler", type=Named(SAMPLERS), help="Default: the weights'.")
+@option(
+    "--steps",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Sampler steps of the first network. Default: what the weights were made for.",
+)
+@option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'.")
+@option(
+    "--temperature",
+    type=Finite(0, 10),
+    metavar="FLOAT",
+    help="Strength of the noise; below 1 plainer and more alike. Default: the weights'.",
+)
+@option(
+    "--size",
+    type=click.IntRange(1),
+    metavar="N",
+    envvar="DIFFSR_GENERATE_SIZE",
+    help="Longer side of the result, up to 16 times the network's own: a cascade of "
+    "super-resolution by 4 goes there (SR3, section 4.7). Default: the network's own.",
+)
+@option(
+    "--upscale-weights",
+    type=Several(click.STRING, "NAME|FILE|hf:..."),
+    shell_complete=weights_names,
+    help="Of each stage of the cascade; the last for all that follow. Default: "
+    "sr3-face-64-256 for faces, if diffsr has it, else what `diffsr upscale` takes.",
+)
+@option(
+    "--upscale-steps",
+    metavar="N,...",
+    help="Sampler steps of each stage. Default: the weights' own, but at most half as many as the "
+    "stage before.",
+)
+@option(
+    "--batch",
+    type=click.IntRange(1, 1024),
+    default=8,
+    metavar="N",
+    help="Pictures that go through the first network together on a GPU. A CPU takes one by one.",
+)
+@option("--grid", is_flag=True, help="Also all pictures on one sheet, seed0_grid.png; with -o FILE "
+        "the sheet alone.")  # fmt: skip
+@option("--format", type=Named(FORMATS), help="Of the files. Default: the suffix of -o, else png.")
+@option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    metavar="1-100",
+    help="For JPEG, WebP (100: lossless) and AVIF.",
+)
+@option("--strip", is_flag=True, help="Write no comment that says how a picture was made.")
+@option("--overwrite", is_flag=True, help="Replace files that exist.")
+@option("--skip-existing", is_flag=True, help="Make only the pictures whose files do not exist.")
+@DEVICE
+@DTYPE
+@option("--json", "as_json", is_flag=True, help="Print an object a line for every picture instead "
+        "of the paths.")  # fmt: skip
+@QUIET
+@option("-v", "--verbose", is_flag=True, help="Say more.")
+@option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@OFFLINE
+@DEBUG
+def command(**options: Any) -> int:
+    """Make pictures from noise alone. Nobody took them; a face may still resemble one that the
+    weights were trained on.
+
+    The paths written go to standard output, one a line; everything else to standard error. How
+    like real pictures a folder of them is: diffsr bench --unpaired.
+    """
+    work = work_of(options)
+    with Reporter(len(work.items), quiet=options["quiet"], verbose=options["verbose"]) as reporter:
+        generator = make_generator(options, reporter)
+        way = _way(generator, options)
+        cascade = generator.cascade(
+            options["size"], options["upscale_weights"] or (), options["counts"], way.steps
+        )
+        if options["dry_run"]:
+            _planned(work, generator, way, cascade, reporter)
+            return 0
+        work.prepare()
+        _make(work, generator, way, cascade, options, reporter)
+    return 0
+
+
+def make_generator(options: dict[str, Any], reporter: Reporter) -> Generator:
+    """The one place that loads torch and the network."""
+    from upscale.pipeline.generator import Generator
+
+    return Generator(
+        options["weights"], on_bytes=reporter.fetching,
+        **{key: options[key] for key in ("device", "dtype", "offline")},
+    )  # fmt: skip
+
+
+def _way(generator: Generator, options: dict[str, Any]) -> Way:
+    from upscale.pipeline.generator import Way
+
+    wanted = ("sampler", "steps", "spacing", "temperature")
+    return generator.resolved(Way(**{key: options[key] for key in wanted}))
+
+
+def _planned(
+    work: Work, generator: Generator, way: Way, cascade: list[Level], reporter: Reporter
+) -> None:
+    """--dry-run's lines: the stages, then the files."""
+    from upscale.diffusion.samplers import ADAPTIVE
+
+    height, width = generator.size
+    steps = "" if way.sampler in ADAPTIVE else f"{way.steps} "
+    click.echo(f"{width}x{height} by {generator.entry.name}, {steps}{way.sampler} steps", err=True)
+    for level in cascade:
+        law = "its own" if level.steps is None else level.steps
+        click.echo(f"{level.size[1]}x{level.size[0]} by {level.name}, {law} steps", err=True)
+    for path in [path for _, path in work.items if path] + [Path(p) for p in (work.sheet,) if p]:
+        there = ", exists already" if path.exists() else ""
+        click.echo(f"would write {path}{there}", err=True)
+
+
+def _make(
+    work: Work, generator: Generator, way: Way, cascade: list[Level], options: dict[str, Any],
+    reporter: Reporter,
+) -> None:  # fmt: skip
+    from upscale.image.io import read, write
+
+    settings = {"format": work.format, "quality": options["quality"], "strip": options["strip"],
+                "overwrite": options["overwrite"]}  # fmt: skip
+    shown: dict[int, Picture] = {}
+    for number, path in work.items:
+        if number in work.done:
+            reporter.line(f"{path}: exists, skipped")
+            reporter.end()
+            if work.sheet:
+                shown[number] = read(path)
+    most = options["batch"] if generator.device.type != "cpu" else 1  # a file as soon as it can be
+    for batch in _batches(work, most):
+        reporter.begin(f"picture {batch[0][0]}" + (f" to {batch[-1][0]}" if batch[1:] else ""))
+        made = generator(
+            [number for number, _ in batch], seed=options["seed"], way=way, cascade=cascade,
+            on_step=reporter.step,
+        )  # fmt: skip
+        for one, (number, path) in zip(made, batch, strict=True):
+            if work.sheet:
+                shown[number] = one.picture
+            target = path or (sys.stdout.buffer if work.single else None)
+            if target:
+                write(one.picture, target, comment=_comment(one.report), **settings)
+            _tell(one, path, options, reporter)
+            reporter.end()
+    if work.sheet:
+        from upscale.image.sheet import sheet
+
+        whole = sheet([shown[number] for number, _ in work.items])
+        target = sys.stdout.buffer if work.sheet == STDOUT else Path(work.sheet)
+        settings["overwrite"] = options["overwrite"] or options["skip_existing"]
+        write(whole, target, comment=f"diffsr {__version__}; generated, no photographs", **settings)
+        if work.sheet != STDOUT and not options["as_json"]:
+            reporter.result(work.sheet)
+
+
+def _batches(work: Work, most: int) -> Iterator[list[tuple[int, Path | None]]]:
+    left = [item for item in work.items if item[0] not in work.done]
+    for start in range(0, len(left), most):
+        yield left[start : start + most]
+
+
+def _comment(report: dict[str, Any]) -> str:
+    """Provenance, for the picture's own metadata."""
+    weights = " ".join(stage["weights"] for stage in report["stages"])
+    return (f"diffsr {__version__}; generated, no photograph: weights={weights} "
+            f"seed={report['seed']} number={report['index']}")  # fmt: skip
+
+
+def _tell(one: Made, path: Path | None, options: dict[str, Any], reporter: Reporter) -> None:
+    report = one.report
+    height, width = report["size"]
+    name = path or f"picture {report['index']}"
+    reporter.line(f"{name}: {width}x{height}, {report['nfe']} network calls, "
+                  f"{report['seconds']:.1f} s")  # fmt: skip
+    if options["as_json"]:
+        reporter.result(json.dumps({"output": str(path) if path else None, **report}))
+    elif path:
+        reporter.result(str(path))

@@ -1,0 +1,299 @@
+"""`diffsr humaneval build`: from folders and methods to a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from upscale.cli.options import (
+    ANY_PATH,
+    CONTEXT,
+    DEBUG,
+    DEVICE,
+    DOMAINS,
+    DTYPE,
+    METHODS,
+    OFFLINE,
+    QUIET,
+    Finite,
+    Named,
+    Several,
+    option,
+    weights_names,
+)
+from upscale.cli.progress import Reporter
+from upscale.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from upscale.humaneval.sources import Sources
+
+_KERNELS = ("bicubic", "nearest")
+
+
+class NamedFolder(click.ParamType):
+    """NAME=DIR."""
+
+    name = "NAME=DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        name, equals, folder = value.partition("=")
+        if not (name.strip() and equals and folder):
+            self.fail(f"{value!r} is not of the form NAME=DIR.", param, ctx)
+        return name.strip(), folder
+
+
+class Pair(click.ParamType):
+    """NAME:NAME."""
+
+    name = "NAME:NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        first, colon, second = (part.strip() for part in value.partition(":"))
+        if not (first and colon and second):
+            self.fail(f"{value!r} is not of the form NAME:NAME.", param, ctx)
+        return first, second
+
+
+@click.command(name="build", context_settings=CONTEXT)
+@option("--hr", required=True, metavar="DIR", type=ANY_PATH, help="Folder of true pictures.")
+@option(
+    "--lr",
+    metavar="DIR",
+    type=ANY_PATH,
+    help="Their low-resolution versions, named alike. Default: shrunk by --scale, by bicubic.",
+)
+@option(
+    "--outputs",
+    multiple=True,
+    type=NamedFolder(),
+    help="What any program made of them, named alike; again for each program.",
+)
+@option(
+    "--method",
+    type=Several(Named(METHODS), "METHOD"),
+    help="Enlarge with these, as `diffsr upscale` does.",
+)
+@option("-o", "--output", required=True, metavar="DIR", type=ANY_PATH, help="The study.")
+@option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", help="Without --lr.")
+@option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
+@option(
+    "--weights",
+    metavar="NAME|FILE|hf:...",
+    shell_complete=weights_names,
+    help="For the one method given.",
+)
+@option("--steps", type=click.IntRange(1), metavar="N", help="Default: the weights'.")
+@option(
+    "--task",
+    "tasks",
+    type=Several(click.Choice(["1", "2"]), "TASK"),
+    default="1,2",
+    help="1: with the low-resolution picture in the middle; 2: without. Each subject has one "
+    "of them.",
+)
+@option(
+    "--subjects",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    metavar="N",
+    help="The study is complete when so many have finished.",
+)
+@option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Pictures for each subject. Default: 50, or as many as there are.",
+)
+@option(
+    "--checks",
+    type=click.IntRange(0, 1000),
+    default=5,
+    metavar="N",
+    help="Attention checks for each subject: a pair that nobody who looks gets wrong.",
+)
+@option(
+    "--practice",
+    type=click.IntRange(0, 1000),
+    default=2,
+    metavar="N",
+    help="First trials for each subject, which don't count.",
+)
+@option("--pairs", type=Several(Pair(), "NAME:NAME"), help="Also compare methods with each other.")
+@option(
+    "--seconds",
+    type=Finite(0.05, 60),
+    metavar="FLOAT",
+    help="Viewing time. Default: 3 for faces, 6 for photos, as in SR3.",
+)
+@option(
+    "--crop",
+    type=click.IntRange(0, 16384),
+    default=256,
+    metavar="N",
+    help="Show the central NxN; 0: the whole picture.",
+)
+@option(
+    "--magnify",
+    type=click.IntRange(1, 8),
+    default=1,
+    metavar="N",
+    help="Show each pixel as NxN, for dense screens.",
+)
+@option(
+    "--show-lr",
+    type=Named(_KERNELS),
+    default="bicubic",
+    help="How the low-resolution picture is enlarged for the eye.",
+)
+@option("--title", metavar="TEXT", help="Of the page.")
+@option("--consent", metavar="FILE", type=ANY_PATH, help="Text that subjects agree to (UTF-8).")
+@option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    metavar="N",
+    help="Of the plan and of the samples.",
+)
+@DEVICE
+@DTYPE
+@OFFLINE
+@QUIET
+@DEBUG
+def build(**options: Any) -> int:
+    """Make a study of pictures and what methods or other programs made of them.
+
+    Pictures are copied; who sees which, against what, on which side, is planned. The folder of
+    the study goes to standard output.
+    """
+    from upscale.humaneval.extra import require
+
+    require("scipy")
+    from upscale.humaneval.build import Settings, check_free, plan_of
+    from upscale.humaneval.build import build as make
+
+    target = Path(options["output"])
+    given = {
+        **{name: options[name] for name in ("images", "subjects", "checks", "practice", "crop",
+                                            "magnify", "seed", "title")},
+        "tasks": tuple(int(task) for task in options["tasks"]),
+        "seconds": options["seconds"] or (3.0 if options["domain"] == "face" else 6.0),
+        "pairs": options["pairs"], "consent": _consent(options["consent"]),
+    }  # fmt: skip
+    optional = ("pairs", "title", "consent")  # None: the default of Settings
+    settings = Settings(**{k: v for k, v in given.items() if v is not None or k not in optional})
+    check_free(target)
+    _check(options)
+    with Reporter(quiet=options["quiet"]) as reporter:
+        sources = _sources(options, reporter)
+        sources.check()
+        methods = (*sources.outputs, *sources.makers)
+        plan_of(len(sources.hr), methods, settings)  # before the work
+        reporter.begin("pictures")
+        design = make(
+            sources.entries(),
+            len(sources.hr),
+            methods,
+            settings,
+            target,
+            say=reporter.note,
+            on_picture=reporter.step,
+        )
+        reporter.end()
+        reporter.note(
+            f"{settings.subjects} subjects, each {design.images} of {design.pictures} pictures, "
+            f"{settings.seconds:g} s; task {' or '.join(map(str, design.tasks))}; "
+            f"{', '.join(methods)}. Next: diffsr humaneval serve {target}"
+        )
+        reporter.result(str(target))
+    return 0
+
+
+def _check(options: dict[str, Any]) -> None:
+    """UsageError for options that exclude each other."""
+    names = [name for name, _ in options["outputs"]]
+    methods = list(options["method"] or ())
+    if not names + methods:
+        raise UsageError("nothing to compare; give --outputs NAME=DIR or --method")
+    twice = {name for name in names + methods if (names + methods).count(name) > 1}
+    if twice:
+        raise UsageError(f"{', '.join(sorted(twice))}: named twice; give another NAME=DIR")
+    if options["weights"] and len(methods) != 1:
+        raise UsageError("--weights belong to one method; name it: --method sr3")
+
+
+def _consent(file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--consent {file}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
+    from upscale.bench.protocol import make_lr
+    from upscale.bench.testsets import pictures_of
+    from upscale.humaneval.sources import Sources
+    from upscale.image.resize import resize_array
+
+    def named(folder: str) -> dict[str, Path]:
+        return {path.stem: path for path in pictures_of(Path(folder))}
+
+    def enlarge(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        if options["show_lr"] == "nearest":
+            rows = [y * lr.shape[0] // size[0] for y in range(size[0])]
+            columns = [x * lr.shape[1] // size[1] for x in range(size[1])]
+            return lr[rows][:, columns]
+        return resize_array(lr, size)
+
+    hr = named(options["hr"])
+    if options["limit"]:
+        hr = dict(list(hr.items())[: options["limit"]])
+    others = {name: named(folder) for name, folder in options["outputs"]}
+    lr = named(options["lr"]) if options["lr"] else None
+    if options["limit"]:  # what belongs to the pictures left out is no mistake
+        others = {name: _of(files, hr) for name, files in others.items()}
+        lr = lr and _of(lr, hr)
+    return Sources(
+        hr,
+        make_lr=lambda rgb: make_lr(rgb, options["scale"]),
+        enlarge=enlarge,
+        lr=lr,
+        outputs=others,
+        makers={
+            name: make_maker(name, options, reporter.fetching) for name in options["method"] or ()
+        },
+    )
+
+
+def _of(files: dict[str, Path], names: dict[str, Path]) -> dict[str, Path]:
+    return {name: path for name, path in files.items() if name in names}
+
+
+def make_maker(
+    method: str, options: dict[str, Any], on_bytes: Callable[[int, int | None], None] | None = None
+) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
+    """(lr, size) -> sr; tests put a fake here."""
+    from upscale.image.picture import Picture
+    from upscale.pipeline.upscaler import Upscaler
+
+    chosen = {name: options[name] for name in ("weights", "domain", "device", "dtype", "offline")}
+    if method in ("bicubic", "lanczos"):
+        chosen["weights"] = None
+    upscaler = Upscaler(method, **chosen, on_bytes=on_bytes)
+
+    def make(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        result = upscaler(Picture(lr), size=size, steps=options["steps"], seed=options["seed"])
+        return result.picture.rgb
+
+    return make

@@ -1,0 +1,179 @@
+"""`diffsr humaneval`: make, run and evaluate a study of which pictures people take for real."""
+
+from __future__ import annotations
+
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upscale.cli.humaneval.build import build
+from upscale.cli.options import ANY_PATH, CONTEXT, DEBUG, QUIET, Finite, option
+from upscale.cli.progress import Reporter
+from upscale.errors import DiffsrError, UsageError
+
+STUDY = click.argument("study", type=ANY_PATH, metavar="STUDY")
+
+
+@click.group(name="humaneval", context_settings=CONTEXT)
+def command() -> None:
+    """Ask people which of two pictures is real, as in SR3's human evaluation (2AFC).
+
+    \b
+      diffsr humaneval build --hr photos --method sr3,ecdp -o study
+      diffsr humaneval serve study
+      diffsr humaneval report study
+    """
+
+
+command.add_command(build)
+
+
+@command.command(context_settings=CONTEXT)
+@STUDY
+@option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    help="Where to listen. Other than loopback, subjects need the link that is printed.",
+)
+@option("--port", type=click.IntRange(0, 65535), default=8008, help="0: any free one.")
+@option(
+    "--tunnel",
+    metavar="URL",
+    help="The address under which a tunnel or proxy shows the study; subjects need the link.",
+)
+@option("--no-browser", is_flag=True, help="Do not open the browser.")
+@QUIET
+@DEBUG
+def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) -> int:
+    """Run the study in STUDY as a web page, until Ctrl-C.
+
+    The link goes to standard output. Answers are on disk before the page goes on: the server may
+    be stopped, or killed, and started again at any time.
+    """
+    from upscale.humaneval.extra import require
+
+    require("starlette", "uvicorn", "scipy")
+    from upscale.humaneval.serving import serve as run
+    from upscale.humaneval.store import open_study
+
+    with Reporter(quiet=options["quiet"]) as reporter:
+        store = open_study(Path(study))
+        counts, meta = store.counts(), store.meta
+        reporter.note(
+            f"{meta['title']} {counts['finished']} of {meta['subjects']} subjects finished, "
+            f"{counts['answers']} answers. Ctrl-C stops."
+        )
+
+        def ready(link: str) -> None:
+            reporter.result(link)
+            if not options["no_browser"]:
+                webbrowser.open(link)
+
+        with suppress(KeyboardInterrupt):  # the way a server ends: nothing is interrupted
+            run(store, Path(study), host, port, tunnel=tunnel, say=reporter.note, ready=ready)
+        reporter.note(f"Stopped; {store.counts()['answers']} answers are stored in {study}")
+        store.close()
+    return 0
+
+
+@command.command(context_settings=CONTEXT)
+@STUDY
+@option("-o", "--output", metavar="DIR", type=ANY_PATH, help="Default: STUDY/report.")
+@option(
+    "--max-failed",
+    type=click.IntRange(0),
+    default=1,
+    metavar="N",
+    help="Attention checks that a subject may fail.",
+)
+@option(
+    "--min-rt",
+    type=Finite(0, 60_000),
+    default=200.0,
+    metavar="MS",
+    help="Faster answers don't count.",
+)
+@option("--complete-only", is_flag=True, help="Leave out subjects who did not finish.")
+@option("--keep-interrupted", is_flag=True, help="Count pairs that were shown more than once.")
+@option(
+    "--top",
+    type=click.IntRange(0, 50),
+    default=3,
+    metavar="N",
+    help="How many of the best and worst pictures are shown.",
+)
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    metavar="N",
+    help="Of the bootstrap and of simulated subjects.",
+)
+@option(
+    "--simulate",
+    metavar="RATE[,NAME=RATE...]",
+    help="Instead of the answers, those of drawn subjects with these true fool rates.",
+)
+@option(
+    "--studies",
+    type=click.IntRange(1, 100_000),
+    default=1,
+    metavar="N",
+    help="With --simulate: how many studies; above 1, the share of intervals that cover.",
+)
+@QUIET
+@DEBUG
+def report(study: str, output: str | None, **options: Any) -> int:
+    """Fool rates of the study in STUDY, with 95% intervals.
+
+    Writes report.html, report.json and CSV files; the table of rates goes to standard output.
+    """
+    from upscale.humaneval.extra import require
+
+    require("scipy", "matplotlib")
+    from upscale.humaneval import analysis, simulate
+    from upscale.humaneval import report as reports
+    from upscale.humaneval.store import open_study
+
+    rules = analysis.Rules(
+        **{k: options[k] for k in ("max_failed", "min_rt", "complete_only", "keep_interrupted")}
+    )
+    if options["studies"] > 1 and not options["simulate"]:
+        raise UsageError("--studies belongs to --simulate")
+    with Reporter(quiet=options["quiet"]) as reporter:
+        store = open_study(Path(study))
+        if options["simulate"]:
+            bias = simulate.Bias(
+                simulate.rates_of(options["simulate"], store), seed=options["seed"]
+            )
+            if options["studies"] > 1:
+                return _coverage(store, bias, options["studies"], reporter)
+            store = simulate.simulated(store, bias, options["seed"])
+        found = analysis.analyse(store, rules, seed=options["seed"])
+        found["simulated"] = options["simulate"]
+        folder = Path(output or Path(study) / ("simulated" if options["simulate"] else "report"))
+        reports.write(found, store, Path(study), folder, top=options["top"])
+        click.echo(reports.table(found), nl=False)
+        for line in found["exclusions"]["said"]:
+            reporter.note(line)
+        reporter.note(f"wrote {folder / 'report.html'}")
+    return 0
+
+
+def _coverage(store: Any, bias: Any, studies: int, reporter: Reporter) -> int:
+    from upscale.humaneval import report as reports
+    from upscale.humaneval import simulate
+
+    reporter.begin("simulating")
+    try:
+        rows = simulate.coverage(store, bias, studies, on_study=reporter.step)
+    finally:
+        reporter.end()
+    if not rows:
+        raise DiffsrError("no simulated study had answers that count")
+    click.echo(reports.coverage_table(rows), nl=False)
+    return 0

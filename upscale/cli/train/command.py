@@ -1,0 +1,272 @@
+"""`diffsr train`: from options to a training run, shown and stopped in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from upscale.cli.options import (
+    ANY_PATH,
+    CONTEXT,
+    DEBUG,
+    DEVICE,
+    DTYPE,
+    QUIET,
+    Finite,
+    Named,
+    option,
+    weights_names,
+)
+from upscale.cli.progress import Reporter
+from upscale.cli.train.lists import listed, planned
+from upscale.cli.train.options import config_options
+from upscale.errors import InputError
+from upscale.train.catalogue import usual_settings
+from upscale.train.config import TrainConfig
+from upscale.train.recipes import RECIPES, settings_of
+
+if TYPE_CHECKING:
+    from upscale.train.datasets import Data
+    from upscale.train.loop import Progress
+
+LINE_EVERY = 100  # iterations, where there is no bar
+
+
+def _recipe_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """For the shell: the recipes' names."""
+    return [CompletionItem(name) for name in RECIPES if name.startswith(incomplete)]
+
+
+@click.command(name="train", context_settings=CONTEXT)
+@option(
+    "--dataset",
+    metavar="WHAT",
+    type=ANY_PATH,
+    help="A folder of pictures (also folder:DIR), tar shards or LMDB, a name (--list shows them), "
+    "or hf:ORG/NAME on the Hugging Face Hub. Default: the recipe's.",
+)
+@option(
+    "--data", metavar="DIR", type=ANY_PATH, default="data", help="Where datasets with names are."
+)
+@option(
+    "--recipe",
+    metavar="NAME",
+    shell_complete=_recipe_names,
+    help="Settings of a paper (--list shows them); every option given goes before them.",
+)
+@option("--list", "list_", is_flag=True, help="Show datasets and recipes.")
+@option(
+    "--output",
+    metavar="DIR",
+    type=ANY_PATH,
+    help="Folder of the run: checkpoints, metrics.jsonl, samples, the weights file and its card. "
+    "Default: runs/ and the name of the weights file.",
+)
+@option(
+    "--name", metavar="NAME", help="Of the weights file. Default: the recipe, or METHOD-DOMAIN."
+)
+@option(
+    "--init",
+    metavar="WEIGHTS",
+    shell_complete=weights_names,
+    help="Weights (name, file or hf:...) to start from; of several, with commas between, what the "
+    "first have not comes from the next. Or a run's folder: its network, average, optimiser and "
+    "discriminator as they stand, under new settings.",
+)
+@option(
+    "--names-from",
+    metavar="FILE",
+    type=ANY_PATH,
+    help="Use only the pictures whose file names this lists, one a line.",
+)
+@option(
+    "--max-minutes",
+    type=Finite(0, min_open=True),
+    metavar="FLOAT",
+    help="Stop, and export, after this time.",
+)
+@option("--save-minutes", type=Finite(0), default=5.0, metavar="FLOAT", help="Between checkpoints.")
+@option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Length of the run in examples, in place of --iterations.",
+)
+@option(
+    "--scale",
+    type=Finite(1),
+    metavar="FLOAT",
+    help="The one magnification learnt, in place of --scale-min, -max and -focus.",
+)
+@option(
+    "--validation",
+    metavar="DIR",
+    type=ANY_PATH,
+    help="Pictures to validate on. Default: the dataset's own, or --holdout.",
+)
+@option(
+    "--validate-every",
+    type=click.IntRange(0),
+    default=2000,
+    metavar="N",
+    help="Iterations between validations; 0: never.",
+)
+@option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes that prepare batches. Default: on a GPU up to 8, else none.",
+)
+@option(
+    "--cache",
+    type=Finite(0),
+    metavar="GIB",
+    help="Decoded pictures kept in memory; larger datasets are read at each use. Default: 8, or "
+    "half of what is free.",
+)
+@DEVICE
+@DTYPE
+@option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile.")
+@option(
+    "--strategy",
+    type=Named(("ddp", "fsdp")),
+    default="ddp",
+    help="Under torchrun: a whole network in each process, or a share of it.",
+)
+@option("--tensorboard", is_flag=True, help="Write what metrics.jsonl holds for TensorBoard too.")
+@config_options
+@option("--dry-run", is_flag=True, help="Say what would be done and what it takes, do nothing.")
+@QUIET
+@DEBUG
+def command(dataset: str | None, output: str | None, **options: Any) -> int:
+    """Train weights from pictures.
+
+    The same command run again goes on from the last checkpoint in --output. Ctrl-C and SIGTERM
+    save one before they end; the second exits with 0. The path of the weights goes to standard
+    output. Several processes: torchrun --nproc-per-node N -m upscale train ...
+    """
+    if options["list_"]:
+        listed()
+        return 0
+    recipe = options["recipe"]
+    settings = settings_of(recipe) if recipe else {}
+    dataset = dataset or (RECIPES[recipe].dataset if recipe else "")
+    if not dataset:
+        raise click.UsageError("Missing option '--dataset'.")
+    config = _config(dataset, settings, options)
+    name = options["name"] or recipe or f"{config.method}-{config.domain}"
+    output = output or str(Path("runs") / name)
+    if options["dry_run"]:
+        planned(config, dataset, lambda say: _data(dataset, options, say), name, options)
+        return 0
+    stop = _Stop()
+    with Reporter(quiet=options["quiet"] or _rank(), unit="pictures") as reporter, stop:
+        from upscale.train.run import Options, run_training
+
+        path = run_training(
+            config, _data(dataset, options, reporter.note), Path(output), init=options["init"],
+            name=name, device=options["device"], dtype=options["dtype"],
+            max_minutes=options["max_minutes"], say=reporter.note,
+            on_progress=_shown(reporter, config), should_stop=stop,
+            options=Options(
+                cache=None if options["cache"] is None else int(options["cache"] * 2**30),
+                compiled="inductor" if options["compiled"] else "",
+                validation=Path(options["validation"]) if options["validation"] else None,
+                **{key: options[key] for key in (
+                    "save_minutes", "workers", "validate_every", "tensorboard", "strategy",
+                )},
+            ),
+        )  # fmt: skip
+    if not _rank():
+        if stop.signal is not None:
+            click.echo(f"Stopped; the same command goes on from here. Saved in {output}", err=True)
+        click.echo(str(path))
+    return 130 if stop.signal == signal.SIGINT else 0
+
+
+def _rank() -> int:
+    """This process among those that torchrun started; only the first speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _data(dataset: str, options: dict[str, Any], say: Callable[[str], None]) -> Data:
+    """The pictures, found but not read. Raises InputError."""
+    from upscale.train.datasets import resolve
+
+    names = options["names_from"]
+    if names and not Path(names).is_file():
+        raise InputError(f"--names-from {names}: there is no such file")
+    wanted = Path(names).read_text().split() if names else None
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return resolve(dataset, Path(options["data"]), wanted, say, alone)
+
+
+def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> TrainConfig:
+    """What is given, before the recipe, before what the papers do with the dataset, before the
+    defaults. Raises UsageError."""
+    ctx = click.get_current_context()
+    told = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    names = [known.name for known in fields(TrainConfig)]
+    given = {name: options[name] for name in names if ctx.get_parameter_source(name) in told}
+    if options["scale"]:
+        fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), options["scale"])
+        given = fixed | given
+    settings = {**usual_settings(dataset), **recipe, **given}
+    if settings.get("whole") and "crop" not in given:  # a crop of its own
+        settings["crop"] = "augmented"
+    config = TrainConfig(**settings)
+    return config.of_images(options["images"]) if options["images"] else config
+
+
+class _Stop:
+    """Asked between iterations whether a signal came; a second signal ends the program at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def __enter__(self) -> _Stop:
+        def note(number: int, frame: object) -> None:
+            self.signal = number
+            signal.signal(number, signal.SIG_DFL)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, note)
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _shown(reporter: Reporter, config: TrainConfig) -> Callable[[Progress], None]:
+    """Progress in pictures seen, as a bar with the time left or as a line now and then."""
+    reporter.begin("training")
+    whole = config.images
+
+    def show(progress: Progress) -> None:
+        reporter.step(progress.images_seen, whole)
+        if progress.iteration % LINE_EVERY == 0 or progress.iteration == progress.iterations:
+            left = max(0, whole - progress.images_seen)
+            minutes = left / max(progress.images_per_second, 1e-9) / 60
+            reporter.line(
+                f"iteration {progress.iteration} of {progress.iterations}, "
+                f"loss {progress.loss:.4f}, {progress.images_seen} pictures seen, "
+                f"{progress.images_per_second:.1f} pictures/s, {minutes:.0f} min left"
+            )
+
+    return show

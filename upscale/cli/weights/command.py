@@ -1,0 +1,176 @@
+"""`diffsr weights`: what there is, fetched, checked and removed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from upscale.cli.options import CONTEXT, DEBUG, OFFLINE, QUIET, option
+from upscale.cli.progress import Reporter
+from upscale.cli.weights.make import import_, publish
+from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, each, told
+from upscale.errors import UsageError
+
+
+@click.group(name="weights", context_settings=CONTEXT)
+def command() -> None:
+    """List, fetch, check, convert and publish weights.
+
+    \b
+    Weights are called by
+      NAME                           a name in weights.toml, or in a list of yours
+      FILE                           a .safetensors file that diffsr made
+      hf:ORG/REPO[@REVISION]/FILE    one on the Hugging Face Hub
+    """
+
+
+@command.command(name="list", context_settings=CONTEXT)
+@JSON
+@DEBUG
+def list_(as_json: bool, debug: bool) -> int:
+    """List the weights that have a name: diffsr's, and those of your own lists.
+
+    State: bundled (in the package), cached (on this machine), remote (on the Hub; fetched when
+    first used), local (a file of yours). Own lists are ~/.config/diffsr/weights.toml and the file
+    that DIFFSR_WEIGHTS_TOML names.
+    """
+    from upscale.weights.store import entries, state_of
+
+    rows = [told(entry, state_of(entry)) for entry in entries().values()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return 0
+    shown = ("name", "method", "domain", "input", "scales", "size", "state", "licence")
+    cells = [[*shown], *([cell(key, row[key]) for key in shown] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        click.echo("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+@command.command(context_settings=CONTEXT)
+@WHICH
+@OFFLINE
+@JSON
+@DEBUG
+def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
+    """Show all that is known of weights: their entry, and what the file tells of itself."""
+    from upscale.weights.file import metadata_of
+    from upscale.weights.store import find, locate, state_of
+
+    entry = find(name, offline)
+    state = state_of(entry)
+    row: dict[str, Any] = told(entry, state)
+    own: dict[str, Any] = {}
+    if state != "remote":
+        path = locate(entry, offline=True)
+        row["path"], own = str(path), metadata_of(path)
+    if as_json:
+        click.echo(json.dumps({**row, "file": own} if own else row, indent=2))
+        return 0
+    for key, value in {**own, **row}.items():
+        click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
+    return 0
+
+
+@command.command(context_settings=CONTEXT)
+@NAMES
+@option("--revision", metavar="REV", help="Branch, tag or commit, for hf:ORG/REPO/FILE.")
+@OFFLINE
+@JSON
+@QUIET
+@DEBUG
+def pull(
+    names: tuple[str, ...], revision: str | None, offline: bool, as_json: bool, quiet: bool,
+    debug: bool,
+) -> int:  # fmt: skip
+    """Fetch weights from the Hugging Face Hub into its cache; prints where they are.
+
+    hf:ORG/REPO without a file stands for the only weights in that repository. A download that
+    breaks off goes on from there when the command is run again. HF_HOME, HF_ENDPOINT, HF_TOKEN
+    (or `hf auth login`), HF_HUBOFFLINE, HF_HUB_DOWNLOAD_TIMEOUT and HF_HUB_ETAG_TIMEOUT count.
+    """
+    from upscale.weights import store
+
+    if not names:
+        raise UsageError("no weights named; `diffsr weights list` shows which there are")
+
+    def one(name: str, reporter: Reporter) -> dict[str, Any]:
+        entry, path = store.pull(name, revision, offline, reporter.fetching)
+        return {"name": entry.name, "path": str(path), "sha256": entry.sha256, "size": entry.size}
+
+    return each(names, one, "path", as_json, quiet)
+
+
+@command.command(context_settings=CONTEXT)
+@NAMES
+@option("--golden", is_flag=True, help="Also compute the golden vectors of published weights.")
+@OFFLINE
+@JSON
+@QUIET
+@DEBUG
+def verify(
+    names: tuple[str, ...], golden: bool, offline: bool, as_json: bool, quiet: bool, debug: bool
+) -> int:
+    """Check the sha256 and the content of weights; without names, of all that are here.
+
+    --golden runs the network on the input and the noise that were published with the weights, and
+    compares its answers. Exit code 5 where anything is wrong.
+    """
+    from upscale.weights import store
+
+    if not names:
+        known = store.entries().values()
+        names = tuple(e.name for e in known if store.state_of(e) != "remote")
+
+    def one(name: str, reporter: Reporter) -> dict[str, Any]:
+        fetching = {"offline": offline, "on_bytes": reporter.fetching}
+        entry = store.find(name, **fetching)
+        store.load(entry, **fetching)
+        row = {"name": entry.name, "sha256": entry.sha256, "status": "right"}
+        if golden:
+            from upscale.weights.golden import check
+
+            row["golden"] = round(check(entry, **fetching), 4)
+        return row
+
+    return each(names, one, "name", as_json, quiet)
+
+
+@command.command(context_settings=CONTEXT)
+@WHICH
+@JSON
+@DEBUG
+def path(name: str, as_json: bool, debug: bool) -> int:
+    """Print where weights are on this machine, once they are checked. Uses no network."""
+    from upscale.weights.store import find, locate
+
+    entry = find(name, offline=True)
+    place = str(locate(entry, offline=True))
+    row = {"name": entry.name, "path": place, "sha256": entry.sha256, "size": entry.size}
+    click.echo(json.dumps(row) if as_json else place)
+    return 0
+
+
+@command.command(context_settings=CONTEXT)
+@NAMES
+@JSON
+@QUIET
+@DEBUG
+def rm(names: tuple[str, ...], as_json: bool, quiet: bool, debug: bool) -> int:
+    """Remove weights from the Hub's cache; prints what was removed."""
+    from upscale.weights.store import remove
+
+    if not names:
+        raise UsageError("no weights named; `diffsr weights list` shows which there are")
+
+    def one(name: str, reporter: Reporter) -> dict[str, Any]:
+        return {"name": name, "path": str(remove(name))}
+
+    return each(names, one, "path", as_json, quiet)
+
+
+command.add_command(import_)
+command.add_command(publish)

@@ -1,0 +1,71 @@
+"""What the commands of `diffsr weights` share: options, rows, and the loop over names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from upscale.cli.options import option, weights_names
+from upscale.cli.progress import Reporter
+from upscale.errors import DiffsrError
+
+if TYPE_CHECKING:
+    from upscale.weights.registry import Entry
+
+JSON = option("--json", "as_json", is_flag=True, help="Print JSON.")
+WHICH = click.argument("name", metavar="NAME|FILE|hf:...", shell_complete=weights_names)
+NAMES = click.argument("names", nargs=-1, metavar="NAME|FILE|hf:...", shell_complete=weights_names)
+
+
+def each(
+    names: tuple[str, ...],
+    one: Callable[[str, Reporter], dict[str, Any]],
+    shown: str,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Do `one` with every name and print its row, or what of it is `shown`; those that fail are
+    told and do not stop the others. Returns the exit code."""
+    codes = []
+    with Reporter(quiet=quiet, unit="files") as reporter:
+        for name in names:
+            try:
+                row = one(name, reporter)
+            except DiffsrError as error:
+                if len(names) == 1:
+                    raise
+                codes.append(error.exit_code)
+                reporter.error(str(error))
+                row = {"name": name, "error": str(error), "kind": type(error).__name__}
+            if as_json:
+                reporter.result(json.dumps(row))
+            elif shown in row and "error" not in row:
+                reporter.result(str(row[shown]))
+    return max(codes, default=0)
+
+
+def told(entry: Entry, state: str) -> dict[str, Any]:
+    """An entry as JSON."""
+    scales: Any = list(entry.scales)
+    if entry.any_scale:
+        scales = dict(zip(("min", "max"), entry.scales, strict=True))
+    return {
+        "name": entry.name, "method": entry.method, "net": entry.net, "domain": entry.domain,
+        "input": entry.input,
+        "scales": scales, "size": entry.size, "sha256": entry.sha256, "licence": entry.licence,
+        "card": entry.card, "state": state, "hub": str(entry.hub) if entry.hub else None,
+        "list": str(entry.source) if entry.source else None,
+    }  # fmt: skip
+
+
+def cell(key: str, value: Any) -> str:
+    if key == "size":
+        return f"{value / 2**20:.1f} MiB"
+    if key == "scales" and isinstance(value, dict):
+        return f"{value['min']:g}-{value['max']:g}"
+    if key == "scales":
+        return ",".join(f"{scale:g}" for scale in value) or "-"
+    return str(value)

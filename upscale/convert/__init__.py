@@ -1,0 +1,1 @@
+"""Published checkpoints of SR3, IDM and ECDP become weights files."""

@@ -1,0 +1,250 @@
+"""Checkpoints of other programs, and of training, converted to weights that describe themselves.
+
+Opened as tensors alone (`torch.load(weights_only=True)`): a file that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upscale import __version__, methods
+from upscale.convert.ecdp import ecdp_from_published
+from upscale.convert.idm import idm_from_published
+from upscale.convert.sr3 import sr3_from_published
+from upscale.diffusion.process import describe
+from upscale.errors import DamagedWeights, DiffsrError, UntrustedWeights, UsageError, WeightsError
+from upscale.nets.ecdp import ECDPNet
+from upscale.nets.idm import IDMNet
+from upscale.nets.sr3 import SR3Net
+from upscale.weights import file as tensors
+from upscale.weights import golden, store
+from upscale.weights.file import PICKLES
+
+State = dict[str, Tensor]
+LONGEST = 2000  # characters of a message: a file of another kind has hundreds of strange keys
+# of the published samplers; their weights were not tuned for few steps
+_SAMPLING = {"sr3": {"sampler": "ddpm-posterior"}, "ecdp": {"sampler": "rk45"}, "idm": {}}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What leaves no trace in a published checkpoint; None: the published configuration's.
+
+    norm_groups: of sr3 and idm (32; 16 in sr3's 64 -> 512). max_scale: of idm's training.
+    selection, resize: of ecdp's encoder, see `ecdp_from_published`. scale: that it enlarges by.
+    """
+
+    method: str | None = None
+    norm_groups: int = 32
+    max_scale: float = 8.0
+    selection: tuple[int, ...] | None = None
+    resize: str = "antialias"
+    scale: float | None = None
+    domain: str | None = None
+    licence: str | None = None
+    sampler: str | None = None
+    steps: int | None = None
+
+
+def convert(path: Path, settings: Settings) -> tuple[State, dict[str, Any], bool]:
+    """(state, metadata, whether it may be stored as fp16) for `weights.save`, of a checkpoint.
+
+    path: of the published SR3, IDM or ECDP code (.pth, .pt, or the same keys in .safetensors), or
+    a checkpoint of `diffsr train`. The network is built and called before it is returned.
+    Raises UntrustedWeights, DamagedWeights, and WeightsError naming every key that is too many or
+    too few.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    try:
+        if path.suffix.lower() in PICKLES:
+            state, metadata = _published(path, _opened(path), settings)
+        elif "record" in tensors.header_of(path):
+            return (*_trained(path, settings), True)
+        elif "method" in tensors.metadata_of(path):
+            raise UsageError(f"{path} is diffsr's already: use it as it is, --weights {path}")
+        else:
+            state, metadata = _published(path, tensors.read(path)[0], settings)
+        golden.make(methods.build(state, metadata), _largest(metadata))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: {_cut(str(error))}") from error
+    except WeightsError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {_cut(str(error))}") from error
+    return state, metadata, False
+
+
+def _opened(path: Path) -> Any:
+    """What is in a file of torch.save: tensors and containers, or an error."""
+    try:
+        with warnings.catch_warnings():  # of pickle's protocols: no user can do anything about them
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no family of errors for files that are none of its own
+        told = str(error)
+        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL ([\w.]+)", told))))
+        if not wanted and isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            wanted = "more than tensors"  # in a newer form, whose names torch does not read
+        if wanted:
+            raise UntrustedWeights(
+                f"{path} asks for {wanted} when it is opened, which can run code: it is not "
+                "opened. Ask for a file of tensors alone (a state dict, or .safetensors)"
+            ) from error
+        # what torch says first is how to open it all the same: nobody should
+        detail = told.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+        line = next(iter(detail), type(error).__name__)
+        raise DamagedWeights(f"{path}: damaged, or no checkpoint of PyTorch ({line})") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(1) == pickle.PROTO
+
+
+# --- published ----------------------------------------------------------------------------------
+
+
+def _published(path: Path, opened: Any, settings: Settings) -> tuple[State, dict[str, Any]]:
+    state = _state_dict(path, opened)
+    seen = _method_of(state)
+    method = settings.method or seen
+    if method is None:
+        raise WeightsError(f"{path}: none of the published SR3, IDM and ECDP codes writes its keys")
+    if seen is not None and seen != method:
+        raise WeightsError(f"{path}: its keys are those of {seen}: --method {seen}")
+    net, state, law = _CONVERTERS[method](state, settings)
+    known = methods.get(method)
+    parameters = sum(p.numel() for p in net.parameters())
+    steps = {"steps": settings.steps} if settings.steps else {}
+    sampler = {"sampler": settings.sampler} if settings.sampler else _SAMPLING[method]
+    metadata = {
+        "method": method,
+        "net": f"{type(net).__name__}, {parameters} parameters, published",
+        "architecture": methods.describe(net),
+        "parametrisation": known.parametrisation,
+        "process": describe(known.process),
+        "defaults": {
+            "sampler": known.sampler, "steps": known.steps, "spacing": known.spacing,
+            **sampler, **steps,
+        },
+        "domain": settings.domain or ("photo" if method == "ecdp" else "face"),
+        "licence": settings.licence or "not stated",
+        "imported": {
+            "file": path.name, "sha256": store.sha256_of(path), "diffsr": __version__,
+        },
+        **law,
+    }  # fmt: skip
+    return state, metadata
+
+
+def _state_dict(path: Path, opened: Any) -> State:
+    """The one to use of a checkpoint: ECDP's tests take its moving average."""
+    if not isinstance(opened, dict):
+        raise WeightsError(f"{path} holds no state dict, but a {type(opened).__name__}")
+    for key in ("model_avg", "model", "state_dict"):
+        if isinstance(opened.get(key), dict):
+            opened = opened[key]
+            break
+    else:
+        if "optimizer" in opened:
+            raise WeightsError(f"{path} holds an optimiser's state: import the *_gen.pth beside it")
+    state = {key: value for key, value in opened.items() if key != "n_averaged"}
+    if state and all(str(key).startswith("module.") for key in state):  # DataParallel's, averages'
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _method_of(state: State) -> str | None:
+    """Whose names these are."""
+    keys = [str(key) for key in state]
+    if any(key.startswith(("model.diffusion.", "model.lr_feats.")) for key in keys):
+        return "ecdp"
+    if any(key.startswith("encoder.") for key in keys):
+        return "idm"
+    return "sr3" if any(key.startswith("denoise_fn.") for key in keys) else None
+
+
+def _sr3(state: State, settings: Settings) -> tuple[torch.nn.Module, State, dict[str, Any]]:
+    config, state = sr3_from_published(state, norm_groups=settings.norm_groups)
+    return SR3Net(config), state, {"scales": [settings.scale or 8.0], "std": None}
+
+
+def _idm(state: State, settings: Settings) -> tuple[torch.nn.Module, State, dict[str, Any]]:
+    groups, largest = settings.norm_groups, settings.max_scale
+    config, state = idm_from_published(state, norm_groups=groups, max_scale=largest)
+    return IDMNet(config), state, {"scales": {"min": 1.0, "max": largest}, "std": None}
+
+
+def _ecdp(state: State, settings: Settings) -> tuple[torch.nn.Module, State, dict[str, Any]]:
+    scale = settings.scale
+    if scale is not None and scale != int(scale):
+        raise UsageError(f"ecdp's networks enlarge by a whole number, not by {scale:g}")
+    config, state = ecdp_from_published(
+        state, resize=settings.resize, selection=settings.selection,
+        scale=None if scale is None else int(scale),
+    )  # fmt: skip
+    # r = 5 (x - mu) on [0, 1] is (x - mu) / 0.4 on [-1, 1]
+    kernel = "bicubic" if settings.resize == "antialias" else "bicubic-plain"
+    return ECDPNet(config), state, {"scales": [float(config.scale)], "std": 0.4, "kernel": kernel}
+
+
+_CONVERTERS = {"sr3": _sr3, "idm": _idm, "ecdp": _ecdp}
+
+
+# --- of training --------------------------------------------------------------------------------
+
+
+def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
+    """The moving average in a checkpoint of `diffsr train`, and what its run would tell of it."""
+    from upscale.train.card import metadata as told
+    from upscale.train.config import TrainConfig
+    from upscale.train.networks import make_net
+    from upscale.train.run import spec_of
+
+    try:
+        record = json.loads(tensors.header_of(path)["record"])
+        config = TrainConfig().with_(**record["config"])
+        net = make_net(config)
+        iteration, seen = int(path.stem.rpartition("-")[2]), int(record["images_seen"])
+    except (KeyError, TypeError, ValueError, DiffsrError) as error:
+        raise WeightsError(
+            f"{path}: this version cannot read that checkpoint ({error}); go on training with it, "
+            "which exports the weights at the end"
+        ) from error
+    if settings.method not in (None, config.method):
+        raise WeightsError(f"{path}: it is a checkpoint of --method {config.method}")
+    raw = tensors.read(path)[0]
+    state = {k.removeprefix("ema."): v for k, v in raw.items() if k.startswith("ema.")}
+    run = SimpleNamespace(
+        config=config, spec=spec_of(config), net=net, iteration=iteration, images_seen=seen,
+        taught=record.get("teacher", {}),
+    )  # fmt: skip
+    metadata = {**told(run, ""), "licence": settings.licence or "not stated"}
+    if settings.domain:
+        metadata["domain"] = settings.domain
+    chosen = {"sampler": settings.sampler, "steps": settings.steps}
+    metadata["defaults"] |= {k: v for k, v in chosen.items() if v is not None}
+    golden.make(methods.build(state, metadata), _largest(metadata))
+    return state, metadata
+
+
+def _largest(metadata: dict[str, Any]) -> float:
+    scales = metadata["scales"]
+    return float(scales["max"] if isinstance(scales, dict) else max(scales))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]} ... ({len(text) - LONGEST} characters more)"

@@ -1,0 +1,117 @@
+"""State dicts of the published IDM code (`*_gen.pth`) in this project's key names."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from upscale.convert.sr3 import SCHEDULE_KEYS
+from upscale.convert.sr3 import _config as unet_config
+from upscale.convert.sr3 import _outputs as outputs_of
+from upscale.convert.sr3 import _published as unet_name
+from upscale.nets.idm import IDMConfig, IDMNet
+
+_NOT = "not a published IDM network"
+# stored, and read by nothing: the published forward passes over them
+_DEAD = re.compile(
+    r"encoder\.(sub|add)_mean\..+|imnet\..+"
+    r"|denoise_fn\.(final_(down1|down2|linear|styleconv)|condition_(shift|scale1|scale2)\.0)\..+"
+    r"|denoise_fn\.ups\.\d+\.style\.(weight|modulated_conv\..+)"
+)
+_BODY = re.compile(r"encoder\.body\.(\d{1,4})\.(body\.)?.+")
+_MLP = re.compile(r"denoise_fn\.ups\.\d+\.imnet\.0")
+
+
+def idm_from_published(
+    state_dict: dict[str, Tensor],
+    *,
+    norm_groups: int = 32,
+    max_scale: float = 8.0,
+    dropout: float = 0.0,
+) -> tuple[IDMConfig, dict[str, Tensor]]:
+    """(config, state dict for IDMNet) of a published checkpoint.
+
+    Sizes and attention are read off the shapes; the other arguments leave no trace in a file.
+    What the published layers multiply at every call, equalised learning rates and the sqrt(2) of
+    a leaky ReLU, is multiplied in once. ValueError names, as the file does, every key that is
+    missing, unknown or of another shape than the rest implies.
+    """
+    state = {k: v for k, v in state_dict.items() if k not in SCHEDULE_KEYS | {"ddim_c1"}}
+    if strange := sorted(str(k) for k, v in state.items() if not isinstance(v, Tensor)):
+        raise ValueError(f"{_NOT}: no tensors in {strange}")
+    config = _config(state, norm_groups, max_scale, dropout)
+    # the published CNN goes one level deeper than what is read of it
+    last = f"denoise_fn.conv_body_down.{len(config.unet.mults) - 1}."
+    state = {k: v for k, v in state.items() if not (_DEAD.fullmatch(k) or k.startswith(last))}
+    with torch.device("meta"):
+        net = IDMNet(config)
+    wanted = {_published(k, net): (k, v.shape) for k, v in net.state_dict().items()}
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or extra:
+        raise ValueError(f"{_NOT}: missing {missing}, unexpected {extra}")
+    if other := sorted(k for k, (_, shape) in wanted.items() if state[k].shape != shape):
+        raise ValueError(f"{_NOT}: other shapes in {other}")
+    return config, {ours: _folded(k, state[k]) for k, (ours, _) in wanted.items()}
+
+
+def _config(
+    state: dict[str, Tensor], norm_groups: int, max_scale: float, dropout: float
+) -> IDMConfig:
+    blocks = [int(m[1]) + bool(m[2]) for k in state if (m := _BODY.fullmatch(k))]
+    heads = {
+        k.removeprefix("encoder.head.0."): v
+        for k, v in state.items()
+        if k.startswith("encoder.head.0.")
+    }
+    hidden = [v.shape[0] for k, v in state.items() if _MLP.match(k) and v.ndim]
+    try:
+        return IDMConfig(
+            unet=unet_config(state, norm_groups, dropout),
+            encoder_blocks=max(blocks, default=0),
+            encoder_features=outputs_of(heads, ("",), "encoder.head.0.weight"),
+            hidden=max(set(hidden), key=hidden.count, default=256),
+            max_scale=max_scale,
+            published=True,
+        )
+    except ValueError as error:
+        raise ValueError(f"{_NOT} ({error})") from error
+
+
+def _published(key: str, net: IDMNet) -> str:
+    """The published name of one of our keys."""
+    head, _, rest = key.partition(".")
+    number, _, name = rest.partition(".")
+    if head == "encoder":
+        key = key.replace(".head.", ".head.0.").replace(".blocks.", ".body.")
+        key = key.replace(".last.", f".body.{net.config.encoder_blocks}.")
+        return key.replace(".conv1.", ".body.0.").replace(".conv2.", ".body.2.")
+    if head == "tail":
+        return f"encoder.tail.0.{rest}"
+    if head == "stem":
+        return f"denoise_fn.conv_body_first.{'0' if rest == 'weight' else '1'}.{rest}"
+    if head == "shrink":
+        name = name.removeprefix("conv.")
+        return f"denoise_fn.conv_body_down.{number}.{'1' if name == 'weight' else '2'}.{name}"
+    if head == "project":
+        return f"denoise_fn.condition_shift.{int(number) + 1}.0.{name}"
+    if head in ("alpha1", "alpha2"):  # theirs count the other way: 1 is the U-Net's
+        which = {"alpha1": "scale2", "alpha2": "scale1"}[head]
+        return f"denoise_fn.condition_{which}.{int(number) + 1}.{name}"
+    if head == "offset":
+        return f"denoise_fn.ups.{net.sites[int(number)]}.style.activate.bias"
+    return unet_name(key).replace(".first.", ".imnet.0.").replace(".second.", ".imnet.1.")
+
+
+def _folded(key: str, value: Tensor) -> Tensor:
+    """A published parameter, times what is multiplied with it or with its output."""
+    equalised = "conv_body" in key or "condition_shift" in key
+    if equalised and value.ndim == 4:
+        value = value / math.sqrt(value[0].numel())
+    if "conv_body" in key:  # a leaky ReLU of 2x is twice that of x
+        return value * math.sqrt(2)
+    if key.endswith("imnet.0.weight"):  # reads an activation, and the offsets, which are none
+        return torch.cat([value[:, :-2] * math.sqrt(2), value[:, -2:]], 1)
+    return value

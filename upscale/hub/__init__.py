@@ -1,1 +1,0 @@
-"""Files of Hugging Face repositories; the only door to `huggingface_hub`."""

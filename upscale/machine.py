@@ -1,0 +1,101 @@
+"""The machine: which device, which number format, how much memory is left."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from upscale.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "fp32", "bf16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The word auto means CUDA where there is a usable one, else the CPU. Raises UsageError."""
+    if name not in DEVICES:
+        raise UsageError(f"no device {name!r}; have {', '.join(DEVICES)}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here (--device cpu works)")
+    return torch.device(name)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 convolutions are faster than fp32 here.
+
+    Without the processor's own bf16 instructions they are emulated: measured 10 times slower.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(probe())
+
+
+def pick_bf16(name: str, device: torch.device) -> bool:
+    """Whether networks run under bf16 autocast. Raises UsageError for an unknown name."""
+    if name not in DTYPES:
+        raise UsageError(f"no dtype {name!r}; have {', '.join(DTYPES)}")
+    return name == "bf16" or (name == "auto" and fast_bf16(device))
+
+
+def keep_pages() -> bool:
+    """Tell glibc's malloc to keep what is freed for what is next taken, for all of this process;
+    False where there is another malloc.
+
+    Without it every activation above 32 MiB is mapped and unmapped, and the kernel clears each of
+    its pages anew (docs/performance.md has what that costs).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # malloc.h: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD
+    return all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, -1)))
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken: of the GPU, or of this machine or its cgroup."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [_meminfo("MemAvailable")]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such cgroup, or "max": no limit
+    return max(64 << 20, min(found))
+
+
+def _meminfo(key: str) -> int:
+    """A line of /proc/meminfo in bytes; elsewhere half of the physical memory."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30  # Windows without /proc: an assumption that any machine with torch meets
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch has three ways to say it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+    )

@@ -1,0 +1,1 @@
+"""Picture in, larger picture out."""

@@ -1,0 +1,138 @@
+"""From a plan to pixels, in bands of whole rows: one band, or one for each row of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscale.diffusion.tiling import Box
+from upscale.errors import NumericalError
+from upscale.image.picture import Picture, fill_transparent
+from upscale.image.resize import Kernel, resize, resize_array
+from upscale.methods import Model
+from upscale.pipeline.blocks import Block, drawn, whole
+from upscale.pipeline.cascade import sampled
+from upscale.pipeline.consistency import settle, squared_error, tinge
+from upscale.pipeline.plan import Plan
+from upscale.pipeline.stage import Call, OnStep, Settings
+
+
+@dataclass
+class Enlarging:
+    """One picture's work. model: None for a mere resize by `kernel`. given: the user's spacing and
+    temperature. told, error (mean squared, of the output shrunk against the input): known once all
+    bands are made.
+    """
+
+    plan: Plan
+    model: Model | None
+    kernel: Kernel
+    common: Settings
+    given: tuple[str | None, float | None]
+    tile: str | int
+    device: torch.device
+    on_step: OnStep | None
+    call: Call
+    told: dict[str, Any] = field(default_factory=dict)
+    error: float = 0.0
+
+    def bands(self, source: Picture) -> Iterator[Picture]:
+        """The result from the top. Raises NumericalError, OutOfMemory."""
+        rgb, alpha = source.rgb, source.alpha
+        rgb = rgb if alpha is None else fill_transparent(rgb, alpha)
+        rows = self.plan.blocks or ((whole(source.size, self.plan.size_out),),)
+        many, count = sum(map(len, rows)), 0
+        for row in rows:
+            band = None
+            for block in row:
+                made = self._made(rgb, block, source.grey, count, many)
+                count += 1
+                if len(row) == 1:
+                    band = np.ascontiguousarray(made)
+                    continue
+                if band is None:
+                    size = (block.core.height, self.plan.size_out[1], 3)
+                    band = np.empty(size, np.float32)
+                band[:, block.core.left : block.core.left + block.core.width] = made
+            yield replace(source, rgb=band, alpha=self._alpha(alpha, row[0]))
+        self.error /= rgb.size
+
+    def _made(self, rgb: np.ndarray, block: Block, grey: bool, index: int, many: int) -> np.ndarray:
+        """float32 (h,w,3) in [0,1]: the core of a block."""
+        part = np.ascontiguousarray(rgb[_at(block.source)])
+        lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
+        sr = self._sampled(lr, block, index, many)
+        if self.common.bf16 and not torch.isfinite(sr).all():
+            # the one cause that was found is kept out (nets.blocks.Halving)
+            self.common = replace(self.common, bf16=False)
+            sr = self._sampled(lr, block, index, many)
+            self.told["notes"].append("bf16 gave what is not finite: done again in fp32")
+        if not torch.isfinite(sr).all():
+            raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
+        sr = sr.clamp_(-1, 1).float().add_(1).div_(2)
+        made = sr[0].permute(1, 2, 0).cpu().numpy()
+        if grey:
+            made = np.repeat(made.mean(2, keepdims=True), 3, 2)
+        self.error += float(squared_error(made, part)[block.inside_source].sum(dtype=np.float64))
+        return made[block.inside]
+
+    def _sampled(self, lr: Tensor, block: Block, index: int, many: int) -> Tensor:
+        size = (block.made.height, block.made.width)
+        if self.model is None:
+            self.told = {"nfe": 0, "tile": 0, "notes": list(self.plan.notes)}
+            return resize(lr, size, self.kernel)
+        stages = self.plan.stages
+        origin = (0, 0)
+        if self.plan.blocks:  # then there is but one
+            box = drawn(block.source, self.plan.size_in, stages[0].size_out)
+            origin, here = (box.top, box.left), tuple(lr.shape[-2:])
+            stages = (replace(stages[0], size_in=here, size_out=(box.height, box.width)),)
+        plan = replace(self.plan, size_out=size, stages=stages)
+        settings = replace(self.common, origin=origin)
+
+        def on_step(done: int, steps: int) -> None:
+            if self.on_step:
+                self.on_step(index * steps + done, many * steps)
+
+        sr, told = sampled(
+            self.model, plan, lr, settings, self.given, self.tile, on_step, self.call
+        )
+        notes = [*self.told.get("notes", []), *told["notes"]]
+        self.told = told | {"notes": list(dict.fromkeys(notes))}
+        ends = {"project": settle, "colour": tinge}
+        return ends[settings.consistency](sr, lr) if settings.consistency in ends else sr
+
+    def _alpha(self, alpha: np.ndarray | None, block: Block) -> np.ndarray | None:
+        """Of all columns of a row of blocks."""
+        if alpha is None:
+            return None
+        across = Box(block.source.top, 0, block.source.height, alpha.shape[1])
+        large = resize_array(alpha[_at(across)], (block.made.height, self.plan.size_out[1]))
+        return np.clip(large[block.inside[0]], 0, 1)
+
+
+def _at(box: Box) -> tuple[slice, slice]:
+    return slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+
+
+def joined(bands: Iterator[Picture], size: tuple[int, int]) -> Picture:
+    """All bands in one picture of `size`."""
+    whole, row = None, 0
+    for band in bands:
+        if band.size == size:
+            whole = band  # and no copy
+            continue
+        if whole is None:
+            alpha = None if band.alpha is None else np.empty(size, np.float32)
+            whole = replace(band, rgb=np.empty((*size, 3), np.float32), alpha=alpha)
+        rows = slice(row, row + band.size[0])
+        whole.rgb[rows] = band.rgb
+        if whole.alpha is not None:
+            whole.alpha[rows] = band.alpha
+        row = rows.stop
+    return whole

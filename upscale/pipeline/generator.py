@@ -1,0 +1,237 @@
+"""Pictures from noise alone: a network without a condition, then a cascade of super-resolution.
+
+SR3 section 4.7: a DDPM at 64x64, and SR3 models of 4x each; more steps at the low resolution, fewer
+at the high one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscale import methods
+from upscale.diffusion.denoiser import bind
+from upscale.diffusion.noise import noise_at
+from upscale.diffusion.process import SPACINGS, sigmas
+from upscale.diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
+from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
+from upscale.image.picture import Picture
+from upscale.machine import is_out_of_memory, pick_bf16, pick_device
+from upscale.pipeline import after
+from upscale.weights import store
+
+NAMES = ("ddpm-face-64",)  # taken where no weights are named, the first that is listed
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the network is sampled. sampler, steps, spacing, temperature: None is the weights' own.
+
+    rtol, atol: of the sampler that chooses its own steps.
+    """
+
+    sampler: str | None = None
+    steps: int | None = None
+    spacing: str | None = None
+    temperature: float | None = None
+    rtol: float = 1e-3
+    atol: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture and a JSON-able account of how it was made."""
+
+    picture: Picture
+    report: dict[str, Any]
+
+
+class Generator:
+    """Weights of an unconditional network on a device.
+
+    name: of weights in weights.toml, a .safetensors file or hf:ORG/REPO[@REVISION]/FILE; None takes
+    the first of `NAMES` that is listed. Raises UsageError, WeightsError.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+        on_bytes: store.OnBytes | None = None,
+    ) -> None:
+        self.device = pick_device(device)
+        self.bf16 = pick_bf16(dtype, self.device)
+        self.common = {"device": device, "dtype": dtype, "offline": offline, "on_bytes": on_bytes}
+        fetching = {"offline": offline, "on_bytes": on_bytes}
+        self.entry = store.find(name or usual(), **fetching)
+        if not methods.get(self.entry.method).unconditional:
+            raise UsageError(
+                f"weights {self.entry.name} are for {self.entry.method}, which enlarges a picture: "
+                f"diffsr upscale in.png --weights {name}"
+            )
+        self.model = methods.build(*store.load(self.entry, **fetching))
+        self.model.net.to(self.device).to(memory_format=torch.channels_last)
+        self.size = _size_of(self.model.metadata, self.entry.name)
+
+    def resolved(self, way: Way) -> Way:
+        """The same with the weights' own where nothing was asked for. Raises UsageError."""
+        law = self.model.law
+        sampler = way.sampler or law.sampler
+        if sampler not in SAMPLERS or (way.spacing or law.spacing) not in SPACINGS:
+            raise UsageError(f"no sampler {sampler!r} with spacing {way.spacing!r}; have "
+                             f"{', '.join(SAMPLERS)}; {', '.join(SPACINGS)}")  # fmt: skip
+        if sampler in ADAPTIVE and way.steps is not None:
+            raise UsageError(f"{sampler} chooses its own steps: leave --steps out")
+        steps = 1 if sampler in ADAPTIVE | {"once"} else way.steps or law.steps
+        warm = way.temperature
+        if warm is None:  # the weights' was chosen for samplers that add no noise of their own
+            warm = 1.0 if sampler in STOCHASTIC else law.temperature
+        return Way(sampler, steps, way.spacing or law.spacing, warm, way.rtol, way.atol)
+
+    def cascade(
+        self,
+        side: int | None = None,
+        names: Sequence[str] = (),
+        counts: Sequence[int] = (),
+        first: int | None = None,
+    ) -> list[after.Level]:
+        """The stages to a longer side of `side`; see `after.cascade`. first: steps before them."""
+        first = first or self.model.law.steps
+        return after.cascade(self.size, side, first, self.entry.domain, names, counts, self.common)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int = 0,
+        way: Way | None = None,
+        cascade: Sequence[after.Level] = (),
+        on_step: OnStep = lambda done, of: None,
+    ) -> list[Made]:
+        """The pictures of these numbers: each a function of seed and number. On a GPU all go
+        through the network at once; on a CPU one by one, so that they are equal to the last bit
+        whatever the others are. on_step(done, all) counts the pictures' sampler steps.
+
+        Raises NumericalError, OutOfMemory, UsageError, WeightsError.
+        """
+        way, started = self.resolved(way or Way()), time.perf_counter()
+        alone = self.device.type == "cpu" or way.sampler in ADAPTIVE
+        groups = [[index] for index in indices] if alone else [list(indices)]
+        each = way.steps + sum(level.steps or 1 for level in cascade)
+        total, before, made = each * len(indices), 0, []
+        for group in groups:
+            steps = _Told(on_step, before, len(group), total)
+            drawn, calls = self._drawn(group, seed, way, steps)
+            before += way.steps * len(group)
+            for index, tensor in zip(group, drawn, strict=True):
+                picture = Picture(_pixels(tensor))
+                report = self._report(index, seed, way, calls)
+                for level in cascade:
+                    tell = _Told(on_step, before, 1, total)
+                    picture, account = after.enlarged(level, picture, seed, tell)
+                    report["stages"].append(account)
+                    report["nfe"] += account["nfe"]
+                    before += level.steps or 1
+                report["size"] = list(picture.size)
+                made.append(Made(picture, report))
+        for one in made:
+            one.report["seconds"] = round((time.perf_counter() - started) / len(made), 3)
+        return made
+
+    def _drawn(
+        self, group: list[int], seed: int, way: Way, on_step: OnStep
+    ) -> tuple[list[Tensor], int]:
+        """(pictures (3,H,W) in [-1,1], network calls)."""
+        law, calls = self.model.law, 0
+
+        def noise(step: int) -> Tensor:
+            parts = [noise_at((seed, index, step), (0, 0), self.size) for index in group]
+            return torch.cat(parts).to(self.device) * way.temperature
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                return inner(x, sigma).clamp(-1, 1)  # as DDPM's published code: colours end there
+
+        inner = bind(self.model.net, None, law.parametrisation)
+        levels = sigmas(law.process, way.steps, way.spacing)
+        extra: dict[str, Any] = {"noise": noise} if way.sampler in STOCHASTIC else {}
+        if way.sampler in ADAPTIVE:
+            extra |= {"process": law.process, "rtol": way.rtol, "atol": way.atol}
+        try:
+            x = noise(-1) * float(levels[0])
+            x = SAMPLERS[way.sampler](denoise, x, levels, on_step=on_step, **extra)
+        except FloatingPointError as error:
+            raise NumericalError(f"{error}: no picture is made") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"memory ran out with {len(group)} pictures at once: "
+                              "try a smaller --batch") from error  # fmt: skip
+        if not torch.isfinite(x).all():
+            raise NumericalError("the network left the real numbers: no picture is made")
+        return list(x.float().cpu()), calls
+
+    def _report(self, index: int, seed: int, way: Way, calls: int) -> dict[str, Any]:
+        adaptive = way.sampler in ADAPTIVE
+        first = {
+            "weights": self.entry.name, "weights_sha256": self.entry.sha256,
+            "size": list(self.size), "sampler": way.sampler,
+            "steps": None if adaptive else way.steps, "nfe": calls, "spacing": way.spacing,
+            "temperature": way.temperature,
+        }  # fmt: skip
+        return {
+            "index": index, "seed": seed, "size": None, "nfe": calls, "device": str(self.device),
+            "dtype": "bf16" if self.bf16 else "fp32", "stages": [first],
+        }  # fmt: skip
+
+
+class _Told:
+    """`on_step` of one part of the work, told as that of all."""
+
+    def __init__(self, on_step: OnStep, before: int, times: int, total: int) -> None:
+        self.on_step, self.before, self.times, self.total = on_step, before, times, total
+
+    def __call__(self, done: int, of: int) -> None:
+        self.on_step(min(self.total, self.before + self.times * done), self.total)
+
+
+def usual() -> str:
+    """The weights that are taken where none are named. Raises WeightsError where there are none."""
+    known = store.entries()
+    made = [name for name, e in known.items() if e.method in methods.METHODS
+            and methods.METHODS[e.method].unconditional]  # fmt: skip
+    for name in (*NAMES, *made):
+        if name in known:
+            return name
+    raise WeightsError(
+        "no weights for generate (method ddpm); give a file with --weights, or train some: "
+        "diffsr train --recipe ddpm-face-64 --dataset DIR --output RUN"
+    )
+
+
+def _size_of(metadata: dict[str, Any], name: str) -> tuple[int, int]:
+    """(height, width) that a network was trained for. Raises WeightsError."""
+    size = metadata.get("size")
+    sides = size if isinstance(size, list) and len(size) == 2 else (None, None)
+    if not all(type(side) is int and 0 < side <= 4096 for side in sides):
+        raise WeightsError(f"{name} does not say the size of its pictures (size {size!r}): "
+                           "train it again with this version")  # fmt: skip
+    return sides[0], sides[1]
+
+
+def _pixels(x: Tensor) -> np.ndarray:
+    """(3,H,W) in [-1,1] -> (H,W,3) in [0,1]."""
+    return ((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous().numpy()

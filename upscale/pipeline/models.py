@@ -1,0 +1,161 @@
+"""Which weights a picture gets; each file is loaded once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import torch
+
+from upscale import methods
+from upscale.diffusion.denoiser import parametrisation as check
+from upscale.diffusion.samplers import STOCHASTIC
+from upscale.errors import UsageError
+from upscale.image.estimate import Degradation, degraded
+from upscale.image.picture import Picture
+from upscale.machine import available_memory
+from upscale.nets import winograd
+from upscale.weights import store
+
+INPUTS = ("auto", "clean", "real")
+
+
+class Models:
+    """The networks of one method, or of named weights, on a device; for several threads.
+
+    The arguments are those of `pipeline.Upscaler`.
+    """
+
+    def __init__(
+        self,
+        method: str | None,
+        name: str | None,
+        domain: str,
+        device: torch.device,
+        offline: bool,
+        on_bytes: store.OnBytes | None,
+        compile: bool = False,
+        input: str = "auto",
+    ) -> None:
+        if input not in INPUTS:
+            raise UsageError(f"no input {input!r}; have {', '.join(INPUTS)}")
+        self.name, self.domain, self.device = name, domain, device
+        self.compile, self.input = compile, input
+        self.fetching = {"offline": offline, "on_bytes": on_bytes}
+        self.method = method
+        if name is not None:
+            found = store.find(name, **self.fetching).method
+            if method is not None and method != found:
+                raise UsageError(f"weights {name} are for --method {found}, not {method}")
+            self.method = found
+        self.law = methods.enlarging(self.method or methods.preferred(domain)[0])
+        self._loaded: dict[str, methods.Model] = {}
+        self._lock = threading.Lock()
+
+    def taken_for(self, picture: Picture | None) -> tuple[str | None, Degradation | None]:
+        """(clean or real, the estimate that says so): each picture by its own pixels, unless the
+        user says which, or names a method or weights and so leaves nothing to choose."""
+        if self.name is not None or self.law.kernel is not None:
+            return None, None
+        if self.input != "auto":
+            return self.input, None
+        if self.method is not None or picture is None:
+            return None, None
+        found = degraded(picture)
+        return ("real" if found.real else "clean"), found
+
+    def entry(self, scale: float, input: str | None = None) -> store.Entry | None:
+        """The weights for this scale, and for real input if there are any where it is wanted; None
+        for methods without a network."""
+        if self.law.kernel is not None:
+            return None
+        if self.name is not None:
+            return store.find(self.name, **self.fetching)
+        names = methods.preferred(self.domain) if self.method is None else (self.method,)
+        real = store.choose_real(names, scale, self.domain) if input == "real" else None
+        return real or store.choose_first(names, scale, self.domain)
+
+    def model(self, entry: store.Entry) -> methods.Model:
+        with self._lock:
+            if entry.name not in self._loaded:
+                state, metadata = store.load(entry, **self.fetching)
+                model = methods.build(state, metadata)
+                self.ready(model.net)
+                self._loaded[entry.name] = model
+            return self._loaded[entry.name]
+
+    def ready(self, net: torch.nn.Module) -> torch.nn.Module:
+        """On the device, laid out for its convolutions, with what only inference allows where
+        memory is plenty; the same network."""
+        net.to(self.device).to(memory_format=torch.channels_last)
+        if self.compile:
+            net.forward = compiled(net.forward)
+            return net
+        wide = self.device.type == "cpu" and getattr(net, "wide", False)
+        if wide and winograd.extra_bytes(net) < available_memory(self.device) // 4:
+            winograd.quicken(net)
+        return net
+
+    def law_at(self, scale: float) -> methods.Method:
+        """How the weights for this scale sample unless told otherwise."""
+        entry = self.entry(scale)
+        return self.law if entry is None else self.model(entry).law
+
+    def use_schedule(self, schedule: methods.Schedule, scale: float) -> None:
+        """Sample so from now on at this scale, whatever the weights say."""
+        entry = self.entry(scale)
+        model = self.model(entry)
+        self._loaded[entry.name] = replace(model, law=model.law.with_schedule(schedule))
+
+
+def compiled(function: Callable) -> Callable:
+    """`torch.compile` of it, at its first call. The code is kept on the disk by torch, so that the
+    next process is quicker. Raises UsageError where it cannot be compiled."""
+    fast = torch.compile(function)
+
+    @wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        from torch._dynamo.exc import TorchDynamoException  # after torch.compile it costs nothing
+
+        try:
+            return fast(*args, **named)
+        except TorchDynamoException as error:
+            first = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"the network cannot be compiled here ({first}): leave --compile out"
+            ) from error
+
+    return call
+
+
+def read_as(model: methods.Model, name: str | None) -> methods.Model:
+    """The model with its answers read in another way: the hybrid's heads one by one."""
+    if name is None or name == model.law.parametrisation:
+        return model
+    own = model.law.parametrisation
+    if not (name.startswith("hybrid") and own.startswith("hybrid")):
+        raise UsageError(
+            f"--parametrisation {name}: these weights' network was trained for {own}"
+            + (", and has one head" if not own.startswith("hybrid") else "; have hybrid...")
+        )
+    try:
+        check(name)
+    except ValueError as error:
+        raise UsageError(f"--parametrisation: {error}") from error
+    return replace(model, law=replace(model.law, parametrisation=name))
+
+
+def warmth(
+    model: methods.Model, sampler: str, steps: int, spacing: str | None, temperature: float | None
+) -> tuple[float, tuple[float, ...]]:
+    """(temperature, noise levels) of a stage; the levels are empty where none were searched for,
+    or the user names a spacing."""
+    schedule = model.law.tuned(sampler, steps) if spacing is None else None
+    # a weights file's temperature was chosen for samplers that add no noise of their own
+    own = 1.0 if sampler in STOCHASTIC else model.law.temperature
+    if schedule is not None:
+        own = schedule.temperature
+    return own if temperature is None else temperature, schedule.sigmas if schedule else ()

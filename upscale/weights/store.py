@@ -1,0 +1,289 @@
+"""From a name, a path or a place on the Hub to a verified file and its tensors.
+
+Pickles are never opened here. A listed file is used only
+after its sha256 was compared with the list, one of the Hub's cache after it was compared with what
+the Hub calls it; one saved by `save` carries a digest of its own, compared by `read`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from upscale.errors import DamagedWeights, DiskFull, UntrustedWeights, UsageError, WeightsError
+from upscale.weights.file import PICKLES, metadata_of, read, save
+from upscale.weights.hub import files
+from upscale.weights.hub.files import OnBytes
+from upscale.weights.hub.names import Hub, parse
+from upscale.weights.registry import PACKAGE, Entry, entries, scales_of
+
+__all__ = [
+    "Entry", "Hub", "OnBytes", "candidates", "choose", "choose_first", "choose_real",
+    "entries", "find", "load", "locate", "pull", "read", "remove", "save", "sha256_of", "state_of",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    import torch
+
+_verified: dict[tuple[str, int, int], str] = {}  # (path, mtime_ns, size) -> sha256
+
+
+def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | None = None) -> Entry:
+    """The entry of that name, or one made from the own metadata of a local .safetensors file or of
+    a file on the Hub (hf:ORG/REPO[@REVISION]/FILE), which is fetched unless the cache has it."""
+    text = str(name_or_path)
+    if text.startswith("hf:"):
+        return _remote(parse(text), offline, on_bytes)
+    known = entries()
+    if text in known:
+        return known[text]
+    path = Path(text).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise UntrustedWeights(
+            f"{text}: pickled weights can run code when opened; diffsr reads .safetensors only. "
+            f"Convert them: diffsr weights import {text} --method METHOD"
+        )
+    if path.suffix == ".safetensors" or path.is_file() or len(Path(text).parts) > 1:
+        return _local(path)
+    near = difflib.get_close_matches(text, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    have = ", ".join(name for name, entry in known.items() if entry.domain != "metric") or "none"
+    raise WeightsError(f"no weights named {text}; {hint}Have {have}, "
+                       "or give the path of a .safetensors file")  # fmt: skip
+
+
+def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = False) -> Entry:
+    """The first listed entry of `method` and `domain`, for clean input, that serves `scale`;
+    trained for just that scale goes before a range. With `nearest`, one that does not cover it is
+    better than none."""
+    same = _listed((method,), domain)
+    able = [e for e in same if nearest or e.serves(scale)]
+    if able:
+        return min(able, key=lambda e: (e.distance(scale), e.any_scale))
+    have = ", ".join(dict.fromkeys(e.scales_text() for e in same))
+    others = [e.name for e in entries().values() if e.method == method and e not in same]
+    train = f"train some: diffsr train --method {method} --scale {scale:g}"
+    if same:
+        raise WeightsError(f"no weights for {method} at x{scale:g}; have {have} (--scale), "
+                           f"or {train}")  # fmt: skip
+    if others:
+        raise WeightsError(f"no {domain} weights for {method}; have {', '.join(others)} "
+                           f"(--weights), or {train}")  # fmt: skip
+    raise WeightsError(f"no weights for {method}; give a file with --weights, or {train}")
+
+
+def choose_first(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry:
+    """Of the first method that has weights for the scale; else the nearest of the last method."""
+    for name in names:
+        if any(e.serves(scale) for e in _listed((name,), domain)):
+            return choose(name, scale, domain)
+    return choose(names[-1], scale, domain, nearest=True)
+
+
+def choose_real(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry | None:
+    """Of the weights of these methods for real input those that are nearest to the scale, and of
+    them the first method's; None where there are none."""
+    listed = _listed(names, domain, "real")
+    best = sorted(listed, key=lambda e: (e.distance(scale), names.index(e.method), e.any_scale))
+    return best[0] if best else None
+
+
+def _listed(names: tuple[str, ...], domain: str, input: str = "clean") -> list[Entry]:
+    wanted = domain, input
+    return [e for e in entries().values() if e.method in names and (e.domain, e.input) == wanted]
+
+
+def candidates(
+    names: tuple[str, ...], scale: float | None, domain: str, input: str = "auto"
+) -> list[Entry]:
+    """All that `Models.entry` may choose for pictures of a batch. scale: None where it differs."""
+    if scale is None:
+        inputs = ("clean", "real") if input == "auto" else (input,)
+        found = [e for one in inputs for e in _listed(names, domain, one)]
+        return found or _listed(names, domain)
+    real = choose_real(names, scale, domain) if input != "clean" else None
+    if input == "real" and real is not None:
+        return [real]
+    return [choose_first(names, scale, domain), *([real] if real else [])]
+
+
+def _local(path: Path) -> Entry:
+    """The entry of a file that is not in the list, from the metadata `save` put into it."""
+    meta = metadata_of(path)
+    if not isinstance(meta.get("method"), str):
+        raise WeightsError(f"{path}: its header does not say which method it is for; "
+                           "was it saved by diffsr?")  # fmt: skip
+    scales = scales_of(meta.get("scales", []))
+    if scales is None:
+        raise WeightsError(f"{path}: its header's scales make no sense: {meta['scales']}")
+    texts = {key: str(meta.get(key, "")) for key in ("net", "licence", "card")}
+    return Entry(
+        name=path.stem, method=meta["method"], domain=str(meta.get("domain", "photo")),
+        scales=scales, any_scale=isinstance(meta.get("scales"), dict), sha256=sha256_of(path),
+        size=path.stat().st_size, path=path, input=_input_of(meta), **texts,
+    )  # fmt: skip
+
+
+def _input_of(meta: dict[str, Any]) -> str:
+    """What a file's weights are for, by how their small pictures were made."""
+    found: Any = meta.get("input")
+    if found is None:
+        for key in ("training", "config", "degradation"):
+            meta = meta.get(key, {}) if isinstance(meta, dict) else {}
+        found = meta
+    return "real" if found == "real" else "clean"
+
+
+def _remote(hub: Hub, offline: bool, on_bytes: OnBytes | None) -> Entry:
+    """The entry of an unlisted file on the Hub. What the cache has is used without asking the Hub
+    for news of a branch: that is `pull`'s."""
+    if not hub.file:
+        raise UsageError(f"{hub} names no file; `diffsr weights pull {hub}` says which there are")
+    path = files.cached(hub) or files.fetch(hub, offline=offline, on_bytes=on_bytes)
+    return _checked(hub, path)
+
+
+def _checked(hub: Hub, path: Path) -> Entry:
+    """The entry of an unlisted file in the cache; a damaged one is removed from it."""
+    exact = replace(hub, revision=files.pinned_by(path))
+    try:
+        files.check_sent(path)
+        return replace(_local(path), name=str(exact), hub=exact)
+    except DamagedWeights as error:
+        files.discard(path)
+        raise DamagedWeights(f"{hub}: {error}; it is removed: run again") from error
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def locate(entry: Entry, offline: bool = False, on_bytes: OnBytes | None = None) -> Path:
+    """The entry's file on this machine, its sha256 checked: bundled, cached, or downloaded.
+
+    offline: never ask the network. on_bytes(done, all) while it is downloaded. A damaged file in
+    the Hub's cache is removed, so that the next run fetches it anew.
+    Raises WeightsError (missing, damaged, unreachable) and DiskFull.
+    """
+    if entry.path is not None:
+        changed = "it changed while diffsr was running: run again"
+        return _verify(entry, entry.path, changed if entry.source is None else "fetch it again")
+    if entry.bundled is not None:
+        return _verify(entry, PACKAGE / "bundled" / entry.bundled, "install diffsr again")
+    assert entry.hub is not None
+    path = files.cached(entry.hub)
+    if path is None:
+        try:
+            path = files.fetch(
+                entry.hub, sha256=entry.sha256, size=entry.size, offline=offline, on_bytes=on_bytes
+            )
+        except (WeightsError, DiskFull) as error:
+            raise type(error)(f"{entry.name}: {error}") from error
+    try:
+        return _verify(entry, path.resolve(), "it is removed from the cache: run again")
+    except DamagedWeights:
+        files.discard(path)
+        raise
+
+
+def _verify(entry: Entry, path: Path, cure: str) -> Path:
+    """`path` if it is the entry's file. Raises WeightsError, DamagedWeights."""
+    try:
+        size, found = path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"{entry.name}: {path}: {error.strerror}; {cure}") from error
+    if size != entry.size:
+        raise DamagedWeights(
+            f"{entry.name}: {path} is damaged: {size} bytes, not {entry.size}; {cure}"
+        )
+    if found != entry.sha256:
+        raise DamagedWeights(
+            f"{entry.name}: {path} is damaged: its sha256 is {found}, not {entry.sha256}; {cure}"
+        )
+    return path
+
+
+def pull(
+    name: str, revision: str | None = None, offline: bool = False, on_bytes: OnBytes | None = None
+) -> tuple[Entry, Path]:
+    """Bring weights to this machine, asking the Hub for the newest where a branch is named.
+
+    name: of a list, or hf:ORG/REPO[@REVISION][/FILE], without FILE the only weights that the
+    repository has. revision: of those, instead of its own. Raises WeightsError, UsageError.
+    """
+    if not name.startswith("hf:"):
+        if revision is not None:
+            raise UsageError(f"--revision is for hf:ORG/REPO/FILE; {name} stands for one file")
+        entry = find(name)
+        return entry, locate(entry, offline, on_bytes)
+    hub = parse(name, revision)
+    if not hub.file:
+        hub = replace(hub, file=_only(hub, files.listing(hub, offline)))
+    path = files.cached(hub) if hub.pinned or offline else None
+    entry = _checked(hub, path or files.fetch(hub, offline=offline, on_bytes=on_bytes))
+    return entry, locate(entry)
+
+
+def _only(hub: Hub, found: list[Hub]) -> str:
+    """The name of the one file that a listing holds."""
+    if len(found) == 1:
+        return found[0].file
+    have = ", ".join(f"{hub}/{file.file}" for file in found)
+    raise WeightsError(f"{hub} has no weights (.safetensors)" if not found
+                       else f"{hub} has several weights; name one: {have}")  # fmt: skip
+
+
+def state_of(entry: Entry) -> str:
+    """bundled, local, cached or remote; asks no network and checks nothing."""
+    if entry.bundled:
+        return "bundled"
+    if entry.hub is None:
+        return "local"
+    return "cached" if files.cached(entry.hub) else "remote"
+
+
+def remove(name: str) -> Path:
+    """Take weights off the Hub's cache; returns the path that was. Raises WeightsError."""
+    hub = parse(name) if name.startswith("hf:") else find(name).hub
+    if hub is None:
+        raise WeightsError(f"{name} is no file of the Hub's cache: remove it as any other file")
+    path = files.cached(hub) if hub.file else None
+    if path is None:
+        raise WeightsError(f"{name} is not in the Hub's cache")
+    files.discard(path)
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hex; read again only if its time or size changed."""
+    status = path.stat()
+    key = (str(path.resolve()), status.st_mtime_ns, status.st_size)
+    if key not in _verified:
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        _verified[key] = digest.hexdigest()
+    return _verified[key]
+
+
+# --- tensors ------------------------------------------------------------------------------------
+
+
+def load(
+    entry: Entry,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+    on_bytes: OnBytes | None = None,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state dict with the stored dtypes, metadata) of a verified file. Raises as `locate`."""
+    try:
+        return read(locate(entry, offline, on_bytes), device)
+    except DamagedWeights as error:
+        path = files.cached(entry.hub) if entry.hub else None
+        if path is None:
+            raise
+        files.discard(path)
+        raise DamagedWeights(f"{error}; it is removed from the cache: run again") from error
