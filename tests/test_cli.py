@@ -19,7 +19,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import upscale.cli.upscale.command as command_module
+from upscale.cli.help import Command
 from upscale.cli.main import COMMANDS, cli
+from upscale.cli.options import QUIET, Finite, option
 from upscale.errors import DiffsrError, InputError, OutputError, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -299,8 +301,7 @@ def test_every_option_has_an_environment_variable(name):
         if isinstance(param, click.Option):
             long = max(param.opts, key=len)[2:]
             assert param.envvar == "DIFFSR_" + long.replace("-", "_").upper()
-            assert param.show_envvar
-            assert param.help or isinstance(param.type, click.Choice)
+            assert param.help and param.group
 
 
 @pytest.mark.parametrize(
@@ -618,6 +619,38 @@ def test_bench_fits_its_table_to_a_terminal(here, bench, monkeypatch):
 def test_help_of_every_command(name):
     result = run(*filter(None, [name]), "--help")
     assert "Usage: diffsr" in result.output.replace("Usage: cli", "Usage: diffsr")
+
+
+@pytest.mark.parametrize("name", ["upscale", "train", "bench", "generate"])
+def test_help_shows_the_common_options_and_help_all_every_one(name):
+    command = cli.get_command(click.Context(cli), name)
+    short, full = (run(name, flag).output for flag in ("--help", "--help-all"))
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    for page in (short, full):  # once, not at every option
+        assert page.count("DIFFSR_SCALE=2") == 1
+    for param in options:
+        flag = rf"(?m)^  (-\w, )?{max(param.opts, key=len)}\b(?!-)"
+        assert re.search(flag, full)
+        assert bool(re.search(flag, short)) is not param.expert
+    assert f"shows all {len(options)}" in " ".join(short.split())
+
+
+def test_help_writes_ranges_and_defaults_in_words():
+    @click.command(cls=Command, examples=[("diffsr x", "does x")])
+    @option("--side", type=click.IntRange(1), default=4, help="Side.", group="Size")
+    @option("--share", type=Finite(0, 1), help="Share.", show_default="stored in the weights")
+    @option("--rest", type=Finite(0, min_open=True), help="Rest.", envvar="DIFFSR_OTHER")
+    @QUIET
+    def one(**options):
+        pass
+
+    page = CliRunner().invoke(one, ["--help"], prog_name="x").output
+    assert "Side. [1 or more; default: 4]" in page
+    assert "Share. [0 to 1; default: stored in the weights]" in page
+    assert "Rest. [above 0; variable: DIFFSR_OTHER]" in page
+    titles = re.findall(r"(?m)^([A-Z]\w+):$", page)
+    assert titles == ["Examples", "Size", "Options", "General"]
+    assert "--help-all" not in page  # a short page has all
 
 
 def test_errors_have_their_codes():

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from upscale import __version__
+from upscale.cli.help import Command
 from upscale.cli.options import CONTEXT, DEBUG, option
 from upscale.errors import DiffsrError
 
@@ -23,7 +24,7 @@ _PACKAGES = (
 _SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
 
 
-@click.command(name="doctor", context_settings=CONTEXT)
+@click.command(name="doctor", cls=Command, context_settings=CONTEXT)
 @option("--json", "as_json", is_flag=True, help="As a JSON object.")
 @DEBUG
 def command(as_json: bool, debug: bool) -> int:

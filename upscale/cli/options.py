@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 
 # Copies of tables that live beside torch; tests/test_cli.py compares them.
@@ -39,13 +40,19 @@ ANY_PATH = click.Path(allow_dash=True, readable=False)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def option(*names: str, **settings: Any) -> Callable:
-    """`click.option` with the environment variable DIFFSR_<LONG NAME>, shown in the help."""
+def option(*names: str, group: str = "Options", expert: bool = False, **settings: Any) -> Callable:
+    """`click.option` in a group of the help page, with the environment variable DIFFSR_<LONG NAME>.
+
+    group: the title of its section; the sections stand as they first appear. expert: only
+    --help-all shows it. The range, and a default that is neither None nor a flag's, are appended
+    to `help` by `upscale.cli.help`; show_default="a text" says what a default of None means.
+    """
     long = next(name for name in names if name.startswith("--"))
     variable = "DIFFSR_" + long.split("/")[0][2:].replace("-", "_").upper()
     shown = settings.get("default") is not None and not settings.get("is_flag")
-    defaults = {"envvar": variable, "show_envvar": True, "show_default": shown}
-    return click.option(*names, **{**defaults, **settings})
+    unusual = settings.get("envvar", variable) != variable
+    defaults = {"envvar": variable, "show_envvar": unusual, "show_default": shown, "cls": Option}
+    return click.option(*names, group=group, expert=expert, **{**defaults, **settings})
 
 
 class Named(click.Choice):
@@ -160,7 +167,7 @@ def dataset_names(
 
 
 def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
-    """Which of some exclusive parameters is given; the command line goes before the environment.
+    """Which of some exclusive parameters is given; the command line overrides the environment.
 
     Raises UsageError for two from the same place.
     """
@@ -180,15 +187,19 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
 
 
 # what several commands have alike
+MACHINE = "Machine"
 DEVICE = option(
-    "--device", type=Named(("auto", "cpu", "cuda")), default="auto", help="Where to run."
-)
+    "--device", type=Named(("auto", "cpu", "cuda")), default="auto", group=MACHINE,
+    help="Where the network runs.",
+)  # fmt: skip
 DTYPE = option(
-    "--dtype",
-    type=Named(("auto", "fp32", "bf16")),
-    default="auto",
+    "--dtype", type=Named(("auto", "fp32", "bf16")), default="auto", group=MACHINE, expert=True,
     help="Number format of the network.",
+)  # fmt: skip
+OFFLINE = option(
+    "--offline", is_flag=True, group=GENERAL, expert=True, help="Never use the network."
 )
-OFFLINE = option("--offline", is_flag=True, help="Never use the network.")
-QUIET = option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-DEBUG = option("--debug", is_flag=True, help="Show tracebacks.")
+QUIET = option("-q", "--quiet", is_flag=True, group=GENERAL, help="Print errors only.")
+DEBUG = option(
+    "--debug", is_flag=True, group=GENERAL, expert=True, help="Show tracebacks of errors."
+)

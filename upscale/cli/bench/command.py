@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from upscale.bench.columns import DEFAULT_METRICS, METRICS
 from upscale.cli.bench.run import compare_runs, compare_sets, html, markdown, put, run_bench
+from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
@@ -41,7 +42,7 @@ from upscale.cli.progress import Reporter
 from upscale.errors import InputError, OutputError, UsageError
 
 
-@click.command(name="bench", context_settings=CONTEXT)
+@click.command(name="bench", cls=Command, context_settings=CONTEXT)
 @option(
     "--dataset",
     metavar="DIR|NAME",

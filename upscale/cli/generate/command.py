@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from upscale import __version__
 from upscale.cli.generate.outputs import STDOUT, Work, work_of
+from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
@@ -50,7 +51,7 @@ def _generating(
     return found or [CompletionItem(incomplete, type="file")]
 
 
-@click.command(name="generate", context_settings=CONTEXT)
+@click.command(name="generate", cls=Command, context_settings=CONTEXT)
 @option(
     "-o",
     "--output",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
@@ -63,7 +64,7 @@ class Pair(click.ParamType):
         return first, second
 
 
-@click.command(name="build", context_settings=CONTEXT)
+@click.command(name="build", cls=Command, context_settings=CONTEXT)
 @option("--hr", required=True, metavar="DIR", type=ANY_PATH, help="Folder of true pictures.")
 @option(
     "--lr",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from upscale.cli.help import Group
 from upscale.cli.humaneval.build import build
 from upscale.cli.options import ANY_PATH, CONTEXT, DEBUG, QUIET, Finite, option
 from upscale.cli.progress import Reporter
@@ -17,7 +18,7 @@ from upscale.errors import DiffsrError, UsageError
 STUDY = click.argument("study", type=ANY_PATH, metavar="STUDY")
 
 
-@click.group(name="humaneval", context_settings=CONTEXT)
+@click.group(name="humaneval", cls=Group, context_settings=CONTEXT)
 def command() -> None:
     """Ask people which of two pictures is real, as in SR3's human evaluation (2AFC).
 

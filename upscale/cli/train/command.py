@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
@@ -47,7 +48,7 @@ def _recipe_names(
     return [CompletionItem(name) for name in RECIPES if name.startswith(incomplete)]
 
 
-@click.command(name="train", context_settings=CONTEXT)
+@click.command(name="train", cls=Command, context_settings=CONTEXT)
 @option(
     "--dataset",
     metavar="WHAT",

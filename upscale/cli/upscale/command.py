@@ -11,6 +11,7 @@ import click
 from upscale.batch import names
 from upscale.batch.job import Job
 from upscale.batch.shard import parse
+from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
@@ -162,7 +163,7 @@ def _with_options(function: Callable) -> Callable:
     return function
 
 
-@click.command(name="upscale", context_settings=CONTEXT)
+@click.command(name="upscale", cls=Command, context_settings=CONTEXT)
 @click.argument("paths", nargs=-1, metavar="INPUTS...", type=ANY_PATH)
 @_with_options
 @click.pass_context

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from upscale.cli.help import Group
 from upscale.cli.options import CONTEXT, DEBUG, OFFLINE, QUIET, option
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.make import import_, publish
@@ -14,7 +15,7 @@ from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, each, told
 from upscale.errors import UsageError
 
 
-@click.group(name="weights", context_settings=CONTEXT)
+@click.group(name="weights", cls=Group, context_settings=CONTEXT)
 def command() -> None:
     """List, fetch, check, convert and publish weights.
 

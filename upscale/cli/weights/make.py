@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
@@ -27,7 +28,7 @@ from upscale.errors import OutputError, UsageError
 _LICENCE = option("--licence", metavar="TEXT", help="Under which the weights are given (SPDX).")
 
 
-@click.command(name="import", context_settings=CONTEXT)
+@click.command(name="import", cls=Command, context_settings=CONTEXT)
 @click.argument("file", type=ANY_PATH)
 @option(
     "--method",
@@ -109,7 +110,7 @@ def import_(
     return 0
 
 
-@click.command(name="publish", context_settings=CONTEXT)
+@click.command(name="publish", cls=Command, context_settings=CONTEXT)
 @WHICH
 @click.argument("repo", metavar="ORG/REPO")
 @_LICENCE
