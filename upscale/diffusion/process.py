@@ -7,13 +7,14 @@ IDM noise in 2000 discrete steps, ECDP in continuous time, and a sampler needs t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from upscale.diffusion.table import SPACINGS, loaded
 
 
 def sigma_of(alpha_bar: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ def _stratified(count: int, generator: torch.Generator) -> Tensor:
     return (torch.randperm(count, generator=generator) + offset) / count
 
 
-def _log_snr_grid(process: Process, steps: int) -> Tensor:
+def log_snr_grid(process: Process, steps: int) -> Tensor:
     """Uniform in log-SNR between the process's ends."""
     return torch.exp(
         torch.linspace(
@@ -215,18 +216,18 @@ def _log_snr_grid(process: Process, steps: int) -> Tensor:
     )
 
 
-def _phi_grid(process: Process, steps: int) -> Tensor:
+def phi_grid(process: Process, steps: int) -> Tensor:
     """Uniform in the angle phi = atan(sigma), in which DDIM rotates at constant speed."""
     top = math.atan(process.sigma_max)
     return torch.tan(top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
 
 
-def _t_grid(process: Process, steps: int) -> Tensor:
+def t_grid(process: Process, steps: int) -> Tensor:
     """Uniform in process time (a strided table)."""
     return process.sigma_of_t(torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
 
 
-def _beta_grid(process: Process, steps: int) -> Tensor:
+def beta_grid(process: Process, steps: int) -> Tensor:
     """SR3's own inference tables: `steps` linear betas of their own.
 
     The paper searches the end points for each budget; here the first beta is the training table's,
@@ -249,17 +250,9 @@ def _beta_grid(process: Process, steps: int) -> Tensor:
     return torch.expm1(-log_alpha_bar((low + high) / 2)).sqrt().flip(0)
 
 
-SPACINGS: dict[str, Callable[[Process, int], Tensor]] = {
-    "logsnr": _log_snr_grid,
-    "phi": _phi_grid,
-    "t": _t_grid,
-    "beta": _beta_grid,
-}
-
-
 def sigmas(process: Process, steps: int, spacing: str = "logsnr") -> Tensor:
     """Noise levels for `steps` sampler steps: float64 (steps + 1,), descending, the last is 0."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    grid = SPACINGS[spacing](process, steps)
+    grid = loaded(SPACINGS[spacing])(process, steps)
     return torch.cat([grid, torch.zeros(1, dtype=torch.float64)])

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from upscale.diffusion.denoiser import Denoiser
 from upscale.diffusion.process import Process
+from upscale.diffusion.table import SAMPLERS
 
 MOST_CALLS = 2000  # of an adaptive sampler
 Noise = Callable[[int], Tensor]
@@ -226,22 +226,11 @@ def rk45(
     return r * math.sqrt(1 + process.sigma_min**2)
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ddpm": ddpm,
-    "ddpm-posterior": partial(ddpm, variance="posterior"),
-    "ddim": ddim,
-    "heun": heun,
-    "dpmpp2m": dpmpp2m,
-    "midpoint": midpoint,
-    "heun-phi": heun_phi,
-    "rk45": rk45,
-    "once": once,
-}
-STOCHASTIC = frozenset({"ddpm", "ddpm-posterior"})  # these take `noise`
-ADAPTIVE = frozenset({"rk45"})  # these choose their own steps: `process`, `rtol`, `atol`
+# for callers that have not moved to the table's rows yet
+STOCHASTIC = frozenset(name for name, row in SAMPLERS.items() if row.stochastic)
+ADAPTIVE = frozenset(name for name, row in SAMPLERS.items() if row.adaptive)
 
 
 def nfe(sampler: str, steps: int) -> int:
     """Network calls that a sampler spends on `steps` steps; 0: only known afterwards."""
-    twice = {"heun": 2 * steps - 1, "heun-phi": 2 * steps - 1, "midpoint": 2 * steps}
-    return ({"once": 1, "rk45": 0} | twice).get(sampler, steps)
+    return SAMPLERS[sampler].calls(steps)

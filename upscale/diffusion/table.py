@@ -1,0 +1,88 @@
+"""THE table of samplers, and that of spacings. The functions are loaded at their first call, so
+that who only asks for names and facts does not pay for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from upscale.diffusion.denoiser import Denoiser
+    from upscale.diffusion.process import Process
+
+
+@cache
+def loaded(place: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler, and what others must know of it.
+
+    function: itself, or its "module:name"; see `diffusion.samplers` for its arguments.
+    calls: network calls for a number of steps; 0 where they are only known afterwards.
+    stochastic: adds noise, so it takes `noise`. adaptive: chooses its own steps, so it takes
+    `process`, `rtol` and `atol`. single: makes one call, whatever the steps.
+    settings: arguments that it always gets.
+    """
+
+    function: Callable[..., Tensor] | str
+    calls: Callable[[int], int] = lambda steps: steps
+    stochastic: bool = False
+    adaptive: bool = False
+    single: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether a number of steps can be asked for."""
+        return not self.adaptive and not self.single
+
+    def __call__(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        *,
+        noise: Callable[[int], Tensor] | None = None,
+        process: Process | None = None,
+        rtol: float = 1e-3,
+        atol: float = 1e-3,
+        **rest: Any,
+    ) -> Tensor:
+        """The function's result. It gets those of the arguments that it takes."""
+        own = {"noise": noise} if self.stochastic else {}
+        if self.adaptive:
+            own = {**own, "process": process, "rtol": rtol, "atol": atol}
+        function = loaded(self.function) if isinstance(self.function, str) else self.function
+        return function(denoise, x, sigmas, **self.settings, **own, **rest)
+
+
+_HOME = "upscale.diffusion.samplers"
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler(f"{_HOME}:ddpm", stochastic=True),
+    "ddpm-posterior": Sampler(f"{_HOME}:ddpm", stochastic=True, settings={"variance": "posterior"}),
+    "ddim": Sampler(f"{_HOME}:ddim"),
+    "heun": Sampler(f"{_HOME}:heun", calls=lambda steps: 2 * steps - 1),
+    "dpmpp2m": Sampler(f"{_HOME}:dpmpp2m"),
+    "midpoint": Sampler(f"{_HOME}:midpoint", calls=lambda steps: 2 * steps),
+    "heun-phi": Sampler(f"{_HOME}:heun_phi", calls=lambda steps: 2 * steps - 1),
+    "rk45": Sampler(f"{_HOME}:rk45", calls=lambda steps: 0, adaptive=True),
+    "once": Sampler(f"{_HOME}:once", calls=lambda steps: 1, single=True),
+}
+
+# how noise levels are spread over the process: functions (process, steps) -> sigmas without the 0
+SPACINGS: dict[str, str] = {
+    "logsnr": "upscale.diffusion.process:log_snr_grid",
+    "phi": "upscale.diffusion.process:phi_grid",
+    "t": "upscale.diffusion.process:t_grid",
+    "beta": "upscale.diffusion.process:beta_grid",
+}
