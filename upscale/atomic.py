@@ -34,27 +34,70 @@ def put(
 def placed(
     target: Path, *, overwrite: bool, check: Callable[[], None] | None = None
 ) -> Iterator[BinaryIO]:
-    """A file to write into that becomes `target` at the end, making its folder; OutputError or
-    DiskFull, and then, as after any other error, nothing is left.
+    """A file to write into that becomes `target` at the end, making its folder: see `replacing`.
+    A pipe or a device is written into."""
+    if is_special(target):
+        with _explained(target), open(target, "wb") as stream:
+            yield stream
+        return
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(target, overwrite=overwrite, check=check) as temporary,
+        open(temporary, "xb") as file,
+    ):
+        yield file
+
+
+@contextmanager
+def replacing(
+    target: Path, *, overwrite: bool = True, check: Callable[[], None] | None = None
+) -> Iterator[Path]:
+    """The path of a file to make that becomes `target` at the end, for what writes by name. Its
+    folder must be there. Raises OutputError or DiskFull; then, as after any other error, nothing
+    is left.
 
     Without `overwrite`, a file that appeared meanwhile is not replaced either. A link stays, and
-    the file it leads to is replaced; a pipe or a device is written into. check() is called when
-    all is written and before it gets its name: what it raises leaves nothing either.
+    the file it leads to is replaced. check() is called when all is written and before it gets its
+    name: what it raises leaves nothing either.
     """
-    try:
-        if is_special(target):
-            with open(target, "wb") as stream:
-                yield stream
-            return
+    with _explained(target):
         target = Path(os.path.realpath(target)) if overwrite else target
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _failure(target, error) from error
+        # a short name of its own: the target's may already be as long as names can be
+        temporary = target.parent / f".diffsr-{secrets.token_hex(8)}.part"
+        try:
+            yield temporary
+            with open(temporary, "r+b") as file:
+                os.fsync(file.fileno())
+            if check:
+                check()
+            if overwrite:
+                os.replace(temporary, target)
+            else:
+                _move_to_free_name(temporary, target)
+        except BaseException:  # an interruption too must leave nothing
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        with suppress(OSError, AttributeError):  # the name outlasts a power cut; not on Windows
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed left of files in a folder."""
+    for part in folder.glob(".diffsr-*.part"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """OSErrors become what a user is shown."""
     try:
-        with _replacing(target, overwrite, check) as file:
-            yield file
-    except FileExistsError as error:
-        raise _exists(target) from error
+        yield
     except OSError as error:
         raise _failure(target, error) from error
 
@@ -78,46 +121,20 @@ def check_free(target: Path) -> None:
         raise _exists(target)
 
 
-@contextmanager
-def _replacing(
-    target: Path, overwrite: bool, check: Callable[[], None] | None
-) -> Iterator[BinaryIO]:
-    # a short name of its own: the target's may already be as long as names can be
-    temporary = target.parent / f".diffsr-{secrets.token_hex(8)}.part"
+def _move_to_free_name(temporary: Path, target: Path) -> None:
+    """Rename; OutputError if the target exists by now, which `os.replace` would not say."""
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if check:
-            check()
-        if overwrite:
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            open(target, "xb").close()  # claims the name
             os.replace(temporary, target)
         else:
-            _move_to_free_name(temporary, target)
-    except BaseException:  # an interruption too must leave nothing
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    with suppress(OSError, AttributeError):  # the name should outlast a power cut; not on Windows
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _move_to_free_name(temporary: Path, target: Path) -> None:
-    """Rename; FileExistsError if the target exists by now, which `os.replace` would not say."""
-    try:
-        os.link(temporary, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        open(target, "xb").close()  # claims the name
-        os.replace(temporary, target)
-    else:
-        temporary.unlink()
+            temporary.unlink()
+    except FileExistsError as error:
+        raise _exists(target) from error
 
 
 def is_special(target: Path) -> bool:

@@ -1,14 +1,19 @@
-"""The machine: which device, which number format, how much memory is left."""
+"""The machine: which device, which number format, how much memory is left or was taken."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib.metadata
 import os
 import platform
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from upscale import __version__
 from upscale.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -62,7 +67,7 @@ def available_memory(device: torch.device) -> int:
     """Bytes that can still be taken: of the GPU, or of this machine or its cgroup."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [_meminfo("MemAvailable")]
+    found = [_proc("/proc/meminfo", "MemAvailable") or _physical()]
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         (
@@ -77,18 +82,66 @@ def available_memory(device: torch.device) -> int:
     return max(64 << 20, min(found))
 
 
-def _meminfo(key: str) -> int:
-    """A line of /proc/meminfo in bytes; elsewhere half of the physical memory."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+def _physical() -> int:
+    """Half of the physical memory in bytes, where there is no /proc."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):
         return 4 << 30  # Windows without /proc: an assumption that any machine with torch meets
+
+
+def _proc(path: str, key: str) -> int | None:
+    """A line of a file of Linux's about memory, in bytes; None where there is none."""
+    with suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def reset_peak() -> None:
+    """Start anew. Where the system cannot (only Linux can), the peak is the process's so far."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # another system, or a container that forbids it
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Bytes: of the GPU if one is in use, else of the whole process; None where unknown."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    found = _proc("/proc/self/status", "VmHWM")
+    if found is not None:
+        return found
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@functools.cache
+def versions() -> str:
+    """The versions of diffsr and of what its numbers depend on."""
+    found = [f"diffsr {__version__}", f"Python {platform.python_version()}"]
+    for name in ("torch", "numpy", "pillow"):
+        found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
+
+
+@functools.cache
+def processor(device: str) -> str:
+    """The graphics card, or the processor with the threads that torch takes."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    names = []
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

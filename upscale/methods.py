@@ -158,13 +158,25 @@ PAPER_NETS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """A network with all that a sampler must know about it.
+class Diffused:
+    """Between a picture and the target that diffuses, in [-1,1]: (hr - lr_up) / std, or hr itself
+    where std is None. In sigma coordinates the two differ by a shift and a scale only: SR3's
+    process is the same."""
 
-    std: the target is (hr - lr_up) / std, or hr itself where std is None. In sigma coordinates
-    the two differ by a shift and a scale only: SR3's process is the same.
-    """
+    std: float | None
+
+    def decode(self, target: Tensor, lr_up: Tensor) -> Tensor:
+        """Diffusing target -> picture."""
+        return target if self.std is None else torch.add(lr_up, target, alpha=self.std)
+
+    def encode(self, picture: Tensor, lr_up: Tensor) -> Tensor:
+        """Inverse of `decode`."""
+        return picture if self.std is None else (picture - lr_up) / self.std
+
+
+@dataclass(frozen=True)
+class Model(Diffused):
+    """A network with all that a sampler must know about it."""
 
     method: str
     net: nn.Module | None
@@ -172,14 +184,6 @@ class Model:
     std: float | None
     metadata: dict[str, Any]
     kernel: str = "bicubic"  # that enlarges the input to the mean
-
-    def decode(self, target: Tensor, lr_up: Tensor) -> Tensor:
-        """Diffusing target -> picture in [-1,1]."""
-        return target if self.std is None else torch.add(lr_up, target, alpha=self.std)
-
-    def encode(self, picture: Tensor, lr_up: Tensor) -> Tensor:
-        """Inverse of `decode`."""
-        return picture if self.std is None else (picture - lr_up) / self.std
 
 
 def preferred(domain: str) -> tuple[str, ...]:

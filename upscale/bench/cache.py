@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from upscale import atomic
+from upscale.errors import DiskFull, OutputError
 
 Row = dict[str, Any]
 _IDLE = {"cli", "train", "humaneval"}  # rooms whose source changes no number
@@ -60,18 +62,12 @@ class Cache:
         """A cache that cannot be written (a full disk, a read-only home) is no reason to stop."""
         if self.folder is None:
             return
-        path = self._path(key)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        content = io.BytesIO()
         row = np.frombuffer(json.dumps(measured.row).encode(), np.uint8)
-        np.savez_compressed(content, row=row, **measured.arrays)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content.getvalue())
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with (
+            suppress(OutputError, DiskFull),
+            atomic.placed(self._path(key), overwrite=True) as file,
+        ):
+            np.savez_compressed(file, row=row, **measured.arrays)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

@@ -11,8 +11,6 @@ import numpy as np
 
 from upscale.bench.cache import Cache, Measured, Row
 from upscale.bench.crops import cuts
-from upscale.bench.machine import machine, versions
-from upscale.bench.memory import peak_memory, reset_peak
 from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair, result_of_others
 from upscale.bench.score import Case, Scorer
 from upscale.bench.testsets import Pair, pairs_of, partners_of
@@ -20,7 +18,7 @@ from upscale.bench.trials import AUTO, Settings, Trial, trials_of
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.io import write
 from upscale.image.picture import Picture
-from upscale.machine import pick_device
+from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
 from upscale.weights import store as store
 
 __all__ = ["Settings", "make_lr", "run"]
@@ -149,7 +147,7 @@ class _Bench:
             "kernel": kernel_of(pair, self.settings.degradation),
             "border": scorer.border, "samples": len(results),
             "height": hr.shape[0], "width": hr.shape[1], **scorer.of_all(cases),
-            "versions": versions(), "machine": machine(self.device.partition(":")[0]),
+            "versions": versions(), "machine": processor(self.device.partition(":")[0]),
         }  # fmt: skip
         shown = cuts(cases[0].sr, hr, lr.rgb, trial.scale, self.settings.crop)
         return Measured(row, {**shown, **scorer.features(cases[0])})
@@ -178,7 +176,7 @@ class _Bench:
             spacing=settings.spacing, consistency=settings.consistency,
             one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples,
             dtype=settings.dtype, crop=settings.crop, device=self.device,
-            on=[versions(), machine(self.device)],
+            on=[versions(), processor(self.device)],
         )  # fmt: skip
 
 

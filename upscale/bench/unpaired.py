@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from upscale.bench.machine import versions
 from upscale.bench.protocol import in_8_bits
 from upscale.bench.testsets import pictures_of
 from upscale.errors import InputError
 from upscale.image.io import read
 from upscale.image.resize import resize_area
-from upscale.machine import pick_device
+from upscale.machine import pick_device, versions
 
 KERNEL = "largest central crop of the real pictures, area-resized to the made ones' size"
 OnPicture = Callable[[str, int, int], None]

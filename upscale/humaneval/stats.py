@@ -10,21 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import binomtest, t
 
 LEVEL = 0.95
 Interval = tuple[float, float]
 
 
 def wilson(chosen: int, n: int) -> Interval:
-    """Wilson's score interval for independent answers (1927)."""
+    """Wilson's score interval for independent answers (1927); 0 to 1 for none."""
     if n == 0:
         return 0.0, 1.0
-    z = norm.ppf((1 + LEVEL) / 2)
-    rate, spread = chosen / n, z * z / n
-    centre = (rate + spread / 2) / (1 + spread)
-    half = np.sqrt(spread * (rate * (1 - rate) + spread / 4)) / (1 + spread)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    found = binomtest(chosen, n).proportion_ci(LEVEL, "wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MASK = (1 << 64) - 1
-
-
-def mix(*parts: int) -> int:
-    """A 63-bit seed from numbers (splitmix64's finaliser over a running state)."""
-    state = 0x9E3779B97F4A7C15
-    for part in parts:
-        state = (state ^ (part & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ (state >> 29)) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 32
-    return state >> 1
+from upscale.diffusion.noise import mix
 
 
 @dataclass(frozen=True)
 class Chance:
-    """Of the examples at `places` of an iteration's batch. device: where numbers are drawn."""
+    """Numbers for the examples at `places` of an iteration's batch. device: of the numbers."""
 
     seed: int
     iteration: int

@@ -3,10 +3,8 @@ written at once or not at all."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from upscale import atomic
 from upscale.errors import DiskFull, OutputError
 from upscale.train.dist import full, like
 
@@ -30,43 +29,24 @@ def save(folder: Path, iteration: int, state: dict[str, Tensor], record: dict) -
     write(folder / f"checkpoint-{iteration:08d}.safetensors", state, record)
     for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-KEEP]:
         old.unlink()
-    for half in folder.glob(".checkpoint-*.tmp"):  # of a process that was killed
-        half.unlink()
+    atomic.remove_unfinished(folder)
 
 
 def write(path: Path, state: dict[str, Tensor], record: dict) -> None:
     """One safetensors file with `record` and a digest of the tensors in its header."""
-    temporary = path.with_name(f".{path.stem}.tmp")
     header = {"record": json.dumps(record), "sha256": _digest(state)}
     try:
-        save_file(state, temporary, metadata=header)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush(path.parent)
-    except (OSError, SafetensorError) as error:
+        with atomic.replacing(path) as temporary:
+            save_file(state, temporary, metadata=header)
+    except (DiskFull, OutputError, SafetensorError) as error:
         before = sorted(path.parent.glob("checkpoint-*.safetensors"))
         kept = f"{before[-1].name} is kept" if before else "there is none before it"
-        if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error):
+        if isinstance(error, DiskFull) or "No space left" in str(error):
             raise DiskFull(
                 f"{path}: no room for this checkpoint; {kept}. Make room and run the same command "
                 "again"
             ) from error
         raise OutputError(f"{path} cannot be written ({error}); {kept}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(folder: Path) -> None:
-    """The new name itself, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows does not open folders
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def newest(

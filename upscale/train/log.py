@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upscale import atomic
 from upscale.errors import DiskFull, OutputError, UsageError
+from upscale.machine import peak_memory
 
 EVERY = 20  # iterations
 # Upper ends of the noise levels that losses are told apart by; sigma is noise over signal.
@@ -34,18 +35,6 @@ def by_level(sigma: Tensor, loss: Tensor) -> Tensor:
     sums[0].index_add_(0, level, loss.detach().double().cpu())
     sums[1].index_add_(0, level, torch.ones(len(level), dtype=torch.float64))
     return sums
-
-
-def memory_peak() -> int:
-    """Bytes that this process took at its worst: of its GPU if it uses one."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Log:
@@ -71,10 +60,8 @@ class Log:
             self.levels = torch.tensor(state["levels"], dtype=torch.float64)
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _until(line, iteration)]
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            with told_of(self.path):
+            with atomic.replacing(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
-                temporary.replace(self.path)
 
     # --- measuring ---
 
@@ -101,7 +88,7 @@ class Log:
         }
         if told:
             line["by_noise"] = told
-        line |= {"images_per_second": round(speed, 2), "memory": memory_peak()}
+        line |= {"images_per_second": round(speed, 2), "memory": peak_memory() or 0}
         self._append(line)
         self.sums, self.count = {}, 0
         self.levels.zero_()

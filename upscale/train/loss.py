@@ -14,6 +14,7 @@ from upscale.diffusion.denoiser import bind, parametrisation, per_example
 from upscale.diffusion.process import Process, VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddim, rk45
 from upscale.image.resize import resize
+from upscale.methods import Diffused
 from upscale.metrics.perceptual import Features
 from upscale.train.adversary import Adversary
 from upscale.train.chance import Chance, normal, uniform
@@ -22,18 +23,16 @@ from upscale.train.grid import PERIOD, grid_loss, mesh_loss, phase_loss
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What a network is trained to tell: mirrors `methods.Method`, without file or device."""
+class Spec(Diffused):
+    """What a network is trained to answer: a `methods.Model` without network or file."""
 
     parametrisation: str
     std: float | None  # residual target (hr - lr_up) / std; None: the picture itself
     process: Process = field(default_factory=VPDiscrete)
     squared: bool = False  # the score loss: L2 in place of L1
 
-    def encode(self, hr: Tensor, lr_up: Tensor) -> Tensor:
-        return hr if self.std is None else (hr - lr_up) / self.std
-
     def decode(self, target: Tensor, lr_up: Tensor) -> Tensor:
+        """As `Diffused.decode`, rounded twice: a run that is resumed stays the same to the bit."""
         return target if self.std is None else lr_up + self.std * target
 
 

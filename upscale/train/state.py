@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from upscale import methods
+from upscale.diffusion.noise import mix
 from upscale.diffusion.process import CosineLaw, LogSNRLaw
 from upscale.errors import NumericalError, UsageError
 from upscale.train import checkpoint, dist
-from upscale.train.chance import Chance, antithetic, mix, shared
+from upscale.train.chance import Chance, antithetic, shared
 from upscale.train.config import SMALLEST, TrainConfig
 from upscale.train.data import Batch, Pairs
 from upscale.train.distill import Teacher

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from upscale import atomic
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import SUFFIXES
 from upscale.train.sources import Say
@@ -56,9 +57,8 @@ def repacked(table: Path, say: Say) -> Path:
     say(f"repacking {table.name} as a tar shard")
     source = parquet.ParquetFile(table)
     column = _picture_column(source.schema_arrow, table)
-    shard, temporary = table.with_suffix(".tar"), table.with_suffix(".tar.tmp")
-    number = 0
-    with tarfile.open(temporary, "w") as tar:
+    shard, number = table.with_suffix(".tar"), 0
+    with atomic.replacing(shard) as temporary, tarfile.open(temporary, "w") as tar:
         for rows in source.iter_batches(batch_size=64, columns=[column]):
             for value in rows.column(0).to_pylist():
                 content = value.get("bytes") if isinstance(value, dict) else value
@@ -71,7 +71,6 @@ def repacked(table: Path, say: Say) -> Path:
                     tar.addfile(entry, io.BytesIO(content))
                 number += 1
     source.close()
-    temporary.replace(shard)
     table.unlink()
     return shard
 

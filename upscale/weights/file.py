@@ -5,15 +5,14 @@ The door to safetensors outside training. Pickles are never opened here.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscale.errors import DamagedWeights, DiskFull, OutputError, UntrustedWeights, WeightsError
+from upscale import atomic
+from upscale.errors import DamagedWeights, UntrustedWeights, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -67,19 +66,9 @@ def save(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there as a whole or not at all. Raises OutputError, DiskFull."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        kind = DiskFull if error.errno == errno.ENOSPC else OutputError
-        raise kind(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A file in a folder that is there, whole or not at all. Raises OutputError, DiskFull."""
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def header_of(path: str | Path) -> dict[str, str]:
