@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# one thread for each of several workers, and for what they start: threads of two that share the
+# cores wait for each other. Before numpy and torch are imported, which read it once.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -11,8 +17,9 @@ from hub_double import HubDouble
 from hypothesis import settings
 
 # a busy machine, or torch's first call, takes longer than the default deadline
-settings.register_profile("diffsr", deadline=None)
-settings.load_profile("diffsr")
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile("quick")  # --hypothesis-profile=thorough goes before it
 
 
 @pytest.fixture(scope="session")

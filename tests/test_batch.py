@@ -126,6 +126,7 @@ def test_a_ledger_needs_files(here, calls):  # noqa: F811
 # --- kills --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_run_again(env, tmp_path):  # noqa: F811
     folder(tmp_path / "in", 40, broken=4)
     command = [*FAKE, "in", "-o", "out", "--resume", "l.jsonl"]
@@ -219,7 +220,7 @@ def test_order_is_kept_and_all_threads_give_the_same(tmp_path):
 
 
 def test_a_picture_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_SLEEP", "0.3")  # a step; there are four
+    monkeypatch.setenv("FAKE_SLEEP", "0.2")  # a step; there are four
     tickets = engine(tmp_path, 2, Pace(1, 1, timeout=0.5))
     assert all(isinstance(ticket.error, TimedOut) for ticket in tickets)
     assert "not done within 0.5 s (enlarging)" in str(tickets[0].error)
@@ -242,7 +243,7 @@ def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatc
 
     monkeypatch.setattr(job, name, hangs_once)
     started = time.monotonic()
-    tickets = engine(tmp_path, 4, Pace(1, 1, timeout=2.0))
+    tickets = engine(tmp_path, 4, Pace(1, 1, timeout=1.0))
     assert [type(ticket.error) for ticket in tickets] == [type(None), TimedOut] + [type(None)] * 2
     assert where in str(tickets[1].error) and hung and time.monotonic() - started < 25
 
@@ -352,6 +353,7 @@ def test_ray_is_named_where_it_is_missing(here, calls, monkeypatch):  # noqa: F8
     assert "diffsr[ray]" in run("in", "--engine", "ray", code=2).told
 
 
+@pytest.mark.slow
 def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
     """Without a cluster: the actor's own code."""
     pytest.importorskip("ray")
@@ -374,6 +376,7 @@ def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_same_files(env, tmp_path):  # noqa: F811
     """Two workers of a cluster on this machine: half a minute, where Ray is installed."""
     pytest.importorskip("ray")

@@ -114,6 +114,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_run(folder: Path) -> N
     assert len(measure(folder)[1]) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 def test_a_killed_process_leaves_what_it_measured(folder: Path) -> None:
     """SIGKILL while it works: whole entries, and no other files."""

@@ -108,6 +108,7 @@ def browser():
         started.close()
 
 
+@pytest.mark.slow
 def test_the_page_works_in_a_browser(browser, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(report_of(), encoding="utf-8")
     tab, said, asked = browser.new_page(), [], []

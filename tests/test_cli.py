@@ -503,12 +503,15 @@ def test_train_options_mirror_the_config(here, monkeypatch):
     from dataclasses import fields
 
     from upscale.cli.train.command import command
+    from upscale.train import measure
     from upscale.train.config import TrainConfig
 
+    monkeypatch.setattr(measure, "SECONDS", 0.0)
     names = {param.name for param in command.params}
     assert {known.name for known in fields(TrainConfig)} <= names
     picture(here / "p/a.png")
-    args = ["train", "--dataset", "folder:p", "--output", "r", "--batch", "3"]
+    args = ["train", "--dataset", "folder:p", "--output", "r", "--batch", "3",
+            "--net", "compact-tiny", "--patch", "32"]  # fmt: skip
     shown = run(*args, "--dry-run").stdout
     assert "1 pictures in p" in shown
     assert re.search(r"batch +3\n", shown)

@@ -126,6 +126,7 @@ def test_ancestral_chain(nets, io, name) -> None:
     near(picture(r, mean), io[f"sde9.final.{name}"], 1e-4)
 
 
+@pytest.mark.slow
 def test_ddim_chain_of_300_steps(nets, io) -> None:
     denoise, mean, calls = bound(nets, io, "aa")
     grid = sigmas(PROCESS, 300, "t")
@@ -155,6 +156,7 @@ def test_flow_at_the_published_tolerances(nets, io, name) -> None:
     assert ours < 1.2 * theirs < 0.03
 
 
+@pytest.mark.slow
 def test_flow_solved_tightly(nets, io) -> None:
     """Its error falls with the tolerance: 0.015, 0.00098, 0.00011 at 1e-3, 1e-5, 1e-6."""
     made, nfe = solved(nets, io, "noaa", 1e-5)

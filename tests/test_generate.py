@@ -41,9 +41,9 @@ COLOUR = np.array([0.8, 0.5, 0.25], np.float32)  # of the toy pictures, on avera
 SIDE = 16
 TRAIN = [
     "train", "--method", "ddpm", "--net", "ddpm-tiny", "--domain", "face", "--whole", "--scale",
-    "1", "--patch", SIDE, "--batch", "12", "--iterations", "120", "--learning-rate", "4e-3",
+    "1", "--patch", SIDE, "--batch", "8", "--iterations", "80", "--learning-rate", "6e-3",
     "--warmup", "10", "--ema", "0.95", "--noise-law", "cosine", "--loss", "l2", "--holdout", "4",
-    "--validate-every", "120", "--name", "toy", "--device", "cpu", "--dtype", "fp32", "-q",
+    "--validate-every", "80", "--name", "toy", "--device", "cpu", "--dtype", "fp32", "-q",
 ]  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_a_server_that_hangs_is_left_after_one_wait(hub, monkeypatch, method, se
 
 
 def test_a_server_that_hangs_midway_is_asked_once_for_the_rest(hub, monkeypatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1.0)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.4)
     hub.hang, hub.hang_at = "GET", len(CONTENT) // 2
     with pytest.raises(HubUnreachable, match="Timeout"):
         fetch()
@@ -369,7 +369,7 @@ def test_a_part_of_another_file_is_found_out_and_dropped(hub, cache) -> None:
 def client(hub, cache) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts a process of its own with the real client, which waits 60 s for an answer."""
     started = []
-    head = "from upscale.hub import files\nfrom upscale.weights.hub.names import Hub\n"
+    head = "from upscale.weights.hub import files\nfrom upscale.weights.hub.names import Hub\n"
     head += f"hub = Hub({REPO!r}, {HERE.revision!r}, {NAME!r})\n"
     waits = {"HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_ETAG_TIMEOUT": "60"}
 

@@ -94,6 +94,7 @@ def server(tmp_path, tiny_weights) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_pull_then_upscale_with_the_network_cut(server: Server, tmp_path, tiny_weights) -> None:
     home = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     env = {**home, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")}

@@ -28,6 +28,8 @@ from upscale.humaneval.analysis import Rules, analyse
 from upscale.humaneval.design import CHECK, TRUTH
 from upscale.humaneval.store import open_study
 
+pytestmark = pytest.mark.slow  # studies as they are taken, at the pace of people
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
         "--disable-background-networking", "--disable-component-update"]  # fmt: skip

@@ -224,6 +224,7 @@ def large(tmp_path_factory):
                       methods=("sr3",), tasks=(2,), size=(4, 4))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_intervals_cover_a_true_rate_of_40_percent(large):
     """The whole chain, 200 times; 95% of 200 within three deviations of a binomial share."""
     store = open_study(large)

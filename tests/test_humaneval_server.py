@@ -244,6 +244,7 @@ def stored(study: Path) -> dict:
     return {(f"S{subject + 1:03d}", position): side for subject, position, side in rows}
 
 
+@pytest.mark.slow
 def test_fifty_at_once(tmp_path):
     study = make_study(tmp_path / "study", subjects=50)
     kept, failures = {}, []

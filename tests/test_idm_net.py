@@ -118,6 +118,7 @@ def test_chain_of_five_steps_in_one_call(net, io) -> None:
     torch.testing.assert_close(made[0], io["chain5.final"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_ddim_of_199_calls(net, io) -> None:
     """Times 1990, 1980, ... 10; it ends at the table's first entry, with its noise left in."""
     times = range(1990, -1, -10)

@@ -11,7 +11,7 @@ import numpy as np
 import png
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from picture_files import (
     MAKE,
@@ -329,7 +329,6 @@ def test_suffixes():
 LOSSLESS = ["PNG", "TIFF", "BMP", "WEBP"]
 
 
-@settings(deadline=None, max_examples=80)
 @given(
     st.sampled_from(LOSSLESS),
     st.integers(1, 23),
@@ -361,7 +360,6 @@ def test_write_then_read_is_within_half_a_quantum(format, height, width, bits, g
     assert read(again).fingerprint() == back.fingerprint()
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(["PNG", "TIFF", "WEBP", "BMP"]),
     st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA"]),

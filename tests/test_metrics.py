@@ -260,6 +260,7 @@ def test_missing_and_wrong_weights_are_named(
         Lpips("alex", weights=tmp_path / "bent.safetensors")
 
 
+@pytest.mark.slow
 def test_a_torchvision_without_its_c_library_is_cured_quietly(tmp_path: Path) -> None:
     code = (
         "from upscale.metrics.perceptual import _import_lpips as f; assert f().LPIPS and f() is f()"

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from upscale.image.picture import (
@@ -90,7 +90,6 @@ def test_premultiplied_and_back():
     assert premultiplied(Picture(rgb)) is rgb
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 33), st.integers(1, 33), st.integers(0, 2**32 - 1))
 def test_fill_keeps_what_is_visible_and_invents_no_colour(height, width, seed):
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from upscale.diffusion.process import (
@@ -50,7 +50,6 @@ def test_schedules_descend_from_pure_noise_to_zero(process, spacing, steps) -> N
     steps=st.integers(1, 200),
     spacing=st.sampled_from(sorted(SPACINGS)),
 )
-@settings(max_examples=60, deadline=None)
 def test_schedules_of_any_linear_process_descend(first, more, steps, spacing) -> None:
     process = VPLinear(first, first + more)
     grid = sigmas(process, steps, spacing)
@@ -65,7 +64,6 @@ def test_schedules_of_any_linear_process_descend(first, more, steps, spacing) ->
     steps=st.integers(1, 200),
     spacing=st.sampled_from(sorted(SPACINGS)),
 )
-@settings(max_examples=60, deadline=None)
 def test_schedules_of_any_process_descend(length, first, total, steps, spacing) -> None:
     process = VPDiscrete(length, first, 2 * total / length)
     grid = sigmas(process, steps, spacing)

@@ -4,7 +4,7 @@ against a kernel's definition where Pillow has not got it."""
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -78,7 +78,6 @@ def test_batch_and_channels_stay_apart(kernel):
             torch.testing.assert_close(got[b, c], alone[0, 0], atol=1e-6, rtol=0)
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.tuples(st.integers(1, 30), st.integers(1, 30)),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),

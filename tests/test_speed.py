@@ -303,7 +303,7 @@ def test_papers_networks_are_made_ready_and_say_the_same():
 _KEPT = """
 import resource, sys
 import numpy as np
-from upscale.device import keep_pages
+from upscale.machine import keep_pages
 kept = keep_pages() if sys.argv[1] == "keep" else None
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -312,6 +312,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
 def test_what_is_freed_is_kept_for_what_is_taken_next():
     def faults(mode: str) -> tuple[str, int]:
@@ -362,6 +363,7 @@ def test_presets_that_a_weights_file_names():
 # --- the measuring itself -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path):
     script = Path(__file__).parent.parent / "benchmarks" / "speed.py"
     if not script.exists():
@@ -381,6 +383,7 @@ def test_the_benchmark_runs(tmp_path):
 # --- compiled -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_compiled_network_says_the_same(tiny_weights, monkeypatch):
     real, made = torch.compile, []
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,7 +32,6 @@ def one_thread():
     window=st.integers(4, 12).map(lambda n: n * 16),
     overlap=st.integers(0, 40),
 )
-@settings(deadline=None)  # torch's first call takes its time
 def test_windows_cover_every_pixel_and_stay_aligned(height, width, window, overlap) -> None:
     boxes = windows((height, width), window, overlap, 16)
     seen = torch.zeros(height, width, dtype=torch.bool)
@@ -55,7 +54,6 @@ def test_windows_cover_every_pixel_and_stay_aligned(height, width, window, overl
     width=st.integers(1, 150),
     overlap=st.integers(0, 40),
 )
-@settings(deadline=None)
 def test_an_identity_stays_an_identity(height, width, overlap) -> None:
     boxes = windows((height, width), 64, overlap, 16)
     x = torch.rand(1, 3, height, width)
@@ -66,7 +64,6 @@ def test_an_identity_stays_an_identity(height, width, overlap) -> None:
 
 
 @given(height=st.integers(65, 150), width=st.integers(65, 150), overlap=st.integers(4, 40))
-@settings(max_examples=40, deadline=None)
 def test_the_rim_of_a_window_never_reaches_the_picture(height, width, overlap) -> None:
     boxes = windows((height, width), 64, overlap, 16)
 

@@ -59,13 +59,18 @@ def margin(adversary: Adversary) -> float:
     return float(made - true)
 
 
-def test_it_learns_to_tell_made_from_true() -> None:
+@pytest.fixture(scope="module")
+def well_taught() -> Adversary:
+    return taught(60)
+
+
+def test_it_learns_to_tell_made_from_true(well_taught) -> None:
     assert abs(margin(taught(0))) < 0.1
-    assert margin(taught(60)) > 1.0
+    assert margin(well_taught) > 1.0
 
 
-def test_the_networks_loss_moves_pictures_towards_the_truth_and_nothing_else() -> None:
-    adversary = taught(60)
+def test_the_networks_loss_moves_pictures_towards_the_truth_and_nothing_else(well_taught) -> None:
+    adversary = well_taught
     before = [p.detach().clone() for p in adversary.net.parameters()]
     made = [f.requires_grad_() for f in features("made", 5)]
     true = [f.requires_grad_() for f in features("true", 6)]

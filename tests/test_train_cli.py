@@ -195,6 +195,7 @@ def until(condition, process: Forked) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FORKS, reason="this system does not fork")
 def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path) -> None:
     """From a folder of photos to an enlarged picture, with two SIGKILLs and a SIGTERM between."""

@@ -510,6 +510,7 @@ def test_an_error_in_a_worker_is_told_as_it_is(tmp_path) -> None:
         list(Feed(pairs, lambda i: [range(2)], 0, 2, 1, CPU))
 
 
+@pytest.mark.slow
 def test_python_ends_though_an_iteration_is_not_finished(tmp_path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(png(0))

@@ -70,6 +70,7 @@ def alone(photos, tmp_path_factory) -> tuple[Path, list[dict]]:
     return output, trained(photos, output, 1)
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_are_one(photos, tmp_path, alone, strategy) -> None:
@@ -98,6 +99,7 @@ def test_two_processes_are_one(photos, tmp_path, alone, strategy) -> None:
     assert whole[len(one)]["loss"] == pytest.approx(longer[len(two)]["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_torchrun_is_all_it_takes_and_its_errors_are_ours(photos, tmp_path) -> None:
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr",
                "127.0.0.1", "--master-port", port(), "-m", "upscale", "train",

@@ -104,6 +104,7 @@ def away(photos: Path, teacher: Path, path: Path, calls: int, heat: float = 0.2)
 # --- what is learnt -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_call_of_the_student_is_near_many_of_the_teacher(
     photos, teacher, tmp_path, kind
@@ -284,7 +285,8 @@ def test_what_cannot_be_learnt_is_told_before_pictures_are_read(
 
 @pytest.mark.parametrize(
     ("method", "net", "sampler"),
-    [("sr3", "sr3-tiny", "ddim"), ("idm", "compact", "ddim"), ("idm", "idm-tiny", "ddim"),
+    [("sr3", "sr3-tiny", "ddim"), ("idm", "compact", "ddim"),
+     pytest.param("idm", "idm-tiny", "ddim", marks=pytest.mark.slow),
      ("ecdp", "compact", "ddim"), ("ecdp", "ecdp-small", "heun-phi")],
 )  # fmt: skip
 def test_every_diffusion_method_has_students(

@@ -88,7 +88,7 @@ def same(a: Path, b: Path) -> bool:
 def test_the_curve_of_a_run_in_parts_is_that_of_one(photos, tmp_path, monkeypatch, changes) -> None:
     monkeypatch.setattr(log, "EVERY", 4)  # so that parts end within a line
     if "net" in changes:
-        tiny = replace(CONFIGS["sr3-tiny"], dropout=0.3)
+        tiny = replace(CONFIGS["sr3-tiny"], inner=8, groups=4, mults=(1, 2), dropout=0.3)
         monkeypatch.setitem(methods.PAPER_NETS, "sr3-tiny", ("sr3", lambda: SR3Net(tiny)))
     config = CONFIG.with_(iterations=10, **{"scale_max": 4.0, **changes})
     whole = run(photos, tmp_path / "whole", config)
@@ -424,7 +424,10 @@ BY_HEART = {
 }
 
 
-@pytest.mark.parametrize("method", BY_HEART)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[] if name == "edsr" else pytest.mark.slow) for name in BY_HEART],
+)
 def test_four_pairs_are_learnt_by_heart(method) -> None:
     """The mean squared error over the noise levels of training falls below a tenth."""
     settings, steps, rate = BY_HEART[method]
