@@ -640,7 +640,7 @@ def test_help_shows_the_common_options_and_help_all_every_one(name):
 
 def test_help_writes_ranges_and_defaults_in_words():
     @click.command(cls=Command, examples=[("diffsr x", "does x")])
-    @option("--side", type=click.IntRange(1), default=4, help="Side.", group="Size")
+    @option("--side", type=click.IntRange(2), default=4, help="Side.", group="Size")
     @option("--share", type=Finite(0, 1), help="Share.", show_default="stored in the weights")
     @option("--rest", type=Finite(0, min_open=True), help="Rest.", envvar="DIFFSR_OTHER")
     @QUIET
@@ -648,7 +648,7 @@ def test_help_writes_ranges_and_defaults_in_words():
         pass
 
     page = CliRunner().invoke(one, ["--help"], prog_name="x").output
-    assert "Side. [1 or more; default: 4]" in page
+    assert "Side. [2 or more; default: 4]" in page
     assert "Share. [0 to 1; default: stored in the weights]" in page
     assert "Rest. [above 0; variable: DIFFSR_OTHER]" in page
     titles = re.findall(r"(?m)^([A-Z]\w+):$", page)

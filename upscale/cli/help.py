@@ -118,11 +118,15 @@ def format_examples(examples: Sequence[tuple[str, str]], formatter: click.HelpFo
 
 
 def _range(kind: click.ParamType) -> str:
-    """The bounds of a number in words; "" for none."""
+    """The bounds of a number in words; "" for none, and for counts that are merely not negative."""
     low, high = getattr(kind, "min", None), getattr(kind, "max", None)
-    if low is None or (high is not None and high < 1e9):
-        return "" if low is None else f"{low:g} to {high:g}"
-    return f"above {low:g}" if kind.min_open else f"{low:g} or more"
+    if low is None:
+        return ""
+    if high is not None and high < 1e9:
+        return f"{low:g} to {high:g}"
+    if kind.min_open:
+        return f"above {low:g}"
+    return "" if low == 0 or (isinstance(kind, click.IntRange) and low == 1) else f"{low:g} or more"
 
 
 def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:

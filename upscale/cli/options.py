@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -53,6 +53,17 @@ def option(*names: str, group: str = "Options", expert: bool = False, **settings
     unusual = settings.get("envvar", variable) != variable
     defaults = {"envvar": variable, "show_envvar": unusual, "show_default": shown, "cls": Option}
     return click.option(*names, group=group, expert=expert, **{**defaults, **settings})
+
+
+def with_options(table: Sequence[Callable]) -> Callable:
+    """A decorator that adds options to a command, in the order of the table."""
+
+    def decorate(function: Callable) -> Callable:
+        for one in reversed(table):
+            function = one(function)
+        return function
+
+    return decorate
 
 
 class Named(click.Choice):
@@ -188,6 +199,7 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
 
 # what several commands have alike
 MACHINE = "Machine"
+STORED = "stored in the weights"  # where the default of a sampling option comes from
 DEVICE = option(
     "--device", type=Named(("auto", "cpu", "cuda")), default="auto", group=MACHINE,
     help="Where the network runs.",

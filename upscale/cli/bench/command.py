@@ -31,214 +31,130 @@ from upscale.cli.options import (
     SAMPLERS,
     SHIPPED,
     SPACINGS,
+    STORED,
     Finite,
     Named,
     Several,
     dataset_names,
     option,
     weights_names,
+    with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, OutputError, UsageError
 
+_MEASURE, _SHOW, _NETWORK, _TUNE = "What to measure", "Results", "Sampling", "Schedule search"
+_OPTIONS = [
+    option("--dataset", metavar="DIR|NAME", shell_complete=dataset_names, group=_MEASURE,
+        show_default=f"{SHIPPED}, eight pictures that come with diffsr",
+        help="A folder of pictures at full size, a folder with HR/ and LRx4/, or the name of a set "
+             f"in --data: {', '.join(REGISTERED)}."),
+    option("--data", metavar="DIR", type=ANY_PATH, group=_MEASURE, expert=True,
+        help="Folder that holds the named sets."),
+    option("--method", type=Several(Named(("auto", *METHODS), GENERATING), "METHOD"),
+        default="bicubic,auto", group=_MEASURE,
+        help="Methods to measure. auto: the weights that upscale chooses for each picture."),
+    option("--weights", type=Several(click.STRING, "NAME|FILE|hf:..."), group=_MEASURE,
+        shell_complete=weights_names, show_default="those for method and scale",
+        help="Weights to measure, each with its own method. --method can add methods without a "
+             "network."),
+    option("--scale", type=Several(Finite(1, 16), "FLOAT"), default="4", group=_MEASURE,
+        help="Magnifications to measure, from 1 to 16."),
+    option("--domain", type=Named(DOMAINS), default="photo", group=_MEASURE, expert=True,
+        help="What the pictures show; decides which weights are chosen."),
+    option("--degradation", type=Named(DEGRADATIONS), default="none", group=_MEASURE, expert=True,
+        help="Degradation of the small pictures besides bicubic. peers: blur before, noise of "
+             "4/255 and JPEG 60 after."),
+    option("--outputs", metavar="DIR", multiple=True, type=ANY_PATH, group=_MEASURE,
+        help="Also measure the pictures in DIR, which any program may have made; names as in "
+             "--dataset. May be repeated."),
+    option("--unpaired", is_flag=True, group=_MEASURE, expert=True,
+        help="Compare each --outputs with --dataset as sets, by FID alone. For pictures made "
+             "from nothing (diffsr generate)."),
+    option("--metrics", type=Several(Named(tuple(METRICS)), "METRIC"), group=_MEASURE,
+        show_default=f"{', '.join(DEFAULT_METRICS)} (lpips_vgg where its weights are found)",
+        help=f"Metrics: {', '.join(METRICS)}."),
+    option("--limit", type=click.IntRange(1), metavar="N", group=_MEASURE,
+        help="Measure the first N pictures only."),
+    option("--steps", type=Several(click.IntRange(1), "N"), group=_NETWORK, expert=True,
+        show_default=STORED, help="Numbers of sampler steps to measure."),
+    option("--sampler", type=Several(Named(SAMPLERS), "SAMPLER"), group=_NETWORK, expert=True,
+        show_default=STORED, help=f"Samplers to measure: {', '.join(SAMPLERS)}."),
+    option("--preset", type=Several(Named(PRESETS), "PRESET"), group=_NETWORK, expert=True,
+        help="Presets to measure: fast, balanced, best."),
+    option("--temperature", type=Several(Finite(0, 10), "FLOAT"), group=_NETWORK, expert=True,
+        show_default=STORED, help="Strengths of the noise to measure, from 0 to 10."),
+    option("--parametrisation", type=Several(click.STRING, "NAME"), group=_NETWORK, expert=True,
+        show_default=STORED,
+        help="Ways to combine the two heads of ecdp: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0."),
+    option("--spacing", type=Named(SPACINGS), group=_NETWORK, expert=True, show_default=STORED,
+        help="Spacing of the noise levels."),
+    option("--one-stage", is_flag=True, group=_NETWORK, expert=True,
+        help="Use the weights at exactly this scale, even if they were not trained for it."),
+    option("--consistency", type=Named(CONSISTENCY), group=_NETWORK, expert=True,
+        show_default=STORED, help="Whether the shrunk result must equal the input."),
+    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", group=_NETWORK,
+        expert=True, help="Seed of the samples."),
+    option("--samples", type=click.IntRange(1, 100), default=1, metavar="N", group=_NETWORK,
+        expert=True,
+        help="Samples per picture. Metrics are their means, and their diversity is measured."),
+    DEVICE,
+    DTYPE,
+    option("--save", metavar="DIR", type=ANY_PATH, group=_SHOW, expert=True,
+        help="Save the enlarged pictures."),
+    option("--html", "html_file", metavar="FILE", type=ANY_PATH, group=_SHOW,
+        help="Write a report with plots and pictures to one self-contained file."),
+    option("--json", "json_file", metavar="FILE|-", type=ANY_PATH, group=_SHOW,
+        help="Write all rows as JSON."),
+    option("--csv", "csv_file", metavar="FILE|-", type=ANY_PATH, group=_SHOW, expert=True,
+        help="Write all rows as CSV."),
+    option("--markdown", "markdown_file", metavar="FILE|-", type=ANY_PATH, group=_SHOW, expert=True,
+        help="Write the table of means as Markdown."),
+    option("--brief", is_flag=True, group=_SHOW,
+        help="Show metrics and network calls only, with the best in bold."),
+    option("--crop", type=click.IntRange(32, 1024), default=128, metavar="PIXELS", group=_SHOW,
+        expert=True, help="Side of the crops in the --html report."),
+    option("--published", default="auto", metavar="auto|none|NAME,...", group=_SHOW, expert=True,
+        help="Tables from papers to show beside the results, marked as such. auto: in --html, the "
+             "tables for this dataset and scale."),
+    option("--cache", metavar="DIR", type=ANY_PATH, group=_SHOW, expert=True,
+        show_default="in the user's cache folder",
+        help="Folder that keeps rows, so that a run that was interrupted continues."),
+    option("--no-cache", is_flag=True, group=_SHOW, expert=True,
+        help="Measure everything again and keep nothing."),
+    option("--compare", metavar="A.json B.json", nargs=2, type=ANY_PATH, group=_SHOW,
+        help="Report which differences between two --json files are significant; nothing is "
+             "measured."),
+    option("--tune-schedule", is_flag=True, group=_TUNE, expert=True,
+        help="Search for the best noise levels for --steps and store them in --weights."),
+    option("--candidates", type=click.IntRange(4, 10000), default=40, metavar="N", group=_TUNE,
+        expert=True, help="Number of schedules that --tune-schedule tries."),
+    option("-o", "--output", metavar="FILE", type=ANY_PATH, group=_TUNE, expert=True,
+        show_default="the file of the weights", help="File that --tune-schedule writes."),
+    OFFLINE,
+    QUIET,
+    DEBUG,
+]  # fmt: skip
 
-@click.command(name="bench", cls=Command, context_settings=CONTEXT)
-@option(
-    "--dataset",
-    metavar="DIR|NAME",
-    help="Folder of pictures at full size, or one with HR/ and LRx4/, or the name of a set in "
-    f"--data: {', '.join(REGISTERED)}. Default: {SHIPPED}, eight pictures that come with diffsr.",
-    shell_complete=dataset_names,
+
+@click.command(
+    name="bench",
+    cls=Command,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr bench", "the default weights on eight pictures"),
+        ("diffsr bench --dataset photos/ --html report.html", "a report on a folder"),
+        ("diffsr bench --compare a.json b.json", "which differences are significant"),
+    ],
 )
-@option("--data", metavar="DIR", type=ANY_PATH, help="Where the sets are that have names.")
-@option(
-    "--method",
-    type=Several(Named(("auto", *METHODS), GENERATING), "METHOD"),
-    default="bicubic,auto",
-    help="What to measure; auto is what upscale takes by itself for each picture.",
-)
-@option(
-    "--weights",
-    type=Several(click.STRING, "NAME|FILE|hf:..."),
-    shell_complete=weights_names,
-    help="Each measured, with the method it is for; --method may add some without a network. "
-    "Default: what fits method and scale.",
-)
-@option(
-    "--degradation",
-    type=Named(DEGRADATIONS),
-    default="none",
-    help="What the small pictures have gone through besides bicubic. peers: blurred before, then "
-    "noise of 4/255 and JPEG 60.",
-)
-@option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
-@option(
-    "--scale",
-    type=Several(Finite(1, 16), "FLOAT"),
-    default="4",
-    help="Magnifications, each measured.",
-)
-@option(
-    "--steps",
-    type=Several(click.IntRange(1), "N"),
-    help="Sampler steps, each measured. Default: the weights'.",
-)
-@option(
-    "--sampler",
-    type=Several(Named(SAMPLERS), "SAMPLER"),
-    help="Samplers, each measured. Default: the weights'.",
-)
-@option(
-    "--preset",
-    type=Several(Named(PRESETS), "PRESET"),
-    help="Rungs of the ladder of speed and quality, each measured, as in upscale.",
-)
-@option(
-    "--temperature",
-    type=Several(Finite(0, 10), "FLOAT"),
-    help="Strengths of the noise, each measured. Default: the weights'.",
-)
-@option(
-    "--parametrisation",
-    type=Several(click.STRING, "NAME"),
-    help="How ecdp's two heads are read (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), each "
-    "measured. Default: the weights'.",
-)
-@option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'.")
-@option(
-    "--one-stage",
-    is_flag=True,
-    help="Use the weights at this very scale, also where they were not trained for it.",
-)
-@option(
-    "--consistency",
-    type=Named(CONSISTENCY),
-    help="Whether the result, shrunk, must equal the input. Default: the weights'.",
-)
-@option(
-    "--metrics",
-    type=Several(Named(tuple(METRICS)), "METRIC"),
-    help=f"Of {', '.join(METRICS)}. Default: {','.join(DEFAULT_METRICS)}, "
-    "without lpips_vgg where its weights are not.",
-)
-@option(
-    "--outputs",
-    metavar="DIR",
-    multiple=True,
-    type=ANY_PATH,
-    help="Measure the pictures in DIR, made by any program and named as in --dataset. Again for "
-    "another program; with --method or --weights, beside those.",
-)
-@option(
-    "--unpaired",
-    is_flag=True,
-    help="Measure each --outputs as a set against the set that --dataset is, by FID alone: for "
-    "pictures that were made from nothing (diffsr generate).",
-)
-@option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
-@option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of the samples.")
-@option(
-    "--samples",
-    type=click.IntRange(1, 100),
-    default=1,
-    metavar="N",
-    help="Samples of each picture: metrics are their means, and there is a diversity.",
-)
-@DEVICE
-@DTYPE
-@option("--save", metavar="DIR", type=ANY_PATH, help="Also write the enlarged pictures.")
-@option(
-    "--json",
-    "json_file",
-    metavar="FILE|-",
-    type=ANY_PATH,
-    help="Write all rows as JSON.",
-)
-@option(
-    "--csv",
-    "csv_file",
-    metavar="FILE|-",
-    type=ANY_PATH,
-    help="Write all rows as CSV.",
-)
-@option(
-    "--markdown",
-    "markdown_file",
-    metavar="FILE|-",
-    type=ANY_PATH,
-    help="Write the table of means as Markdown.",
-)
-@option(
-    "--brief",
-    is_flag=True,
-    help="A table of metrics and network calls alone, the best in bold.",
-)
-@option(
-    "--html",
-    "html_file",
-    metavar="FILE",
-    type=ANY_PATH,
-    help="Write a report with plots and pictures: one file that needs no other.",
-)
-@option(
-    "--crop",
-    type=click.IntRange(32, 1024),
-    default=128,
-    metavar="PIXELS",
-    help="Side of the cuts that --html shows.",
-)
-@option(
-    "--published",
-    default="auto",
-    metavar="auto|none|NAME,...",
-    help="Tables from papers to show beside, marked as such. auto: in --html, those of the "
-    "dataset and scale.",
-)
-@option(
-    "--cache",
-    metavar="DIR",
-    type=ANY_PATH,
-    help="Where rows are kept, so that a run that was killed goes on. Default: in the user's "
-    "cache folder.",
-)
-@option("--no-cache", is_flag=True, help="Measure everything anew and keep nothing.")
-@option(
-    "--compare",
-    metavar="A.json B.json",
-    nargs=2,
-    type=ANY_PATH,
-    help="Measure nothing: what differs significantly between two runs' --json.",
-)
-@option(
-    "--tune-schedule",
-    is_flag=True,
-    help="Search the noise levels for --steps with --weights, and store the best in the file.",
-)
-@option(
-    "--candidates",
-    type=click.IntRange(4, 10000),
-    default=40,
-    metavar="N",
-    help="How many schedules --tune-schedule tries.",
-)
-@option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=ANY_PATH,
-    help="Of --tune-schedule: the file to write. Default: the weights' own.",
-)
-@OFFLINE
-@QUIET
-@DEBUG
+@with_options(_OPTIONS)
 @click.pass_context
 def command(ctx: click.Context, **options: Any) -> int:
     """Measure methods on a folder of pictures.
 
-    Every picture is cut so that the scale divides it, shrunk by Pillow's bicubic (unless the set
-    has its small pictures itself), enlarged by every combination of method, weights, scale, sampler
-    and steps, and compared with what it was. The table of means goes to standard output, unless
-    something else is sent there.
+    Each picture is shrunk with Pillow's bicubic (unless the set has low-resolution pictures),
+    enlarged by each combination of method, weights, scale, sampler and steps, and compared with the
+    original. The table of means goes to standard output.
     """
     targets = _targets(options)
     if options["compare"]:

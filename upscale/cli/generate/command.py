@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from upscale import __version__
 from upscale.cli.generate.outputs import STDOUT, Work, work_of
-from upscale.cli.help import Command
+from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
@@ -21,15 +21,18 @@ from upscale.cli.options import (
     DEVICE,
     DTYPE,
     GENERATING,
+    MACHINE,
     OFFLINE,
     QUIET,
     SAMPLERS,
     SPACINGS,
+    STORED,
     Finite,
     Named,
     Several,
     option,
     weights_names,
+    with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale.command import FORMATS
@@ -51,100 +54,83 @@ def _generating(
     return found or [CompletionItem(incomplete, type="file")]
 
 
-@click.command(name="generate", cls=Command, context_settings=CONTEXT)
-@option(
-    "-o",
-    "--output",
-    metavar="DIR|FILE|-",
-    type=ANY_PATH,
-    help="Where to write: a folder, for seed0_0000.png, seed0_0001.png, ...; a file, for one "
-    "picture or the sheet of --grid; - is standard output.",
+_PICTURES, _FILES, _SAMPLING = "Pictures", "Output", "Sampling"
+_OPTIONS = [
+    option("-o", "--output", metavar="DIR|FILE|-", type=ANY_PATH, group=_FILES,
+        help="Where to write: a folder for seed0_0000.png, seed0_0001.png, ...; a file for one "
+             "picture or for the sheet of --grid; - for standard output."),
+    option("--count", type=click.IntRange(1), default=1, metavar="N", group=_PICTURES,
+        help="Number of pictures."),
+    option("--first", type=click.IntRange(0), default=0, metavar="N", group=_PICTURES, expert=True,
+        help="Number of the first picture. Picture N of a seed is always the same."),
+    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", group=_PICTURES,
+        help="Seed of all noise."),
+    option("--size", type=click.IntRange(1), metavar="N", envvar="DIFFSR_GENERATE_SIZE",
+        group=_PICTURES, show_default="the network's own size",
+        help="Longer side of the result, up to 16 times the network's own. Super-resolution by 4 "
+             "is repeated until it is reached (SR3, section 4.7)."),
+    option("--weights", metavar="NAME|FILE|hf:...", envvar="DIFFSR_GENERATE_WEIGHTS",
+        shell_complete=_generating, group=_PICTURES,
+        show_default="ddpm-face-64, if diffsr has it", help="Weights of method ddpm."),
+    option("--upscale-weights", type=Several(click.STRING, "NAME|FILE|hf:..."), group=_SAMPLING,
+        shell_complete=weights_names, expert=True,
+        show_default="sr3-face-64-256 for faces if diffsr has it, else as in diffsr upscale",
+        help="Weights for each super-resolution stage. The last serves all later stages."),
+    option("--sampler", type=Named(SAMPLERS), group=_SAMPLING, expert=True, show_default=STORED,
+        help="Sampling method."),
+    option("--steps", type=click.IntRange(1), metavar="N", group=_SAMPLING, show_default=STORED,
+        help="Sampler steps of the first network."),
+    option("--upscale-steps", metavar="N,...", group=_SAMPLING, expert=True,
+        show_default=f"{STORED}, at most half of the stage before",
+        help="Sampler steps of each super-resolution stage."),
+    option("--spacing", type=Named(SPACINGS), group=_SAMPLING, expert=True, show_default=STORED,
+        help="Spacing of the noise levels."),
+    option("--temperature", type=Finite(0, 10), metavar="FLOAT", group=_SAMPLING, expert=True,
+        show_default=STORED,
+        help="Strength of the noise. Below 1, pictures are plainer and more alike."),
+    option("--batch", type=click.IntRange(1, 1024), default=8, metavar="N", group=MACHINE,
+        expert=True,
+        help="Pictures per network call on a GPU. On a CPU they are made one by one."),
+    option("--grid", is_flag=True, group=_FILES,
+        help="Also write all pictures to one sheet, seed0_grid.png; with -o FILE only the sheet."),
+    option("--format", type=Named(FORMATS), group=_FILES, expert=True,
+        show_default="by the suffix of -o, else png", help="File format."),
+    option("--quality", type=click.IntRange(1, 100), metavar="N", group=_FILES, expert=True,
+        help="Quality of JPEG, WebP (100: lossless) and AVIF."),
+    option("--strip", is_flag=True, group=_FILES, expert=True,
+        help="Write no comment about how a picture was made."),
+    option("--overwrite", is_flag=True, group=_FILES, help="Replace existing files."),
+    option("--skip-existing", is_flag=True, group=_FILES,
+        help="Make only the pictures whose files do not exist."),
+    DEVICE,
+    DTYPE,
+    option("--json", "as_json", is_flag=True, group=GENERAL,
+        help="Print one JSON object per picture instead of its path."),
+    QUIET,
+    option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Print more."),
+    option("--dry-run", is_flag=True, group=GENERAL, help="Show what would be done."),
+    OFFLINE,
+    DEBUG,
+]  # fmt: skip
+
+
+@click.command(
+    name="generate",
+    cls=Command,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr generate -o made/ --count 8", "eight pictures of seed 0"),
+        ("diffsr generate -o made/ --size 256", "enlarged by super-resolution"),
+        ("diffsr generate -o sheet.png --count 16 --grid", "one sheet of sixteen"),
+    ],
 )
-@option("--count", type=click.IntRange(1), default=1, metavar="N", help="How many pictures.")
-@option(
-    "--first",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Number of the first; picture N of a seed is the same whatever is made beside it.",
-)
-@option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of all noise.")
-@option(
-    "--weights",
-    metavar="NAME|FILE|hf:...",
-    envvar="DIFFSR_GENERATE_WEIGHTS",
-    shell_complete=_generating,
-    help="Weights of method ddpm. Default: ddpm-face-64, if diffsr has it.",
-)
-@option("--sampler", type=Named(SAMPLERS), help="Default: the weights'.")
-@option(
-    "--steps",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Sampler steps of the first network. Default: what the weights were made for.",
-)
-@option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'.")
-@option(
-    "--temperature",
-    type=Finite(0, 10),
-    metavar="FLOAT",
-    help="Strength of the noise; below 1 plainer and more alike. Default: the weights'.",
-)
-@option(
-    "--size",
-    type=click.IntRange(1),
-    metavar="N",
-    envvar="DIFFSR_GENERATE_SIZE",
-    help="Longer side of the result, up to 16 times the network's own: a cascade of "
-    "super-resolution by 4 goes there (SR3, section 4.7). Default: the network's own.",
-)
-@option(
-    "--upscale-weights",
-    type=Several(click.STRING, "NAME|FILE|hf:..."),
-    shell_complete=weights_names,
-    help="Of each stage of the cascade; the last for all that follow. Default: "
-    "sr3-face-64-256 for faces, if diffsr has it, else what `diffsr upscale` takes.",
-)
-@option(
-    "--upscale-steps",
-    metavar="N,...",
-    help="Sampler steps of each stage. Default: the weights' own, but at most half as many as the "
-    "stage before.",
-)
-@option(
-    "--batch",
-    type=click.IntRange(1, 1024),
-    default=8,
-    metavar="N",
-    help="Pictures that go through the first network together on a GPU. A CPU takes one by one.",
-)
-@option("--grid", is_flag=True, help="Also all pictures on one sheet, seed0_grid.png; with -o FILE "
-        "the sheet alone.")  # fmt: skip
-@option("--format", type=Named(FORMATS), help="Of the files. Default: the suffix of -o, else png.")
-@option(
-    "--quality",
-    type=click.IntRange(1, 100),
-    metavar="1-100",
-    help="For JPEG, WebP (100: lossless) and AVIF.",
-)
-@option("--strip", is_flag=True, help="Write no comment that says how a picture was made.")
-@option("--overwrite", is_flag=True, help="Replace files that exist.")
-@option("--skip-existing", is_flag=True, help="Make only the pictures whose files do not exist.")
-@DEVICE
-@DTYPE
-@option("--json", "as_json", is_flag=True, help="Print an object a line for every picture instead "
-        "of the paths.")  # fmt: skip
-@QUIET
-@option("-v", "--verbose", is_flag=True, help="Say more.")
-@option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@OFFLINE
-@DEBUG
+@with_options(_OPTIONS)
 def command(**options: Any) -> int:
-    """Make pictures from noise alone. Nobody took them; a face may still resemble one that the
+    """Make pictures from noise alone. They show nobody, but a face may resemble one that the
     weights were trained on.
 
-    The paths written go to standard output, one a line; everything else to standard error. How
-    like real pictures a folder of them is: diffsr bench --unpaired.
+    The paths written go to standard output, one per line; everything else goes to standard error.
+    `diffsr bench --unpaired` measures how close a folder of them is to real pictures.
     """
     work = work_of(options)
     with Reporter(len(work.items), quiet=options["quiet"], verbose=options["verbose"]) as reporter:

@@ -13,18 +13,20 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from upscale.cli.help import Command
+from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
     CONTEXT,
     DEBUG,
     DEVICE,
     DTYPE,
+    MACHINE,
     QUIET,
     Finite,
     Named,
     option,
     weights_names,
+    with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.train.lists import listed, planned
@@ -48,113 +50,77 @@ def _recipe_names(
     return [CompletionItem(name) for name in RECIPES if name.startswith(incomplete)]
 
 
-@click.command(name="train", cls=Command, context_settings=CONTEXT)
-@option(
-    "--dataset",
-    metavar="WHAT",
-    type=ANY_PATH,
-    help="A folder of pictures (also folder:DIR), tar shards or LMDB, a name (--list shows them), "
-    "or hf:ORG/NAME on the Hugging Face Hub. Default: the recipe's.",
+_OPTIONS = [
+    option("--dataset", metavar="WHAT", type=ANY_PATH, group="Run", show_default="the recipe's",
+        help="Pictures to train on: a folder (also folder:DIR), tar shards, an LMDB, a name from "
+             "--list, or hf:ORG/NAME on the Hugging Face Hub."),
+    option("--data", metavar="DIR", type=ANY_PATH, default="data", group="Run", expert=True,
+        help="Folder that holds the named datasets."),
+    option("--recipe", metavar="NAME", shell_complete=_recipe_names, group="Run",
+        help="Use the settings of a paper or of bundled weights (--list shows them). Every option "
+             "given overrides them."),
+    option("--list", "list_", is_flag=True, group="Run", help="Show datasets and recipes."),
+    option("--output", metavar="DIR", type=ANY_PATH, group="Run",
+        show_default="runs/ and the name of the weights",
+        help="Folder of the run: checkpoints, metrics.jsonl, samples, the weights and their card."),
+    option("--name", metavar="NAME", group="Run", expert=True,
+        show_default="the recipe, or METHOD-DOMAIN", help="Name of the weights file."),
+    option("--init", metavar="WEIGHTS", shell_complete=weights_names, group="Run",
+        help="Weights to start from (a name, a file or hf:...). With several, separated by commas, "
+             "what the first lack comes from the next. The folder of a run gives its network, "
+             "average, optimiser and discriminator."),
+    option("--images", type=click.IntRange(1), metavar="N", group="Run", expert=True,
+        help="Length of the run in examples; replaces --iterations."),
+    option("--max-minutes", type=Finite(0, min_open=True), metavar="FLOAT", group="Run",
+        help="Stop and export after this time."),
+    option("--save-minutes", type=Finite(0), default=5.0, metavar="FLOAT", group="Run", expert=True,
+        help="Time between checkpoints."),
+    option("--scale", type=Finite(1), metavar="FLOAT", group="Run",
+        help="Learn this magnification only; replaces --scale-min, --scale-max and --scale-focus."),
+    *config_options(),
+    option("--names-from", metavar="FILE", type=ANY_PATH, group="Pictures", expert=True,
+        help="Use only the pictures whose file names are in this list, one per line."),
+    option("--validation", metavar="DIR", type=ANY_PATH, group="Validation", expert=True,
+        show_default="the dataset's own, or --holdout", help="Pictures to validate on."),
+    option("--validate-every", type=click.IntRange(0), default=2000, metavar="N",
+        group="Validation", expert=True, help="Iterations between validations. 0: never."),
+    option("--tensorboard", is_flag=True, group="Validation", expert=True,
+        help="Also write the contents of metrics.jsonl for TensorBoard."),
+    DEVICE,
+    DTYPE,
+    option("--workers", type=click.IntRange(0), metavar="N", group=MACHINE, expert=True,
+        show_default="up to 8 on a GPU, else none", help="Processes that prepare batches."),
+    option("--cache", type=Finite(0), metavar="GIB", group=MACHINE, expert=True,
+        show_default="8, or half of the free memory",
+        help="Memory for decoded pictures. Larger datasets are read again at each use."),
+    option("--compile", "compiled", is_flag=True, group=MACHINE, expert=True,
+        help="Compile the network with torch.compile."),
+    option("--strategy", type=Named(("ddp", "fsdp")), default="ddp", group=MACHINE, expert=True,
+        help="Under torchrun: each process holds the whole network (ddp) or a share of it (fsdp)."),
+    option("--dry-run", is_flag=True, group=GENERAL,
+        help="Show the settings and measure time and memory, without training."),
+    QUIET,
+    DEBUG,
+]  # fmt: skip
+
+
+@click.command(
+    name="train",
+    cls=Command,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr train --list", "show datasets and recipes"),
+        ("diffsr train --dataset photos/ --iterations 20000", "train SR3 on a folder"),
+        ("diffsr train --recipe ecdp-photo --dry-run", "show what a recipe takes"),
+    ],
 )
-@option(
-    "--data", metavar="DIR", type=ANY_PATH, default="data", help="Where datasets with names are."
-)
-@option(
-    "--recipe",
-    metavar="NAME",
-    shell_complete=_recipe_names,
-    help="Settings of a paper (--list shows them); every option given goes before them.",
-)
-@option("--list", "list_", is_flag=True, help="Show datasets and recipes.")
-@option(
-    "--output",
-    metavar="DIR",
-    type=ANY_PATH,
-    help="Folder of the run: checkpoints, metrics.jsonl, samples, the weights file and its card. "
-    "Default: runs/ and the name of the weights file.",
-)
-@option(
-    "--name", metavar="NAME", help="Of the weights file. Default: the recipe, or METHOD-DOMAIN."
-)
-@option(
-    "--init",
-    metavar="WEIGHTS",
-    shell_complete=weights_names,
-    help="Weights (name, file or hf:...) to start from; of several, with commas between, what the "
-    "first have not comes from the next. Or a run's folder: its network, average, optimiser and "
-    "discriminator as they stand, under new settings.",
-)
-@option(
-    "--names-from",
-    metavar="FILE",
-    type=ANY_PATH,
-    help="Use only the pictures whose file names this lists, one a line.",
-)
-@option(
-    "--max-minutes",
-    type=Finite(0, min_open=True),
-    metavar="FLOAT",
-    help="Stop, and export, after this time.",
-)
-@option("--save-minutes", type=Finite(0), default=5.0, metavar="FLOAT", help="Between checkpoints.")
-@option(
-    "--images",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Length of the run in examples, in place of --iterations.",
-)
-@option(
-    "--scale",
-    type=Finite(1),
-    metavar="FLOAT",
-    help="The one magnification learnt, in place of --scale-min, -max and -focus.",
-)
-@option(
-    "--validation",
-    metavar="DIR",
-    type=ANY_PATH,
-    help="Pictures to validate on. Default: the dataset's own, or --holdout.",
-)
-@option(
-    "--validate-every",
-    type=click.IntRange(0),
-    default=2000,
-    metavar="N",
-    help="Iterations between validations; 0: never.",
-)
-@option(
-    "--workers",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Processes that prepare batches. Default: on a GPU up to 8, else none.",
-)
-@option(
-    "--cache",
-    type=Finite(0),
-    metavar="GIB",
-    help="Decoded pictures kept in memory; larger datasets are read at each use. Default: 8, or "
-    "half of what is free.",
-)
-@DEVICE
-@DTYPE
-@option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile.")
-@option(
-    "--strategy",
-    type=Named(("ddp", "fsdp")),
-    default="ddp",
-    help="Under torchrun: a whole network in each process, or a share of it.",
-)
-@option("--tensorboard", is_flag=True, help="Write what metrics.jsonl holds for TensorBoard too.")
-@config_options
-@option("--dry-run", is_flag=True, help="Say what would be done and what it takes, do nothing.")
-@QUIET
-@DEBUG
+@with_options(_OPTIONS)
 def command(dataset: str | None, output: str | None, **options: Any) -> int:
     """Train weights from pictures.
 
-    The same command run again goes on from the last checkpoint in --output. Ctrl-C and SIGTERM
-    save one before they end; the second exits with 0. The path of the weights goes to standard
-    output. Several processes: torchrun --nproc-per-node N -m upscale train ...
+    Running the same command again resumes from the last checkpoint in --output. Ctrl-C and SIGTERM
+    save a checkpoint first; after SIGTERM the exit code is 0. The path of the weights goes to
+    standard output. For several processes: torchrun --nproc-per-node N -m upscale train ...
     """
     if options["list_"]:
         listed()
