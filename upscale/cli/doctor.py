@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from upscale import __version__
-from upscale.cli.help import Command
+from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import CONTEXT, DEBUG, option
 from upscale.errors import DiffsrError
 
@@ -25,12 +25,12 @@ _SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
 
 
 @click.command(name="doctor", cls=Command, context_settings=CONTEXT)
-@option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@option("--json", "as_json", is_flag=True, group=GENERAL, help="Print a JSON object.")
 @DEBUG
 def command(as_json: bool, debug: bool) -> int:
-    """Print what a bug report needs: versions, devices, memory, weights, settings.
+    """Print what a bug report needs: versions, devices, memory, weights and settings.
 
-    Uses no network. Exit code 5 where weights that come with diffsr are damaged.
+    Uses no network. The exit code is 5 if bundled weights are damaged.
     """
     weights, damaged = _weights()
     report = {

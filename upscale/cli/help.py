@@ -114,7 +114,7 @@ def format_examples(examples: Sequence[tuple[str, str]], formatter: click.HelpFo
     """A section of commands and what each does."""
     if examples:
         with formatter.section("Examples"):
-            formatter.write_dl(examples, col_max=60)
+            formatter.write_dl(examples, col_max=100)
 
 
 def _range(kind: click.ParamType) -> str:

@@ -19,11 +19,13 @@ from upscale.cli.options import (
     METHODS,
     OFFLINE,
     QUIET,
+    STORED,
     Finite,
     Named,
     Several,
     option,
     weights_names,
+    with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, UsageError
@@ -64,117 +66,81 @@ class Pair(click.ParamType):
         return first, second
 
 
-@click.command(name="build", cls=Command, context_settings=CONTEXT)
-@option("--hr", required=True, metavar="DIR", type=ANY_PATH, help="Folder of true pictures.")
-@option(
-    "--lr",
-    metavar="DIR",
-    type=ANY_PATH,
-    help="Their low-resolution versions, named alike. Default: shrunk by --scale, by bicubic.",
-)
-@option(
-    "--outputs",
-    multiple=True,
-    type=NamedFolder(),
-    help="What any program made of them, named alike; again for each program.",
-)
-@option(
-    "--method",
-    type=Several(Named(METHODS), "METHOD"),
-    help="Enlarge with these, as `diffsr upscale` does.",
-)
-@option("-o", "--output", required=True, metavar="DIR", type=ANY_PATH, help="The study.")
-@option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", help="Without --lr.")
-@option("--domain", type=Named(DOMAINS), default="photo", help="For choosing weights.")
-@option(
-    "--weights",
-    metavar="NAME|FILE|hf:...",
-    shell_complete=weights_names,
-    help="For the one method given.",
-)
-@option("--steps", type=click.IntRange(1), metavar="N", help="Default: the weights'.")
-@option(
-    "--task",
-    "tasks",
-    type=Several(click.Choice(["1", "2"]), "TASK"),
-    default="1,2",
-    help="1: with the low-resolution picture in the middle; 2: without. Each subject has one "
-    "of them.",
-)
-@option(
-    "--subjects",
-    type=click.IntRange(1, 100_000),
-    default=50,
-    metavar="N",
-    help="The study is complete when so many have finished.",
-)
-@option(
-    "--images",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Pictures for each subject. Default: 50, or as many as there are.",
-)
-@option(
-    "--checks",
-    type=click.IntRange(0, 1000),
-    default=5,
-    metavar="N",
-    help="Attention checks for each subject: a pair that nobody who looks gets wrong.",
-)
-@option(
-    "--practice",
-    type=click.IntRange(0, 1000),
-    default=2,
-    metavar="N",
-    help="First trials for each subject, which don't count.",
-)
-@option("--pairs", type=Several(Pair(), "NAME:NAME"), help="Also compare methods with each other.")
-@option(
-    "--seconds",
-    type=Finite(0.05, 60),
-    metavar="FLOAT",
-    help="Viewing time. Default: 3 for faces, 6 for photos, as in SR3.",
-)
-@option(
-    "--crop",
-    type=click.IntRange(0, 16384),
-    default=256,
-    metavar="N",
-    help="Show the central NxN; 0: the whole picture.",
-)
-@option(
-    "--magnify",
-    type=click.IntRange(1, 8),
-    default=1,
-    metavar="N",
-    help="Show each pixel as NxN, for dense screens.",
-)
-@option(
-    "--show-lr",
-    type=Named(_KERNELS),
-    default="bicubic",
-    help="How the low-resolution picture is enlarged for the eye.",
-)
-@option("--title", metavar="TEXT", help="Of the page.")
-@option("--consent", metavar="FILE", type=ANY_PATH, help="Text that subjects agree to (UTF-8).")
-@option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
-@option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    metavar="N",
-    help="Of the plan and of the samples.",
-)
-@DEVICE
-@DTYPE
-@OFFLINE
-@QUIET
-@DEBUG
-def build(**options: Any) -> int:
-    """Make a study of pictures and what methods or other programs made of them.
+_STUDY, _PICTURES, _TRIALS, _DISPLAY = "Study", "Pictures", "Trials", "Display"
+_OPTIONS = [
+    option("--hr", required=True, metavar="DIR", type=ANY_PATH, group=_PICTURES,
+        help="Folder of original pictures."),
+    option("--lr", metavar="DIR", type=ANY_PATH, group=_PICTURES, expert=True,
+        show_default="--hr, shrunk by --scale with bicubic",
+        help="Folder of low-resolution versions with the same names."),
+    option("--outputs", multiple=True, type=NamedFolder(), group=_PICTURES,
+        help="Folder of results that any program made, with the same names, and the name of the "
+             "method. May be repeated."),
+    option("--method", type=Several(Named(METHODS), "METHOD"), group=_PICTURES,
+        help=f"Enlarge with these methods, as diffsr upscale does: {', '.join(METHODS)}."),
+    option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", group=_PICTURES,
+        help="Magnification, where --lr is not given."),
+    option("--domain", type=Named(DOMAINS), default="photo", group=_PICTURES,
+        help="What the pictures show; decides which weights are chosen."),
+    option("--weights", metavar="NAME|FILE|hf:...", shell_complete=weights_names, group=_PICTURES,
+        expert=True, help="Weights for the one --method."),
+    option("--steps", type=click.IntRange(1), metavar="N", group=_PICTURES, expert=True,
+        show_default=STORED, help="Sampler steps."),
+    option("--limit", type=click.IntRange(1), metavar="N", group=_PICTURES, expert=True,
+        help="Use the first N pictures only."),
+    option("-o", "--output", required=True, metavar="DIR", type=ANY_PATH, group=_STUDY,
+        help="Folder for the study."),
+    option("--title", metavar="TEXT", group=_STUDY, expert=True, help="Title of the page."),
+    option("--consent", metavar="FILE", type=ANY_PATH, group=_STUDY,
+        help="Text file (UTF-8) that subjects must agree to."),
+    option("--subjects", type=click.IntRange(1, 100_000), default=50, metavar="N", group=_STUDY,
+        help="Number of subjects after which the study is complete."),
+    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", group=_STUDY,
+        expert=True, help="Seed of the plan and of the samples."),
+    option("--task", "tasks", type=Several(click.Choice(["1", "2"]), "TASK"), default="1,2",
+        group=_TRIALS,
+        help="1: with the low-resolution picture in the middle; 2: without it. Each subject does "
+             "one task."),
+    option("--images", type=click.IntRange(1), metavar="N", group=_TRIALS,
+        show_default="50, or as many as there are", help="Pictures per subject."),
+    option("--checks", type=click.IntRange(0, 1000), default=5, metavar="N", group=_TRIALS,
+        help="Attention checks per subject. In such a pair the right answer is obvious."),
+    option("--practice", type=click.IntRange(0, 1000), default=2, metavar="N", group=_TRIALS,
+        expert=True, help="Practice trials per subject. They do not count."),
+    option("--pairs", type=Several(Pair(), "NAME:NAME"), group=_TRIALS, expert=True,
+        help="Also compare these methods with each other."),
+    option("--seconds", type=Finite(0.05, 60), metavar="FLOAT", group=_TRIALS,
+        show_default="3 for faces, 6 for photos, as in SR3", help="Viewing time per trial."),
+    option("--crop", type=click.IntRange(0, 16384), default=256, metavar="N", group=_DISPLAY,
+        expert=True, help="Show the central NxN pixels. 0: the whole picture."),
+    option("--magnify", type=click.IntRange(1, 8), default=1, metavar="N", group=_DISPLAY,
+        expert=True, help="Show each pixel as NxN, for dense screens."),
+    option("--show-lr", type=Named(_KERNELS), default="bicubic", group=_DISPLAY, expert=True,
+        help="How the low-resolution picture is enlarged for display."),
+    DEVICE,
+    DTYPE,
+    OFFLINE,
+    QUIET,
+    DEBUG,
+]  # fmt: skip
 
-    Pictures are copied; who sees which, against what, on which side, is planned. The folder of
-    the study goes to standard output.
+
+@click.command(
+    name="build",
+    cls=Command,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr humaneval build --hr photos --method sr3,ecdp -o study", "two methods"),
+        ("diffsr humaneval build --hr photos --outputs gan=out -o study", "any program"),
+        ("diffsr humaneval build --hr hr --lr lr --method sr3 -o study", "given inputs"),
+    ],
+)
+@with_options(_OPTIONS)
+def build(**options: Any) -> int:
+    """Make a study from original pictures and the results of methods or programs.
+
+    Pictures are copied, and a plan says who sees which pair on which side. The folder of the study
+    goes to standard output.
     """
     from upscale.humaneval.extra import require
 

@@ -18,33 +18,44 @@ from upscale.errors import DiffsrError, UsageError
 STUDY = click.argument("study", type=ANY_PATH, metavar="STUDY")
 
 
-@click.group(name="humaneval", cls=Group, context_settings=CONTEXT)
+@click.group(
+    name="humaneval",
+    cls=Group,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr humaneval build --hr photos --method sr3,ecdp -o study", "make a study"),
+        ("diffsr humaneval serve study", "run it"),
+        ("diffsr humaneval report study", "fool rates"),
+    ],
+)
 def command() -> None:
-    """Ask people which of two pictures is real, as in SR3's human evaluation (2AFC).
-
-    \b
-      diffsr humaneval build --hr photos --method sr3,ecdp -o study
-      diffsr humaneval serve study
-      diffsr humaneval report study
-    """
+    """Ask people which of two pictures is real, as in SR3's human evaluation (2AFC)."""
 
 
 command.add_command(build)
 
 
-@command.command(context_settings=CONTEXT)
+@command.command(
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr humaneval serve study", "on this machine"),
+        ("diffsr humaneval serve study --host 0.0.0.0", "in the network"),
+        ("diffsr humaneval serve study --tunnel https://study.example", "behind a proxy"),
+    ],
+)
 @STUDY
 @option(
     "--host",
     metavar="ADDRESS",
     default="127.0.0.1",
-    help="Where to listen. Other than loopback, subjects need the link that is printed.",
+    help="Address to listen on. Unless it is a loopback address, subjects need the link that "
+    "is printed.",
 )
-@option("--port", type=click.IntRange(0, 65535), default=8008, help="0: any free one.")
+@option("--port", type=click.IntRange(0, 65535), default=8008, help="Port. 0: any free one.")
 @option(
     "--tunnel",
     metavar="URL",
-    help="The address under which a tunnel or proxy shows the study; subjects need the link.",
+    help="Public address of the study behind a tunnel or proxy. Subjects need the link.",
 )
 @option("--no-browser", is_flag=True, help="Do not open the browser.")
 @QUIET
@@ -52,9 +63,9 @@ command.add_command(build)
 def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) -> int:
     """Run the study in STUDY as a web page, until Ctrl-C.
 
-    The link goes to standard output. Answers are on disk before the page goes on: the server may
-    be stopped, or killed, and started again at any time.
-    """
+    The link goes to standard output. Each answer is on disk before the next page is shown, so the
+    server may be stopped or killed and started again at any time.
+    """  # fmt: skip
     from upscale.humaneval.extra import require
 
     require("starlette", "uvicorn", "scipy")
@@ -81,58 +92,72 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     return 0
 
 
-@command.command(context_settings=CONTEXT)
+@command.command(
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr humaneval report study", "rates, and study/report"),
+        ("diffsr humaneval report study --complete-only", "of subjects who finished"),
+        ("diffsr humaneval report study --simulate 0.4", "what drawn subjects would give"),
+    ],
+)
 @STUDY
-@option("-o", "--output", metavar="DIR", type=ANY_PATH, help="Default: STUDY/report.")
+@option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=ANY_PATH,
+    show_default="STUDY/report",
+    help="Folder for the report.",
+)
 @option(
     "--max-failed",
     type=click.IntRange(0),
     default=1,
     metavar="N",
-    help="Attention checks that a subject may fail.",
+    help="Number of attention checks that a subject may fail.",
 )
 @option(
     "--min-rt",
     type=Finite(0, 60_000),
     default=200.0,
     metavar="MS",
-    help="Faster answers don't count.",
+    help="Ignore answers that took less time.",
 )
-@option("--complete-only", is_flag=True, help="Leave out subjects who did not finish.")
+@option("--complete-only", is_flag=True, help="Ignore subjects who did not finish.")
 @option("--keep-interrupted", is_flag=True, help="Count pairs that were shown more than once.")
 @option(
     "--top",
     type=click.IntRange(0, 50),
     default=3,
     metavar="N",
-    help="How many of the best and worst pictures are shown.",
+    help="Number of best and worst pictures to show.",
 )
 @option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     metavar="N",
-    help="Of the bootstrap and of simulated subjects.",
+    help="Seed of the bootstrap and of simulated subjects.",
 )
 @option(
     "--simulate",
     metavar="RATE[,NAME=RATE...]",
-    help="Instead of the answers, those of drawn subjects with these true fool rates.",
+    help="Evaluate simulated subjects with these true fool rates instead of the answers.",
 )
 @option(
     "--studies",
     type=click.IntRange(1, 100_000),
     default=1,
     metavar="N",
-    help="With --simulate: how many studies; above 1, the share of intervals that cover.",
+    help="With --simulate: number of studies. Above 1, reports the coverage of the intervals.",
 )
 @QUIET
 @DEBUG
 def report(study: str, output: str | None, **options: Any) -> int:
-    """Fool rates of the study in STUDY, with 95% intervals.
+    """Report the fool rates of the study in STUDY, with 95% intervals.
 
-    Writes report.html, report.json and CSV files; the table of rates goes to standard output.
-    """
+    Writes report.html, report.json and CSV files. The table of rates goes to standard output.
+    """  # fmt: skip
     from upscale.humaneval.extra import require
 
     require("scipy", "matplotlib")

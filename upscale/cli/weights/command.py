@@ -15,15 +15,24 @@ from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, each, told
 from upscale.errors import UsageError
 
 
-@click.group(name="weights", cls=Group, context_settings=CONTEXT)
+@click.group(
+    name="weights",
+    cls=Group,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr weights list", "names and licences"),
+        ("diffsr weights pull hf:ORG/REPO/FILE", "fetch from the Hub"),
+        ("diffsr weights import x_gen.pth -o x.safetensors", "convert a checkpoint"),
+    ],
+)
 def command() -> None:
     """List, fetch, check, convert and publish weights.
 
     \b
-    Weights are called by
-      NAME                           a name in weights.toml, or in a list of yours
+    Weights are given as
+      NAME                           a name in weights.toml, or in your own list
       FILE                           a .safetensors file that diffsr made
-      hf:ORG/REPO[@REVISION]/FILE    one on the Hugging Face Hub
+      hf:ORG/REPO[@REVISION]/FILE    a file on the Hugging Face Hub
     """
 
 
@@ -31,11 +40,11 @@ def command() -> None:
 @JSON
 @DEBUG
 def list_(as_json: bool, debug: bool) -> int:
-    """List the weights that have a name: diffsr's, and those of your own lists.
+    """List all named weights.
 
-    State: bundled (in the package), cached (on this machine), remote (on the Hub; fetched when
-    first used), local (a file of yours). Own lists are ~/.config/diffsr/weights.toml and the file
-    that DIFFSR_WEIGHTS_TOML names.
+    The state is bundled (in the package), cached (on this machine), remote (on the Hub; fetched
+    when first used) or local (your own file). You can list your own weights in
+    ~/.config/diffsr/weights.toml and in the file that DIFFSR_WEIGHTS_TOML names.
     """
     from upscale.weights.store import entries, state_of
 
@@ -57,7 +66,7 @@ def list_(as_json: bool, debug: bool) -> int:
 @JSON
 @DEBUG
 def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
-    """Show all that is known of weights: their entry, and what the file tells of itself."""
+    """Show the entry of weights and the metadata in their file."""
     from upscale.weights.file import metadata_of
     from upscale.weights.store import find, locate, state_of
 
@@ -78,7 +87,7 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
 
 @command.command(context_settings=CONTEXT)
 @NAMES
-@option("--revision", metavar="REV", help="Branch, tag or commit, for hf:ORG/REPO/FILE.")
+@option("--revision", metavar="REV", help="Branch, tag or commit of hf:ORG/REPO/FILE.")
 @OFFLINE
 @JSON
 @QUIET
@@ -87,16 +96,17 @@ def pull(
     names: tuple[str, ...], revision: str | None, offline: bool, as_json: bool, quiet: bool,
     debug: bool,
 ) -> int:  # fmt: skip
-    """Fetch weights from the Hugging Face Hub into its cache; prints where they are.
+    """Fetch weights from the Hugging Face Hub into its cache.
 
-    hf:ORG/REPO without a file stands for the only weights in that repository. A download that
-    breaks off goes on from there when the command is run again. HF_HOME, HF_ENDPOINT, HF_TOKEN
-    (or `hf auth login`), HF_HUBOFFLINE, HF_HUB_DOWNLOAD_TIMEOUT and HF_HUB_ETAG_TIMEOUT count.
+    Prints their path. hf:ORG/REPO without a file means the only weights in that repository. An
+    interrupted download resumes when the command is run again. These variables have an effect:
+    HF_HOME, HF_ENDPOINT, HF_TOKEN (or `hf auth login`), HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT
+    and HF_HUB_ETAG_TIMEOUT.
     """
     from upscale.weights import store
 
     if not names:
-        raise UsageError("no weights named; `diffsr weights list` shows which there are")
+        raise UsageError("no weights named; `diffsr weights list` shows all names")
 
     def one(name: str, reporter: Reporter) -> dict[str, Any]:
         entry, path = store.pull(name, revision, offline, reporter.fetching)
@@ -107,7 +117,7 @@ def pull(
 
 @command.command(context_settings=CONTEXT)
 @NAMES
-@option("--golden", is_flag=True, help="Also compute the golden vectors of published weights.")
+@option("--golden", is_flag=True, help="Also compute the published golden test vectors.")
 @OFFLINE
 @JSON
 @QUIET
@@ -115,10 +125,11 @@ def pull(
 def verify(
     names: tuple[str, ...], golden: bool, offline: bool, as_json: bool, quiet: bool, debug: bool
 ) -> int:
-    """Check the sha256 and the content of weights; without names, of all that are here.
+    """Check the sha256 and the content of weights.
 
-    --golden runs the network on the input and the noise that were published with the weights, and
-    compares its answers. Exit code 5 where anything is wrong.
+    Without names, all weights on this machine are checked. --golden runs the network on the input
+    and the noise that were published with the weights and compares the results. The exit code is 5
+    if anything is wrong.
     """
     from upscale.weights import store
 
@@ -145,7 +156,10 @@ def verify(
 @JSON
 @DEBUG
 def path(name: str, as_json: bool, debug: bool) -> int:
-    """Print where weights are on this machine, once they are checked. Uses no network."""
+    """Check weights on this machine and print their path.
+
+    Uses no network.
+    """
     from upscale.weights.store import find, locate
 
     entry = find(name, offline=True)
@@ -161,11 +175,14 @@ def path(name: str, as_json: bool, debug: bool) -> int:
 @QUIET
 @DEBUG
 def rm(names: tuple[str, ...], as_json: bool, quiet: bool, debug: bool) -> int:
-    """Remove weights from the Hub's cache; prints what was removed."""
+    """Remove weights from the Hub's cache.
+
+    Prints the removed paths.
+    """
     from upscale.weights.store import remove
 
     if not names:
-        raise UsageError("no weights named; `diffsr weights list` shows which there are")
+        raise UsageError("no weights named; `diffsr weights list` shows all names")
 
     def one(name: str, reporter: Reporter) -> dict[str, Any]:
         return {"name": name, "path": str(remove(name))}

@@ -25,29 +25,41 @@ from upscale.cli.progress import Reporter
 from upscale.cli.weights.rows import JSON, WHICH, told
 from upscale.errors import OutputError, UsageError
 
-_LICENCE = option("--licence", metavar="TEXT", help="Under which the weights are given (SPDX).")
+_LICENCE = option("--licence", metavar="TEXT", help="Licence of the weights (SPDX identifier).")
 
 
-@click.command(name="import", cls=Command, context_settings=CONTEXT)
+@click.command(
+    name="import",
+    cls=Command,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr weights import I640000_E37_gen.pth --scale 8", "SR3"),
+        ("diffsr weights import checkpoint.pt --method ecdp", "ECDP"),
+        ("diffsr weights import runs/mine/checkpoint.pt", "a run of diffsr train"),
+    ],
+)
 @click.argument("file", type=ANY_PATH)
 @option(
     "--method",
     type=Named(("sr3", "idm", "ecdp")),
-    help="Whose checkpoint it is. Default: by its keys.",
+    show_default="by the names of its tensors",
+    help="Method of the checkpoint.",
 )
 @option(
     "-o",
     "--output",
     metavar="FILE",
     type=ANY_PATH,
-    help="Where to write. Default: beside the input, X.pth -> X.safetensors.",
+    show_default="beside the input, X.pth -> X.safetensors",
+    help="Where to write.",
 )
 @option(
     "--norm-groups",
     type=click.IntRange(1),
     default=32,
     metavar="N",
-    help="Of sr3 and idm, as in their config; 16 in sr3's 64 -> 512.",
+    help="Groups of the normalisation of sr3 and idm, as in their config; 16 for sr3 from 64 "
+    "to 512.",
 )
 @option(
     "--max-scale",
@@ -60,40 +72,43 @@ _LICENCE = option("--licence", metavar="TEXT", help="Under which the weights are
     "--scale",
     type=Finite(1, 16),
     metavar="FLOAT",
-    help="Magnification of sr3 (default 8) and ecdp (default 4; faces 8).",
+    show_default="sr3: 8, ecdp: 4 or, for faces, 8",
+    help="Magnification of sr3 and ecdp.",
 )
 @option(
     "--selection",
     type=Several(click.IntRange(0), "N"),
-    help="Encoder blocks that ecdp reads (rrdb_block_selection). Default: the paper's.",
+    show_default="the paper's",
+    help="Encoder blocks that ecdp reads (rrdb_block_selection).",
 )
 @option(
     "--resize",
     type=Named(("antialias", "plain")),
     default="antialias",
-    help="How ecdp's training resized: plain with torchvision before 0.17.",
+    help="How the training of ecdp resized pictures: plain with torchvision before 0.17.",
 )
 @option(
     "--domain",
     type=Named(DOMAINS),
-    help="What is on the pictures. Default: photo for ecdp, else face.",
+    show_default="photo for ecdp, else face",
+    help="What the pictures show.",
 )
-@option("--sampler", type=Named(SAMPLERS), help="To store as the weights' default.")
-@option("--steps", type=click.IntRange(1), metavar="N", help="Likewise.")
+@option("--sampler", type=Named(SAMPLERS), help="Sampler to store as the default.")
+@option("--steps", type=click.IntRange(1), metavar="N", help="Steps to store as the default.")
 @_LICENCE
-@option("--fp16", is_flag=True, help="Half the size, and a little rounding.")
-@option("--overwrite", is_flag=True, help="Replace a result that exists.")
+@option("--fp16", is_flag=True, help="Store as fp16: half the size, with a little rounding.")
+@option("--overwrite", is_flag=True, help="Replace an existing file.")
 @JSON
 @DEBUG
 def import_(
     file: str, output: str | None, fp16: bool, overwrite: bool, as_json: bool, debug: bool,
     **settings: Any,
 ) -> int:  # fmt: skip
-    """Convert a published checkpoint of SR3, IDM or ECDP (*_gen.pth, checkpoint.pt), or a
-    checkpoint of `diffsr train`, to weights; prints their path.
+    """Convert a checkpoint to weights.
 
-    The file is opened as tensors alone: one that would run code is refused. Sizes are read off the
-    shapes; what leaves no trace in them is an option.
+    Takes published checkpoints of SR3, IDM and ECDP (*_gen.pth, checkpoint.pt) and those of
+    `diffsr train`, and prints the path of the weights. Only tensors are read: a file that would run
+    code is refused. Sizes follow from the shapes of the tensors; options give what does not.
     """
     target = Path(output) if output else _beside(Path(file))
     if target.suffix != ".safetensors":
@@ -110,7 +125,16 @@ def import_(
     return 0
 
 
-@click.command(name="publish", cls=Command, context_settings=CONTEXT)
+@click.command(
+    name="publish",
+    cls=Command,
+    context_settings=CONTEXT,
+    examples=[
+        ("diffsr weights publish my.safetensors ORG/REPO --output out", "look first"),
+        ("diffsr weights publish my.safetensors ORG/REPO --licence MIT", "upload"),
+        ("diffsr weights publish my.safetensors ORG/REPO --private", "privately"),
+    ],
+)
 @WHICH
 @click.argument("repo", metavar="ORG/REPO")
 @_LICENCE
@@ -118,14 +142,15 @@ def import_(
     "--card",
     metavar="FILE",
     type=ANY_PATH,
-    help="Markdown for the repository's page. Default: made from what the file tells.",
+    show_default="made from the metadata",
+    help="Markdown file for the repository's page.",
 )
-@option("--private", is_flag=True, help="Make a private repository, if there is none yet.")
+@option("--private", is_flag=True, help="Make the repository private, if it does not exist yet.")
 @option(
     "--output",
     metavar="DIR",
     type=ANY_PATH,
-    help="Write the files into DIR instead of uploading them.",
+    help="Write the files to DIR instead of uploading them.",
 )
 @JSON
 @QUIET
@@ -134,9 +159,10 @@ def publish(
     name: str, repo: str, licence: str | None, card: str | None, private: bool,
     output: str | None, as_json: bool, quiet: bool, debug: bool,
 ) -> int:  # fmt: skip
-    """Upload weights, a card and golden test vectors to the Hub; prints the entry for weights.toml.
+    """Upload weights, a card and golden test vectors to the Hub.
 
-    Needs a token that may write: HF_TOKEN, or `hf auth login`.
+    Prints the entry for weights.toml. Needs a token with write access: HF_TOKEN, or `hf auth
+    login`.
     """
     from upscale.weights import publish as making
     from upscale.weights import store

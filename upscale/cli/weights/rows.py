@@ -27,8 +27,10 @@ def each(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Do `one` with every name and print its row, or what of it is `shown`; those that fail are
-    told and do not stop the others. Returns the exit code."""
+    """Do `one` with every name and print its row, or the value at `shown`.
+
+    Failures are reported and do not stop the others. Returns the exit code.
+    """
     codes = []
     with Reporter(quiet=quiet, unit="files") as reporter:
         for name in names:
