@@ -14,7 +14,7 @@ import click
 
 from upscale import __version__
 from upscale.cli.help import GENERAL, Command
-from upscale.cli.options import CONTEXT, DEBUG, option
+from upscale.cli.options import DEBUG, option
 from upscale.errors import DiffsrError
 
 _PACKAGES = (
@@ -24,7 +24,7 @@ _PACKAGES = (
 _SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
 
 
-@click.command(name="doctor", cls=Command, context_settings=CONTEXT)
+@click.command(name="doctor", cls=Command)
 @option("--json", "as_json", is_flag=True, group=GENERAL, help="Print a JSON object.")
 @DEBUG
 def command(as_json: bool, debug: bool) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 GENERAL = "General"  # the last group, with --help
 SHORT = 18  # a command with no more options than this shows all of them
 COLUMN = 28  # where the texts begin at the latest
@@ -52,7 +53,7 @@ class Command(click.Command):
     """A command whose help page has examples and groups. examples: (command, what it does)."""
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **settings: Any):
-        super().__init__(*args, **settings)
+        super().__init__(*args, **{"context_settings": CONTEXT, **settings})
         self.examples = examples
         self.long = sum(isinstance(p, Option) for p in self.params) > SHORT
 
@@ -102,7 +103,7 @@ class Group(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **settings: Any):
-        super().__init__(*args, **settings)
+        super().__init__(*args, **{"context_settings": CONTEXT, **settings})
         self.examples = examples
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

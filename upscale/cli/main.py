@@ -1,4 +1,4 @@
-"""The console entry `diffsr`: finds the command and turns every ending into an exit code."""
+"""The program `diffsr`: it loads the command that is called and returns an exit code."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from upscale import __version__
+from upscale.cli.help import Command, Group
 from upscale.errors import DiffsrError
 
 DEFAULT = "upscale"
-COMMANDS = {  # name -> the line in `diffsr --help`; upscale/cli/NAME has its `command`
-    "upscale": "Enlarge pictures. The default: `diffsr in.png` is `diffsr upscale in.png`.",
-    "generate": "Make pictures from noise alone, by weights that need none.",
+COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `command`
+    "upscale": "Enlarge pictures (the default: `diffsr in.png` works too).",
+    "generate": "Make pictures from noise alone.",
     "train": "Train weights from a folder of pictures.",
     "bench": "Measure methods on a folder of pictures.",
     "weights": "List, fetch, check, convert and publish weights.",
-    "humaneval": "Ask people which of two pictures is real, and count.",
+    "humaneval": "Ask people which of two pictures is real.",
     "doctor": "Print what a bug report needs.",
-    "completion": "Print the completion script of a shell.",
+    "completion": "Print a completion script for your shell.",
 }
-_ALONE = {"doctor"}  # commands of one file
+_ALONE = {"doctor"}  # commands that are one file
 _OWN = {"-h", "--help", "--version"}
 
 EXIT_CODES = """\b
 Exit codes:
-  0    all done
+  0    everything is done
   1    some pictures failed (the others are written), or a picture cannot be written
-  2    the command line cannot be meant
+  2    options or arguments are wrong
   3    the input cannot be read
-  4    memory or disk ran out
-  5    weights missing or wrong
+  4    memory or disk space ran out
+  5    weights are missing or wrong
   130  interrupted"""
 
 
-class Commands(click.Group):
-    """Commands loaded when named; what names none of them goes to the default one."""
+class Commands(Group):
+    """Loads a command when it is called; arguments without a command go to the default one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -82,38 +83,41 @@ class Commands(click.Group):
 
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Enlarge photos and faces with diffusion models.\n\n\b\n"
-    "  diffsr in.png                  writes in_x4.png beside it\n"
-    "  diffsr in.jpg --scale 2.5      writes in_x2.5.jpg\n"
-    "  diffsr photos/ -o large/       a whole folder\n"
-    "  diffsr upscale --help          every option\n\n" + EXIT_CODES,
+    examples=[
+        ("diffsr in.png", "write in_x4.png beside it"),
+        ("diffsr in.jpg --scale 2.5", "write in_x2.5.jpg"),
+        ("diffsr photos/ -o large/", "enlarge a whole folder"),
+    ],
+    help="Enlarge photos and faces with diffusion models. "
+    "`diffsr COMMAND --help` shows the options of a command.",
+    epilog=EXIT_CODES,
 )
 @click.version_option(__version__, prog_name="diffsr")
 def cli() -> None:
     """The root command; see `Commands`."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    examples=[
+        ('eval "$(diffsr completion bash)"', "in ~/.bashrc"),
+        ('eval "$(diffsr completion zsh)"', "in ~/.zshrc"),
+        ("diffsr completion fish | source", "in ~/.config/fish/config.fish"),
+    ],
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of SHELL.
-
-    \b
-      bash   eval "$(diffsr completion bash)"           in ~/.bashrc
-      zsh    eval "$(diffsr completion zsh)"            in ~/.zshrc
-      fish   diffsr completion fish | source            in ~/.config/fish/config.fish
-    """
+    """Print the completion script for SHELL."""
     script = get_completion_class(shell)(cli, {}, "diffsr", "_DIFFSR_COMPLETE")
     click.echo(ShellComplete.source(script))  # bash's own first runs bash to ask its version
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run `diffsr` with `args` (of the process by default) and exit."""
+    """Run `diffsr` with `args` (by default those of the process) and exit."""
     args = list(sys.argv[1:] if args is None else args)
     debug = debugging(args)
     if not debug and not sys.warnoptions:
-        warnings.simplefilter("ignore")  # for programmers; ours to users go through stderr lines
+        warnings.simplefilter("ignore")  # users read our own lines on standard error
     _catch_signals()
     code = _run(args, debug)
     _flush()
@@ -121,7 +125,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def debugging(args: Sequence[str] = ()) -> bool:
-    """Whether tracebacks are wanted: --debug, or DIFFSR_DEBUG set to anything but 0 and no."""
+    """Whether --debug or DIFFSR_DEBUG (anything but 0, no, false, off) asks for tracebacks."""
     wish = os.environ.get("DIFFSR_DEBUG", "").lower()
     return "--debug" in args or wish not in {"", "0", "no", "false", "off"}
 
@@ -143,7 +147,7 @@ def _run(args: list[str], debug: bool) -> int:
         if isinstance(error, DiffsrError):
             text, code = str(error), error.exit_code
         elif isinstance(error, MemoryError):
-            text, code = "memory ran out; try --tile 128, or a smaller --scale", 4
+            text, code = "memory ran out; try --tile 128 or a smaller --scale", 4
         if debug:
             traceback.print_exc()
         click.echo(f"Error: {text}".encode(errors="backslashreplace").decode(), err=True)
@@ -151,7 +155,7 @@ def _run(args: list[str], debug: bool) -> int:
 
 
 def unexpected(error: Exception) -> str:
-    """What is said of an exception that is none of ours."""
+    """The message for an exception that diffsr does not define."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}"
     return (

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from upscale.cli.help import CONTEXT as CONTEXT
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 
@@ -37,7 +38,6 @@ SMALLEST_TILE = 128
 # For the shell's completion only: what a path is and may is looked at where it is used, so that
 # one unreadable picture does not end a batch.
 ANY_PATH = click.Path(allow_dash=True, readable=False)
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def option(*names: str, group: str = "Options", expert: bool = False, **settings: Any) -> Callable:

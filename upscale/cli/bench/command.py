@@ -16,7 +16,6 @@ from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
-    CONTEXT,
     DEBUG,
     DEGRADATIONS,
     DEVICE,
@@ -140,7 +139,6 @@ _OPTIONS = [
 @click.command(
     name="bench",
     cls=Command,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr bench", "the default weights on eight pictures"),
         ("diffsr bench --dataset photos/ --html report.html", "a report on a folder"),

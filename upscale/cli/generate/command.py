@@ -16,7 +16,6 @@ from upscale.cli.generate.outputs import STDOUT, Work, work_of
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONTEXT,
     DEBUG,
     DEVICE,
     DTYPE,
@@ -117,7 +116,6 @@ _OPTIONS = [
 @click.command(
     name="generate",
     cls=Command,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr generate -o made/ --count 8", "eight pictures of seed 0"),
         ("diffsr generate -o made/ --size 256", "enlarged by super-resolution"),

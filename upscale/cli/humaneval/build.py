@@ -11,7 +11,6 @@ import click
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONTEXT,
     DEBUG,
     DEVICE,
     DOMAINS,
@@ -128,7 +127,6 @@ _OPTIONS = [
 @click.command(
     name="build",
     cls=Command,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr humaneval build --hr photos --method sr3,ecdp -o study", "two methods"),
         ("diffsr humaneval build --hr photos --outputs gan=out -o study", "any program"),

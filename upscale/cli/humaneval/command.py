@@ -11,7 +11,7 @@ import click
 
 from upscale.cli.help import Group
 from upscale.cli.humaneval.build import build
-from upscale.cli.options import ANY_PATH, CONTEXT, DEBUG, QUIET, Finite, option
+from upscale.cli.options import ANY_PATH, DEBUG, QUIET, Finite, option, with_options
 from upscale.cli.progress import Reporter
 from upscale.errors import DiffsrError, UsageError
 
@@ -21,7 +21,6 @@ STUDY = click.argument("study", type=ANY_PATH, metavar="STUDY")
 @click.group(
     name="humaneval",
     cls=Group,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr humaneval build --hr photos --method sr3,ecdp -o study", "make a study"),
         ("diffsr humaneval serve study", "run it"),
@@ -35,8 +34,20 @@ def command() -> None:
 command.add_command(build)
 
 
+_SERVE = [
+    option("--host", metavar="ADDRESS", default="127.0.0.1",
+        help="Address to listen on. Unless it is a loopback address, subjects need the link that "
+             "is printed."),
+    option("--port", type=click.IntRange(0, 65535), default=8008, help="Port. 0: any free one."),
+    option("--tunnel", metavar="URL",
+        help="Public address of the study behind a tunnel or proxy. Subjects need the link."),
+    option("--no-browser", is_flag=True, help="Do not open the browser."),
+    QUIET,
+    DEBUG,
+]  # fmt: skip
+
+
 @command.command(
-    context_settings=CONTEXT,
     examples=[
         ("diffsr humaneval serve study", "on this machine"),
         ("diffsr humaneval serve study --host 0.0.0.0", "in the network"),
@@ -44,28 +55,13 @@ command.add_command(build)
     ],
 )
 @STUDY
-@option(
-    "--host",
-    metavar="ADDRESS",
-    default="127.0.0.1",
-    help="Address to listen on. Unless it is a loopback address, subjects need the link that "
-    "is printed.",
-)
-@option("--port", type=click.IntRange(0, 65535), default=8008, help="Port. 0: any free one.")
-@option(
-    "--tunnel",
-    metavar="URL",
-    help="Public address of the study behind a tunnel or proxy. Subjects need the link.",
-)
-@option("--no-browser", is_flag=True, help="Do not open the browser.")
-@QUIET
-@DEBUG
+@with_options(_SERVE)
 def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) -> int:
     """Run the study in STUDY as a web page, until Ctrl-C.
 
     The link goes to standard output. Each answer is on disk before the next page is shown, so the
     server may be stopped or killed and started again at any time.
-    """  # fmt: skip
+    """
     from upscale.humaneval.extra import require
 
     require("starlette", "uvicorn", "scipy")
@@ -92,8 +88,29 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     return 0
 
 
+_REPORT = [
+    option("-o", "--output", metavar="DIR", type=ANY_PATH, show_default="STUDY/report",
+        help="Folder for the report."),
+    option("--max-failed", type=click.IntRange(0), default=1, metavar="N",
+        help="Number of attention checks that a subject may fail."),
+    option("--min-rt", type=Finite(0, 60_000), default=200.0, metavar="MS",
+        help="Ignore answers that took less time."),
+    option("--complete-only", is_flag=True, help="Ignore subjects who did not finish."),
+    option("--keep-interrupted", is_flag=True, help="Count pairs that were shown more than once."),
+    option("--top", type=click.IntRange(0, 50), default=3, metavar="N",
+        help="Number of best and worst pictures to show."),
+    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N",
+        help="Seed of the bootstrap and of simulated subjects."),
+    option("--simulate", metavar="RATE[,NAME=RATE...]",
+        help="Evaluate simulated subjects with these true fool rates instead of the answers."),
+    option("--studies", type=click.IntRange(1, 100_000), default=1, metavar="N",
+        help="With --simulate: number of studies. Above 1, reports the coverage of the intervals."),
+    QUIET,
+    DEBUG,
+]  # fmt: skip
+
+
 @command.command(
-    context_settings=CONTEXT,
     examples=[
         ("diffsr humaneval report study", "rates, and study/report"),
         ("diffsr humaneval report study --complete-only", "of subjects who finished"),
@@ -101,63 +118,12 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     ],
 )
 @STUDY
-@option(
-    "-o",
-    "--output",
-    metavar="DIR",
-    type=ANY_PATH,
-    show_default="STUDY/report",
-    help="Folder for the report.",
-)
-@option(
-    "--max-failed",
-    type=click.IntRange(0),
-    default=1,
-    metavar="N",
-    help="Number of attention checks that a subject may fail.",
-)
-@option(
-    "--min-rt",
-    type=Finite(0, 60_000),
-    default=200.0,
-    metavar="MS",
-    help="Ignore answers that took less time.",
-)
-@option("--complete-only", is_flag=True, help="Ignore subjects who did not finish.")
-@option("--keep-interrupted", is_flag=True, help="Count pairs that were shown more than once.")
-@option(
-    "--top",
-    type=click.IntRange(0, 50),
-    default=3,
-    metavar="N",
-    help="Number of best and worst pictures to show.",
-)
-@option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    metavar="N",
-    help="Seed of the bootstrap and of simulated subjects.",
-)
-@option(
-    "--simulate",
-    metavar="RATE[,NAME=RATE...]",
-    help="Evaluate simulated subjects with these true fool rates instead of the answers.",
-)
-@option(
-    "--studies",
-    type=click.IntRange(1, 100_000),
-    default=1,
-    metavar="N",
-    help="With --simulate: number of studies. Above 1, reports the coverage of the intervals.",
-)
-@QUIET
-@DEBUG
+@with_options(_REPORT)
 def report(study: str, output: str | None, **options: Any) -> int:
     """Report the fool rates of the study in STUDY, with 95% intervals.
 
     Writes report.html, report.json and CSV files. The table of rates goes to standard output.
-    """  # fmt: skip
+    """
     from upscale.humaneval.extra import require
 
     require("scipy", "matplotlib")

@@ -16,7 +16,6 @@ from click.shell_completion import CompletionItem
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONTEXT,
     DEBUG,
     DEVICE,
     DTYPE,
@@ -107,7 +106,6 @@ _OPTIONS = [
 @click.command(
     name="train",
     cls=Command,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr train --list", "show datasets and recipes"),
         ("diffsr train --dataset photos/ --iterations 20000", "train SR3 on a folder"),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from upscale.cli.help import Group
-from upscale.cli.options import CONTEXT, DEBUG, OFFLINE, QUIET, option
+from upscale.cli.options import DEBUG, OFFLINE, QUIET, option
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.make import import_, publish
 from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, each, told
@@ -18,7 +18,6 @@ from upscale.errors import UsageError
 @click.group(
     name="weights",
     cls=Group,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr weights list", "names and licences"),
         ("diffsr weights pull hf:ORG/REPO/FILE", "fetch from the Hub"),
@@ -36,7 +35,7 @@ def command() -> None:
     """
 
 
-@command.command(name="list", context_settings=CONTEXT)
+@command.command(name="list")
 @JSON
 @DEBUG
 def list_(as_json: bool, debug: bool) -> int:
@@ -60,7 +59,7 @@ def list_(as_json: bool, debug: bool) -> int:
     return 0
 
 
-@command.command(context_settings=CONTEXT)
+@command.command()
 @WHICH
 @OFFLINE
 @JSON
@@ -85,7 +84,7 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
     return 0
 
 
-@command.command(context_settings=CONTEXT)
+@command.command()
 @NAMES
 @option("--revision", metavar="REV", help="Branch, tag or commit of hf:ORG/REPO/FILE.")
 @OFFLINE
@@ -115,7 +114,7 @@ def pull(
     return each(names, one, "path", as_json, quiet)
 
 
-@command.command(context_settings=CONTEXT)
+@command.command()
 @NAMES
 @option("--golden", is_flag=True, help="Also compute the published golden test vectors.")
 @OFFLINE
@@ -151,7 +150,7 @@ def verify(
     return each(names, one, "name", as_json, quiet)
 
 
-@command.command(context_settings=CONTEXT)
+@command.command()
 @WHICH
 @JSON
 @DEBUG
@@ -169,7 +168,7 @@ def path(name: str, as_json: bool, debug: bool) -> int:
     return 0
 
 
-@command.command(context_settings=CONTEXT)
+@command.command()
 @NAMES
 @JSON
 @QUIET

@@ -11,7 +11,6 @@ import click
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONTEXT,
     DEBUG,
     DOMAINS,
     QUIET,
@@ -20,6 +19,7 @@ from upscale.cli.options import (
     Named,
     Several,
     option,
+    with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.rows import JSON, WHICH, told
@@ -28,10 +28,37 @@ from upscale.errors import OutputError, UsageError
 _LICENCE = option("--licence", metavar="TEXT", help="Licence of the weights (SPDX identifier).")
 
 
+_IMPORT = [
+    option("--method", type=Named(("sr3", "idm", "ecdp")),
+        show_default="by the names of its tensors", help="Method of the checkpoint."),
+    option("-o", "--output", metavar="FILE", type=ANY_PATH,
+        show_default="beside the input, X.pth -> X.safetensors", help="Where to write."),
+    option("--norm-groups", type=click.IntRange(1), default=32, metavar="N",
+        help="Groups of the normalisation of sr3 and idm, as in their config; 16 for sr3 from 64 "
+             "to 512."),
+    option("--max-scale", type=Finite(1, min_open=True), default=8.0, metavar="FLOAT",
+        help="Largest magnification that idm was trained for."),
+    option("--scale", type=Finite(1, 16), metavar="FLOAT",
+        show_default="sr3: 8, ecdp: 4 or, for faces, 8", help="Magnification of sr3 and ecdp."),
+    option("--selection", type=Several(click.IntRange(0), "N"), show_default="the paper's",
+        help="Encoder blocks that ecdp reads (rrdb_block_selection)."),
+    option("--resize", type=Named(("antialias", "plain")), default="antialias",
+        help="How the training of ecdp resized pictures: plain with torchvision before 0.17."),
+    option("--domain", type=Named(DOMAINS), show_default="photo for ecdp, else face",
+        help="What the pictures show."),
+    option("--sampler", type=Named(SAMPLERS), help="Sampler to store as the default."),
+    option("--steps", type=click.IntRange(1), metavar="N", help="Steps to store as the default."),
+    _LICENCE,
+    option("--fp16", is_flag=True, help="Store as fp16: half the size, with a little rounding."),
+    option("--overwrite", is_flag=True, help="Replace an existing file."),
+    JSON,
+    DEBUG,
+]  # fmt: skip
+
+
 @click.command(
     name="import",
     cls=Command,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr weights import I640000_E37_gen.pth --scale 8", "SR3"),
         ("diffsr weights import checkpoint.pt --method ecdp", "ECDP"),
@@ -39,67 +66,7 @@ _LICENCE = option("--licence", metavar="TEXT", help="Licence of the weights (SPD
     ],
 )
 @click.argument("file", type=ANY_PATH)
-@option(
-    "--method",
-    type=Named(("sr3", "idm", "ecdp")),
-    show_default="by the names of its tensors",
-    help="Method of the checkpoint.",
-)
-@option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=ANY_PATH,
-    show_default="beside the input, X.pth -> X.safetensors",
-    help="Where to write.",
-)
-@option(
-    "--norm-groups",
-    type=click.IntRange(1),
-    default=32,
-    metavar="N",
-    help="Groups of the normalisation of sr3 and idm, as in their config; 16 for sr3 from 64 "
-    "to 512.",
-)
-@option(
-    "--max-scale",
-    type=Finite(1, min_open=True),
-    default=8.0,
-    metavar="FLOAT",
-    help="Largest magnification that idm was trained for.",
-)
-@option(
-    "--scale",
-    type=Finite(1, 16),
-    metavar="FLOAT",
-    show_default="sr3: 8, ecdp: 4 or, for faces, 8",
-    help="Magnification of sr3 and ecdp.",
-)
-@option(
-    "--selection",
-    type=Several(click.IntRange(0), "N"),
-    show_default="the paper's",
-    help="Encoder blocks that ecdp reads (rrdb_block_selection).",
-)
-@option(
-    "--resize",
-    type=Named(("antialias", "plain")),
-    default="antialias",
-    help="How the training of ecdp resized pictures: plain with torchvision before 0.17.",
-)
-@option(
-    "--domain",
-    type=Named(DOMAINS),
-    show_default="photo for ecdp, else face",
-    help="What the pictures show.",
-)
-@option("--sampler", type=Named(SAMPLERS), help="Sampler to store as the default.")
-@option("--steps", type=click.IntRange(1), metavar="N", help="Steps to store as the default.")
-@_LICENCE
-@option("--fp16", is_flag=True, help="Store as fp16: half the size, with a little rounding.")
-@option("--overwrite", is_flag=True, help="Replace an existing file.")
-@JSON
-@DEBUG
+@with_options(_IMPORT)
 def import_(
     file: str, output: str | None, fp16: bool, overwrite: bool, as_json: bool, debug: bool,
     **settings: Any,
@@ -125,10 +92,23 @@ def import_(
     return 0
 
 
+_PUBLISH = [
+    _LICENCE,
+    option("--card", metavar="FILE", type=ANY_PATH, show_default="made from the metadata",
+        help="Markdown file for the repository's page."),
+    option("--private", is_flag=True,
+        help="Make the repository private, if it does not exist yet."),
+    option("--output", metavar="DIR", type=ANY_PATH,
+        help="Write the files to DIR instead of uploading them."),
+    JSON,
+    QUIET,
+    DEBUG,
+]  # fmt: skip
+
+
 @click.command(
     name="publish",
     cls=Command,
-    context_settings=CONTEXT,
     examples=[
         ("diffsr weights publish my.safetensors ORG/REPO --output out", "look first"),
         ("diffsr weights publish my.safetensors ORG/REPO --licence MIT", "upload"),
@@ -137,24 +117,7 @@ def import_(
 )
 @WHICH
 @click.argument("repo", metavar="ORG/REPO")
-@_LICENCE
-@option(
-    "--card",
-    metavar="FILE",
-    type=ANY_PATH,
-    show_default="made from the metadata",
-    help="Markdown file for the repository's page.",
-)
-@option("--private", is_flag=True, help="Make the repository private, if it does not exist yet.")
-@option(
-    "--output",
-    metavar="DIR",
-    type=ANY_PATH,
-    help="Write the files to DIR instead of uploading them.",
-)
-@JSON
-@QUIET
-@DEBUG
+@with_options(_PUBLISH)
 def publish(
     name: str, repo: str, licence: str | None, card: str | None, private: bool,
     output: str | None, as_json: bool, quiet: bool, debug: bool,
