@@ -352,7 +352,7 @@ def test_the_stage_for_faces_is_taken_where_it_is_listed(
     assert names[0] == "for-faces" and names[1] != names[0]  # x2 is not what it was made for
     monkeypatch.setattr(after, "CASCADE", {})
     fallback = generator.cascade(64)[0]
-    assert fallback.name == store.choose_first(methods.preferred("face"), 4.0, "face").name
+    assert fallback.name == store.choose(methods.preferred("face"), 4.0, "face").name
 
 
 # --- the command ------------------------------------------------------------------------------

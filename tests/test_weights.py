@@ -244,26 +244,22 @@ def test_choosing(listed) -> None:
     face = SR3.replace("sr3-photo", "sr3-face").replace('"photo"', '"face"').replace("4, 8", "8")
     any_scale = SR3.replace("sr3-photo", "sr3-any").replace("[4, 8]", "{ min = 1, max = 5 }")
     listed(any_scale + SR3 + face)
-    assert store.choose("sr3", 4).name == "sr3-photo"  # made for it: before the range
-    assert store.choose("sr3", 3.3).name == "sr3-any"
-    assert store.choose("sr3", 8, "face").name == "sr3-face"
-    assert store.choose("sr3", 7, nearest=True).name == "sr3-photo"
-    assert store.choose("sr3", 5.1, nearest=True).name == "sr3-any"
+    assert store.choose(("sr3",), 4).name == "sr3-photo"  # made for it: before the range
+    assert store.choose(("sr3",), 3.3).name == "sr3-any"
+    assert store.choose(("sr3",), 8, "face").name == "sr3-face"
+    assert store.choose(("sr3",), 7).name == "sr3-photo"
+    assert store.choose(("sr3",), 5.1).name == "sr3-any"
 
 
 def test_choosing_in_vain_says_what_there_is(listed) -> None:
     listed(SR3)
-    told = (
-        "no weights for sr3 at x6; have x4, x8 (--scale), "
-        "or train some: diffsr train --method sr3 --scale 6"
-    )
-    with pytest.raises(WeightsError) as caught:
-        store.choose("sr3", 6)
-    assert str(caught.value) == told and caught.value.exit_code == 5
     with pytest.raises(WeightsError, match=r"no face weights for sr3; have sr3-photo \(--weights"):
-        store.choose("sr3", 4, "face", nearest=True)
-    with pytest.raises(WeightsError, match=r"no weights for ecdp; .*--method ecdp --scale 2\.5"):
-        store.choose("ecdp", 2.5)
+        store.choose(("sr3",), 4, "face")
+    with pytest.raises(
+        WeightsError, match=r"no weights for ecdp; .*--method ecdp --scale 2\.5"
+    ) as e:
+        store.choose(("ecdp",), 2.5)
+    assert e.value.exit_code == 5
 
 
 # --- saving and reading -------------------------------------------------------------------------

@@ -30,19 +30,8 @@ DEFAULTS: dict[str, Any] = {  # the command line's, for those who come another w
 
 def settings_of(options: Mapping[str, Any]) -> str:
     """The hash of everything that the results depend on. Raises WeightsError."""
-    return settings_hash({name: options[name] for name in _TELLING} | {"made by": _bytes(options)})
-
-
-def _bytes(options: Mapping[str, Any]) -> list[str]:
-    """sha256 of the weights that may be used, by one picture or another."""
-    from upscale.methods import METHODS, preferred
     from upscale.weights import store
 
-    method, scale, domain = (options[name] for name in ("method", "scale", "domain"))
-    if options["weights"]:
-        return [store.find(options["weights"], offline=options["offline"]).sha256]
-    if method and METHODS[method].kernel:
-        return []
-    names = (method,) if method else preferred(domain)
-    input = "clean" if method and options["input"] == "auto" else options["input"]
-    return sorted(entry.sha256 for entry in store.candidates(names, scale, domain, input))
+    named = ("method", "weights", "scale", "domain", "input", "offline")
+    made_by = store.hashes(**{name: options[name] for name in named})
+    return settings_hash({name: options[name] for name in _TELLING} | {"made by": made_by})

@@ -171,7 +171,7 @@ class _Bench:
             raise InputError(f"{error.filename}: {error.strerror}") from error
         return self.cache.key(
             files=files, name=pair.hr.name, label=pair.label, trial=repr(trial),
-            weights=_weights_sha256(trial, settings), metrics=settings.metrics,
+            weights=_hashes(trial, settings), metrics=settings.metrics,
             sources=scorer.sources, degradation=settings.degradation,
             spacing=settings.spacing, consistency=settings.consistency,
             one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples,
@@ -180,20 +180,12 @@ class _Bench:
         )  # fmt: skip
 
 
-def _weights_sha256(trial: Trial, settings: Settings) -> str | list[str] | None:
-    from upscale.methods import METHODS as TABLE
-    from upscale.methods import preferred
-
+def _hashes(trial: Trial, settings: Settings) -> list[str]:
+    """The sha256 of all weights that a trial may use."""
     if trial.outputs is not None:
-        return None
-    if trial.method == AUTO:
-        found = store.candidates(preferred(settings.domain), trial.scale, settings.domain)
-        return [entry.sha256 for entry in found]
-    if TABLE[trial.method].kernel is not None:
-        return None
-    if trial.weights is not None:
-        return store.find(trial.weights).sha256
-    return store.choose_first((trial.method,), trial.scale, settings.domain).sha256
+        return []
+    method = None if trial.method == AUTO else trial.method
+    return store.hashes(method, trial.weights, trial.scale, settings.domain)
 
 
 def _upscaler(trial: Trial, settings: Settings) -> Upscale:

@@ -75,8 +75,7 @@ class Models:
         if self.name is not None:
             return store.find(self.name, **self.fetching)
         names = methods.preferred(self.domain) if self.method is None else (self.method,)
-        real = store.choose_real(names, scale, self.domain) if input == "real" else None
-        return real or store.choose_first(names, scale, self.domain)
+        return store.choose(names, scale, self.domain, input or "clean")
 
     def model(self, entry: store.Entry) -> methods.Model:
         with self._lock:

@@ -21,7 +21,7 @@ from upscale.weights.hub.names import Hub, parse
 from upscale.weights.registry import PACKAGE, Entry, entries, scales_of
 
 __all__ = [
-    "Entry", "Hub", "OnBytes", "candidates", "choose", "choose_first", "choose_real",
+    "Entry", "Hub", "OnBytes", "candidates", "choose",
     "entries", "find", "load", "locate", "pull", "read", "remove", "save", "sha256_of", "state_of",
 ]  # fmt: skip
 
@@ -55,59 +55,63 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
                        "or give the path of a .safetensors file")  # fmt: skip
 
 
-def choose(method: str, scale: float, domain: str = "photo", *, nearest: bool = False) -> Entry:
-    """The first listed entry of `method` and `domain`, for clean input, that serves `scale`;
-    trained for just that scale goes before a range. With `nearest`, one that does not cover it is
-    better than none."""
-    same = _listed((method,), domain)
-    able = [e for e in same if nearest or e.serves(scale)]
-    if able:
-        return min(able, key=lambda e: (e.distance(scale), e.any_scale))
-    have = ", ".join(dict.fromkeys(e.scales_text() for e in same))
-    others = [e.name for e in entries().values() if e.method == method and e not in same]
-    train = f"train some: diffsr train --method {method} --scale {scale:g}"
-    if same:
-        raise WeightsError(f"no weights for {method} at x{scale:g}; have {have} (--scale), "
-                           f"or {train}")  # fmt: skip
-    if others:
-        raise WeightsError(f"no {domain} weights for {method}; have {', '.join(others)} "
-                           f"(--weights), or {train}")  # fmt: skip
-    raise WeightsError(f"no weights for {method}; give a file with --weights, or {train}")
+def choose(
+    names: tuple[str, ...], scale: float, domain: str = "photo", input: str = "clean"
+) -> Entry:
+    """The listed weights of these methods for a picture that is enlarged by `scale`.
 
-
-def choose_first(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry:
-    """Of the first method that has weights for the scale; else the nearest of the last method."""
+    For real input the nearest to the scale of those that were trained for it, the first method's
+    before others. Where there are none, and for clean input: what the first method that has some
+    for the scale has, if by shrinking; else the nearest of the last method. One trained for just
+    that scale comes before a range. Raises WeightsError.
+    """
+    if input == "real" and (real := _listed(names, domain, "real")):
+        return min(real, key=lambda e: (e.distance(scale), names.index(e.method), e.any_scale))
+    able: list[Entry] = []
     for name in names:
-        if any(e.serves(scale) for e in _listed((name,), domain)):
-            return choose(name, scale, domain)
-    return choose(names[-1], scale, domain, nearest=True)
-
-
-def choose_real(names: tuple[str, ...], scale: float, domain: str = "photo") -> Entry | None:
-    """Of the weights of these methods for real input those that are nearest to the scale, and of
-    them the first method's; None where there are none."""
-    listed = _listed(names, domain, "real")
-    best = sorted(listed, key=lambda e: (e.distance(scale), names.index(e.method), e.any_scale))
-    return best[0] if best else None
-
-
-def _listed(names: tuple[str, ...], domain: str, input: str = "clean") -> list[Entry]:
-    wanted = domain, input
-    return [e for e in entries().values() if e.method in names and (e.domain, e.input) == wanted]
+        same = _listed((name,), domain)
+        able = able or [entry for entry in same if entry.serves(scale)]
+    if able or same:
+        return min(able or same, key=lambda e: (e.distance(scale), e.any_scale))
+    others = [entry.name for entry in entries().values() if entry.method == name]
+    train = f"train some: diffsr train --method {name} --scale {scale:g}"
+    if others:
+        raise WeightsError(
+            f"no {domain} weights for {name}; have {', '.join(others)} (--weights), or {train}"
+        )
+    raise WeightsError(f"no weights for {name}; give a file with --weights, or {train}")
 
 
 def candidates(
     names: tuple[str, ...], scale: float | None, domain: str, input: str = "auto"
 ) -> list[Entry]:
-    """All that `Models.entry` may choose for pictures of a batch. scale: None where it differs."""
-    if scale is None:
-        inputs = ("clean", "real") if input == "auto" else (input,)
-        found = [e for one in inputs for e in _listed(names, domain, one)]
-        return found or _listed(names, domain)
-    real = choose_real(names, scale, domain) if input != "clean" else None
-    if input == "real" and real is not None:
-        return [real]
-    return [choose_first(names, scale, domain), *([real] if real else [])]
+    """All that `choose` may return for pictures of a batch. scale: None where it differs."""
+    inputs = ("clean", "real") if input == "auto" else (input,)
+    if scale is not None:
+        return list(dict.fromkeys(choose(names, scale, domain, one) for one in inputs))
+    found = [entry for one in inputs for entry in _listed(names, domain, one)]
+    return found or _listed(names, domain)
+
+
+def hashes(
+    method: str | None, weights: str | None, scale: float | None, domain: str,
+    input: str = "auto", offline: bool = False,
+) -> list[str]:  # fmt: skip
+    """The sha256 of every file that `pipeline.Models` may use, given what the user names."""
+    from upscale.methods import METHODS, preferred
+
+    if weights:
+        return [find(weights, offline).sha256]
+    if method and METHODS[method].kernel:
+        return []
+    names = (method,) if method else preferred(domain)
+    input = "clean" if method and input == "auto" else input
+    return sorted(entry.sha256 for entry in candidates(names, scale, domain, input))
+
+
+def _listed(names: tuple[str, ...], domain: str, input: str = "clean") -> list[Entry]:
+    wanted = domain, input
+    return [e for e in entries().values() if e.method in names and (e.domain, e.input) == wanted]
 
 
 def _local(path: Path) -> Entry:
