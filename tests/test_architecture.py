@@ -22,7 +22,7 @@ FLOORS = {
     "weights": 5,
     "methods": 4, "humaneval": 4,
     "image": 3,
-    "atomic": 2, "machine": 2,
+    "atomic": 2, "machine": 2, "document": 2,
     "errors": 1, "nets": 1, "diffusion": 1,
 }  # fmt: skip
 # the same floor, where one room does serve the other

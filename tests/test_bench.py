@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from upscale import document
 from upscale.bench import report, testsets
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.run import Settings, make_lr, run
@@ -274,7 +275,7 @@ def test_json_and_csv_hold_every_row() -> None:
     parsed = json.loads(report.to_json(rows), parse_constant=pytest.fail)
     assert [r.get("psnr_y") for r in parsed] == [20.5, None, None]
     assert parsed[0] == rows[0] and parsed[2] == rows[2]
-    read_back = list(csv.DictReader(io.StringIO(report.to_csv(rows))))
+    read_back = list(csv.DictReader(io.StringIO(document.to_csv(rows))))
     assert [r["psnr_y"] for r in read_back] == ["20.5", "inf", ""]
     assert read_back[2]["picture"] == "c,d.png" and read_back[2]["error"] == 'a "b"'
 

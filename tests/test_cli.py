@@ -570,7 +570,6 @@ def bench(monkeypatch):
 
     report = types.ModuleType("upscale.bench.report")
     report.to_json = json.dumps
-    report.to_csv = lambda rows: "picture,method"
     report.to_markdown = lambda rows, short: "| method | psnr_y |"
     report.summary = lambda rows: [{"method": "bicubic", "psnr_y": 21.5, "lpips": None}]
     package = types.ModuleType("upscale.bench")
@@ -592,7 +591,8 @@ def test_bench(here, bench):
     assert "1/2 a.png bicubic: psnr_y 20.5" in result.stderr
     assert json.loads(run("bench", "--dataset", "d", "--json", "-").stdout) == BENCH_ROWS
     run("bench", "--dataset", "d", "--csv", "r.csv", "--markdown", "r.md", "-q")
-    assert Path("r.csv").read_text() == "picture,method\n"
+    expected = "picture,method,psnr_y,lpips\na.png,bicubic,20.5,\nb.png,bicubic,22.5,\n"
+    assert Path("r.csv").read_text() == expected
     assert Path("r.md").read_text() == "| method | psnr_y |\n"
     run("bench", "--dataset", "d", "--outputs", "none", code=3)
     run("bench", "--data", "none", code=3)

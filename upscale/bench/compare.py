@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.report import TRIAL, groups
 from upscale.bench.stats import Mean, difference, mean_of
@@ -63,29 +64,30 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Row], lis
 
 def to_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The comparison as a table."""
-    lines = ["| trial | metric | pictures | before | after | difference | |",
-             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    cells = []
     for row in rows:
         column = COLUMNS[row["metric"]]
         digits = column.digits + 1  # a difference is smaller than what differs
-        cells = (row["trial"], column.title, row["pictures"], f"{row['before']:.{digits}f}",
-                 f"{row['after']:.{digits}f}", row["difference"].text(digits),
-                 row["verdict"])  # fmt: skip
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    lines += ["", "Difference: after - before with its 95% interval, by the paired bootstrap over "
-              "the pictures; same: the interval holds 0."]  # fmt: skip
-    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+        means = (f"{row[when]:.{digits}f}" for when in ("before", "after"))
+        change = row["difference"].text(digits)
+        cells.append((row["trial"], column.title, row["pictures"], *means, change, row["verdict"]))
+    heads = ("trial", "metric", "pictures", "before", "after", "difference", "")
+    legend = (
+        "Difference: after - before with its 95% interval, by the paired bootstrap over the "
+        "pictures; same: the interval holds 0."
+    )
+    lines = [*document.markdown(heads, cells), "", legend, *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
 
 
 def to_json(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """The comparison for other programs."""
-    flat = [
-        {**row, "difference": row["difference"].value, "low": row["difference"].low,
-         "high": row["difference"].high}
-        for row in rows
-    ]  # fmt: skip
-    finite = [{k: None if v != v else v for k, v in row.items()} for row in flat]  # nan
-    return json.dumps({"rows": finite, "notes": list(notes)}, indent=1, ensure_ascii=False) + "\n"
+    flat = []
+    for row in rows:
+        change = row["difference"]
+        flat.append({**row, "difference": change.value, "low": change.low, "high": change.high})
+    found = document.finite({"rows": flat, "notes": list(notes)})
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def _lines(name: str, before: list[Row], after: list[Row]) -> list[Row]:

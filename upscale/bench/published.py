@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upscale import document
 from upscale.bench.columns import COLUMNS
 from upscale.errors import UsageError
 
@@ -59,20 +60,12 @@ def to_markdown(chosen: Sequence[Published]) -> str:
     parts = []
     for table in chosen:
         metrics = [name for name in COLUMNS if any(name in row for row in table.rows)]
-        heads = ["published", *(COLUMNS[name].title for name in metrics)]
-        lines = [
+        lines = document.markdown(
+            ["published", *(COLUMNS[name].title for name in metrics)],
+            ([row["method"], *(row.get(name, "-") for name in metrics)] for row in table.rows),
+        )
+        parts.append(
             f"Published, not measured here: {table.source}, x{table.scale:g}. "
-            f"Protocol: {table.protocol}.",
-            "",
-            _line(heads),
-            _line("---" for _ in heads),
-        ]
-        lines += [
-            _line([row["method"], *(row.get(name, "-") for name in metrics)]) for row in table.rows
-        ]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)  # fmt: skip
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+            f"Protocol: {table.protocol}.\n\n" + "\n".join(lines) + "\n"
+        )
+    return "\n".join(parts)

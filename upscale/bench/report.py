@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.stats import Mean, mean_of
 
@@ -88,8 +87,8 @@ def to_markdown(rows: Sequence[Row], short: bool = False) -> str:
     table = brief(rows) if short else summary(rows)
     lines = []
     if table:
-        lines += [_line(table[0]), _line("---" for _ in table[0])]
-        lines += [_line("-" if v is None else v for v in row.values()) for row in table]
+        cells = (["-" if v is None else v for v in row.values()] for row in table)
+        lines += document.markdown(table[0], cells)
     done = next((row for row in rows if "error" not in row), None)
     if done is not None and not short:
         scales = " and ".join(f"x{s:g}" for s in dict.fromkeys(
@@ -103,26 +102,8 @@ def to_markdown(rows: Sequence[Row], short: bool = False) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """All rows; null for what is not finite, which JSON cannot say."""
-    return json.dumps([plain(row) for row in rows], indent=1, ensure_ascii=False)
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """All rows, with every column that occurs; an empty cell for nothing, inf and nan as such."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def plain(row: Row) -> Row:
-    """A row as JSON can hold it."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
+    """All rows; null for what is not finite."""
+    return json.dumps(document.finite(rows), indent=1, ensure_ascii=False)
 
 
 def names_of(table: Sequence[Row]) -> list[str]:
@@ -160,7 +141,3 @@ def _mean(name: str, values: Sequence[float | None]) -> Mean:
         known = [value for value in values if value is not None]
         return Mean(known[0] if known else math.nan, math.nan, math.nan)
     return mean_of(values)
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

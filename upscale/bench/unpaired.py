@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from upscale import document
 from upscale.bench.protocol import in_8_bits
 from upscale.bench.testsets import pictures_of
 from upscale.errors import InputError
@@ -82,13 +83,13 @@ def run(
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """A line for every folder."""
-    lines = ["| made | pictures | real | pictures | size | FID |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {row['method']} | {row['made']} | {row['dataset']} | {row['real']} | "
-        f"{row['width']}x{row['height']} | {row['fid']:.3f} |"
+    cells = (
+        (row["method"], row["made"], row["dataset"], row["real"],
+         f"{row['width']}x{row['height']}", f"{row['fid']:.3f}")
         for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    )  # fmt: skip
+    heads = ("made", "pictures", "real", "pictures", "size", "FID")
+    return "\n".join(document.markdown(heads, cells)) + "\n"
 
 
 def _made(files: Sequence[Path], size: tuple[int, int]) -> Iterator[tuple[Path, np.ndarray]]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from upscale import document
+from upscale.document import data_url, table
 from upscale.humaneval import plots
 from upscale.humaneval.design import LR, QUESTIONS, TRUTH
 
-Cells = Iterable[object]
 _QUARTILES = ("quartile1", "median", "quartile3")
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em;
-  color: #1a1a1a; background: #fff; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { border-bottom: 1px solid #ccc; padding: .3em .7em; text-align: right;
-  white-space: nowrap; }
-th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+:root { color-scheme: light; }
+body { max-width: 62em; color: #1a1a1a; background: #fff; }
+table { margin: 1em 0; }
+td:nth-child(2), th:nth-child(2) { text-align: left; }
 figure { display: inline-block; margin: 0 1em 1em 0; vertical-align: top; }
-figure img { max-width: 192px; image-rendering: auto; }
-figcaption { font-size: 14px; max-width: 40em; }
+figure img { max-width: 192px; }
+figcaption { max-width: 40em; }
 svg { max-width: 100%; height: auto; }
 .warning { background: #ffe9a8; padding: .6em 1em; }
 """
@@ -44,11 +41,7 @@ def page(found: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: i
     for rate in found["rates"]:
         parts.append(_pictures(found, rate, thumbnails, top))
     parts += [_answers(found), _excluded(found["exclusions"])]
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>'
-        f"{escape(study['title'])}</title><style>{_STYLE}</style></head>\n<body>{body}</body></html>\n"
-    )
+    return document.page(study["title"], "\n".join(parts), _STYLE)
 
 
 def of(pictures: list[dict[str, Any]], rate: dict[str, Any]) -> list[dict[str, Any]]:
@@ -90,7 +83,7 @@ def _rates(found: dict[str, Any]) -> str:
         "answers for independent; the last two are bootstrap percentiles.</p>"
     )
     plotted = plots.fool_rates(rates) + plots.by_picture(rates, found["pictures"])
-    return f"<h2>Fool rates</h2>{_table(head, rows)}{note}{plotted}{_agreement(rates)}"
+    return f"<h2>Fool rates</h2>{table(head, rows)}{note}{plotted}{_agreement(rates)}"
 
 
 def _agreement(rates: list[dict[str, Any]]) -> str:
@@ -102,7 +95,7 @@ def _agreement(rates: list[dict[str, Any]]) -> str:
     head = ("task", "method", "subjects", "pictures", "agreement", "alpha", "time, 1st quartile",
             "median", "3rd quartile")  # fmt: skip
     return (
-        f"<h2>Subjects</h2>{_table(head, rows)}<p>Agreement: share of pairs of subjects with the "
+        f"<h2>Subjects</h2>{table(head, rows)}<p>Agreement: share of pairs of subjects with the "
         "same answer to a picture; alpha: Krippendorff's, 0 by chance. Time: from the end of the "
         "display to the choice.</p>"
     )
@@ -115,7 +108,7 @@ def _preferences(preferences: list[dict[str, Any]]) -> str:
         for row in preferences
     ]  # fmt: skip
     head = ("task", "pair", "answers", "chosen", "95% interval", "Wilson")
-    return f"<h2>Method against method</h2>{_table(head, rows)}"
+    return f"<h2>Method against method</h2>{table(head, rows)}"
 
 
 def _comparisons(comparisons: list[dict[str, Any]]) -> str:
@@ -127,7 +120,7 @@ def _comparisons(comparisons: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     head = ("task", "difference of fool rates", "points", "95% interval", "p", "p (Holm)")
     return (
-        f"<h2>Comparison</h2>{_table(head, rows)}<p>Paired bootstrap over subjects and over "
+        f"<h2>Comparison</h2>{table(head, rows)}<p>Paired bootstrap over subjects and over "
         "pictures; p is adjusted for the comparisons of a task.</p>"
     )
 
@@ -143,8 +136,7 @@ def _pictures(
             parts.append(f"<h3>{title}</h3>")
         for row in rows:
             images = "".join(
-                f'<img alt="{escape(alt)}" src="data:image/png;base64,'
-                f'{base64.b64encode(thumbnails[row["id"], role]).decode()}">'
+                f'<img alt="{escape(alt)}" src="{data_url(thumbnails[row["id"], role], "png")}">'
                 for role, alt in ((LR, "input"), (method, method), (TRUTH, "truth"))
                 if (row["id"], role) in thumbnails
             )
@@ -182,13 +174,6 @@ def _excluded(exclusions: dict[str, Any]) -> str:
     rules = "".join(f"<li>{escape(rule)}</li>" for rule in exclusions["rules"])
     said = "".join(f"<li>{escape(line)}</li>" for line in exclusions["said"])
     return f"<h2>What counts</h2><ul>{rules}</ul><ul>{said}</ul>"
-
-
-def _table(head: Cells, rows: Iterable[Cells]) -> str:
-    def line(tag: str, cells: Cells) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-
-    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
 
 
 def _percent(value: float) -> str:

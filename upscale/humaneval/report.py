@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from upscale import document
 from upscale.errors import OutputError
 from upscale.humaneval import html
 from upscale.humaneval.design import LR, TRUTH
@@ -46,36 +45,24 @@ def write(found: dict[str, Any], store: Store, study: Path, folder: Path, *, top
 
 def table(found: dict[str, Any]) -> str:
     """The rates as Markdown."""
-    lines = [
-        "| task | method | answers | fool rate | 95% interval | Wilson |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ("task", "method", "answers", "fool rate", "95% interval", "Wilson")
+    cells = []
     for row in found["rates"] + found["preferences"]:
         name = f"{row['method']} over {row['against']}" if "against" in row else row["method"]
-        intervals = (
-            "-".join(f"{100 * v:.1f}" for v in row[kind]) for kind in ("interval", "wilson")
-        )
-        lines.append(
-            f"| {row['task']} | {name} | {row['n']} | {100 * row['rate']:.1f}% "
-            f"| {' | '.join(intervals)} |"
-        )
-    return "\n".join(lines) + "\n"
+        intervals = ("-".join(f"{100 * v:.1f}" for v in row[kind]) for kind in _INTERVALS[:2])
+        cells.append((row["task"], name, row["n"], f"{100 * row['rate']:.1f}%", *intervals))
+    return "\n".join(document.markdown(heads, cells)) + "\n"
 
 
 def coverage_table(rows: list[dict[str, Any]]) -> str:
     """Share of simulated studies whose interval covers the truth, as Markdown."""
-    lines = [
-        "| task | method | true rate | studies | mean rate | covers | Wilson | subjects only "
-        "| pictures only |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("task", "method", "true rate", "studies", "mean rate", "covers", "Wilson",
+             "subjects only", "pictures only")  # fmt: skip
+    cells = []
     for row in rows:
-        shares = " | ".join(f"{100 * row[name]:.1f}%" for name in _INTERVALS)
-        lines.append(
-            f"| {row['task']} | {row['method']} | {100 * row['true']:.1f}% | {row['studies']} "
-            f"| {100 * row['mean']:.1f}% | {shares} |"
-        )
-    return "\n".join(lines) + "\n"
+        true, mean, *shares = (f"{100 * row[name]:.1f}%" for name in ("true", "mean", *_INTERVALS))
+        cells.append((row["task"], row["method"], true, row["studies"], mean, *shares))
+    return "\n".join(document.markdown(heads, cells)) + "\n"
 
 
 def _thumbnails(
@@ -105,13 +92,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    listed = [{key: _safe(value) for key, value in row.items()} for row in rows]
-    columns = list(dict.fromkeys(key for row in listed for key in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(listed)
-    return file.getvalue()
+    return document.to_csv([{key: _safe(value) for key, value in row.items()} for row in rows])
 
 
 def _safe(value: Any) -> Any:

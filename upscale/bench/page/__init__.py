@@ -1,11 +1,10 @@
 """The report as one HTML file: rows and cuts become data, page.js draws them in the browser.
 
-Nothing is fetched, and the page's own policy forbids it. JSON has no infinity: null stands for it.
+JSON has no infinity: null stands for it.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.published import Published
 from upscale.bench.report import Row, means, names_of, trial_of
@@ -32,16 +32,13 @@ def to_html(
     title: str,
 ) -> str:
     """The page. shown: the cuts of each row, by its place in `rows` (see `crops.cuts`)."""
-    here = Path(__file__).parent
-    text = json.dumps(_finite(_data(rows, shown, published, title)), ensure_ascii=False)
-    page = (here / "page.html").read_text(encoding="utf-8")
-    for name, content in (
-        ("STYLE", (here / "page.css").read_text(encoding="utf-8")),
-        ("SCRIPT", (here / "page.js").read_text(encoding="utf-8")),
-        ("DATA", text.replace("<", "\\u003c")),  # no name of a file can end the script
-    ):
-        page = page.replace(f"/*{name}*/", content, 1)
-    return page
+    data = json.dumps(document.finite(_data(rows, shown, published, title)), ensure_ascii=False)
+    data = data.replace("<", "\\u003c")  # no name of a file can end the script
+    body, style, script = (
+        (Path(__file__).parent / f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("html", "css", "js")
+    )
+    return document.page("diffsr bench", body.replace("/*DATA*/", data, 1), style, script)
 
 
 def _data(
@@ -142,14 +139,4 @@ def _url(cut: np.ndarray) -> str:
     """A cut (H,W,3) in bytes as a data URL, without loss."""
     content = io.BytesIO()
     write(Picture(cut.astype(np.float32) / 255), content, format="webp", quality=100)
-    return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return value
+    return document.data_url(content.getvalue(), "webp")

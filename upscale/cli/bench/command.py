@@ -167,11 +167,12 @@ def command(ctx: click.Context, **options: Any) -> int:
     shown: dict[int, Any] = {}
     with Reporter(quiet=options["quiet"]) as reporter:
         rows = run_bench(options, reporter, shown if "html" in targets else None)
+    from upscale import document
     from upscale.bench import report
 
     texts: dict[str, Callable[[], str]] = {
         "json": lambda: report.to_json(rows),
-        "csv": lambda: report.to_csv(rows),
+        "csv": lambda: document.to_csv(rows),
         "markdown": lambda: markdown(rows, options),
         "html": lambda: html(rows, shown, options),
     }

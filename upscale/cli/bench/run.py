@@ -119,6 +119,7 @@ def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
 
 def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
     """`--unpaired`: FID of each folder of made pictures against the real ones."""
+    from upscale import document
     from upscale.bench import report, testsets, unpaired
 
     if "html" in targets:
@@ -133,7 +134,7 @@ def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
             on_picture=lambda name, done, total: reporter.step(done, total),
         )  # fmt: skip
         reporter.end()
-        texts = {"json": report.to_json, "csv": report.to_csv, "markdown": unpaired.to_markdown}
+        texts = {"json": report.to_json, "csv": document.to_csv, "markdown": unpaired.to_markdown}
         for kind, target in targets.items():
             put(texts[kind](rows), target, reporter)
     if "-" not in targets.values() and not options["quiet"]:

@@ -1,0 +1,82 @@
+"""Reports as text: rows as Markdown, CSV and JSON, and HTML pages that need no other file."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+_STYLE = """
+:root { color-scheme: light dark; --soft: color-mix(in srgb, currentColor 14%, transparent); }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid var(--soft);
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 0; } figcaption { font-size: .85em; }
+"""
+
+
+def markdown(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
+    """The lines of a table."""
+    heads = list(heads)
+    lines = (heads, ["---"] * len(heads), *rows)
+    return [
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    ]
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """All rows, with every column that occurs; an empty cell for nothing, inf and nan as such."""
+    text = io.StringIO()
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def finite(value: Any) -> Any:
+    """The same with None for what is infinite or no number, which JSON cannot say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return value
+
+
+# --- HTML ---------------------------------------------------------------------------------------
+
+
+def page(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page. It may fetch nothing, and its own policy forbids it."""
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if script:
+        policy += "; script-src 'unsafe-inline'"
+        body += f"\n<script>{script}</script>"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def table(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    def line(tag: str, cells: Iterable[object]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+    return f"<table>{line('th', heads)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """kind: png, webp ..."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
