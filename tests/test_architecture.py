@@ -43,7 +43,7 @@ DOORS = {
     "torch.distributed": ("train.dist",),
     "safetensors": ("weights.file", "train.checkpoint"),
     "starlette": ("humaneval.server", "humaneval.guard"),
-    "uvicorn": ("humaneval.serving",),
+    "uvicorn": ("humaneval.listener",),
     "sqlite3": ("humaneval.store",),
     "matplotlib": ("humaneval.plots",),
     "scipy": ("humaneval",),
@@ -193,7 +193,7 @@ def test_what_is_allowed_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["upscale", "upscale.cli.main", "upscale.image.io", "upscale.humaneval.build"]
+    "module", ["upscale", "upscale.cli.main", "upscale.image.encode", "upscale.humaneval.build"]
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"

@@ -20,7 +20,8 @@ from upscale.bench.testsets import pictures_of
 from upscale.bench.trials import Trial
 from upscale.cli import options as command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
-from upscale.image.io import read, write
+from upscale.image.decode import read
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics import pixel

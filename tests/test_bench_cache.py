@@ -16,7 +16,7 @@ import pytest
 from upscale.bench import cache as module
 from upscale.bench.cache import Cache, Measured
 from upscale.bench.run import Settings, run
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 SETTINGS = Settings(methods=("bicubic", "lanczos"), metrics=("psnr", "ssim"), device="cpu")

@@ -13,7 +13,7 @@ from upscale.bench import testsets
 from upscale.bench.run import Settings, make_lr, run
 from upscale.bench.trials import Trial, trials_of
 from upscale.errors import InputError, UsageError, WeightsError
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "eval"

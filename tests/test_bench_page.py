@@ -72,7 +72,7 @@ def test_cuts_are_lossless_and_of_the_busiest_place() -> None:
     import base64
     import io
 
-    from upscale.image.io import read
+    from upscale.image.decode import read
 
     hr = np.full((96, 120, 3), 0.5, np.float32)
     hr[40:60, 72:100] = np.random.default_rng(0).random((20, 28, 3))

@@ -19,8 +19,9 @@ from upscale.bench.run import run
 from upscale.bench.testsets import Pair, pairs_of
 from upscale.bench.trials import AUTO, Settings, trials_of
 from upscale.errors import InputError
+from upscale.image.decode import read
+from upscale.image.encode import write
 from upscale.image.estimate import degraded
-from upscale.image.io import read, write
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics.pixel import psnr_y

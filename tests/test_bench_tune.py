@@ -18,7 +18,7 @@ from upscale.cli.main import cli
 from upscale.diffusion.process import sigmas
 from upscale.diffusion.samplers import SAMPLERS
 from upscale.errors import InputError, UsageError, WeightsError
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.methods import Schedule
 from upscale.pipeline.upscaler import Upscaler
@@ -125,7 +125,7 @@ def test_what_makes_the_checking_pictures_worse_is_not_kept(
         fingerprint = int(np.round(case.hr.sum() * 1000)) % 997
         return {"psnr": value if fingerprint in chosen else 60 - value}
 
-    from upscale.image.io import read
+    from upscale.image.decode import read
 
     sums = [int(np.round(read(p).rgb.sum() * 1000)) % 997 for p in sorted(pictures.iterdir())]
     chosen = set(sums[::2])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from upscale.errors import UsageError
-from upscale.image.io import read
+from upscale.image.decode import read
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics.pixel import grid_ratio, psnr_y

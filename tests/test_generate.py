@@ -22,7 +22,7 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
-from upscale.image.io import read
+from upscale.image.decode import read
 from upscale.image.picture import Picture
 from upscale.image.sheet import sheet
 from upscale.methods import PAPER_NETS, describe

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from upscale.errors import InputError
 from upscale.image import png16
-from upscale.image.io import read
+from upscale.image.decode import read
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

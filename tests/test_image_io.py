@@ -27,7 +27,9 @@ from picture_files import (
 from PIL import Image, ImageCms, ImageOps
 
 from upscale.errors import InputError, UsageError
-from upscale.image.io import SUFFIXES, read, write
+from upscale.image.decode import read
+from upscale.image.encode import write
+from upscale.image.formats import SUFFIXES
 from upscale.image.picture import Picture
 
 # ---- orientation, profiles, colour ---------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 
 from upscale import atomic
 from upscale.errors import DiskFull, OutputError
-from upscale.image.io import read, write
+from upscale.image.decode import read
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "GIF"]

@@ -18,8 +18,9 @@ from picture_files import (
 from PIL import Image, ImageFile
 
 from upscale.errors import InputError, OutOfMemory
-from upscale.image import reading
-from upscale.image.io import read, write
+from upscale.image import decode
+from upscale.image.decode import read
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -64,7 +65,7 @@ def test_missing_folder_and_forbidden(tmp_path, monkeypatch):
     def forbid(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(reading, "open", forbid, raising=False)
+    monkeypatch.setattr(decode, "open", forbid, raising=False)
     with pytest.raises(InputError, match="may not be read"):
         read(tmp_path / "secret.png")
 

@@ -10,7 +10,9 @@ import tifffile
 from PIL import Image, ImageCms
 
 from upscale.errors import NumericalError, OutputError, UsageError
-from upscale.image.io import check_format, format_of, read, write
+from upscale.image.decode import read
+from upscale.image.encode import write
+from upscale.image.formats import check_format, format_of
 from upscale.image.picture import Picture
 
 SOFTWARE, MAKE, EXIF_IFD, GPS = 0x0131, 0x010F, 0x8769, 0x8825

@@ -15,7 +15,7 @@ from PIL import Image
 import upscale
 from upscale.bench.run import Settings, run
 from upscale.errors import WeightsError
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.metrics import files
 from upscale.metrics.niqe import niqe

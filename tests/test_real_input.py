@@ -20,8 +20,8 @@ from upscale.batch.settings import DEFAULTS, settings_of
 from upscale.bench.protocol import make_lr
 from upscale.errors import UsageError, WeightsError
 from upscale.image.compress import compressed
+from upscale.image.decode import read
 from upscale.image.estimate import degraded
-from upscale.image.io import read
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize, resize_array
 from upscale.pipeline.consistency import MODES

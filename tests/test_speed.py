@@ -22,7 +22,8 @@ from upscale import machine, methods
 from upscale.cli.main import cli
 from upscale.diffusion.noise import BLOCK, noise_at
 from upscale.errors import NumericalError, UsageError
-from upscale.image.io import STREAMED, read, rows_to, write
+from upscale.image.decode import read
+from upscale.image.encode import STREAMED, rows_to, write
 from upscale.image.picture import Picture
 from upscale.nets import winograd
 from upscale.pipeline import blocks, sizing
@@ -218,14 +219,14 @@ def test_rows_that_end_early_leave_nothing(name, tmp_path):
 def test_the_command_writes_large_pictures_while_it_makes_them(
     suffix, tiny_weights, small_blocks, tmp_path, monkeypatch
 ):
-    from upscale.image import saving
+    from upscale.image import encode
 
     picture = photo(130, 170)
     write(picture, tmp_path / "in.png")
     written = []
-    samples = saving._samples
+    samples = encode._samples
     monkeypatch.setattr(
-        saving, "_samples", lambda p, n: [written.append(p.size[0]), samples(p, n)][1]
+        encode, "_samples", lambda p, n: [written.append(p.size[0]), samples(p, n)][1]
     )
     out = tmp_path / f"out.{suffix}"
     words = ["upscale", str(tmp_path / "in.png"), "--weights", tiny_weights, "-o", str(out)]

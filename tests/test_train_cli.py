@@ -25,7 +25,7 @@ from PIL import Image
 from upscale import methods
 from upscale.cli.main import cli, main
 from upscale.errors import DiffsrError
-from upscale.image.io import read as picture_of
+from upscale.image.decode import read as picture_of
 from upscale.train import measure
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from upscale.errors import InputError, UsageError
 from upscale.image.compress import compressed
-from upscale.image.header import size_of
+from upscale.image.decode import size_of
 from upscale.train import crops, degrade, drawings, tables
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig

@@ -20,7 +20,7 @@ from torch import Tensor
 from upscale import methods
 from upscale.diffusion.process import LogSNRLaw, VPDiscrete, VPLinear
 from upscale.errors import DiskFull, NumericalError, OutOfMemory, OutputError, UsageError
-from upscale.image.io import read
+from upscale.image.decode import read
 from upscale.image.picture import Picture
 from upscale.nets.compact import CompactConfig
 from upscale.nets.ecdp import ECDPConfig, ECDPNet

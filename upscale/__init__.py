@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upscale.batch.many import Made, upscale_many
-    from upscale.image.io import read, write
+    from upscale.image.decode import read
+    from upscale.image.encode import write
     from upscale.image.picture import Picture
     from upscale.methods import METHODS
     from upscale.pipeline.upscaler import Result, Upscaler
@@ -30,9 +31,9 @@ _HOMES = {
     "Picture": "image.picture",
     "Result": "pipeline.upscaler",
     "Upscaler": "pipeline.upscaler",
-    "read": "image.io",
+    "read": "image.decode",
     "upscale_many": "batch.many",
-    "write": "image.io",
+    "write": "image.encode",
 }
 
 

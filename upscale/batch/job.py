@@ -76,7 +76,7 @@ class Ticket:
 
 def prepare(job: Job, ticket: Ticket) -> None:
     """Look whether there is anything to do, and read the picture: sets `record` or `picture`."""
-    from upscale.image.io import read
+    from upscale.image.decode import read
 
     started = time.perf_counter()
     look(job, ticket)
@@ -131,7 +131,7 @@ def _check_writable(item: Item) -> None:
 
 def plan(job: Job, ticket: Ticket) -> None:
     """Sets `plan`. Raises UsageError, OutputError where the format cannot hold the result."""
-    from upscale.image.io import check_format
+    from upscale.image.formats import check_format
 
     picture = ticket.picture
     ticket.plan = job.upscaler.plan(picture, **job.chosen(PLANNED))
@@ -200,7 +200,8 @@ def enlarge(
 
 def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:
     """Whether a result is written while it is made: large ones, in formats that allow it."""
-    from upscale.image.io import STREAMED, canonical
+    from upscale.image.encode import STREAMED
+    from upscale.image.formats import canonical
 
     if not ticket.plan.blocks or not isinstance(target, Path):
         return False
@@ -212,7 +213,7 @@ def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:
 
 def _stream(job: Job, ticket: Ticket, target: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Enlarge and write at the same time; returns the report."""
-    from upscale.image.io import rows_to
+    from upscale.image.encode import rows_to
 
     over = job.options["overwrite"] or ticket.replace
     with rows_to(
@@ -253,7 +254,7 @@ def _put(
     job: Job, ticket: Ticket, picture: Picture, target: Path | Remote | None, report: dict[str, Any]
 ) -> list[str]:
     """Write one file, or deliver the picture; returns notes."""
-    from upscale.image.io import write
+    from upscale.image.encode import write
 
     if ticket.check:
         ticket.check()
@@ -280,7 +281,7 @@ def _put(
 
 
 def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, Any]:
-    """What `image.io.write` is told besides the picture and its place."""
+    """What `image.encode.write` is told besides the picture and its place."""
     return {"format": item.format, "comment": comment(report), **job.chosen(("quality", "strip"))}
 
 
@@ -289,7 +290,8 @@ def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, A
 
 def planned(job: Job, item: Item) -> dict[str, Any]:
     """--dry-run's record."""
-    from upscale.image.io import check_format, read
+    from upscale.image.decode import read
+    from upscale.image.formats import check_format
 
     picture = read(item.source.open(), **job.chosen(READING))
     found: Plan = job.upscaler.plan(picture, **job.chosen(PLANNED))

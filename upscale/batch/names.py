@@ -29,7 +29,7 @@ class Source:
     data: bytes | None = None  # of standard input
 
     def open(self) -> str | BinaryIO:
-        """What `image.io.read` takes."""
+        """What `image.decode.read` takes."""
         if remote.is_url(self.name):
             return _Named(remote.Remote(self.name).read_bytes(), self.name)
         return self.name if self.data is None else _Named(self.data)

@@ -18,7 +18,7 @@ import numpy as np
 from upscale.bench.testsets import Pair
 from upscale.errors import InputError
 from upscale.image.compress import compressed
-from upscale.image.io import read
+from upscale.image.decode import read
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize_array
 

@@ -16,7 +16,7 @@ from upscale.bench.score import Case, Scorer
 from upscale.bench.testsets import Pair, pairs_of, partners_of
 from upscale.bench.trials import AUTO, Settings, Trial, trials_of
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
 from upscale.weights import store as store

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscale.errors import InputError
-from upscale.image.io import SUFFIXES, read, write
+from upscale.image.decode import read
+from upscale.image.encode import write
+from upscale.image.formats import SUFFIXES
 from upscale.image.picture import Picture
 
 SHIPPED = "kodak8"  # eight 256x256 cuts of Kodak's pictures, beside this file

@@ -12,7 +12,7 @@ from upscale import document
 from upscale.bench.protocol import in_8_bits
 from upscale.bench.testsets import pictures_of
 from upscale.errors import InputError
-from upscale.image.io import read
+from upscale.image.decode import read
 from upscale.image.resize import resize_area
 from upscale.machine import pick_device, versions
 

@@ -14,7 +14,7 @@ import numpy as np
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.humaneval import store as stores
 from upscale.humaneval.design import CHECK, LR, TRUTH, Design, conditions
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 CONSENT = (

@@ -10,7 +10,7 @@ import numpy as np
 
 from upscale.errors import InputError
 from upscale.humaneval.build import Entry
-from upscale.image.io import read
+from upscale.image.decode import read
 from upscale.image.picture import Picture, quantised
 
 Size = tuple[int, int]  # (height, width)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from upscale.errors import InputError
 from upscale.image import colour, exif
+from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
-from upscale.image.reading import read, upright_dpi
 
 
 def picture_of(source: Any) -> Picture:

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from upscale.errors import DiffsrError, InputError
-from upscale.image.header import size_of
-from upscale.image.io import read
+from upscale.image.decode import read, size_of
 from upscale.train.sources import Items, Say
 
 MOST_SKIPS = 100  # in a row: then the data are not what they should be

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from upscale.errors import InputError
-from upscale.image.io import SUFFIXES
+from upscale.image.formats import SUFFIXES
 
 Say = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from upscale import methods
 from upscale.diffusion.samplers import ADAPTIVE, STOCHASTIC
 from upscale.errors import DiffsrError, InputError
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.image.resize import resize
 from upscale.metrics import pixel

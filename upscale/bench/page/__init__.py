@@ -18,7 +18,7 @@ from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.published import Published
 from upscale.bench.report import Row, means, names_of, trial_of
-from upscale.image.io import write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 MOST_SHOWN = 24  # pictures with cuts; of a larger set the best and the worst half of them

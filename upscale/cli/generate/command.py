@@ -183,7 +183,8 @@ def _make(
     work: Work, generator: Generator, way: Way, cascade: list[Level], options: dict[str, Any],
     reporter: Reporter,
 ) -> None:  # fmt: skip
-    from upscale.image.io import read, write
+    from upscale.image.decode import read
+    from upscale.image.encode import write
 
     settings = {"format": work.format, "quality": options["quality"], "strip": options["strip"],
                 "overwrite": options["overwrite"]}  # fmt: skip

@@ -65,7 +65,7 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     from upscale.humaneval.extra import require
 
     require("starlette", "uvicorn", "scipy")
-    from upscale.humaneval.serving import serve as run
+    from upscale.humaneval.listener import serve as run
     from upscale.humaneval.store import open_study
 
     with Reporter(quiet=options["quiet"]) as reporter:

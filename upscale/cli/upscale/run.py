@@ -238,7 +238,7 @@ def to_stdout(job: Job) -> Callable[[Ticket, Picture, dict[str, Any]], list[str]
     """What takes a picture that has no file to go to."""
 
     def deliver(ticket: Ticket, picture: Picture, report: dict[str, Any]) -> list[str]:
-        from upscale.image.io import write
+        from upscale.image.encode import write
 
         whole = io.BytesIO()  # so that a failure leaves nothing in the pipe
         notes = write(picture, whole, **writing_options(job, ticket.item, report)) or []

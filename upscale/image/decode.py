@@ -48,10 +48,28 @@ def read(
     """
     if frames not in ("error", "first"):
         raise UsageError(f"frames is {frames!r}; have error, first")
+    with _opened(source) as file, _explained(source):
+        return _decoded(file, frames, allow_truncated, max_pixels)
+
+
+def size_of(source: str | Path | BinaryIO) -> tuple[int, int]:
+    """(height, width) from the header alone, as stored, not turned by EXIF. Raises InputError."""
+    with _opened(source) as file, _explained(source):
+        format, _ = _format_of(file)
+        if format == "TIFF":
+            return tiff.header(file).size
+        with _plugin(format)(file) as im:
+            return im.height, im.width
+
+
+@contextmanager
+def _explained(source: str | Path | BinaryIO) -> Iterator[None]:
+    """Decoders are kept quiet, and whatever goes wrong in them becomes an error that names the
+    source."""
     name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the stream")
-    with _opened(source) as file, _quietly():
+    with _quietly():
         try:
-            return _decoded(file, frames, allow_truncated, max_pixels)
+            yield
         except DiffsrError as error:
             raise type(error)(f"{name}: {error}") from error.__cause__
         except Image.DecompressionBombError as error:  # a limit of Pillow's own, of some formats
@@ -62,7 +80,8 @@ def read(
             raise InputError(f"{name}: the file is damaged ({error}); get it again") from error
 
 
-def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int) -> Picture:
+def _format_of(file: BinaryIO) -> tuple[str, bytes]:
+    """(the format, the bytes that tell it); the file is at its start again."""
     head = file.read(_HEAD)
     file.seek(0)
     if not head:
@@ -70,6 +89,11 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
     format = sniff(head)
     if format is None:
         raise InputError(f"{alien(head)}; diffsr reads {', '.join(FORMATS)}")
+    return format, head
+
+
+def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int) -> Picture:
+    format, head = _format_of(file)
     if format == "TIFF":
         return _tiff(file, frames, allow_truncated, max_pixels)
     im = _plugin(format)(file)
