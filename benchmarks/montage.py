@@ -1,6 +1,6 @@
 """The README's and the cards' pictures: cuts of pictures, enlarged, beside bicubic and the truth.
 
-    python benchmarks/montage.py compare KODAK24/HR compare.png
+    python benchmarks/montage.py first KODAK24/HR before-after.jpg
     python benchmarks/montage.py limits KODAK24/HR photo-limits.png
     python benchmarks/montage.py real KODAK24/HR photo-real.png
     python benchmarks/montage.py cuts FOLDER out.png --weights A,B --cut NAME:TOP:LEFT ...
@@ -38,10 +38,7 @@ class Cut:
     degradation: str = "none"
 
 
-COMPARE = (
-    Cut("kodim04", 120, 220), Cut("kodim19", 250, 300), Cut("kodim23", 70, 380),
-    Cut("kodim08", 150, 300),
-)  # fmt: skip
+FIRST = (Cut("kodim15", 104, 400), Cut("kodim07", 200, 300))
 LIMITS = (
     Cut("kodim19", 248, 20), Cut("kodim13", 160, 300), Cut("kodim05", 160, 420),
     Cut("kodim24", 160, 240), Cut("kodim15", 110, 440), Cut("chelsea", 60, 140),
@@ -49,9 +46,12 @@ LIMITS = (
     Cut("lettering", 0, 0, 4),
 )  # fmt: skip
 REAL = tuple(
-    Cut(c.name, c.top, c.left, degradation="peers")
-    for c in (*COMPARE[1:3], Cut("kodim15", 110, 440), LIMITS[3], LIMITS[1], COMPARE[3])
-)
+    Cut(name, top, left, degradation="peers")
+    for name, top, left in (
+        ("kodim19", 250, 300), ("kodim23", 70, 380), ("kodim15", 110, 440), ("kodim24", 160, 240),
+        ("kodim13", 160, 300), ("kodim08", 150, 300),
+    )
+)  # fmt: skip
 
 
 class Montage:
@@ -93,6 +93,17 @@ class Montage:
         return Upscaler(weights=column)
 
 
+def titled(picture: np.ndarray, titles: Sequence[str], zoom: int) -> np.ndarray:
+    """(h, w, 3) -> (zoom h + 44, zoom w, 3): pixels as squares, and titles above the columns."""
+    large = picture.repeat(zoom, 0).repeat(zoom, 1)
+    strip = Image.new("RGB", (large.shape[1], 44), "white")
+    for column, title in enumerate(titles):
+        middle = (large.shape[1] * (2 * column + 1) // (2 * len(titles)), 22)
+        font = ImageFont.load_default(26)
+        ImageDraw.Draw(strip).text(middle, title, "black", font, anchor="mm")
+    return np.concatenate([np.asarray(strip, np.float32) / 255, large], 0)
+
+
 def lettering(side: int) -> np.ndarray:
     """Letters of three sizes, lines and circles on white, (side,side,3) in [0,1]."""
     im = Image.new("RGB", (4 * side, 4 * side), "white")  # drawn larger, for smooth edges
@@ -107,16 +118,16 @@ def lettering(side: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("compare", "limits", "real", "cuts"))
+    parser.add_argument("what", choices=("first", "limits", "real", "cuts"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--weights", default="ecdp")
     parser.add_argument("--cut", action="append", default=[], help="NAME:TOP:LEFT[:SCALE[:KIND]]")
     parser.add_argument("--side", type=int, default=176)
     chosen = parser.parse_args()
-    if chosen.what == "compare":
-        columns = ("bicubic", "regression", "sr3", "ecdp", "truth")
-        made = Montage(columns, 176, chosen.folder).whole(COMPARE, 1)
+    if chosen.what == "first":
+        made = Montage(("bicubic", "ecdp", "truth"), 136, chosen.folder).whole(FIRST, 1)
+        made = titled(made, ("bicubic", "diffsr", "original"), 3)
     elif chosen.what == "limits":
         made = Montage(("bicubic", "ecdp", "truth"), 160, chosen.folder).whole(LIMITS, 2)
     elif chosen.what == "real":
@@ -129,7 +140,7 @@ def main() -> None:
             cuts.append(Cut(name, int(top), int(left), int(scale), kind))
         columns = ("bicubic", *chosen.weights.split(","), "truth")
         made = Montage(columns, chosen.side, chosen.folder).whole(cuts, 1)
-    write(Picture(made), chosen.output, overwrite=True)
+    write(Picture(made), chosen.output, quality=88, overwrite=True)
 
 
 if __name__ == "__main__":
