@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from upscale.image.picture import (
     Picture,
     fill_transparent,
-    premultiplied,
     quantised,
-    unpremultiplied,
 )
 from upscale.image.resize import resize_array
 
@@ -76,18 +74,6 @@ def test_fingerprint_is_the_same_tomorrow():
 
 
 FINGERPRINT = 3876900755159394874
-
-
-def test_premultiplied_and_back():
-    rgb, alpha = noise(6, 9, 3), noise(6, 9, seed=1)
-    alpha[2, 3] = 0
-    times = premultiplied(Picture(rgb, alpha))
-    np.testing.assert_allclose(times, rgb * alpha[..., None])
-    back = unpremultiplied(times, alpha)
-    np.testing.assert_allclose(back[alpha > 0], rgb[alpha > 0], atol=1e-4)
-    assert back.dtype == np.float32
-    assert not back[2, 3].any()
-    assert premultiplied(Picture(rgb)) is rgb
 
 
 @given(st.integers(1, 33), st.integers(1, 33), st.integers(0, 2**32 - 1))

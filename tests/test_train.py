@@ -24,12 +24,15 @@ from upscale.nets.compact import CompactConfig, CompactNet
 from upscale.pipeline.upscaler import Upscaler
 from upscale.train import checkpoint
 from upscale.train.config import TrainConfig
-from upscale.train.data import Batch, Pairs, load_folder
+from upscale.train.data import Batch, Pairs
+from upscale.train.datasets import pictures_of
 from upscale.train.dist import World
 from upscale.train.grid import grid_loss, mesh_loss, phase_loss
 from upscale.train.loss import Spec, encode, flow, sample, start_noise
 from upscale.train.networks import make_net, start
+from upscale.train.pictures import load
 from upscale.train.run import estimate_std, quality_loss, run_training, spec_of
+from upscale.train.sources import find
 from upscale.train.state import Run
 from upscale.weights import store
 
@@ -205,7 +208,7 @@ def test_idm_takes_the_trunk_of_one_and_the_rest_of_another(tmp_path) -> None:
 
 
 def test_pairs_depend_on_the_iteration_alone(photos) -> None:
-    pairs = Pairs(load_folder(photos), CONFIG)
+    pairs = Pairs(load(find(photos), print), CONFIG)
     a, again, b = pairs.batch(5), pairs.batch(5), pairs.batch(6)
     assert torch.equal(a.hr, again.hr) and torch.equal(a.lr_up, again.lr_up)
     assert not torch.equal(a.hr, b.hr)
@@ -218,10 +221,10 @@ def test_broken_pictures_are_named_and_left_out(photos, tmp_path) -> None:
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     lines: list[str] = []
     with pytest.raises(InputError, match="no readable picture"):
-        load_folder(tmp_path, on_skip=lines.append)
+        pictures_of(find(tmp_path), CONFIG, 1 << 20, lines.append)
     assert len(lines) == 1 and "bad.png" in lines[0]
     with pytest.raises(InputError, match="no such folder"):
-        load_folder(tmp_path / "missing")
+        find(tmp_path / "missing")
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(photos, tmp_path, monkeypatch) -> None:
@@ -302,7 +305,7 @@ def test_the_papers_noise_law_and_another_power_of_the_hybrid(photos, tmp_path) 
 def test_the_residuals_deviation_is_measured_and_stored(photos, tmp_path) -> None:
     config, lines = ECDP.with_(std=0.0, iterations=2), []
     path = trained(photos, tmp_path, config, net=TWO_HEADS, say=lines.append)
-    pairs = Pairs(load_folder(photos), config)
+    pairs = Pairs(load(find(photos), print), config)
     std = store.read(path)[1]["std"]
     assert std == estimate_std(pairs) and f"standard deviation of the residual: {std}" in lines
     residual = torch.cat([b.hr - b.lr_up for b in map(pairs.batch, range(100, 150))])
@@ -551,7 +554,7 @@ def test_a_score_loss_of_weight_nothing_costs_no_gradient(photos, autocast, call
         net = CompactNet(SMALL)
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        pairs = Pairs(load_folder(photos), config)
+        pairs = Pairs(load(find(photos), print), config)
         quality = quality_loss(config, World())
         run = Run(net, spec_of(config), config, pairs, autocast=autocast, quality=quality)
         run.iteration = 1

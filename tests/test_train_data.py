@@ -22,11 +22,11 @@ from upscale.image.decode import size_of
 from upscale.train import crops, degrade, drawings, tables
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
-from upscale.train.data import Batch, Pairs, load_folder
+from upscale.train.data import Batch, Pairs
 from upscale.train.datasets import fingerprint, held_out, pictures_of, resolve
 from upscale.train.dist import World, shares
 from upscale.train.feed import Feed
-from upscale.train.pictures import Streamed
+from upscale.train.pictures import Streamed, load
 from upscale.train.sources import Files, find
 
 CONFIG = TrainConfig(patch=32, batch=4, scale_min=2.0, scale_max=4.0)
@@ -82,8 +82,8 @@ def test_tar_shards_hold_the_pictures_of_a_folder(tmp_path) -> None:
     shard(tmp_path / "packed/a.tar", range(3))
     shard(tmp_path / "packed/b.tar", range(3, 5))
     items = find(tmp_path / "packed")
-    assert len(items) == 5 and items.name(4).endswith("b.tar:train/000004.png")
-    streamed, plain = Streamed(items), load_folder(tmp_path / "plain")
+    assert len(items) == 5 and items[4].name.endswith("b.tar:train/000004.png")
+    streamed, plain = Streamed(items), load(find(tmp_path / "plain"), print)
     assert all(np.array_equal(streamed[i], plain[i]) for i in range(5))
     assert len(find(tmp_path / "packed", ["000002.png"])) == 1
     assert len(find(tmp_path / "packed/a.tar")) == 3
@@ -191,14 +191,14 @@ def test_a_dataset_that_is_there_is_found_and_split(name, tmp_path) -> None:
             (tmp_path / "cat" / f"{index:03d}.png").write_bytes(png(index, (8, 8)))
     lines: list[str] = []
     data = resolve(name, tmp_path, say=lines.append)
-    trained = {data.train.name(i) for i in range(len(data.train))}
+    trained = {data.train[i].name for i in range(len(data.train))}
     assert len(trained) == 3 * len(known.train)
     assert (data.label, data.licence) == (name, known.licence)
     assert f"{len(trained)} of {known.pictures:,} pictures are there" in lines[0]
     if data.validation is None:
         assert name == "celeba"  # its validation pictures come after the first 162,770
     else:
-        held = {data.validation.name(i) for i in range(len(data.validation))}
+        held = {data.validation[i].name for i in range(len(data.validation))}
         assert held and not held & trained
     assert len(resolve(name, tmp_path, [Path(sorted(trained)[0]).name]).train) >= 1
 
@@ -218,9 +218,9 @@ def test_other_ways_to_say_where_pictures_are(photos) -> None:
 def test_held_out_pictures_are_spread_and_apart(photos) -> None:
     items = Files([Path(f"{i:03d}.png") for i in range(100)])
     train, validation = held_out(items, 10)
-    names = {validation.name(i) for i in range(10)}
+    names = {validation[i].name for i in range(10)}
     assert len(train) == 90 and names == {f"{10 * i + 5:03d}.png" for i in range(10)}
-    assert not names & {train.name(i) for i in range(90)}
+    assert not names & {train[i].name for i in range(90)}
     assert held_out(items, 0) == (items, None)
     with pytest.raises(UsageError, match="leaves nothing of 5"):
         held_out(find(photos), 5)
@@ -449,7 +449,7 @@ def test_a_drawing_is_on_the_photo_or_on_paper_and_its_edges_are_smooth() -> Non
 
 
 def test_a_share_of_the_examples_is_drawn(photos) -> None:
-    pictures = load_folder(photos)
+    pictures = load(find(photos), print)
     config = replace(CONFIG, batch=40, scale_min=4.0)
     plain, some = (Pairs(pictures, replace(config, drawings=s)).batch(3) for s in (0.0, 0.4))
     assert same(some, Pairs(pictures, replace(config, drawings=0.4)).batch(3))
@@ -468,7 +468,7 @@ def test_a_share_of_the_examples_is_drawn(photos) -> None:
 @pytest.mark.parametrize("degradation", ["bicubic", "real"])
 def test_shares_of_a_batch_are_the_batch(photos, size, accumulate, degradation) -> None:
     config = replace(CONFIG, batch=8, degradation=degradation)
-    pairs = Pairs(load_folder(photos), config)
+    pairs = Pairs(load(find(photos), print), config)
     whole, found = pairs.batch(5), {}
     for rank in range(size):
         for share in shares(World(rank, size), 8, accumulate):
@@ -491,7 +491,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 def test_workers_change_nothing(photos) -> None:
     config = replace(CONFIG, quality_loss_from=3, quality_batch=2, patch=48)
-    pairs = Pairs(load_folder(photos), config)
+    pairs = Pairs(load(find(photos), print), config)
 
     def places(iteration: int) -> list[range]:
         return shares(World(), config.count(iteration), 2)
@@ -517,9 +517,12 @@ def test_python_ends_though_an_iteration_is_not_finished(tmp_path) -> None:
     code = (
         "import sys, pathlib, torch\n"
         "from upscale.train.config import TrainConfig\n"
-        "from upscale.train.data import Pairs, load_folder\n"
+        "from upscale.train.data import Pairs\n"
         "from upscale.train.feed import Feed\n"
-        "pairs = Pairs(load_folder(pathlib.Path(sys.argv[1])), TrainConfig(patch=32, batch=2))\n"
+        "from upscale.train.pictures import load\n"
+        "from upscale.train.sources import find\n"
+        "pictures = load(find(pathlib.Path(sys.argv[1])), print)\n"
+        "pairs = Pairs(pictures, TrainConfig(patch=32, batch=2))\n"
         "batches = iter(Feed(pairs, lambda i: [range(2)], 0, 50, 1, torch.device('cpu')))\n"
         "next(batches)\n"
         "sys.kept = batches\n"  # a module's attribute: there until the last

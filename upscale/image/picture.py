@@ -76,19 +76,6 @@ def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
     return whole
 
 
-def premultiplied(picture: Picture) -> np.ndarray:
-    """float32 (H,W,3): rgb times alpha, which is rgb itself where nothing is transparent."""
-    if picture.alpha is None:
-        return picture.rgb
-    return picture.rgb * picture.alpha[..., None]
-
-
-def unpremultiplied(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The inverse of `premultiplied`: (H,W,3), (H,W) -> (H,W,3); black where alpha is 0."""
-    visible = np.where(alpha > 0, alpha, 1)[..., None]
-    return np.clip(np.where(alpha[..., None] > 0, rgb / visible, 0), 0, 1).astype(np.float32)
-
-
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Spread the visible colours into what is wholly transparent.
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from upscale.metrics.perceptual import unit
 from upscale.train.chance import Chance, normal
+from upscale.train.checkpoint import moments, set_moments, under
 
 # channels of the trunks' levels (`metrics.perceptual`) but the first
 WIDTHS = {"vgg": (128, 256, 512, 512), "alex": (192, 384, 256, 256)}
@@ -74,10 +75,10 @@ class Adversary:
         made, true: features of each level, (B,C,h,w).
         """
         frozen = {k: v.detach() for k, v in self.net.named_parameters()}
-        told = functional_call(self.net, frozen, (_levels(made),))
+        answers = functional_call(self.net, frozen, (_levels(made),))
         with torch.no_grad():
             wanted = self.net(_levels(true))
-        return _each(F.softplus(t - m) for m, t in zip(told, wanted, strict=True))
+        return _each(F.softplus(t - m) for m, t in zip(answers, wanted, strict=True))
 
     def learn(
         self, made: Sequence[Tensor], true: Sequence[Tensor], chance: torch.Generator | Chance
@@ -90,9 +91,9 @@ class Adversary:
         made, true = (_levels([f.detach() for f in side]) for side in (made, true))
         mine, theirs = self.net(made), self.net(true)
         moved = self.net([f + NOISE * normal(f.shape, chance).to(f) for f in true])
-        told = _each(F.softplus(m - t) for m, t in zip(mine, theirs, strict=True))
+        wrong = _each(F.softplus(m - t) for m, t in zip(mine, theirs, strict=True))
         rough = _each((a - b).square() for a, b in zip(theirs, moved, strict=True))
-        (told + SMOOTH / NOISE**2 * rough).mean().backward()
+        (wrong + SMOOTH / NOISE**2 * rough).mean().backward()
 
     def step(self, rate: float, parts: int = 1) -> None:
         """Move the discriminator by what it has learnt, in so many `parts`, since the last step."""
@@ -107,22 +108,13 @@ class Adversary:
     def pack(self) -> dict[str, Tensor]:
         """Its state for a checkpoint."""
         state = {f"adversary.net.{k}": v for k, v in self.net.state_dict().items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
-            state |= {f"adversary.opt.{index}.{k}": v for k, v in values.items()}
+        state |= moments(self.optimiser, "adversary.opt.")
         return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
 
     def unpack(self, state: dict[str, Tensor]) -> None:
         """Inverse of `pack`, in place; KeyError or RuntimeError where the shapes are others."""
-        head = "adversary.net."
-        net = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
-        self.net.load_state_dict(net)
-        values: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith("adversary.opt."):
-                *_, index, name = key.split(".")
-                values.setdefault(int(index), {})[name] = value
-        packed = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({**packed, "state": values})
+        self.net.load_state_dict(under("adversary.net.", state))
+        set_moments(self.optimiser, under("adversary.opt.", state))
 
 
 def _levels(features: Sequence[Tensor]) -> list[Tensor]:

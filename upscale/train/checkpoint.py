@@ -101,9 +101,7 @@ def pack(
     """All tensors of a run in one flat dict on the CPU, whole: every process must call it, and
     those that do not write need not `keep` what comes."""
     state = {f"net.{k}": v for k, v in net.state_dict().items()}
-    state |= {f"ema.{k}": v for k, v in ema.items()}
-    for index, values in optimiser.state_dict()["state"].items():
-        state |= {f"opt.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
+    state |= {f"ema.{k}": v for k, v in ema.items()} | moments(optimiser, "opt.")
     packed = {}
     for key, value in state.items():
         whole = full(value.detach())  # one after the other: together they may not fit
@@ -120,15 +118,29 @@ def unpack(
 ) -> None:
     """Inverse of `pack`, in place; KeyError or RuntimeError where the shapes are others."""
     own = net.state_dict()
-    saved = {k[4:]: v for k, v in state.items() if k.startswith("net.")}
+    saved = under("net.", state)
     net.load_state_dict({k: like(v, own[k]) if k in own else v for k, v in saved.items()})
     for key in ema:
         ema[key].copy_(like(state[f"ema.{key}"], ema[key]))
+    set_moments(optimiser, under("opt.", state))
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose names begin so, without that beginning."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def moments(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """What an optimiser knows of each parameter, as PREFIX + INDEX.NAME."""
+    found = optimiser.state_dict()["state"].items()
+    return {f"{prefix}{i}.{k}": torch.as_tensor(v) for i, own in found for k, v in own.items()}
+
+
+def set_moments(optimiser: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+    """Inverse of `moments`, of names without the prefix; a sharded parameter's are sharded."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     values: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
-        if key.startswith("opt."):
-            _, index, name = key.split(".")
-            values.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
-    packed = optimiser.state_dict()
-    optimiser.load_state_dict({**packed, "state": values})
+        index, name = key.split(".")
+        values.setdefault(int(index), {})[name] = like(value, parameters[int(index)])
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": values})

@@ -29,6 +29,12 @@ def smallest_side(config: TrainConfig) -> int:
     return config.patch if config.crop in ("patch", "square") else 1
 
 
+def random_part(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """(H,W,3) -> any (side,side,3) of it."""
+    top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
+
+
 def central(picture: np.ndarray, side: int) -> np.ndarray:
     """The middle (side,side,3) of a picture."""
     top, left = ((length - side) // 2 for length in picture.shape[:2])
@@ -45,8 +51,7 @@ def example(
 ) -> Tensor:
     """One example (3,side,side) in [-1,1] by `config.crop`; side is at most `config.patch`."""
     if config.crop == "patch":
-        top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
-        hr = tensor(picture[top : top + side, left : left + side])
+        hr = tensor(random_part(picture, side, rng))
         hr = torch.rot90(hr, int(rng.integers(4)), (1, 2))
     else:
         hr = plain(picture, config, side)

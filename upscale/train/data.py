@@ -7,23 +7,19 @@ exactly the examples that an uninterrupted one would have seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from upscale.errors import InputError
 from upscale.image.resize import resize
 from upscale.train import crops
 from upscale.train.config import TrainConfig
-from upscale.train.crops import tensor as _tensor
 from upscale.train.degrade import BLOCK, degraded
 from upscale.train.drawings import drawing
-from upscale.train.pictures import Streamed, load
-from upscale.train.sources import find
+from upscale.train.pictures import Streamed
 
 
 @dataclass(frozen=True)
@@ -41,27 +37,6 @@ class Batch:
     lr: list[Tensor]
     places: Sequence[int] = ()
     skipped: tuple[str, ...] = ()
-
-
-def load_folder(
-    folder: Path, names: Sequence[str] | None = None, on_skip: Callable[[str], None] | None = None
-) -> list[np.ndarray]:
-    """All pictures below a folder, sorted by path, as uint8 (H,W,3) in memory.
-
-    names: only these file names. Broken files are named through `on_skip` and left out. Raises
-    InputError where nothing is left.
-    """
-    items = find(folder, names)
-    pictures = load(items, on_skip or (lambda line: None))
-    if not pictures:
-        raise InputError(f"{folder}: no readable picture in it (searched for {len(items)} files)")
-    return pictures
-
-
-def _crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    top = rng.integers(picture.shape[0] - side + 1)
-    left = rng.integers(picture.shape[1] - side + 1)
-    return picture[top : top + side, left : left + side]
 
 
 def _example(
@@ -83,7 +58,7 @@ def _part(picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Ge
     else:
         # now and then a larger cut, shrunk: sharper detail than the file's own pixels
         cut = side * 2 if rng.random() < 0.3 and short >= side * 2 else min(side, short)
-    hr = _tensor(_crop(picture, cut, rng))
+    hr = crops.tensor(crops.random_part(picture, cut, rng))
     if cut != side:
         hr = resize(hr[None], (side, side))[0].clamp(-1, 1)
     if rng.random() < 0.5:

@@ -16,7 +16,7 @@ from upscale.train.catalogue import DATASETS, Part
 from upscale.train.config import TrainConfig
 from upscale.train.crops import AREA_WEIGHED, smallest_side
 from upscale.train.pictures import Streamed, headers, load
-from upscale.train.sources import Files, Items, Joined, Say, chosen, find
+from upscale.train.sources import Files, Items, Say, chosen, find, joined
 
 MANY = 20_000  # files whose headers are not read where nothing depends on their sizes
 
@@ -40,7 +40,7 @@ def resolve(
 ) -> Data:
     """NAME, folder:PATH, hf:ORG/NAME[@REVISION] or a plain path -> its pictures.
 
-    A known name goes before a folder of that name. root: the data folder (DIFFSR_DATA). names:
+    A known name overrides a folder of that name. root: the data folder (DIFFSR_DATA). names:
     only these file names. alone: this is no process among several. Raises InputError, with what
     to do, and UsageError.
     """
@@ -81,17 +81,17 @@ def _known(name: str, root: Path, names: Sequence[str] | None, say: Say) -> Data
     missing = [part.path for part in known.train if not (root / part.path).exists()]
     if missing:
         raise InputError(instructions(name, root, missing))
-    train = _joined([_part(part, root) for part in known.train])
+    train = joined([_part(part, root) for part in known.train])
     if not len(train):
         raise InputError(instructions(name, root, [part.path for part in known.train]))
     if len(train) < known.pictures:
         say(f"{name}: {len(train):,} of {known.pictures:,} pictures are there")
     if names is not None:
         wanted, count = set(names), range(len(train))
-        train = chosen(train, [i for i in count if os.path.basename(train.name(i)) in wanted])
+        train = chosen(train, [i for i in count if os.path.basename(train[i].name) in wanted])
         _filled(train, root / known.train[0].path)
     there = [part for part in known.validation if (root / part.path).exists()]
-    validation = _joined([_part(part, root) for part in there]) if there else None
+    validation = joined([_part(part, root) for part in there]) if there else None
     return Data(name, train, validation if validation and len(validation) else None, known.licence)
 
 
@@ -101,12 +101,6 @@ def _part(part: Part, root: Path) -> Items:
         return items
     last = len(items) if part.last is None else min(part.last, len(items))
     return chosen(items, range(min(part.first, last), last))
-
-
-def _joined(parts: list[Items]) -> Items:
-    if all(isinstance(part, Files) for part in parts):
-        return Files([path for part in parts for path in part.paths])
-    return parts[0] if len(parts) == 1 else Joined(parts)
 
 
 def instructions(name: str, root: Path, missing: Sequence[str]) -> str:
@@ -161,8 +155,8 @@ def held_out(items: Items, count: int) -> tuple[Items, Items | None]:
 
 
 def fingerprint(items: Items) -> str:
-    """Of the names in their order; the folders above do not count."""
+    """A hash of the names in their order; the folders above do not count."""
     digest = hashlib.sha256()
     for index in range(len(items)):
-        digest.update(os.path.basename(items.name(index)).encode(errors="replace") + b"\n")
+        digest.update(os.path.basename(items[index].name).encode(errors="replace") + b"\n")
     return f"{len(items)}:{digest.hexdigest()[:16]}"

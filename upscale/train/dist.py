@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 from upscale.errors import UsageError
 from upscale.machine import pick_device
 
-STRATEGIES = ("ddp", "fsdp")
 _CPU = torch.device("cpu")
 
 

@@ -6,7 +6,9 @@ depends on the items alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,32 +16,25 @@ from upscale.errors import DiffsrError, InputError
 from upscale.image.decode import read, size_of
 from upscale.train.sources import Items, Say
 
+T = TypeVar("T")
+
 MOST_SKIPS = 100  # in a row: then the data are not what they should be
 
 
 def decode(items: Items, index: int, smallest: int = 1) -> np.ndarray:
     """Item `index` as uint8 (H,W,3). InputError, also where a side is below `smallest`."""
-    pixels = np.round(read(items.open(index)).rgb * 255).astype(np.uint8)
+    item = items[index]
+    pixels = np.round(read(item.open()).rgb * 255).astype(np.uint8)
     if min(pixels.shape[:2]) < smallest:
         height, width = pixels.shape[:2]
-        raise InputError(
-            f"{items.name(index)}: {width}x{height} is smaller than an example ({smallest})"
-        )
+        raise InputError(f"{item.name}: {width}x{height} is smaller than an example ({smallest})")
     return pixels
 
 
 def load(items: Items, say: Say, smallest: int = 1) -> list[np.ndarray]:
     """All pictures in memory; those that cannot be read are named and left out."""
-
-    def attempt(index: int) -> np.ndarray | None:
-        try:
-            return decode(items, index, smallest)
-        except DiffsrError as error:
-            say(f"skipped: {error}")
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        return [p for p in pool.map(attempt, range(len(items))) if p is not None]
+    found = _each(items, lambda index: decode(items, index, smallest), say)
+    return [picture for picture in found if picture is not None]
 
 
 class Streamed:
@@ -77,17 +72,26 @@ class Streamed:
 def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.ndarray]:
     """(indices of the pictures whose header can be read and is large enough, their areas)."""
 
-    def attempt(index: int) -> tuple[int, int] | None:
+    def size(index: int) -> tuple[int, int]:
+        found = size_of(items[index].open())
+        if min(found) < smallest:
+            raise InputError(f"{items[index].name}: {found[1]}x{found[0]} is too small")
+        return found
+
+    sizes = _each(items, size, say)
+    kept = [index for index, found in enumerate(sizes) if found is not None]
+    return kept, np.array([sizes[i][0] * sizes[i][1] for i in kept], dtype=np.int64)
+
+
+def _each(items: Items, one: Callable[[int], T], say: Say) -> list[T | None]:
+    """one(index) of every item, in threads; None where it fails, which is said."""
+
+    def attempt(index: int) -> T | None:
         try:
-            size = size_of(items.open(index))
-            if min(size) < smallest:
-                raise InputError(f"{items.name(index)}: {size[1]}x{size[0]} is too small")
-            return size
+            return one(index)
         except DiffsrError as error:
             say(f"skipped: {error}")
             return None
 
     with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(attempt, range(len(items))))
-    kept = [index for index, size in enumerate(sizes) if size is not None]
-    return kept, np.array([sizes[i][0] * sizes[i][1] for i in kept], dtype=np.int64)
+        return list(pool.map(attempt, range(len(items))))

@@ -11,7 +11,9 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from torch.utils.data import ConcatDataset, Subset
 
 from upscale.errors import InputError
 from upscale.image.formats import SUFFIXES
@@ -19,12 +21,18 @@ from upscale.image.formats import SUFFIXES
 Say = Callable[[str], None]
 
 
+class Item(NamedTuple):
+    """A picture that is still encoded: what it is called, and what gives its file."""
+
+    name: str
+    open: Callable[[], Path | BinaryIO]
+
+
 class Items(Protocol):
-    """Pictures that are still encoded, in an order that does not change."""
+    """Pictures in an order that does not change."""
 
     def __len__(self) -> int: ...
-    def name(self, index: int) -> str: ...
-    def open(self, index: int) -> str | Path | BinaryIO: ...
+    def __getitem__(self, index: int) -> Item: ...
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,9 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def name(self, index: int) -> str:
-        return str(self.paths[index])
-
-    def open(self, index: int) -> Path:
-        return self.paths[index]
+    def __getitem__(self, index: int) -> Item:
+        path = self.paths[index]
+        return Item(str(path), lambda: path)
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,16 @@ class Shards:
     def __len__(self) -> int:
         return len(self.members)
 
-    def name(self, index: int) -> str:
-        return f"{self.members[index].shard}:{self.members[index].name}"
-
-    def open(self, index: int) -> BinaryIO:
+    def __getitem__(self, index: int) -> Item:
         member = self.members[index]
-        with open(member.shard, "rb") as file:
-            file.seek(member.offset)
-            return _named(file.read(member.size), self.name(index))
+        name = f"{member.shard}:{member.name}"
+
+        def content() -> BinaryIO:
+            with open(member.shard, "rb") as file:
+                file.seek(member.offset)
+                return _named(file.read(member.size), name)
+
+        return Item(name, content)
 
 
 @dataclass(frozen=True)
@@ -82,61 +90,28 @@ class Lmdb:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def name(self, index: int) -> str:
-        return f"{self.path}:{self.keys[index].decode(errors='replace')}"
+    def __getitem__(self, index: int) -> Item:
+        name = f"{self.path}:{self.keys[index].decode(errors='replace')}"
 
-    def open(self, index: int) -> BinaryIO:
-        with _environment(self.path).begin() as reading:
-            return _named(bytes(reading.get(self.keys[index]) or b""), self.name(index))
+        def content() -> BinaryIO:
+            with _environment(self.path).begin() as reading:
+                return _named(bytes(reading.get(self.keys[index]) or b""), name)
 
-
-@dataclass(frozen=True)
-class Joined:
-    """Several lists of items as one."""
-
-    parts: Sequence[Items]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def _at(self, index: int) -> tuple[Items, int]:
-        for part in self.parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
-        raise IndexError(index)
-
-    def name(self, index: int) -> str:
-        part, place = self._at(index)
-        return part.name(place)
-
-    def open(self, index: int) -> str | Path | BinaryIO:
-        part, place = self._at(index)
-        return part.open(place)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some items of a list."""
-
-    items: Items
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return self.items.name(self.indices[index])
-
-    def open(self, index: int) -> str | Path | BinaryIO:
-        return self.items.open(self.indices[index])
+        return Item(name, content)
 
 
 def chosen(items: Items, indices: Sequence[int]) -> Items:
     """Some items; of files, files again."""
     if isinstance(items, Files):
         return Files([items.paths[i] for i in indices])
-    return Chosen(items, indices)
+    return Subset(items, indices)
+
+
+def joined(parts: Sequence[Items]) -> Items:
+    """Several lists of items as one; of files, files again."""
+    if all(isinstance(part, Files) for part in parts):
+        return Files([path for part in parts for path in part.paths])
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
 def find(folder: Path, names: Sequence[str] | None = None) -> Items:
@@ -162,7 +137,7 @@ def find(folder: Path, names: Sequence[str] | None = None) -> Items:
     packed = [p for p in paths if p.name.endswith((".tar.gz", ".tgz", ".zip"))]
     if not parts and packed:
         raise InputError(f"{packed[0]} is packed: unpack it where it lies (tar -xf, unzip)")
-    return parts[0] if len(parts) == 1 else Joined(parts)
+    return joined(parts)
 
 
 def shards_of(paths: Sequence[Path], names: set[str] | None = None) -> Shards:
