@@ -29,7 +29,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from upscale.machine import fast_bf16
-from upscale.methods import PAPER_NETS
+from upscale.methods import METHODS, named
 from upscale.nets import winograd
 from upscale.pipeline.models import Models
 
@@ -68,6 +68,7 @@ class Call:
         return self.net(self.x, self.cond, self.level)
 
 
+_PAPERS = {name: net for method in METHODS for name, net in named(method)}
 _CALLS = 5  # of which the least CPU seconds count
 
 
@@ -75,8 +76,8 @@ def load(name: str, device: str) -> nn.Module:
     """The bundled network, or a paper's with random weights, as `Upscaler` runs it."""
     torch.manual_seed(0)
     models = Models(None, None, "photo", torch.device(device), True, None)
-    if name in PAPER_NETS:
-        net = PAPER_NETS[name][1]().eval().requires_grad_(False)
+    if name in _PAPERS:
+        net = _PAPERS[name](_PAPERS[name].named[name]).eval().requires_grad_(False)
         return models.ready(net)
     models = Models(None, name, "photo", torch.device(device), True, None)
     return models.model(models.entry(4.0)).net
@@ -170,10 +171,10 @@ def calls(options: argparse.Namespace) -> list[Row]:
 
 def _plain(weights: str, device: str) -> nn.Module:
     """The same network with the library's convolutions, contiguous."""
-    if weights not in PAPER_NETS:
+    if weights not in _PAPERS:
         return load(weights, device)
     torch.manual_seed(0)
-    return PAPER_NETS[weights][1]().eval().requires_grad_(False).to(device)
+    return _PAPERS[weights](_PAPERS[weights].named[weights]).eval().requires_grad_(False).to(device)
 
 
 def _in_bf16(call: Call, base: Call, options: argparse.Namespace) -> Row:

@@ -89,7 +89,6 @@ def two_headed_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _tiny(path: Path, told: dict, **sizes) -> str:
     import torch
 
-    from upscale import methods
     from upscale.nets.compact import CompactConfig, CompactNet
     from upscale.weights import store
 
@@ -105,7 +104,7 @@ def _tiny(path: Path, told: dict, **sizes) -> str:
     metadata = {
         **told,
         "net": "tiny",
-        "architecture": methods.describe(net),
+        "architecture": net.architecture(),
         "domain": "photo",
         "scales": {"min": 1.0, "max": 8.0},
         "licence": "test",

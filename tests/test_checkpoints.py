@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.convert import checkpoints
-from upscale.convert.checkpoints import Settings
+from upscale.convert.table import Settings
 from upscale.errors import DamagedWeights, UntrustedWeights, UsageError, WeightsError
 from upscale.weights import store
 

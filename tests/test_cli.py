@@ -443,15 +443,10 @@ def test_copies_of_tables_are_true():
     from upscale import methods
     from upscale.bench import protocol
     from upscale.cli import options
-    from upscale.diffusion.process import SPACINGS
-    from upscale.diffusion.samplers import SAMPLERS
     from upscale.pipeline import consistency, models, sizing
 
     made = {name for name, law in methods.METHODS.items() if law.unconditional}
     assert set(options.METHODS) == set(methods.METHODS) - made and set(options.GENERATING) == made
-    assert set(options.SAMPLERS) == set(SAMPLERS)
-    assert set(options.SPACINGS) == set(SPACINGS)
-    assert options.PRESETS == methods.PRESETS
     assert set(options.CONSISTENCY) == set(consistency.MODES)
     assert options.INPUTS == models.INPUTS
     assert options.DEGRADATIONS == protocol.DEGRADATIONS

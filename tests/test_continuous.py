@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upscale import methods
 from upscale.errors import UsageError
 from upscale.image.picture import Picture
 from upscale.nets import idm
@@ -71,7 +70,7 @@ def answer(net: torch.nn.Module, lr: Tensor, size: tuple[int, int], scale: float
 
 def saved(net: torch.nn.Module, method: str, path, scales) -> str:
     store.save(path, net.state_dict(), {
-        "method": method, "architecture": methods.describe(net), "domain": "photo",
+        "method": method, "architecture": net.architecture(), "domain": "photo",
         "scales": scales, "std": 0.2,
         "parametrisation": "v" if method == "idm" else "x0",
         "defaults": {"sampler": "ddim" if method == "idm" else "once",

@@ -248,7 +248,9 @@ def test_encoder_takes_other_channels_and_its_blocks_in_order() -> None:
             RRDBEncoder(3, wrong)
 
 
-@pytest.mark.parametrize("name, millions", [("df2k", 42.6), ("imagenet", 37.6), ("celeba", 40.0)])
+@pytest.mark.parametrize(
+    "name, millions", [("ecdp-df2k", 42.6), ("ecdp-imagenet", 37.6), ("ecdp-celeba", 40.0)]
+)
 def test_parameter_counts_are_the_papers(name, millions) -> None:
     with torch.device("meta"):
         net = ECDPNet(CONFIGS[name])
@@ -319,7 +321,7 @@ def test_converter_reads_the_configuration_off_the_shapes(record) -> None:
     assert converted(bare, resize="plain", scale=2)[0] == config
 
 
-@pytest.mark.parametrize("name", ["imagenet", "celeba"])
+@pytest.mark.parametrize("name", ["ecdp-imagenet", "ecdp-celeba"])
 def test_the_papers_files_need_no_keywords(name) -> None:
     theirs = published_names()
     with torch.device("meta"):

@@ -406,7 +406,7 @@ def paper_net(tmp_path) -> Upscaler:
         )
     )  # fmt: skip
     metadata = {
-        "method": "ecdp", "net": "tiny", "architecture": methods.describe(net), "domain": "photo",
+        "method": "ecdp", "net": "tiny", "architecture": net.architecture(), "domain": "photo",
         "scales": [4.0], "parametrisation": "hybrid", "std": 0.4, "licence": "test",
         "process": {"kind": "vp-linear"}, "defaults": {"steps": 2},
     }  # fmt: skip

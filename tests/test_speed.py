@@ -26,6 +26,7 @@ from upscale.image.decode import read
 from upscale.image.encode import STREAMED, rows_to, write
 from upscale.image.picture import Picture
 from upscale.nets import winograd
+from upscale.nets.sr3 import SR3Net
 from upscale.pipeline import blocks, sizing
 from upscale.pipeline.blocks import blocks_of
 from upscale.pipeline.models import Models
@@ -285,8 +286,8 @@ def test_only_wide_convolutions_in_inference_are_replaced():
 
 def test_papers_networks_are_made_ready_and_say_the_same():
     torch.manual_seed(0)
-    config = replace(methods.PAPER_NETS["sr3-tiny"][1]().config, inner=64, mults=(1, 2))
-    net = methods.NETS["sr3"](config.to_dict()).eval().requires_grad_(False)
+    config = replace(SR3Net.named["sr3-tiny"], inner=64, mults=(1, 2))
+    net = SR3Net.from_dict(config.to_dict()).eval().requires_grad_(False)
     nn.init.normal_(net.unet.out[2].weight, std=0.05)
     x, lr_up = torch.randn(2, 1, 3, 48, 40)
     level = torch.full((1,), 0.5, dtype=torch.float64)

@@ -140,7 +140,7 @@ def test_regression_starts_from_a_diffusion_network(photos, tmp_path) -> None:
 
 def saved(net: torch.nn.Module, path: Path) -> None:
     """A weights file of an untrained network."""
-    described = {"method": "sr3", "architecture": methods.describe(net), "parametrisation": "v"}
+    described = {"method": "sr3", "architecture": net.architecture(), "parametrisation": "v"}
     described |= {"net": net.kind, "domain": "face", "scales": [8.0], "licence": "CC0-1.0"}
     store.save(path, net.state_dict(), described, half=True)
 
@@ -480,7 +480,7 @@ def test_sizes_that_make_no_network_are_refused() -> None:
 
 def test_networks_of_papers_are_made_for_their_method_alone() -> None:
     with pytest.raises(UsageError, match="no network 'edsr'; have compact, "):
-        methods.make_paper_net("edsr", "sr3")
+        methods.network_named("edsr", "sr3")
     with torch.device("meta"):
         for net, method in (("ecdp-df2k", "sr3"), ("ecdp-celeba", "regression")):
             with pytest.raises(UsageError, match=f"network {net} is for --method ecdp"):

@@ -296,7 +296,7 @@ def test_every_diffusion_method_has_students(
         in_conv=16, channels=(16, 16), blocks=(1, 1), time_channels=8, time_hidden=16,
         encoder_blocks=1, encoder_selection=(0,), encoder_features=8, encoder_growth=4,
     )  # fmt: skip
-    monkeypatch.setitem(methods.PAPER_NETS, "ecdp-small", ("ecdp", lambda: ECDPNet(small)))
+    monkeypatch.setitem(ECDPNet.named, "ecdp-small", small)
     config = CONFIG.with_(method=method, net=net, iterations=1, batch=2, scale_focus=4, std=0.11)
     sizes = None if net != "compact" else IDM if method == "idm" else SMALL
     source = run(photos, tmp_path / "teacher", config, net=sizes)

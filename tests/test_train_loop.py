@@ -89,7 +89,7 @@ def test_the_curve_of_a_run_in_parts_is_that_of_one(photos, tmp_path, monkeypatc
     monkeypatch.setattr(log, "EVERY", 4)  # so that parts end within a line
     if "net" in changes:
         tiny = replace(CONFIGS["sr3-tiny"], inner=8, groups=4, mults=(1, 2), dropout=0.3)
-        monkeypatch.setitem(methods.PAPER_NETS, "sr3-tiny", ("sr3", lambda: SR3Net(tiny)))
+        monkeypatch.setitem(SR3Net.named, "sr3-tiny", tiny)
     config = CONFIG.with_(iterations=10, **{"scale_max": 4.0, **changes})
     whole = run(photos, tmp_path / "whole", config)
     for _ in range(3):

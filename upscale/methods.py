@@ -1,30 +1,23 @@
-"""THE table of methods, and how a weights file becomes a network ready to be called."""
+"""THE table of methods, and how a weights file becomes a network ready to be called.
+
+Nothing here needs torch until a network is wanted: rows name networks and noising laws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
-
-from upscale.diffusion.denoiser import parametrisation
-from upscale.diffusion.process import Process, VPDiscrete, VPLinear, process_from
-from upscale.diffusion.samplers import ADAPTIVE, nfe
+from upscale.diffusion.table import SAMPLERS, Sampler, loaded
 from upscale.errors import UsageError, WeightsError
-from upscale.image.resize import KERNELS
-from upscale.nets import ddpm, ecdp, idm, sr3
-from upscale.nets.compact import CompactConfig, CompactNet
-from upscale.nets.compact_idm import CompactIDM, CompactIDMConfig
-from upscale.nets.ddpm import DDPMConfig, DDPMNet
-from upscale.nets.ecdp import ECDPConfig, ECDPNet
-from upscale.nets.idm import IDMConfig, IDMNet
-from upscale.nets.liif import EDSRConfig, EDSRNet, LIIFConfig, LIIFNet
-from upscale.nets.sr3 import SR3Net
-from upscale.nets.unet import UNetConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from upscale.diffusion.process import Process
+    from upscale.nets.net import Config, Net
 
 
 @dataclass(frozen=True)
@@ -54,36 +47,89 @@ Ladder: TypeAlias = dict[str, tuple[str, int]]
 _CALLS = {"fast": 4, "balanced": 8, "best": 25}
 MOST_FEW = 4  # network calls that the quality loss goes through
 BEST_OF_FEW = 4  # steps: measured, docs/performance.md
+TRAINED = "ddim"  # the sampler that training's losses go through, and that its weights name
+
+
+def sampler_of(name: str) -> Sampler:
+    """The row of the table. Raises UsageError with the valid names."""
+    if name not in SAMPLERS:
+        raise UsageError(f"no sampler {name!r}; have {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method samples unless the weights file or the user says otherwise.
+    """All that distinguishes a method, and how it samples unless the weights file or the user says
+    otherwise.
 
-    temperature: of the start noise, for samplers that add no other. Below 1 a few-step sampler
-    leaves less noise in the picture. kernel: set for methods without a network, the name of the
-    resize they are. continuous: made for every magnification, so past those that the weights were
-    trained for it is used as it is, where others go in two stages. unconditional: made from noise
-    alone, so that there is nothing to enlarge (`generating`). schedules: noise levels that
-    were searched for, which go before `spacing`. ladder: sampler and steps of each preset, for
-    weights that were trained by the score alone: about 4, 8 and 25 network calls. presets: the same
-    where a weights file says so.
+    Sampling. noising: the process, as `diffusion.process.process_from` takes it. temperature: of
+    the start noise, for samplers that add no other; below 1 a few-step sampler leaves less noise in
+    the picture. schedules: noise levels that were searched for, which override `spacing`. ladder:
+    sampler and steps of each preset, for weights that were trained by the score alone: about 4, 8
+    and 25 network calls. presets: the same where a weights file says so. deterministic: the sampler
+    of fixed steps and no noise that is nearest to the method. clamped: estimates of the picture
+    itself are kept in [-1,1].
+
+    Kind. kernel: set for methods without a network, the name of the resize they are. continuous:
+    made for every magnification, so past those that the weights were trained for it is used as it
+    is, where others go in two stages. unconditional: made from noise alone, so that there is
+    nothing to enlarge. preferred: by domain, its place among the methods that a user gets who names
+    none (measured: docs/results.md).
+
+    Training. nets: "module:class" of its networks; none where it cannot be trained. net: the
+    `--net` that "compact" means. fixed: what its networks' configurations must have. sizes: by name
+    of a configuration, what it has instead. compact_parametrisation: what our own network tells
+    where it is not `parametrisation`. residual: it diffuses what the enlarged input lacks, never
+    the picture.
     """
 
     parametrisation: str = "eps"
-    process: Process = field(default_factory=VPDiscrete)
+    noising: Mapping[str, Any] = field(default_factory=lambda: {"kind": "vp-discrete"})
     sampler: str = "ddpm"
     steps: int = 100
     spacing: str = "logsnr"
     temperature: float = 1.0
-    kernel: str | None = None
-    continuous: bool = False
-    unconditional: bool = False
     schedules: tuple[Schedule, ...] = ()
     ladder: Ladder = field(
         default_factory=lambda: {name: ("dpmpp2m", steps) for name, steps in _CALLS.items()}
     )
     presets: Ladder = field(default_factory=dict)
+    deterministic: str = TRAINED
+    clamped: bool = False
+
+    kernel: str | None = None
+    continuous: bool = False
+    unconditional: bool = False
+    preferred: Mapping[str, int] = field(default_factory=dict)
+
+    nets: tuple[str, ...] = ()
+    net: str = "compact"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compact_parametrisation: str = ""
+    residual: bool = False
+
+    @cached_property
+    def process(self) -> Process:
+        """The noising process. Raises KeyError, TypeError, ValueError."""
+        from upscale.diffusion.process import process_from
+
+        return process_from(self.noising)
+
+    @property
+    def single(self) -> bool:
+        """Whether a picture takes one network call, without noise."""
+        return sampler_of(self.sampler).single
+
+    @property
+    def two_heads(self) -> bool:
+        """Whether the network tells both the noise and the clean target."""
+        return self.parametrisation.startswith("hybrid")
+
+    @property
+    def networks(self) -> list[type[Net]]:
+        """The classes that `nets` names."""
+        return [loaded(place) for place in self.nets]
 
     def preset(self, name: str) -> tuple[str, int]:
         """Sampler and steps of a rung of the ladder. Raises UsageError for an unknown name.
@@ -93,12 +139,12 @@ class Method:
         """
         if name not in PRESETS:
             raise UsageError(f"no preset {name!r}; have {', '.join(PRESETS)}")
-        if self.sampler == "once":
+        own = sampler_of(self.sampler)
+        if own.single:
             return self.sampler, self.steps
         if name in self.presets:
             return tuple(self.presets[name])  # a list where it comes from a file
-        few = nfe(self.sampler, self.steps) <= MOST_FEW and self.sampler not in ADAPTIVE
-        if few:
+        if own.calls(self.steps) <= MOST_FEW and not own.adaptive:
             return self.sampler, {"fast": 1, "balanced": self.steps, "best": BEST_OF_FEW}[name]
         return self.ladder[name]
 
@@ -114,47 +160,53 @@ class Method:
         return replace(self, schedules=(*others, schedule))
 
 
+_ONE_CALL: dict[str, Any] = {"parametrisation": "x0", "sampler": "once", "steps": 1}
 METHODS: dict[str, Method] = {
-    "sr3": Method(),
+    "sr3": Method(
+        clamped=True,  # as the published samplers do: pictures end at white
+        preferred={"photo": 3, "face": 1},
+        nets=("upscale.nets.compact:CompactNet", "upscale.nets.sr3:SR3Net"),
+        compact_parametrisation="v",
+    ),
     "ecdp": Method(
         parametrisation="hybrid",
-        process=VPLinear(),
+        noising={"kind": "vp-linear"},
         sampler="heun-phi",
         steps=4,
         spacing="phi",
         ladder={"fast": ("midpoint", 2), "balanced": ("midpoint", 4), "best": ("midpoint", 13)},
+        deterministic="heun-phi",
+        preferred={"photo": 1},
+        nets=("upscale.nets.compact:CompactNet", "upscale.nets.ecdp:ECDPNet"),
+        fixed={"heads": 2},
+        # a deeper encoder, whose features every block receives
+        sizes={"compact": {"encoder": 6, "inject": (1, 3, 5)}, "compact-tiny": {"inject": (0, 1)}},
+        residual=True,  # its process reverts to the input
     ),
-    "idm": Method(continuous=True),
-    "regression": Method(parametrisation="x0", sampler="once", steps=1),
-    "liif": Method(parametrisation="x0", sampler="once", steps=1, continuous=True),
-    "edsr": Method(parametrisation="x0", sampler="once", steps=1),
-    "ddpm": Method(parametrisation="v", spacing="phi", unconditional=True),
+    "idm": Method(
+        continuous=True,
+        preferred={"photo": 2, "face": 2},
+        nets=("upscale.nets.compact_idm:CompactIDM", "upscale.nets.idm:IDMNet"),
+        compact_parametrisation="v",
+    ),
+    "regression": Method(
+        **_ONE_CALL,
+        nets=("upscale.nets.compact:CompactNet", "upscale.nets.sr3:SR3Net"),
+        fixed={"noisy_input": False},
+    ),
+    "liif": Method(
+        **_ONE_CALL, continuous=True, nets=("upscale.nets.liif:LIIFNet",), residual=True
+    ),
+    "edsr": Method(**_ONE_CALL, nets=("upscale.nets.liif:EDSRNet",), residual=True),
+    "ddpm": Method(
+        parametrisation="v",
+        spacing="phi",
+        unconditional=True,
+        nets=("upscale.nets.ddpm:DDPMNet",),
+        net="ddpm-64",
+    ),
     "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
-}
-
-# what a user gets who names no method, by domain: measured, best first (docs/results.md); the last
-# one also goes past the range of its weights
-PREFERRED = {"photo": ("ecdp", "idm", "sr3"), "face": ("sr3", "idm")}
-
-NETS: dict[str, Callable[[dict], nn.Module]] = {
-    "compact": lambda values: CompactNet(CompactConfig.from_dict(values)),
-    "compact-idm": lambda values: CompactIDM(CompactIDMConfig.from_dict(values)),
-    "sr3": lambda values: SR3Net(UNetConfig.from_dict(values)),
-    "ddpm": lambda values: DDPMNet(DDPMConfig.from_dict(values)),
-    "ecdp": lambda values: ECDPNet(ECDPConfig.from_dict(values)),
-    "idm": lambda values: IDMNet(IDMConfig.from_dict(values)),
-    "liif": lambda values: LIIFNet(LIIFConfig.from_dict(values)),
-    "edsr": lambda values: EDSRNet(EDSRConfig.from_dict(values)),
-}
-# the papers' networks by name: method and how to make it
-PAPER_NETS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    **{name: ("sr3", partial(SR3Net, config)) for name, config in sr3.CONFIGS.items()},
-    **{name: ("ddpm", partial(DDPMNet, config)) for name, config in ddpm.CONFIGS.items()},
-    **{f"ecdp-{name}": ("ecdp", partial(ECDPNet, c)) for name, c in ecdp.CONFIGS.items()},
-    **{name: ("idm", partial(IDMNet, c)) for name, c in idm.CONFIGS.items()},
-    "liif-baseline": ("liif", partial(LIIFNet, LIIFConfig(16, 64, 256, 5))),
-    **{f"edsr-baseline-x{n}": ("edsr", partial(EDSRNet, EDSRConfig(n))) for n in (2, 3, 4, 8)},
 }
 
 
@@ -167,7 +219,7 @@ class Diffused:
 
     def decode(self, target: Tensor, lr_up: Tensor) -> Tensor:
         """Diffusing target -> picture."""
-        return target if self.std is None else torch.add(lr_up, target, alpha=self.std)
+        return target if self.std is None else lr_up.add(target, alpha=self.std)
 
     def encode(self, picture: Tensor, lr_up: Tensor) -> Tensor:
         """Inverse of `decode`."""
@@ -179,18 +231,27 @@ class Model(Diffused):
     """A network with all that a sampler must know about it."""
 
     method: str
-    net: nn.Module | None
+    net: Net
     law: Method
     std: float | None
     metadata: dict[str, Any]
     kernel: str = "bicubic"  # that enlarges the input to the mean
 
 
+def domains() -> tuple[str, ...]:
+    """What pictures may be of."""
+    return tuple(dict.fromkeys(domain for row in METHODS.values() for domain in row.preferred))
+
+
 def preferred(domain: str) -> tuple[str, ...]:
-    """The methods of `PREFERRED`. Raises UsageError for domains that have none."""
-    if domain not in PREFERRED:
-        raise UsageError(f"no domain {domain!r}; have {', '.join(PREFERRED)}, or name a --method")
-    return PREFERRED[domain]
+    """The methods that a user gets who names none, best first; the last one also goes past the
+    range of its weights. Raises UsageError for domains that have none."""
+    found = {
+        name: row.preferred[domain] for name, row in METHODS.items() if domain in row.preferred
+    }
+    if not found:
+        raise UsageError(f"no domain {domain!r}; have {', '.join(domains())}, or name a --method")
+    return tuple(sorted(found, key=found.__getitem__))
 
 
 def get(name: str) -> Method:
@@ -211,18 +272,21 @@ def enlarging(name: str) -> Method:
 
 def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     """The model that a weights file describes: strict keys, float32, eval mode."""
+    from upscale.diffusion.denoiser import parametrisation
+    from upscale.image.resize import KERNELS
+
     try:
         architecture = dict(metadata["architecture"])
-        net = NETS[architecture.pop("kind")](architecture)
-        method = get(metadata["method"])
+        name = metadata["method"]
+        net = network_of(architecture.pop("kind"), name).from_dict(architecture)
         defaults = dict(metadata.get("defaults", {}))
         found = (dict(raw) for raw in defaults.pop("schedules", ()))
         schedules = tuple(Schedule(**{**raw, "sigmas": tuple(raw["sigmas"])}) for raw in found)
-        law = replace(method, **defaults, schedules=schedules)
+        law = replace(get(name), **defaults, schedules=schedules)
         law = replace(law, parametrisation=metadata["parametrisation"])
         parametrisation(law.parametrisation)
-        if "process" in metadata:
-            law = replace(law, process=process_from(metadata["process"]))
+        law = replace(law, noising=metadata.get("process", law.noising))
+        law.process  # noqa: B018  it is made here, where what is wrong with it can be said
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"these weights describe a network this version cannot build ({error!r}): "
@@ -238,22 +302,42 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     kernel = metadata.get("kernel", "bicubic")
     if kernel not in KERNELS:
         raise WeightsError(f"the weights' kernel is {kernel!r}: have {', '.join(KERNELS)}")
-    return Model(metadata["method"], net.eval().requires_grad_(False), law, std, metadata, kernel)
+    return Model(name, net.eval().requires_grad_(False), law, std, metadata, kernel)
 
 
-def make_paper_net(name: str, method: str) -> nn.Module:
-    """A paper's network with fresh weights. Raises UsageError."""
-    if name not in PAPER_NETS:
-        raise UsageError(f"no network {name!r}; have compact, {', '.join(PAPER_NETS)}")
-    own, make = PAPER_NETS[name]
-    if method != own and not (method == "regression" and own == "sr3"):
-        raise UsageError(f"network {name} is for --method {own}, not {method}")
-    net = make()
-    if method == "regression":
-        net = SR3Net(replace(net.config, noisy_input=False))
-    return net
+def network_of(kind: str, first: str = "") -> type[Net]:
+    """The network of this kind; the method `first` has is looked through first. KeyError."""
+    rows = [METHODS[first]] if first in METHODS else []
+    for row in (*rows, *METHODS.values()):
+        for network in row.networks:
+            if network.kind == kind:
+                return network
+    raise KeyError(kind)
 
 
-def describe(net: nn.Module) -> dict[str, Any]:
-    """The "architecture" of a weights file's metadata: what `build` needs to make `net` again."""
-    return {"kind": net.kind, **asdict(net.config)}
+def named(method: str) -> Iterator[tuple[str, type[Net]]]:
+    """The names that `--net` takes for a method, and whose configurations they are."""
+    for network in get(method).networks:
+        for name in network.named:
+            yield name, network
+
+
+def network_named(name: str, method: str) -> type[Net]:
+    """The network that `--net` means. Raises UsageError for a name that is another method's, or
+    none's."""
+    own = dict(named(method))
+    if name in own:
+        return own[name]
+    for other in METHODS:
+        if name in dict(named(other)):
+            raise UsageError(f"network {name} is for --method {other}, not {method}")
+    raise UsageError(f"no network {name!r}; have {', '.join(own)}")
+
+
+def adjusted(config: Config, method: str, name: str = "") -> Config:
+    """A network's configuration as the method needs it; `name` is the one it has in the network's
+    table, if it is from there."""
+    row = get(method)
+    changes = {**row.sizes.get(name, {}), **row.fixed}
+    own = {key: value for key, value in changes.items() if hasattr(config, key)}
+    return replace(config, **own) if own else config

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from upscale.errors import UsageError
+from upscale.methods import METHODS, sampler_of
 from upscale.weights import store as store
 
 AUTO = "auto"  # the method that stands for what `upscale` takes for each picture by itself
@@ -85,8 +86,6 @@ def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
 
     A method that none of the weights is for takes what fits it, if it is a resize or `AUTO`; others
     would be measured with weights that nobody asked for."""
-    from upscale.methods import METHODS
-
     owners = {name: store.find(name).method for name in dict.fromkeys(settings.weights)}
     methods = tuple(dict.fromkeys(settings.methods or owners.values()))
     free = {AUTO, *(name for name, law in METHODS.items() if law.kernel)}
@@ -104,18 +103,19 @@ def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
 
 
 def _ways(settings: Settings, trial: Trial) -> Iterator[Trial]:
-    from upscale.diffusion.samplers import ADAPTIVE
-    from upscale.methods import METHODS
-
     law = METHODS.get(trial.method)
-    if law is not None and law.sampler == "once":
+    if law is not None and law.single:
         yield trial
         return
     ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations,
             settings.presets)  # fmt: skip
     named = [
-        replace(trial, sampler=sampler, steps=None if sampler in ADAPTIVE else steps,
+        replace(trial, sampler=sampler, steps=None if _adaptive(sampler) else steps,
                 temperature=temperature, parametrisation=parametrisation, preset=preset)
         for sampler, steps, temperature, parametrisation, preset in product(*ways)
     ]  # fmt: skip
     yield from dict.fromkeys(named)
+
+
+def _adaptive(sampler: str | None) -> bool:
+    return sampler is not None and sampler_of(sampler).adaptive

@@ -20,11 +20,11 @@ from upscale.bench.protocol import in_8_bits, open_pair
 from upscale.bench.score import Case, Scorer
 from upscale.bench.stats import Mean, difference, mean_of
 from upscale.bench.testsets import pairs_of
-from upscale.diffusion.process import SPACINGS, sigmas
-from upscale.diffusion.samplers import ADAPTIVE
+from upscale.diffusion.process import sigmas
+from upscale.diffusion.table import SPACINGS
 from upscale.errors import InputError, UsageError
 from upscale.image.picture import Picture
-from upscale.methods import Method, Schedule
+from upscale.methods import Method, Schedule, sampler_of
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store as store
 
@@ -73,7 +73,7 @@ def tune(
     upscaler = Upscaler(weights=weights, device=device, dtype=dtype, offline=offline)
     law = upscaler.law_at(scale)
     name = sampler or law.sampler
-    if name in ADAPTIVE or name == "once":
+    if not sampler_of(name).stepped:
         raise UsageError(f"--tune-schedule: {name} has no noise levels to choose")
     pairs = pairs_of(dataset, scale)[:limit]
     if len(pairs) < 2:

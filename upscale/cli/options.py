@@ -12,21 +12,23 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from upscale import methods
 from upscale.cli.help import CONTEXT as CONTEXT
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 
+GENERATING = {
+    name: f"{name} makes pictures from noise alone: diffsr generate."
+    for name, row in methods.METHODS.items()
+    if row.unconditional
+}
+METHODS = tuple(name for name in methods.METHODS if name not in GENERATING)
+TRAINABLE = tuple(name for name, row in methods.METHODS.items() if row.nets)
+DOMAINS = methods.domains()
+
 # Copies of tables that live beside torch; tests/test_cli.py compares them.
-METHODS = ("sr3", "ecdp", "idm", "regression", "liif", "edsr", "bicubic", "lanczos")
-GENERATING = {"ddpm": "ddpm makes pictures from noise alone: diffsr generate."}
-SAMPLERS = (
-    "ddpm", "ddpm-posterior", "ddim", "heun", "dpmpp2m", "midpoint", "heun-phi", "rk45", "once",
-)  # fmt: skip
-PRESETS = ("fast", "balanced", "best")
-SPACINGS = ("logsnr", "phi", "t", "beta")
 CONSISTENCY = ("project", "blend", "colour", "off")
 INPUTS = ("auto", "clean", "real")
-DOMAINS = ("photo", "face")
 DEGRADATIONS = ("none", "peers")  # of the benchmark's small pictures
 SHIPPED = "kodak8"  # the benchmark's own pictures
 REGISTERED = (

@@ -9,7 +9,6 @@ import json
 import pickle
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,42 +17,16 @@ import torch
 from torch import Tensor
 
 from upscale import __version__, methods
-from upscale.convert.ecdp import ecdp_from_published
-from upscale.convert.idm import idm_from_published
-from upscale.convert.sr3 import sr3_from_published
+from upscale.convert.table import PUBLISHED, Settings
 from upscale.diffusion.process import describe
+from upscale.diffusion.table import loaded
 from upscale.errors import DamagedWeights, DiffsrError, UntrustedWeights, UsageError, WeightsError
-from upscale.nets.ecdp import ECDPNet
-from upscale.nets.idm import IDMNet
-from upscale.nets.sr3 import SR3Net
 from upscale.weights import file as tensors
 from upscale.weights import golden, store
 from upscale.weights.file import PICKLES
 
 State = dict[str, Tensor]
 LONGEST = 2000  # characters of a message: a file of another kind has hundreds of strange keys
-# of the published samplers; their weights were not tuned for few steps
-_SAMPLING = {"sr3": {"sampler": "ddpm-posterior"}, "ecdp": {"sampler": "rk45"}, "idm": {}}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What leaves no trace in a published checkpoint; None: the published configuration's.
-
-    norm_groups: of sr3 and idm (32; 16 in sr3's 64 -> 512). max_scale: of idm's training.
-    selection, resize: of ecdp's encoder, see `ecdp_from_published`. scale: that it enlarges by.
-    """
-
-    method: str | None = None
-    norm_groups: int = 32
-    max_scale: float = 8.0
-    selection: tuple[int, ...] | None = None
-    resize: str = "antialias"
-    scale: float | None = None
-    domain: str | None = None
-    licence: str | None = None
-    sampler: str | None = None
-    steps: int | None = None
 
 
 def convert(path: Path, settings: Settings) -> tuple[State, dict[str, Any], bool]:
@@ -123,22 +96,22 @@ def _published(path: Path, opened: Any, settings: Settings) -> tuple[State, dict
         raise WeightsError(f"{path}: none of the published SR3, IDM and ECDP codes writes its keys")
     if seen is not None and seen != method:
         raise WeightsError(f"{path}: its keys are those of {seen}: --method {seen}")
-    net, state, law = _CONVERTERS[method](state, settings)
-    known = methods.get(method)
+    row, known = PUBLISHED[method], methods.get(method)
+    net, state, law = loaded(row.convert)(state, settings)
     parameters = sum(p.numel() for p in net.parameters())
     steps = {"steps": settings.steps} if settings.steps else {}
-    sampler = {"sampler": settings.sampler} if settings.sampler else _SAMPLING[method]
+    sampler = {"sampler": settings.sampler} if settings.sampler else row.sampling
     metadata = {
         "method": method,
         "net": f"{type(net).__name__}, {parameters} parameters, published",
-        "architecture": methods.describe(net),
+        "architecture": net.architecture(),
         "parametrisation": known.parametrisation,
         "process": describe(known.process),
         "defaults": {
             "sampler": known.sampler, "steps": known.steps, "spacing": known.spacing,
             **sampler, **steps,
         },
-        "domain": settings.domain or ("photo" if method == "ecdp" else "face"),
+        "domain": settings.domain or row.domain,
         "licence": settings.licence or "not stated",
         "imported": {
             "file": path.name, "sha256": store.sha256_of(path), "diffsr": __version__,
@@ -167,39 +140,10 @@ def _state_dict(path: Path, opened: Any) -> State:
 
 def _method_of(state: State) -> str | None:
     """Whose names these are."""
-    keys = [str(key) for key in state]
-    if any(key.startswith(("model.diffusion.", "model.lr_feats.")) for key in keys):
-        return "ecdp"
-    if any(key.startswith("encoder.") for key in keys):
-        return "idm"
-    return "sr3" if any(key.startswith("denoise_fn.") for key in keys) else None
-
-
-def _sr3(state: State, settings: Settings) -> tuple[torch.nn.Module, State, dict[str, Any]]:
-    config, state = sr3_from_published(state, norm_groups=settings.norm_groups)
-    return SR3Net(config), state, {"scales": [settings.scale or 8.0], "std": None}
-
-
-def _idm(state: State, settings: Settings) -> tuple[torch.nn.Module, State, dict[str, Any]]:
-    groups, largest = settings.norm_groups, settings.max_scale
-    config, state = idm_from_published(state, norm_groups=groups, max_scale=largest)
-    return IDMNet(config), state, {"scales": {"min": 1.0, "max": largest}, "std": None}
-
-
-def _ecdp(state: State, settings: Settings) -> tuple[torch.nn.Module, State, dict[str, Any]]:
-    scale = settings.scale
-    if scale is not None and scale != int(scale):
-        raise UsageError(f"ecdp's networks enlarge by a whole number, not by {scale:g}")
-    config, state = ecdp_from_published(
-        state, resize=settings.resize, selection=settings.selection,
-        scale=None if scale is None else int(scale),
-    )  # fmt: skip
-    # r = 5 (x - mu) on [0, 1] is (x - mu) / 0.4 on [-1, 1]
-    kernel = "bicubic" if settings.resize == "antialias" else "bicubic-plain"
-    return ECDPNet(config), state, {"scales": [float(config.scale)], "std": 0.4, "kernel": kernel}
-
-
-_CONVERTERS = {"sr3": _sr3, "idm": _idm, "ecdp": _ecdp}
+    for method, row in reversed(PUBLISHED.items()):
+        if any(str(key).startswith(row.keys) for key in state):
+            return method
+    return None
 
 
 # --- of training --------------------------------------------------------------------------------

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from upscale.convert.table import Settings
+from upscale.errors import UsageError
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 
 # what the published Diffusion stores besides its network: recomputed here, never read
@@ -34,6 +37,22 @@ _RRDB = re.compile(re.escape(_ENCODER) + r"blocks\.(\d{1,4})\..+")
 # any of these tells a block's width, so that one missing key is still named as the missing one
 _WIDTH = ("conv1.network", "conv2.network", "norm2")
 _WRONG = "not a published ECDP network:"
+
+
+def converted(
+    state: dict[str, Tensor], settings: Settings
+) -> tuple[ECDPNet, dict[str, Tensor], dict[str, Any]]:
+    """(network, its state, metadata) of a published checkpoint. UsageError, ValueError."""
+    scale = settings.scale
+    if scale is not None and scale != int(scale):
+        raise UsageError(f"ecdp's networks enlarge by a whole number, not by {scale:g}")
+    config, state = ecdp_from_published(
+        state, resize=settings.resize, selection=settings.selection,
+        scale=None if scale is None else int(scale),
+    )  # fmt: skip
+    # r = 5 (x - mu) on [0, 1] is (x - mu) / 0.4 on [-1, 1]
+    kernel = "bicubic" if settings.resize == "antialias" else "bicubic-plain"
+    return ECDPNet(config), state, {"scales": [float(config.scale)], "std": 0.4, "kernel": kernel}
 
 
 def ecdp_from_published(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from upscale.convert.sr3 import SCHEDULE_KEYS
 from upscale.convert.sr3 import _config as unet_config
 from upscale.convert.sr3 import _outputs as outputs_of
 from upscale.convert.sr3 import _published as unet_name
+from upscale.convert.table import Settings
 from upscale.nets.idm import IDMConfig, IDMNet
 
 _NOT = "not a published IDM network"
@@ -23,6 +25,15 @@ _DEAD = re.compile(
 )
 _BODY = re.compile(r"encoder\.body\.(\d{1,4})\.(body\.)?.+")
 _MLP = re.compile(r"denoise_fn\.ups\.\d+\.imnet\.0")
+
+
+def converted(
+    state: dict[str, Tensor], settings: Settings
+) -> tuple[IDMNet, dict[str, Tensor], dict[str, Any]]:
+    """(network, its state, metadata) of a published checkpoint. ValueError."""
+    groups, largest = settings.norm_groups, settings.max_scale
+    config, state = idm_from_published(state, norm_groups=groups, max_scale=largest)
+    return IDMNet(config), state, {"scales": {"min": 1.0, "max": largest}, "std": None}
 
 
 def idm_from_published(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from upscale.convert.table import Settings
 from upscale.nets.sr3 import SR3Net
 from upscale.nets.unet import UNetConfig
 
@@ -46,6 +48,14 @@ _NAMES = (
 _DOWN = re.compile(r"denoise_fn\.downs\.(\d{1,4})\.(.+)")
 # any of these tells a block's width, so that one missing key is still named as the missing one
 _WIDTH = tuple(f"res_block.block{b}.block.{i}" for b, i in [("2", "3"), ("1", "3"), ("2", "0")])
+
+
+def converted(
+    state: dict[str, Tensor], settings: Settings
+) -> tuple[SR3Net, dict[str, Tensor], dict[str, Any]]:
+    """(network, its state, metadata) of a published checkpoint. ValueError."""
+    config, state = sr3_from_published(state, norm_groups=settings.norm_groups)
+    return SR3Net(config), state, {"scales": [settings.scale or 8.0], "std": None}
 
 
 def sr3_from_published(

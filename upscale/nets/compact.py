@@ -16,14 +16,15 @@ pixel_unshuffle(2) or as they are, which docs/experiments.md compares). Three de
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscale.nets.layers import Halving, activated, added
+from upscale.nets.net import Config, Net
 
 _STEMS = (1, 2, 4)
 _STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted
@@ -33,7 +34,7 @@ Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, 
 
 
 @dataclass(frozen=True)
-class CompactConfig:
+class CompactConfig(Config):
     """Sizes of `CompactNet`; the defaults are those of the bundled weights (2.0M parameters).
 
     stem: pixel_unshuffle factor of what enters: 4, or 2 or 1.
@@ -69,13 +70,6 @@ class CompactConfig:
                 raise ValueError(f"{name} has {wanted} numbers, not {getattr(self, name)}")
         if any(not 0 <= index < self.encoder for index in self.inject):
             raise ValueError(f"inject {self.inject}: the encoder has {self.encoder} blocks")
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> CompactConfig:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _channel_norm(x: Tensor) -> Tensor:
@@ -113,21 +107,27 @@ class _Block(nn.Module):
         return added(x, self.conv2(activated(h if extra is None else added(extra, h))))
 
 
-class CompactNet(nn.Module):
-    """`encode(lr_up, scale) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
+class CompactNet(Net):
+    """The U-Net of this file's first lines."""
 
-    kind = "compact"  # its name in methods.NETS and in weights files
+    kind = "compact"
+    config_type = CompactConfig
+    named: ClassVar = {
+        "compact": CompactConfig(),
+        # for trying things out: 0.08M parameters
+        "compact-tiny": CompactConfig(
+            channels=(16, 16, 24), down=(1, 1, 1), up=(1, 1), encoder=2, head=(8, 4), embedding=32
+        ),
+    }
     strips = True  # the head sees no further than its convolutions
-    local = True  # what is far away changes nothing: a picture can be done in blocks
-    # of the output at a stem of 4, while a call runs in float32 (measured: peak memory)
-    bytes_per_pixel = 320
-    cond_bytes_per_pixel = 160  # the same: what `encode` keeps, injections and all
+    local = True
+    bytes_per_pixel = 320  # at a stem of 4
+    cond_bytes_per_pixel = 160  # at a stem of 4, injections and all
 
     def __init__(self, config: CompactConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or CompactConfig()
+        c = config or CompactConfig()
+        super().__init__(c)
         stem, width, emb = 3 * c.stem**2, c.channels, c.embedding
-        # windows of a picture must start at multiples of this to be computed alike
         self.align = c.stem * 2 ** (len(width) - 1)
         self.bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
         self.cond_bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
@@ -179,7 +179,7 @@ class CompactNet(nn.Module):
         """Features of the enlarged input (B,3,H,W) in [-1,1] at magnification `scale` (B,);
         `lr` is not needed."""
         embedding = self.scale_mlp(torch.log2(scale.to(lr_up.dtype))[:, None])
-        h = self.enc_in(F.pixel_unshuffle(_pad(lr_up, self.align), self.config.stem))
+        h = self.enc_in(F.pixel_unshuffle(self.padded(lr_up), self.config.stem))
         outputs = {}
         for index, block in enumerate(self.enc):
             h = block(h, embedding)
@@ -216,7 +216,7 @@ class CompactNet(nn.Module):
         extras = iter(injections)
         height, width = x.shape[-2:]
         if self.config.noisy_input:
-            noisy = F.pixel_unshuffle(_pad(x, self.align), self.config.stem)
+            noisy = F.pixel_unshuffle(self.padded(x), self.config.stem)
             embedding = embedding + self.noise_mlp(_noise_features(c_noise).to(x.dtype))
             h = self.stem(torch.cat([noisy, features], 1))
         else:
@@ -284,13 +284,6 @@ def _two_heads(raw: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = raw.to(x.dtype).chunk(2, 1)
     return torch.cat([sin * x + cos * first, cos * x - sin * second], 1)
-
-
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until both sides are multiples."""
-    height, width = x.shape[-2:]
-    pad = (0, -width % multiple, 0, -height % multiple)
-    return F.pad(x, pad, mode="replicate") if any(pad) else x
 
 
 def _noise_features(c_noise: Tensor) -> Tensor:

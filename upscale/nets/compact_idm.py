@@ -12,13 +12,14 @@ continuous from cell to cell, and convolutions at full resolution smooth what is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale.nets.compact import CompactConfig, CompactNet, Cond, _pad
+from upscale.nets.compact import CompactConfig, CompactNet, Cond
 from upscale.nets.edsr import EDSR, each_size
 from upscale.nets.idm import check_ablations
 from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
@@ -59,6 +60,9 @@ class CompactIDMConfig(CompactConfig):
             raise ValueError(f"IDM draws in two steps of 2: stem is 4, not {self.stem}")
         check_ablations(self.conditioning, self.upsampler)
 
+    def fitted(self, largest: float) -> CompactIDMConfig:
+        return replace(self, max_scale=largest)
+
 
 CONFIGS = {
     "photo": CompactIDMConfig(),
@@ -87,14 +91,16 @@ class _Proportions(nn.Module):
 
 
 class CompactIDM(CompactNet):
-    """`encode(lr_up, scale, lr, place) -> cond`, then `forward(x, cond, c_noise)` at every call."""
+    """The compact U-Net with what makes IDM continuous."""
 
-    kind = "compact-idm"  # its name in methods.NETS and in weights files
+    kind = "compact-idm"
+    config_type = CompactIDMConfig
+    named: ClassVar = {"compact": CONFIGS["photo"]}
     strips = False  # its head interpolates over coordinates of the whole
     reads_lr = True
-    lr_margin = 8  # small pixels around a window that `encode` wants to see
-    bytes_per_pixel = 900  # of the output, in float32 (measured: 541 at 4x, more at 1x)
-    cond_bytes_per_pixel = 60  # of the output: what `encode` keeps
+    lr_margin = 8
+    bytes_per_pixel = 900  # 541 at 4x, more at 1x
+    cond_bytes_per_pixel = 60
 
     def __init__(self, config: CompactIDMConfig | None = None) -> None:
         c = config or CONFIGS["photo"]
@@ -124,6 +130,10 @@ class CompactIDM(CompactNet):
                 nn.init.zeros_(conv.weight)
                 nn.init.zeros_(conv.bias)
             self.proportions = nn.ModuleList(_Proportions(n) for n in width)
+
+    @classmethod
+    def sizes(cls, name: str, domain: str, largest: float) -> CompactIDMConfig:
+        return CONFIGS[domain]
 
     def _build_head(self) -> None:
         c = self.config
@@ -164,7 +174,7 @@ class CompactIDM(CompactNet):
             if lr is None:
                 raise ValueError("IDM reads the low-resolution picture itself: give lr")
             initial = self._initial(lr, tuple(lr_up.shape[-2:]), place)
-            initial = F.pixel_unshuffle(_pad(initial, self.align), c.stem)
+            initial = F.pixel_unshuffle(self.padded(initial), c.stem)
             features = features + self.enter(initial)
         mixed = []
         if c.conditioning == "adaptive":

@@ -7,10 +7,12 @@ continuous noise level), so that the two differ in nothing but the input.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from upscale.nets.net import Net
 from upscale.nets.unet import UNet, UNetConfig
 
 
@@ -39,18 +41,18 @@ CONFIGS: dict[str, DDPMConfig] = {
 }
 
 
-class DDPMNet(nn.Module):
-    """`forward(x, None, c_noise) -> raw` at every call; `encode` is there for the one interface of
-    networks, and knows nothing."""
+class DDPMNet(Net):
+    """The U-Net on the noisy picture alone."""
 
-    kind = "ddpm"  # its name in methods.NETS and in weights files
-    unconditional = True
-    bytes_per_pixel = 5800  # of the output in float32, as SR3's: an upper bound
+    kind = "ddpm"
+    config_type = DDPMConfig
+    named: ClassVar = CONFIGS
+    bytes_per_pixel = 5800  # as SR3's: an upper bound
     cond_bytes_per_pixel = 0
 
     def __init__(self, config: DDPMConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or CONFIGS["ddpm-64"]
+        c = config or CONFIGS["ddpm-64"]
+        super().__init__(c)
         self.align = c.patch * 2 ** (len(c.mults) - 1)
         channels = 3 * c.patch**2
         self.unet = UNet(c, channels, channels)
@@ -60,12 +62,7 @@ class DDPMNet(nn.Module):
         return None
 
     def forward(self, x: Tensor, cond: None, c_noise: Tensor) -> Tensor:
-        """Raw output (B,3,H,W) for the variance-preserved noisy picture x (B,3,H,W).
-
-        c_noise (B,) is sqrt(alpha_bar). Any H, W >= 1: padded inside by repetition.
-        """
         height, width = x.shape[-2:]
-        pad = (0, -width % self.align, 0, -height % self.align)
-        h = F.pad(x, pad, mode="replicate") if any(pad) else x
-        h = self.unet(F.pixel_unshuffle(h, self.config.patch), c_noise.to(x.dtype))
+        h = F.pixel_unshuffle(self.padded(x), self.config.patch)
+        h = self.unet(h, c_noise.to(x.dtype))
         return F.pixel_shuffle(h, self.config.patch)[..., :height, :width]

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscale.nets.layers import Down, Up, activated, added
+from upscale.nets.net import Config, Net
 from upscale.nets.rrdb import RRDBEncoder
 
 RESIZES = ("antialias", "plain")
@@ -29,7 +31,7 @@ _OUT_GROUPS = 16  # of the last norm, whatever its width; the others have a quar
 
 
 @dataclass(frozen=True)
-class ECDPConfig:
+class ECDPConfig(Config):
     """Sizes of `ECDPNet`; the defaults are the paper's for DF2K, 4x.
 
     in_conv: channels of the first convolution. channels, blocks: per level, from full resolution
@@ -84,19 +86,12 @@ class ECDPConfig:
         if self.resize not in RESIZES:
             raise ValueError(f"resize {self.resize!r}; have {', '.join(RESIZES)}")
 
-    @classmethod
-    def from_dict(cls, values: dict) -> ECDPConfig:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
 
 # the paper's three; its appendix gives CelebA 3 blocks a level, the published code always has 2
 CONFIGS: dict[str, ECDPConfig] = {
-    "df2k": ECDPConfig(),
-    "imagenet": ECDPConfig(encoder_blocks=16, encoder_selection=(1, 5, 10, 15)),
-    "celeba": ECDPConfig(
+    "ecdp-df2k": ECDPConfig(),
+    "ecdp-imagenet": ECDPConfig(encoder_blocks=16, encoder_selection=(1, 5, 10, 15)),
+    "ecdp-celeba": ECDPConfig(
         blocks=(3, 3, 3, 3), encoder_blocks=8, encoder_selection=(1, 3, 5, 7), scale=8
     ),
 }
@@ -148,20 +143,22 @@ class _Block(nn.Module):
         return added(self.skip(x), self.conv2(activated(self.norm2(h))))
 
 
-class ECDPNet(nn.Module):
-    """`encode(lr_up, scale, lr) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
+class ECDPNet(Net):
+    """The U-Net on the noisy residual, with the features in every block."""
 
-    kind = "ecdp"  # its name in methods.NETS and in weights files
-    wide = True  # hundreds of channels: see `winograd`
-    reads_lr = True  # `encode` wants the small input itself
-    # of the output, while a call runs in float32, with the paper's sizes and stored shares
-    # (measured: peak memory, 8000 to 9200 at 160x160 and 7200 at 320x320)
+    kind = "ecdp"
+    config_type = ECDPConfig
+    named: ClassVar = CONFIGS
+    wide = True
+    reads_lr = True
+    one_scale = True
+    # with the paper's sizes and stored shares: 8000 to 9200 at 160x160, 7200 at 320x320
     bytes_per_pixel = 8500
-    cond_bytes_per_pixel = 2400  # of the output: what `encode` keeps
+    cond_bytes_per_pixel = 2400
 
     def __init__(self, config: ECDPConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or CONFIGS["df2k"]
+        c = config or CONFIGS["ecdp-df2k"]
+        super().__init__(c)
         levels = len(c.channels)
         # a window starts on a pixel of the lowest level and on one of the input
         self.align = math.lcm(2 ** (levels - 1), c.scale)

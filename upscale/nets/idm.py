@@ -9,8 +9,8 @@ neither noise nor step is made by `encode`, once per picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from upscale.nets.edsr import EDSR, each_size
 from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, repeated, sampled
 from upscale.nets.layers import Halving, Up
+from upscale.nets.net import Config, Net
 from upscale.nets.unet import Layer, UNet, UNetConfig
 
 _SLOPE = 0.2  # of every leaky ReLU, StyleGAN2's
@@ -32,7 +33,7 @@ Cond: TypeAlias = tuple[Tensor, list[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
-class IDMConfig:
+class IDMConfig(Config):
     """Sizes of `IDMNet`; the defaults are those of the published code for 16 -> 128 faces.
 
     unet: of DDPM's form (no biggan), with two levels or more.
@@ -82,10 +83,10 @@ class IDMConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> IDMConfig:
-        return cls(**{**values, "unet": UNetConfig.from_dict(values["unet"])})
+        return super().from_dict({**values, "unet": UNetConfig.from_dict(values["unet"])})
 
-    def to_dict(self) -> dict:
-        return asdict(self)
+    def fitted(self, largest: float) -> IDMConfig:
+        return replace(self, max_scale=largest)
 
 
 def check_ablations(conditioning: str, upsampler: str) -> None:
@@ -150,19 +151,21 @@ class _BlurShrink(nn.Module):
         return F.leaky_relu(self.conv(x), _SLOPE)
 
 
-class IDMNet(nn.Module):
-    """`encode(lr_up, scale, lr) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
+class IDMNet(Net):
+    """The U-Net for every magnification."""
 
-    kind = "idm"  # its name in methods.NETS and in weights files
-    wide = True  # hundreds of channels: see `winograd`
-    reads_lr = True  # `encode` wants the small input itself
-    lr_margin = 8  # and so many pixels of it around a window
-    bytes_per_pixel = 6500  # of the output, in float32, with the default sizes
-    cond_bytes_per_pixel = 912  # of the output: what `encode` keeps
+    kind = "idm"
+    config_type = IDMConfig
+    named: ClassVar = CONFIGS
+    wide = True
+    reads_lr = True
+    lr_margin = 8
+    bytes_per_pixel = 6500  # with the default sizes
+    cond_bytes_per_pixel = 912
 
     def __init__(self, config: IDMConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or CONFIGS["idm-16-128"]
+        c = config or CONFIGS["idm-16-128"]
+        super().__init__(c)
         self.align = 2 ** (len(c.unet.mults) - 1)
         colours = c.published or c.conditioning == "input"
         if c.conditioning != "input":

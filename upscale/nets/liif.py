@@ -7,19 +7,21 @@ Both read the small picture and tell what is missing from its enlargement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscale.nets.edsr import EDSR, each_size
 from upscale.nets.implicit import ImplicitUpsampler, Place, sampled
+from upscale.nets.net import Config, Net
 
 Pictures = Tensor | Sequence[Tensor]  # (B,3,h,w), or B of (3,h,w)
 
 
 @dataclass(frozen=True)
-class LIIFConfig:
+class LIIFConfig(Config):
     """Sizes of `LIIFNet`; the defaults are those of the bundled weights.
 
     blocks, features: of EDSR. hidden, layers: of the MLP; the paper's are 256 and 5.
@@ -33,16 +35,9 @@ class LIIFConfig:
     feature_unfold: bool = True
     cell_decode: bool = True
 
-    @classmethod
-    def from_dict(cls, values: dict) -> LIIFConfig:
-        return cls(**values)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class EDSRConfig:
+class EDSRConfig(Config):
     """Sizes of `EDSRNet`; the defaults are the paper's baseline. factor: a product of 2s and 3s."""
 
     factor: int = 4
@@ -52,20 +47,24 @@ class EDSRConfig:
     def __post_init__(self) -> None:
         _steps(self.factor)
 
-    @classmethod
-    def from_dict(cls, values: dict) -> EDSRConfig:
-        return cls(**values)
 
-    def to_dict(self) -> dict:
-        return asdict(self)
+def _steps(factor: int) -> list[int]:
+    """2s and 3s whose product is `factor`. Raises ValueError."""
+    steps, rest = [], factor
+    for step in (2, 3):
+        while rest % step == 0 and rest > 1:
+            steps.append(step)
+            rest //= step
+    if rest != 1 or factor < 2:
+        raise ValueError(f"EDSR enlarges by products of 2 and 3, not by {factor}")
+    return steps
 
 
-class _OneCall(nn.Module):
+class _OneCall(Net):
     """A network without noise: `encode` does everything, `forward` hands it out."""
 
     reads_lr = True
-    align = 1
-    lr_margin = 8  # small pixels around a window that `encode` wants to see
+    lr_margin = 8
     cond_bytes_per_pixel = 12
 
     def encode(
@@ -94,12 +93,14 @@ class _OneCall(nn.Module):
 class LIIFNet(_OneCall):
     """EDSR's features, decoded at any coordinate by an MLP of the feature and where it is asked."""
 
-    kind = "liif"  # its name in methods.NETS and in weights files
-    bytes_per_pixel = 1900  # of the output, in float32 (measured: 1165 at 4x, more at 1x)
+    kind = "liif"
+    config_type = LIIFConfig
+    named: ClassVar = {"compact": LIIFConfig(), "liif-baseline": LIIFConfig(16, 64, 256, 5)}
+    bytes_per_pixel = 1900  # 1165 at 4x, more at 1x
 
     def __init__(self, config: LIIFConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or LIIFConfig()
+        c = config or LIIFConfig()
+        super().__init__(c)
         self.encoder = EDSR(c.blocks, c.features)
         self.decoder = ImplicitUpsampler(
             c.features,
@@ -121,11 +122,17 @@ class EDSRNet(_OneCall):
     """EDSR's features, enlarged by convolutions and pixel_shuffle, at one magnification."""
 
     kind = "edsr"
-    bytes_per_pixel = 800  # (measured: 605)
+    config_type = EDSRConfig
+    named: ClassVar = {
+        "compact": EDSRConfig(blocks=10, features=56),
+        **{f"edsr-baseline-x{factor}": EDSRConfig(factor) for factor in (2, 3, 4, 8)},
+    }
+    one_scale = True
+    bytes_per_pixel = 800  # 605 measured
 
     def __init__(self, config: EDSRConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or EDSRConfig()
+        c = config or EDSRConfig()
+        super().__init__(c)
         self.encoder = EDSR(c.blocks, c.features)
         self.steps = _steps(c.factor)
         self.grow = nn.ModuleList(
@@ -135,6 +142,11 @@ class EDSRNet(_OneCall):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    @classmethod
+    def sizes(cls, name: str, domain: str, largest: float) -> EDSRConfig:
+        own = cls.named[name]  # the papers' have their magnification in their names
+        return replace(own, factor=round(largest)) if name == "compact" else own
+
     def answer(self, lr: Tensor, size: tuple[int, int], place: Place) -> Tensor:
         h = self.encoder(lr)
         for conv, step in zip(self.grow, self.steps, strict=True):
@@ -143,15 +155,3 @@ class EDSRNet(_OneCall):
         factor = self.config.factor
         own = place._replace(down=place.down / factor, across=place.across / factor)
         return sampled(self.last(h), size, own)
-
-
-def _steps(factor: int) -> list[int]:
-    """2s and 3s whose product is `factor`. Raises ValueError."""
-    steps, rest = [], factor
-    for step in (2, 3):
-        while rest % step == 0 and rest > 1:
-            steps.append(step)
-            rest //= step
-    if rest != 1 or factor < 2:
-        raise ValueError(f"EDSR enlarges by products of 2 and 3, not by {factor}")
-    return steps

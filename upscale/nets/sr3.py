@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from upscale.nets.net import Net
 from upscale.nets.unet import UNet, UNetConfig
 
 _PUBLISHED = UNetConfig(noise_gain=1.0, biggan=False, scale_shift=False)
@@ -29,18 +30,18 @@ CONFIGS: dict[str, UNetConfig] = {
 }
 
 
-class SR3Net(nn.Module):
-    """`encode(lr_up, scale) -> cond`, then `forward(x, cond, c_noise) -> raw` at every call."""
+class SR3Net(Net):
+    """The U-Net on the noisy picture beside the enlarged input, or on that alone."""
 
-    kind = "sr3"  # its name in methods.NETS and in weights files
-    wide = True  # hundreds of channels: see `winograd`
-    # of the output, while a call runs in float32, at 64 inner channels (measured: peak memory)
-    bytes_per_pixel = 5800
-    cond_bytes_per_pixel = 12  # of the output: what `encode` keeps
+    kind = "sr3"
+    config_type = UNetConfig
+    named: ClassVar = CONFIGS
+    wide = True
+    bytes_per_pixel = 5800  # at 64 inner channels
+    cond_bytes_per_pixel = 12
 
     def __init__(self, config: UNetConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or CONFIGS["sr3-16-128"]
+        super().__init__(config or CONFIGS["sr3-16-128"])
         self.align = 2 ** (len(self.config.mults) - 1)
         self.unet = UNet(self.config, 6 if self.config.noisy_input else 3)
 
@@ -49,12 +50,6 @@ class SR3Net(nn.Module):
         return lr_up
 
     def forward(self, x: Tensor, cond: Tensor, c_noise: Tensor) -> Tensor:
-        """Raw output (B,3,H,W) for the variance-preserved noisy picture x (B,3,H,W).
-
-        c_noise (B,) is sqrt(alpha_bar). Any H, W >= 1: padded inside by repetition.
-        """
         height, width = x.shape[-2:]
         h = torch.cat([cond, x], 1) if self.config.noisy_input else cond
-        pad = (0, -width % self.align, 0, -height % self.align)
-        h = F.pad(h, pad, mode="replicate") if any(pad) else h
-        return self.unet(h, c_noise.to(x.dtype))[..., :height, :width]
+        return self.unet(self.padded(h), c_noise.to(x.dtype))[..., :height, :width]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from upscale.nets.layers import Attention, Down, NoiseEmbedding, ResBlock, Up
+from upscale.nets.net import Config
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(Config):
     """Everything that distinguishes one network of this family from another.
 
     inner: channels at full resolution, times `mults` at each level (a level is half the last).
@@ -52,13 +53,6 @@ class UNetConfig:
             raise ValueError(f"attention {self.attention} names levels outside 0 to {levels - 1}")
         if any(self.inner * self.mults[i] % self.heads for i in (*self.attention, levels - 1)):
             raise ValueError(f"heads {self.heads} must divide the channels where attention is")
-
-    @classmethod
-    def from_dict(cls, values: dict) -> UNetConfig:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 class Layer(nn.Module):

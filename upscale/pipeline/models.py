@@ -93,7 +93,7 @@ class Models:
         if self.compile:
             net.forward = compiled(net.forward)
             return net
-        wide = self.device.type == "cpu" and getattr(net, "wide", False)
+        wide = net.wide and self.device.type == "cpu"
         if wide and winograd.extra_bytes(net) < available_memory(self.device) // 4:
             winograd.quicken(net)
         return net

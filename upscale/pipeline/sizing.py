@@ -77,7 +77,7 @@ def _blocks(
     large = pixels > most or pixels * state > available_memory(device) // 2
     if plan.sampler in ADAPTIVE:  # it would choose other steps for every block
         return ()
-    if tile == 0 or not large or len(plan.stages) > 1 or not getattr(net, "local", net is None):
+    if tile == 0 or not large or len(plan.stages) > 1 or (net and not net.local):
         return ()
     align, needed = (net.align, net.bytes_per_pixel) if net else (1, 0)
     side = math.isqrt(PART_BYTES // (state + needed))

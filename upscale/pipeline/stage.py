@@ -123,8 +123,8 @@ def _network(
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             with autocast():
                 raw = inner(x, sigma)
-            if model.std is None and model.method == "sr3":
-                raw = raw.clamp(-1, 1)  # as the published samplers do: pictures end at white
+            if model.std is None and model.law.clamped:
+                raw = raw.clamp(-1, 1)
             return raw
 
         return denoise
@@ -137,7 +137,7 @@ def _network(
         rows = slice(box.top, box.top + box.height)
         columns = slice(box.left, box.left + box.width)
         enlarged = lr_up[..., rows, columns]
-        if getattr(net, "lr_margin", 0):
+        if net.lr_margin:
             return bound(*_around(lr, box, size, net.lr_margin), enlarged)
         return bound(_below(lr, box, factor), None, enlarged)
 

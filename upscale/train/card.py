@@ -21,24 +21,22 @@ _METRICS = {
 def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:
     """What a weights file tells of itself: enough to use it with no flags."""
     config, spec = run.config, run.spec
-    regression = methods.get(config.method).sampler == "once"
+    law = methods.get(config.method)
     ranged = config.scale_min < config.scale_max
-    sampling = {"sampler": "once", "steps": 1} if regression else {"sampler": "ddim", "steps": 4}
-    if not config.compact:
-        law = methods.get(config.method)
+    sampling = {"sampler": methods.TRAINED, "steps": 4}
+    if law.single or not config.compact:
         sampling = {"sampler": law.sampler, "steps": law.steps}
     if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
         sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
     if run.taught:  # few calls, from noise as the teacher has it
         own = {"temperature": run.taught["temperature"]}
-        sampling = {**own, **sampling, "sampler": "ddim", "steps": 2}
+        sampling = {**own, **sampling, "sampler": methods.TRAINED, "steps": 2}
     size = sum(p.numel() for p in run.net.parameters())
-    unconditional = methods.get(config.method).unconditional
-    off = unconditional or config.degradation == "real"
+    off = law.unconditional or config.degradation == "real"
     return {
         "method": config.method,
         "net": f"{type(run.net).__name__}, {size} parameters",
-        "architecture": methods.describe(run.net),
+        "architecture": run.net.architecture(),
         "domain": config.domain,
         "scales": {"min": config.scale_min, "max": config.scale_max}
         if ranged
@@ -49,7 +47,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         "defaults": {**sampling, "spacing": "phi"},
         # the noise of a degraded input is not for the result to keep
         "consistency": "off" if off else "project",
-        **({"size": [config.patch, config.patch]} if unconditional else {}),
+        **({"size": [config.patch, config.patch]} if law.unconditional else {}),
         "training": {
             "dataset": dataset,
             "pictures": pictures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 
+from upscale import methods
 from upscale.errors import UsageError
 
 SMALLEST = 48  # side that the feature networks of the quality loss need
@@ -32,7 +33,7 @@ class TrainConfig:
     lr_side: small inputs of this side, and targets of lr_side * s instead of `patch`, one s a batch
     (IDM's protocol: 16x16 faces); in lr_side_share of the batches. 0: never.
     net_options: "name=value,..." for the network's configuration (`nets/`), for ablations.
-    net: "compact", "compact-tiny", or one of the papers' networks (`methods.PAPER_NETS`).
+    net: "compact", "compact-tiny", or one of the papers' networks (`Net.named`).
     parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
     target: what is diffused, the picture or the residual (hr - lr_up) / std; "auto" is what
     `run.spec_of` says.
@@ -195,11 +196,13 @@ class TrainConfig:
     def _check_unconditional(self) -> None:
         """What needs an input, or its truth, is not for a network that has none."""
         default = {f.name: f.default for f in fields(self)}
+        if not methods.get(self.method).unconditional:
+            return
         for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
-            if self.method == "ddpm" and getattr(self, name) != default[name]:
+            if getattr(self, name) != default[name]:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for methods that enlarge a picture; --method "
-                    "ddpm learns from noise alone: leave it out"
+                    f"{self.method} learns from noise alone: leave it out"
                 )
 
     def milestone_shares(self) -> tuple[float, ...]:
@@ -210,9 +213,14 @@ class TrainConfig:
             raise UsageError(f"--milestones {self.milestones}: want shares as 0.6,0.8") from error
 
     @property
+    def net_name(self) -> str:
+        """`net`, or the method's own where it is the default."""
+        return methods.get(self.method).net if self.net == TrainConfig.net else self.net
+
+    @property
     def compact(self) -> bool:
         """Whether the network is ours, in any of its sizes, and not a paper's."""
-        return self.net.startswith("compact") and self.method != "ddpm"
+        return self.net_name.startswith(TrainConfig.net)
 
     @property
     def progressive(self) -> bool:

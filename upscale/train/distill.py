@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from upscale import methods
 from upscale.diffusion.denoiser import bind, per_example
 from upscale.diffusion.process import sigmas
-from upscale.diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC, nfe
 from upscale.errors import UsageError
 from upscale.nets.compact import CompactConfig
 from upscale.train.chance import Chance, shared
@@ -47,17 +46,18 @@ class Teacher:
     @property
     def sampler(self) -> str:
         """The teacher's own deterministic one of fixed steps, else the nearest to it."""
-        own = self.model.law.sampler
+        law = self.model.law
         if self.config.progressive:
-            return "ddim"
-        if own not in STOCHASTIC | ADAPTIVE:
-            return own
-        return "heun-phi" if self.model.method == "ecdp" else "ddim"
+            return methods.TRAINED
+        row = methods.sampler_of(law.sampler)
+        return law.deterministic if row.stochastic or row.adaptive else law.sampler
 
     @property
     def calls(self) -> int:
         """Of the teacher, for one example of an iteration."""
-        return 2 if self.config.progressive else nfe(self.sampler, self.config.distill_steps)
+        if self.config.progressive:
+            return 2
+        return methods.sampler_of(self.sampler).calls(self.config.distill_steps)
 
     def to(self, device: torch.device, compiled: str = "") -> None:
         """Onto the student's device, laid out as the student is."""
@@ -83,7 +83,7 @@ class Teacher:
         """What the teacher makes (B,3,H,W) of start noise of variance one."""
         levels = sigmas(spec.process, self.config.distill_steps, "phi")
         denoise = bind(self.model.net, encode(self.model.net, batch), spec.parametrisation)
-        target = SAMPLERS[self.sampler](denoise, start * float(levels[0]), levels)
+        target = methods.sampler_of(self.sampler)(denoise, start * float(levels[0]), levels)
         return spec.decode(target.float(), batch.lr_up)
 
     def map_loss(self, sr: Tensor, spec: Spec, batch: Batch, start: Tensor) -> Tensor:
@@ -168,14 +168,14 @@ def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = No
 
     A `std` of 0 in the config, "measured", fits every teacher: the student takes over its std.
     """
-    if methods.get(config.method).sampler == "once":
+    if methods.get(config.method).single:
         raise UsageError(
-            f"--method {config.method} takes one call anyway: --distill is for sr3, idm and ecdp"
+            f"--method {config.method} takes one call anyway: --distill is for diffusion methods"
         )
     entry = store.find(config.distill)
     model = methods.build(*store.load(entry))
     with torch.device("meta"):
-        student = methods.describe(make_net(config, sizes))
+        student = make_net(config, sizes).architecture()
     law = model.law
     pairs = {
         "method": (model.method, config.method),
@@ -184,7 +184,7 @@ def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = No
         "--std": (model.std, model.std if spec.std == 0 and model.std else spec.std),
         "kernel": (model.kernel, "bicubic"),
     }
-    theirs = methods.describe(model.net)
+    theirs = model.net.architecture()
     if model.method == config.method:
         pairs |= {f"network's {k}": (theirs.get(k), v) for k, v in student.items()}
     unlike = [f"{name} {a!r}, not {b!r}" for name, (a, b) in pairs.items() if a != b]

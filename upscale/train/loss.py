@@ -65,7 +65,7 @@ def score_loss(
 def encode(net: nn.Module, batch: Batch) -> Any:
     """The network's features of the inputs; networks that read the small inputs themselves get
     them as one tensor, or as a list where their sizes differ."""
-    if not getattr(net, "reads_lr", False):
+    if not net.reads_lr:
         return net.encode(batch.lr_up, batch.scale)
     lr = batch.lr
     if len({small.shape for small in lr}) == 1:

@@ -7,77 +7,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upscale import methods
 from upscale.errors import UsageError
-from upscale.nets.compact import CompactConfig, CompactNet
-from upscale.nets.compact_idm import CONFIGS, CompactIDM
-from upscale.nets.liif import EDSRConfig, EDSRNet, LIIFNet
+from upscale.nets.compact import CompactNet
+from upscale.nets.compact_idm import CompactIDM
+from upscale.nets.net import Config, Net
 from upscale.train.config import TrainConfig
 from upscale.weights import store
 
-# ECDP's conditioning in our network: a deeper encoder, whose features every block receives
-ECDP_COMPACT = CompactConfig(encoder=6, inject=(1, 3, 5))
-# for trying things out: 0.08M parameters
-TINY = CompactConfig(
-    channels=(16, 16, 24), down=(1, 1, 1), up=(1, 1), encoder=2, head=(8, 4), embedding=32
-)
-ECDP_TINY = replace(TINY, inject=(0, 1))
-SIZES = {  # of the compact network: by itself, and with ECDP's conditioning
-    "compact": (CompactConfig(), ECDP_COMPACT),
-    "compact-tiny": (TINY, ECDP_TINY),
-}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # how a value of a configuration is read, where its type does not do it
 _READ = {
     bool: lambda text: _BOOLS[text.lower()],
     tuple: lambda text: tuple(map(int, text.split("+"))),
 }
-_ONE_SIZE = ("idm", "liif", "edsr")
 _HEAD = ("head3.weight", "head3.bias")
 
 
-def make_net(config: TrainConfig, sizes: CompactConfig | None = None) -> nn.Module:
-    """The network of a run with fresh weights; `sizes` are for the compact one. UsageError."""
-    if config.compact:
-        net = _compact(config, sizes)
+def make_net(config: TrainConfig, sizes: Config | None = None) -> Net:
+    """The network of a run with fresh weights; `sizes` for our own instead of its usual ones.
+    UsageError."""
+    network = methods.network_named(config.net_name, config.method)
+    scales = {config.scale_min, config.scale_focus, config.scale_max}
+    if network.one_scale and len(scales) > 1 and not config.compact:
+        raise UsageError(
+            f"network {config.net} is for one magnification: "
+            "give --scale-min, --scale-focus and --scale-max one value"
+        )
+    if config.compact and isinstance(sizes, network.config_type):
+        sizes = methods.adjusted(sizes, config.method)
     else:
-        usual = config.method == "ddpm" and config.net == TrainConfig.net
-        net = methods.make_paper_net("ddpm-64" if usual else config.net, config.method)
-        scales = {config.scale_min, config.scale_focus, config.scale_max}
-        if config.method in ("ecdp", "edsr") and len(scales) > 1:
-            raise UsageError(
-                f"network {config.net} is for one magnification: "
-                "give --scale-min, --scale-focus and --scale-max one value"
-            )
-    if config.method == "idm":
-        net = type(net)(replace(net.config, max_scale=config.scale_max))
+        sizes = network.sizes(config.net_name, config.domain, config.scale_max)
+        sizes = methods.adjusted(sizes, config.method, config.net_name)
+    net = network(sizes)
+    # each change draws the weights anew, so that a seed gives what it always gave
+    if (fitted := net.config.fitted(config.scale_max)) is not net.config:
+        net = network(fitted)
     if config.net_options:
-        net = type(net)(altered(net.config, config.net_options))
+        net = network(altered(net.config, config.net_options))
     return net
 
 
-def _compact(config: TrainConfig, sizes: CompactConfig | None) -> nn.Module:
-    """Our own network for a method; `sizes` instead of its usual ones. UsageError."""
-    if config.net not in SIZES or (config.net != "compact" and config.method in _ONE_SIZE):
-        raise UsageError(
-            f"no network {config.net!r} for --method {config.method}; have compact, and "
-            "compact-tiny for sr3, ecdp and regression"
-        )
-    if config.method == "liif":
-        return LIIFNet()
-    if config.method == "edsr":
-        return EDSRNet(EDSRConfig(round(config.scale_max), blocks=10, features=56))
-    if config.method == "idm":
-        return CompactIDM(sizes or CONFIGS[config.domain])
-    plain, ecdp = SIZES[config.net]
-    if config.method == "ecdp":
-        sizes = replace(sizes or ecdp, heads=2)
-    return CompactNet(replace(sizes or plain, noisy_input=config.method != "regression"))
-
-
-def altered(sizes: Any, text: str) -> Any:
+def altered(sizes: Config, text: str) -> Config:
     """A network's configuration with the fields that "name=value,name=value" gives; a field of
     several whole numbers takes them with + between, as in "inject=1+3+5". UsageError."""
     plain = {
@@ -103,7 +76,7 @@ def altered(sizes: Any, text: str) -> Any:
         raise UsageError(f"--net-options: {error}") from error
 
 
-def start(net: nn.Module, init: str) -> None:
+def start(net: Net, init: str) -> None:
     """Fill a network from other weights: the same layout, or a sibling's. UsageError.
 
     init: weights (name, file or hf:...), or several with commas between: what the first has not the

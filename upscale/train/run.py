@@ -203,26 +203,25 @@ def spec_of(config: TrainConfig) -> Spec:
     clean target); SR3's own network diffuses the picture and tells the noise.
     """
     law = methods.get(config.method)
-    compact = config.compact
-    own = "v" if config.method in ("sr3", "idm") and compact else law.parametrisation
-    name = config.parametrisation or own
+    own = config.compact and law.compact_parametrisation
+    name = config.parametrisation or own or law.parametrisation
     try:
         parametrisation(name)
     except ValueError as error:
         raise UsageError(f"--parametrisation: {error}") from error
-    if name.startswith("hybrid") != (config.method == "ecdp"):
+    if name.startswith("hybrid") != law.two_heads:
+        heads = "two heads" if law.two_heads else "one head"
         raise UsageError(
-            f"--parametrisation {name} does not go with --method {config.method}: ecdp's network "
-            "has two heads (hybrid, hybrid:POWER, hybrid-eps, hybrid-x0), the others' one"
+            f"--parametrisation {name} does not go with --method {config.method}, whose network "
+            f"has {heads}; for two there are hybrid, hybrid:POWER, hybrid-eps and hybrid-x0"
         )
-    always = config.method in ("ecdp", "liif", "edsr")  # ECDP's process reverts to the input
-    if config.target == "picture" and always:
+    if config.target == "picture" and law.residual:
         raise UsageError(f"--target picture: --method {config.method} has the residual alone")
-    if config.target == "residual" and config.method == "ddpm":
-        raise UsageError("--target residual: --method ddpm has no input to differ from")
-    whole = not always and (config.target == "picture" or (config.target == "auto" and not compact))
-    std = None if whole else config.std
-    return Spec(name, std, law.process, squared=config.loss == "l2")
+    if config.target == "residual" and law.unconditional:
+        raise UsageError(f"--target residual: --method {config.method} has no input to differ from")
+    auto = config.target == "auto"
+    residual = law.residual or config.target == "residual" or (auto and config.compact)
+    return Spec(name, config.std if residual else None, law.process, squared=config.loss == "l2")
 
 
 def estimate_std(pairs: Pairs, batches: int = 32) -> float:

@@ -91,7 +91,7 @@ class Run:
         self.best: dict[str, float] = {}
         self.validated = -1  # the iteration of the last validation
         self.data = ""  # fingerprint of the pictures
-        self.once = methods.get(config.method).sampler == "once"
+        self.once = methods.get(config.method).single
         laws = {"logsnr": LogSNRLaw(), "cosine": CosineLaw(spec.process.sigma_max)}
         self.law = laws.get(config.noise_law, spec.process)
         self.last: tuple[Sequence[Batch], Tensor] | None = None

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from upscale import methods
-from upscale.diffusion.samplers import ADAPTIVE, STOCHASTIC
 from upscale.errors import DiffsrError, InputError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -150,11 +149,11 @@ def _picture(x: Tensor) -> Tensor:
 
 def _quick(law: methods.Method) -> methods.Method:
     """The weights' own way to sample, or its few-step sibling."""
-    if law.sampler in ADAPTIVE:
-        return replace(law, sampler="heun-phi", spacing="phi", steps=STEPS // 2)
-    if law.sampler in STOCHASTIC:
-        return replace(law, sampler="ddim", spacing="phi", steps=STEPS)
-    return replace(law, steps=min(law.steps, STEPS))
+    own, quick = (methods.sampler_of(name) for name in (law.sampler, law.deterministic))
+    if not (own.adaptive or own.stochastic):
+        return replace(law, steps=min(law.steps, STEPS))
+    steps = max(steps for steps in range(1, STEPS + 1) if quick.calls(steps) <= STEPS)
+    return replace(law, sampler=law.deterministic, spacing="phi", steps=steps)
 
 
 def _better(values: dict[str, float], best: dict[str, float]) -> bool:

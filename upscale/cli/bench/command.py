@@ -24,12 +24,9 @@ from upscale.cli.options import (
     GENERATING,
     METHODS,
     OFFLINE,
-    PRESETS,
     QUIET,
     REGISTERED,
-    SAMPLERS,
     SHIPPED,
-    SPACINGS,
     STORED,
     Finite,
     Named,
@@ -40,7 +37,9 @@ from upscale.cli.options import (
     with_options,
 )
 from upscale.cli.progress import Reporter
+from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.errors import InputError, OutputError, UsageError
+from upscale.methods import PRESETS
 
 _MEASURE, _SHOW, _NETWORK, _TUNE = "What to measure", "Results", "Sampling", "Schedule search"
 _OPTIONS = [

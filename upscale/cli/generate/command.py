@@ -23,8 +23,6 @@ from upscale.cli.options import (
     MACHINE,
     OFFLINE,
     QUIET,
-    SAMPLERS,
-    SPACINGS,
     STORED,
     Finite,
     Named,
@@ -35,6 +33,7 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale.command import FORMATS
+from upscale.diffusion.table import SAMPLERS, SPACINGS
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
@@ -166,10 +165,8 @@ def _planned(
     work: Work, generator: Generator, way: Way, cascade: list[Level], reporter: Reporter
 ) -> None:
     """--dry-run's lines: the stages, then the files."""
-    from upscale.diffusion.samplers import ADAPTIVE
-
     height, width = generator.size
-    steps = "" if way.sampler in ADAPTIVE else f"{way.steps} "
+    steps = "" if SAMPLERS[way.sampler].adaptive else f"{way.steps} "
     click.echo(f"{width}x{height} by {generator.entry.name}, {steps}{way.sampler} steps", err=True)
     for level in cascade:
         law = "its own" if level.steps is None else level.steps

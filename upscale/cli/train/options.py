@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from upscale.cli.options import DOMAINS, Finite, Named, option, weights_names
+from upscale.cli.options import DOMAINS, TRAINABLE, Finite, Named, option, weights_names
 from upscale.train.config import CHOICES, TrainConfig
 
 _CHOICES = {
-    "method": ("sr3", "ecdp", "idm", "regression", "liif", "edsr", "ddpm"),
+    "method": TRAINABLE,
     "domain": DOMAINS,
     **CHOICES,
 }

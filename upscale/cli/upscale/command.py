@@ -24,10 +24,7 @@ from upscale.cli.options import (
     INPUTS,
     METHODS,
     OFFLINE,
-    PRESETS,
     QUIET,
-    SAMPLERS,
-    SPACINGS,
     Finite,
     Named,
     Size,
@@ -39,7 +36,9 @@ from upscale.cli.options import (
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale import items as working
 from upscale.cli.upscale import run
+from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.errors import UsageError
+from upscale.methods import PRESETS
 
 if TYPE_CHECKING:
     from upscale.pipeline.upscaler import Upscaler

@@ -14,7 +14,6 @@ from upscale.cli.options import (
     DEBUG,
     DOMAINS,
     QUIET,
-    SAMPLERS,
     Finite,
     Named,
     Several,
@@ -23,13 +22,15 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.rows import JSON, WHICH, told
+from upscale.convert.table import PUBLISHED, Settings
+from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError, UsageError
 
 _LICENCE = option("--licence", metavar="TEXT", help="Licence of the weights (SPDX identifier).")
 
 
 _IMPORT = [
-    option("--method", type=Named(("sr3", "idm", "ecdp")),
+    option("--method", type=Named(PUBLISHED),
         show_default="by the names of its tensors", help="Method of the checkpoint."),
     option("-o", "--output", metavar="FILE", type=ANY_PATH,
         show_default="beside the input, X.pth -> X.safetensors", help="Where to write."),
@@ -85,7 +86,7 @@ def import_(
     from upscale.convert import checkpoints
     from upscale.weights import store
 
-    state, metadata, half = checkpoints.convert(Path(file), checkpoints.Settings(**settings))
+    state, metadata, half = checkpoints.convert(Path(file), Settings(**settings))
     store.save(target, state, metadata, half=fp16 or half)
     entry = store.find(target)
     click.echo(json.dumps({**told(entry, "local"), "path": str(target)}) if as_json else target)
