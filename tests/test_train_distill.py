@@ -123,6 +123,8 @@ def test_one_call_of_the_student_is_near_many_of_the_teacher(
 class Made:
     """A network of which only the clean target is told."""
 
+    reads_lr = False
+
     def __init__(self, target) -> None:
         self.target = target
 
@@ -258,7 +260,7 @@ def test_another_teacher_is_refused(photos, teacher, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"method": "regression"}, "is for sr3, idm and ecdp"),
+        ({"method": "regression"}, "is for sr3, ecdp and idm"),
         ({"method": "ecdp"}, "method 'sr3', not 'ecdp'"),
         ({"std": 0.3}, "--std 0.24, not 0.3"),
         ({"parametrisation": "eps"}, "--parametrisation 'v', not 'eps'"),

@@ -169,8 +169,11 @@ def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = No
     A `std` of 0 in the config, "measured", fits every teacher: the student takes over its std.
     """
     if methods.get(config.method).single:
+        rows = methods.METHODS.items()
+        *most, last = (n for n, r in rows if r.nets and not (r.single or r.unconditional))
         raise UsageError(
-            f"--method {config.method} takes one call anyway: --distill is for diffusion methods"
+            f"--method {config.method} takes one call anyway: --distill is for "
+            f"{', '.join(most)} and {last}"
         )
     entry = store.find(config.distill)
     model = methods.build(*store.load(entry))
