@@ -192,7 +192,7 @@ def test_lpips_vgg_gives_the_authors_values(monkeypatch: pytest.MonkeyPatch) -> 
     assert vgg.distance(example("p0"), example("ref")) == pytest.approx(0.5686, abs=3e-4)
     assert vgg.distance(example("p1"), example("ref")) == pytest.approx(0.4217, abs=3e-4)
     x = torch.zeros(1, 3, 20, 33)
-    assert [f.shape[1] for f in perceptual.trunk("vgg", weights=VGG)(x)] == [64, 128, 256, 512, 512]
+    assert [f.shape[1] for f in Lpips("vgg", weights=VGG).trunk(x)] == [64, 128, 256, 512, 512]
 
 
 def test_loss_is_the_distance_batched_and_differentiable(alex: Lpips) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upscale.errors import WeightsError
 from upscale.metrics.perceptual import SMALLEST, weights_file
-from upscale.weights import store as store
+from upscale.weights import store
 
 _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))  # convolutions of VGG-16
 _CHANNELS = (3, 64, 128, 256, 512, 512)  # the picture itself is a stage

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from upscale.errors import WeightsError
+from upscale.image.picture import quantised
 from upscale.metrics.files import metric_file, state_of
 from upscale.metrics.perceptual import torchvision_models
 
 VARIABLE = "DIFFSR_INCEPTION"
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
-_HOW = f"Fetch {_FILE} from torch-fidelity's releases"
+_HOW = f"Fetch {_FILE} from torch-fidelity's releases, and set {VARIABLE} to the file"
 
 
 class Inception:
@@ -34,7 +35,7 @@ class Inception:
         self, device: str | torch.device = "cpu", weights: str | Path | None = None
     ) -> None:
         extractor = _package("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
-        self.path = path = metric_file("inception", VARIABLE, _HOW, weights)
+        self.path = path = metric_file("inception", "inception", _HOW, VARIABLE, weights)
         with tempfile.TemporaryDirectory() as folder:
             tensors = Path(folder) / "inception.pth"
             torch.save(state_of(path), tensors)
@@ -48,8 +49,7 @@ class Inception:
     @torch.no_grad()
     def features(self, picture: np.ndarray) -> np.ndarray:
         """(H,W,3) in [0,1] -> float32 (2048,)."""
-        whole = np.floor(np.clip(picture, 0, 1) * np.float32(255) + np.float32(0.5))
-        x = torch.from_numpy(whole.astype(np.uint8)).permute(2, 0, 1)[None]
+        x = torch.from_numpy(quantised(picture, 8)).permute(2, 0, 1)[None]
         return self.net(x.to(self.device))[0][0].cpu().numpy()
 
 

@@ -9,23 +9,24 @@ import torch
 from torch import Tensor
 
 from upscale.errors import WeightsError
-from upscale.weights import store as store
+from upscale.weights import store
 
 
-def metric_file(name: str, variable: str, how: str, path: str | Path | None = None) -> Path:
+def metric_file(
+    name: str, title: str, how: str, variable: str | None, path: str | Path | None = None
+) -> Path:
     """`path`, else the file that the environment's `variable` names, else the entry `name` of
-    weights.toml if it is on this machine. Raises WeightsError, which tells `how` to get one."""
-    source = path or os.environ.get(variable)
+    weights.toml if it is on this machine. Raises WeightsError, which says `how` to get one."""
+    source = path or (variable and os.environ.get(variable))
     if source and str(source).startswith("hf:"):
         return store.locate(store.find(source), offline=True)
     if source:
         if not Path(source).is_file():
-            raise WeightsError(f"{variable}: there is no file {source}")
+            raise WeightsError(f"no weights for {title} at {source}: there is no such file")
         return Path(source)
     listed = store.entries().get(name)
     if listed is None:
-        raise WeightsError(f"no weights for {name}: diffsr ships none. {how}, and set {variable} "
-                           "to the file")  # fmt: skip
+        raise WeightsError(f"no weights for {title}. {how}")
     return store.locate(listed, offline=True)
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from upscale.errors import WeightsError
+from upscale.image.picture import quantised
 
 _SMALLEST = 40  # pixels: dlib's detector finds no smaller face, enlarged twice
 
@@ -21,7 +22,6 @@ class Identity:
 
     def __init__(self) -> None:
         dlib, models = _packages()
-        self._rectangle = dlib.rectangle
         self.find_faces = dlib.get_frontal_face_detector()
         self.landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
         self.describe = dlib.face_recognition_model_v1(
@@ -34,7 +34,7 @@ class Identity:
 
         The face is found and turned upright in the original, and the same place is taken from
         the result: its being badly drawn must not move the window."""
-        sr, hr = _in_bytes(sr), _in_bytes(hr)
+        sr, hr = quantised(sr, 8), quantised(hr, 8)
         if min(hr.shape[:2]) < _SMALLEST:
             return math.nan
         faces = self.find_faces(hr, 1)  # enlarged once: small faces too
@@ -43,11 +43,6 @@ class Identity:
         shape = self.landmarks(hr, max(faces, key=lambda face: face.area()))
         made, real = (np.array(self.describe.compute_face_descriptor(x, shape)) for x in (sr, hr))
         return float(np.linalg.norm(made - real))
-
-
-def _in_bytes(picture: np.ndarray) -> np.ndarray:
-    whole = np.floor(np.clip(picture, 0, 1) * np.float32(255) + np.float32(0.5))
-    return np.ascontiguousarray(whole.astype(np.uint8))
 
 
 def _packages() -> tuple[ModuleType, Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from upscale.image.resize import resize_array
-from upscale.metrics.pixel import luma
+from upscale.metrics.pixel import luma, smoothed
 
 if TYPE_CHECKING:
     from upscale.metrics.pixel import Image
@@ -68,12 +68,7 @@ def _halved(grey: np.ndarray) -> np.ndarray:
 
 
 def _smoothed(plane: np.ndarray) -> np.ndarray:
-    taps = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
-    taps /= taps.sum()
-    for _ in range(2):  # rows, then, transposed, columns
-        padded = np.pad(plane, ((_RADIUS, _RADIUS), (0, 0)), "edge")
-        plane = sum(t * padded[i : i + len(plane)] for i, t in enumerate(taps)).T
-    return plane
+    return smoothed(np.pad(plane, _RADIUS, "edge"), _SIGMA, _RADIUS)
 
 
 def _features(block: np.ndarray) -> list[float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -21,10 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from upscale.errors import UsageError, WeightsError
-from upscale.weights import store as store
+from upscale.metrics.files import metric_file
+from upscale.weights import store
 
 SMALLEST = {"alex": 31, "vgg": 16}  # shorter sides leave nothing after the last pooling
 VGG_VARIABLE = "DIFFSR_LPIPS_VGG"
+_HOW = (
+    f"diffsr ships AlexNet's only: set {VGG_VARIABLE} to a safetensors file with VGG-16's features "
+    "and LPIPS's v0.1 heads"
+)
 _TINY = 1e-12  # to squared lengths of features, whose square must not vanish in float32
 Features: TypeAlias = tuple[Tensor, ...]  # of a batch, one a level
 
@@ -95,8 +99,8 @@ class Lpips:
                 aa, a_weighed = (torch.matmul(a * a, sums) + _TINY).unbind(-1)
                 bb, b_weighed = (torch.matmul(b * b, sums) + _TINY).unbind(-1)
                 both = torch.matmul(a * b, weights)
-                told = a_weighed / aa + b_weighed / bb - 2 * both * torch.rsqrt(aa * bb)
-                total = total + told.mean((1, 2))
+                apart = a_weighed / aa + b_weighed / bb - 2 * both * torch.rsqrt(aa * bb)
+                total = total + apart.mean((1, 2))
         return total
 
     @staticmethod
@@ -117,30 +121,12 @@ class Lpips:
         return x.permute(2, 0, 1)[None] * 2 - 1
 
 
-def trunk(
-    net: str = "vgg", device: str | torch.device = "cpu", weights: str | Path | None = None
-) -> Trunk:
-    """The frozen feature network alone, for losses built on features."""
-    return Lpips(net, device, weights).trunk
-
-
 def weights_file(net: str, path: str | Path | None = None) -> Path:
-    """Where `net`'s weights are: `path`, else for "vgg" the file $DIFFSR_LPIPS_VGG names, else
-    the entry `lpips-NET` of weights.toml, if it is on this machine. Raises WeightsError."""
+    """Where `net`'s weights are: see `metric_file`. Raises WeightsError, UsageError."""
     if net not in SMALLEST:
         raise UsageError(f"no LPIPS network {net!r}; have {', '.join(SMALLEST)}")
-    source = path or (os.environ.get(VGG_VARIABLE) if net == "vgg" else None)
-    if source:
-        if not Path(source).is_file():
-            raise WeightsError(f"no LPIPS {net} weights at {source}: there is no such file")
-        return Path(source)
-    listed = store.entries().get(f"lpips-{net}")
-    if listed is None:
-        raise WeightsError(
-            f"no weights for LPIPS {net}: diffsr ships AlexNet's only. Set {VGG_VARIABLE} to a "
-            "safetensors file with VGG-16's features and LPIPS's v0.1 heads"
-        )
-    return store.locate(listed, offline=True)
+    variable = VGG_VARIABLE if net == "vgg" else None
+    return metric_file(f"lpips-{net}", f"LPIPS {net}", _HOW, variable, path)
 
 
 def available(net: str) -> bool:

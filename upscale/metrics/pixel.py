@@ -20,10 +20,8 @@ _BT601 = np.array([65.481, 128.553, 24.966]) / 255.0  # studio range: black 16/2
 _LUMA = np.array([0.299, 0.587, 0.114])  # the same weights, full range
 _SSIM_SIGMA = 1.5
 _SSIM_RADIUS = 5  # 11x11 window, Wang et al. 2004
-_NEAREST, _FARTHEST = (
-    3,
-    10,
-)  # grid neighbours in bins; a Hann window leaks into +-1 (its zeros: +-2)
+# grid neighbours in bins; a Hann window leaks into +-1 (its zeros: +-2)
+_NEAREST, _FARTHEST = 3, 10
 _GREY_LEVEL = 1.0 / 255.0
 
 
@@ -139,21 +137,21 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> float:
     """(H,W) planes with data range 1; only whole windows count, as in the authors' code."""
     if min(x.shape) <= 2 * _SSIM_RADIUS:
         return math.nan
-    mu_x, mu_y = _blur(x), _blur(y)
-    var_x = _blur(x * x) - mu_x**2
-    var_y = _blur(y * y) - mu_y**2
-    cov = _blur(x * y) - mu_x * mu_y
+    mu_x, mu_y, xx, yy, xy = (
+        smoothed(plane, _SSIM_SIGMA, _SSIM_RADIUS) for plane in (x, y, x * x, y * y, x * y)
+    )
+    var_x, var_y, cov = xx - mu_x**2, yy - mu_y**2, xy - mu_x * mu_y
     c1, c2 = 0.01**2, 0.03**2
     top = (2 * mu_x * mu_y + c1) * (2 * cov + c2)
     return float(np.mean(top / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))))
 
 
-def _blur(plane: np.ndarray) -> np.ndarray:
-    """Gaussian-weighted mean over whole 11x11 windows: (H,W) -> (H-10,W-10)."""
-    taps = np.exp(-0.5 * (np.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1) / _SSIM_SIGMA) ** 2)
+def smoothed(plane: np.ndarray, sigma: float, radius: int) -> np.ndarray:
+    """Gaussian-weighted mean over whole windows: (H,W) -> (H - 2 radius, W - 2 radius)."""
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     taps /= taps.sum()
     for _ in range(2):  # along the rows' axis, then, transposed, along the other
-        rows = plane.shape[0] - 2 * _SSIM_RADIUS
+        rows = plane.shape[0] - 2 * radius
         plane = sum(t * plane[i : i + rows] for i, t in enumerate(taps)).T
     return plane
 

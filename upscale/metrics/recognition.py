@@ -14,7 +14,7 @@ from upscale.metrics.files import metric_file, state_of
 from upscale.metrics.perceptual import torchvision_models
 
 VARIABLE = "DIFFSR_RESNET50"
-_HOW = "Fetch one: hf download timm/resnet50.tv_in1k model.safetensors"
+_HOW = f"Set {VARIABLE} to a file: hf download timm/resnet50.tv_in1k model.safetensors"
 _RESIZED, _CROP = 256, 224  # as torchvision evaluates it
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
@@ -26,7 +26,7 @@ class Recogniser:
     def __init__(
         self, device: str | torch.device = "cpu", weights: str | Path | None = None
     ) -> None:
-        self.path = path = metric_file("resnet50", VARIABLE, _HOW, weights)
+        self.path = path = metric_file("resnet50", "resnet50", _HOW, VARIABLE, weights)
         with torch.device("meta"):
             net = torchvision_models().resnet50(weights=None)
         try:
