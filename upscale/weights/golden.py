@@ -71,12 +71,12 @@ def _answers(
 
 def store(vectors: Vectors, sha256: str, path: Path) -> None:
     """Write vectors of the weights that have this sha256."""
-    told = {
+    made_from = {
         "weights_sha256": sha256, "sigmas": list(vectors.sigmas), "scale": vectors.scale,
         "diffsr": __version__, "torch": str(torch.__version__),
     }  # fmt: skip
     state = {"lr": vectors.lr, "noise": vectors.noise, "output": vectors.output}
-    save(path, state, {"golden": told})
+    save(path, state, {"golden": made_from})
 
 
 def check(
@@ -86,14 +86,14 @@ def check(
     what is allowed. Raises WeightsError if there are none, or if they come out otherwise."""
     path = _beside(entry, offline, on_bytes)
     state, metadata = read(path)
-    told = metadata.get("golden")
-    if not isinstance(told, dict) or state.keys() != {"lr", "noise", "output"}:
+    made_from = metadata.get("golden")
+    if not isinstance(made_from, dict) or state.keys() != {"lr", "noise", "output"}:
         raise DamagedWeights(f"{path} holds no golden vectors")
-    if told.get("weights_sha256") != entry.sha256:
+    if made_from.get("weights_sha256") != entry.sha256:
         raise WeightsError(f"{path} holds the golden vectors of other weights than {entry.name}")
     model = methods.build(*weights.load(entry, offline=offline, on_bytes=on_bytes))
-    sigmas = tuple(float(sigma) for sigma in told["sigmas"])
-    made = _answers(model, state["lr"], state["noise"], sigmas, float(told["scale"]))
+    sigmas = tuple(float(sigma) for sigma in made_from["sigmas"])
+    made = _answers(model, state["lr"], state["noise"], sigmas, float(made_from["scale"]))
     if made.shape != state["output"].shape:
         raise WeightsError(f"{entry.name}: its golden vectors have another size: {path}")
     allowed = TOLERANCE * (1 + torch.tensor(sigmas))[:, None, None, None]
@@ -110,11 +110,8 @@ def _beside(entry: weights.Entry, offline: bool, on_bytes: weights.OnBytes | Non
     if entry.hub is not None:
         hub = Hub(entry.hub.repo, entry.hub.revision, name_for(entry.hub.file))
         path = files.cached(hub) or files.fetch(hub, offline=offline, on_bytes=on_bytes)
-        try:
+        with files.removing_damaged(path):
             files.check_sent(path)
-        except DamagedWeights as error:
-            files.discard(path)
-            raise DamagedWeights(f"{error}; it is removed: run again") from error
         return path
     weights_file = weights.locate(entry, offline=True)
     path = weights_file.with_name(name_for(weights_file.name))

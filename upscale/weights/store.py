@@ -153,12 +153,9 @@ def _remote(hub: Hub, offline: bool, on_bytes: OnBytes | None) -> Entry:
 def _checked(hub: Hub, path: Path) -> Entry:
     """The entry of an unlisted file in the cache; a damaged one is removed from it."""
     exact = replace(hub, revision=files.pinned_by(path))
-    try:
+    with files.removing_damaged(path):
         files.check_sent(path)
         return replace(_local(path), name=str(exact), hub=exact)
-    except DamagedWeights as error:
-        files.discard(path)
-        raise DamagedWeights(f"{hub}: {error}; it is removed: run again") from error
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -172,10 +169,10 @@ def locate(entry: Entry, offline: bool = False, on_bytes: OnBytes | None = None)
     Raises WeightsError (missing, damaged, unreachable) and DiskFull.
     """
     if entry.path is not None:
-        changed = "it changed while diffsr was running: run again"
-        return _verify(entry, entry.path, changed if entry.source is None else "fetch it again")
+        changed = "; it changed while diffsr was running: run again"
+        return _verify(entry, entry.path, changed if entry.source is None else "; fetch it again")
     if entry.bundled is not None:
-        return _verify(entry, PACKAGE / "bundled" / entry.bundled, "install diffsr again")
+        return _verify(entry, PACKAGE / "bundled" / entry.bundled, "; install diffsr again")
     assert entry.hub is not None
     path = files.cached(entry.hub)
     if path is None:
@@ -185,27 +182,23 @@ def locate(entry: Entry, offline: bool = False, on_bytes: OnBytes | None = None)
             )
         except (WeightsError, DiskFull) as error:
             raise type(error)(f"{entry.name}: {error}") from error
-    try:
-        return _verify(entry, path.resolve(), "it is removed from the cache: run again")
-    except DamagedWeights:
-        files.discard(path)
-        raise
+    with files.removing_damaged(path):
+        return _verify(entry, path.resolve())
 
 
-def _verify(entry: Entry, path: Path, cure: str) -> Path:
+def _verify(entry: Entry, path: Path, cure: str = "") -> Path:
     """`path` if it is the entry's file. Raises WeightsError, DamagedWeights."""
     try:
         size, found = path.stat().st_size, sha256_of(path)
     except OSError as error:
-        raise WeightsError(f"{entry.name}: {path}: {error.strerror}; {cure}") from error
+        raise WeightsError(f"{entry.name}: {path}: {error.strerror}{cure}") from error
+    wrong = ""
     if size != entry.size:
-        raise DamagedWeights(
-            f"{entry.name}: {path} is damaged: {size} bytes, not {entry.size}; {cure}"
-        )
-    if found != entry.sha256:
-        raise DamagedWeights(
-            f"{entry.name}: {path} is damaged: its sha256 is {found}, not {entry.sha256}; {cure}"
-        )
+        wrong = f"{size} bytes, not {entry.size}"
+    elif found != entry.sha256:
+        wrong = f"its sha256 is {found}, not {entry.sha256}"
+    if wrong:
+        raise DamagedWeights(f"{entry.name}: {path} is damaged: {wrong}{cure}")
     return path
 
 
@@ -283,11 +276,6 @@ def load(
     on_bytes: OnBytes | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(state dict with the stored dtypes, metadata) of a verified file. Raises as `locate`."""
-    try:
-        return read(locate(entry, offline, on_bytes), device)
-    except DamagedWeights as error:
-        path = files.cached(entry.hub) if entry.hub else None
-        if path is None:
-            raise
-        files.discard(path)
-        raise DamagedWeights(f"{error}; it is removed from the cache: run again") from error
+    path = locate(entry, offline, on_bytes)
+    with files.removing_damaged(files.cached(entry.hub) if entry.hub else None):
+        return read(path, device)

@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub: tried again where it may pass, and told in one error each."""
+"""What goes wrong with the Hub: tried again where it may pass, and explained in one error each."""
 
 from __future__ import annotations
 
@@ -64,35 +64,34 @@ def _may_pass(error: Exception, came: bool) -> bool:
 
 
 @contextlib.contextmanager
-def told_of(hub: Hub) -> Iterator[None]:
+def explained(hub: Hub) -> Iterator[None]:
     """Every failure of the client, the network and the disk as the one error that explains it."""
     errors = hub_client().errors
-    try:
-        yield
-    # Order matters: gated is a kind of no repository.
-    except errors.GatedRepoError as error:
-        raise GatedRepo(
+    known = {  # in this order: gated is a kind of no repository
+        errors.GatedRepoError: GatedRepo(
             f"{hub.repo} asks you to accept its terms: do so on its page, then `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise NoRepo(
+        ),
+        errors.RepositoryNotFoundError: NoRepo(
             f"{hub.repo} does not exist on the Hub or is private (then `hf auth login`)"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise NoRevision(
+        ),
+        errors.RevisionNotFoundError: NoRevision(
             f"{hub.repo} has no revision {hub.revision}: name a branch, a tag or a commit of it"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise NoFile(
+        ),
+        errors.EntryNotFoundError: NoFile(
             f"{hub.repo} has no file {hub.file} at {hub.revision}; "
             f"`diffsr weights pull hf:{hub.repo}` says what it has"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise HubOffline(f"{hub} is not on this machine and HF_HUB_OFFLINE is set") from error
+        ),
+        errors.OfflineModeIsEnabled: HubOffline(
+            f"{hub} is not on this machine and HF_HUB_OFFLINE is set"
+        ),
+    }
+    try:
+        yield
     except (WeightsError, DiskFull):
         raise
     except Exception as error:  # its HTTP library's errors belong to no family of its own
-        raise _otherwise(hub, error) from error
+        found = (ours for theirs, ours in known.items() if isinstance(error, theirs))
+        raise next(found, None) or _otherwise(hub, error) from error
 
 
 def _otherwise(hub: Hub, error: Exception) -> Exception:
@@ -108,11 +107,10 @@ def _otherwise(hub: Hub, error: Exception) -> Exception:
                 "set HF_HOME to a folder of yours"
             )
     response: Any = getattr(error, "response", None)
+    reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     if response is not None:
-        told = f"HTTP {response.status_code}"
-    else:
-        told = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        reason = f"HTTP {response.status_code}"
     return HubUnreachable(
-        f"{hub} could not be fetched from {client.constants.ENDPOINT} ({told}); check the "
+        f"{hub} could not be fetched from {client.constants.ENDPOINT} ({reason}); check the "
         "network and run again, which goes on from here; or set HF_ENDPOINT to a mirror"
     )

@@ -12,13 +12,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from upscale.errors import DamagedWeights, HubOffline, HubUnreachable, WeightsError
-from upscale.weights.hub.failures import hub_client, patiently, told_of
+from upscale.weights.hub.failures import explained, hub_client, patiently
 from upscale.weights.hub.names import COMMIT, ETAG, Hub
 
 OnBytes = Callable[[int, int | None], None]  # (bytes so far, of all or None if nobody knows)
@@ -44,7 +45,19 @@ def check_sent(path: Path) -> None:
     """
     blob = _blob(path)
     if not _matches(blob, blob.name):
-        raise DamagedWeights(f"{blob} is damaged: its content is not what the Hub sent")
+        raise DamagedWeights(f"{path}: its content is not what the Hub sent")
+
+
+@contextmanager
+def removing_damaged(path: Path | None) -> Iterator[None]:
+    """Within it, a DamagedWeights removes the cached file, so that the next run fetches it anew."""
+    try:
+        yield
+    except DamagedWeights as error:
+        if path is None:
+            raise
+        discard(path)
+        raise DamagedWeights(f"{error}; it is removed from the cache: run again") from error
 
 
 def discard(path: Path) -> None:
@@ -92,7 +105,7 @@ def fetch(
     call and by later ones. Raises DamagedWeights, DiskFull and the HubErrors.
     """
     client = _online(hub, offline)
-    with told_of(hub):
+    with explained(hub):
         url = client.hf_hub_url(hub.repo, hub.file, revision=hub.revision)
         wait = client.constants.HF_HUB_ETAG_TIMEOUT
         head = patiently(lambda: client.get_hf_file_metadata(url, timeout=wait))
@@ -212,7 +225,7 @@ def listing(hub: Hub, offline: bool = False) -> list[Hub]:
     Raises UntrustedWeights where the list holds a name that would lead out of the cache.
     """
     client = _online(hub, offline)
-    with told_of(hub):
+    with explained(hub):
         wait = client.constants.HF_HUB_ETAG_TIMEOUT
         ask = client.HfApi().model_info
         info = patiently(lambda: ask(hub.repo, revision=hub.revision, timeout=wait))
@@ -226,7 +239,7 @@ def upload(repo: str, files: dict[str, bytes], message: str, private: bool) -> s
     """Commit files to a repository, made if there is none; returns the commit's 40 hex digits."""
     client = hub_client()
     hub = Hub(repo)
-    with told_of(hub):
+    with explained(hub):
         api = client.HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         operations = [client.CommitOperationAdd(name, data) for name, data in files.items()]

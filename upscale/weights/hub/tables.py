@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from upscale.errors import InputError, WeightsError
-from upscale.weights.hub.failures import hub_client, patiently, told_of
+from upscale.weights.hub.failures import explained, hub_client, patiently
 from upscale.weights.hub.names import Hub
 
 _SILENCE = 10.0  # seconds without an answer after which the Hub counts as absent
@@ -22,7 +22,7 @@ def fetch(
     client = hub_client()
     try:
         hub = Hub(repo, revision)
-        with told_of(hub):
+        with explained(hub):
             info = patiently(
                 lambda: client.HfApi().dataset_info(repo, revision=revision, timeout=_SILENCE)
             )
