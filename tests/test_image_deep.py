@@ -166,10 +166,12 @@ def test_rows_compressed_in_pieces_are_one_png(monkeypatch, threads, dtype):
     rng = np.random.default_rng(2)
     a = rng.integers(0, np.iinfo(dtype).max, (5, 70, 3)).repeat(60, 0).astype(dtype)  # 300 rows
     file = io.BytesIO()
-    writer = png16.Writer(file, a.shape[:2], 3, 8 * a.itemsize, icc=None, exif=None, dpi=None)
+    writer = png16.Writer(
+        file, a.shape[:2], 3, 8 * a.itemsize, icc=None, exif=None, dpi=None, software="diffsr"
+    )
     for begin, end in ((0, 1), (1, 290), (290, 300)):
         writer.add(a[begin:end])
-    writer.close("diffsr")
+    writer.close()
     file.seek(0)
     made = png16.read(file) if dtype == np.uint16 else np.asarray(Image.open(file))
     assert np.array_equal(made, a)

@@ -85,8 +85,26 @@ def _encode(
 ) -> list[str]:  # fmt: skip
     samples = _samples(picture, name)
     extras, notes = _extras(picture, picture.size, name, quality, strip, comment)
-    _ENCODERS[name](file, samples, extras)
+    if name == "TIFF" or samples.dtype == np.uint16:
+        writer = _row_writer(name, file, picture.size, samples, extras)
+        writer.add(samples)
+        writer.close()
+    else:
+        image, options = _for_pillow(name, samples, extras)
+        image.save(file, name, **options)
     return notes
+
+
+def _row_writer(
+    name: str, file: BinaryIO, size: tuple[int, int], samples: np.ndarray, extras: _Extras,
+    folder: Path | None = None,
+) -> png16.Writer | tiff.Writer:  # fmt: skip
+    """What writes rows like those of `samples` as they come, in a format of STREAMED."""
+    form = (file, size, samples.shape[2], samples.itemsize * 8)
+    more = {"icc": extras.icc, "exif": extras.exif, "dpi": extras.dpi}
+    if name == "PNG":
+        return png16.Writer(*form, software=extras.software, **more)
+    return tiff.Writer(*form, folder=folder, **more)
 
 
 def _extras(
@@ -156,34 +174,29 @@ def rows_to(
 
     For the formats in STREAMED. The file gets its name at the end; everything else as `write`.
     """
-    name, writer, extras = canonical(format), None, None
+    name, writer = canonical(format), None
     if not overwrite:
         atomic.check_free(target)
     with atomic.placed(target, overwrite=overwrite, check=check) as file:
 
         def add(band: Picture, comment: str | None) -> list[str]:
-            nonlocal writer, extras
+            nonlocal writer
             notes: list[str] = []
             samples = _samples(band, name)
             if writer is None:
                 extras, notes = _extras(band, size, name, None, strip, comment)
                 notes += check_format(name, size, band.bits, alpha=band.alpha is not None)
-                make = {"icc": extras.icc, "dpi": extras.dpi}
-                channels, bits = samples.shape[2], samples.itemsize * 8
-                if name == "PNG":
-                    writer = png16.Writer(file, size, channels, bits, exif=extras.exif, **make)
-                else:
-                    # not beside a pipe or a device
-                    folder = None if atomic.is_special(target) else Path(target).parent
-                    writer = tiff.Writer(file, size, channels, bits, folder=folder, **make)
+                # not beside a pipe or a device
+                folder = None if atomic.is_special(target) else Path(target).parent
+                writer = _row_writer(name, file, size, samples, extras, folder)
             writer.add(samples)
             return notes
 
         try:
             yield add
-            writer.close(extras.software if name == "PNG" else extras.exif)
+            writer.close()
         except BaseException:
-            if isinstance(writer, tiff.Writer):
+            if writer is not None:
                 writer.discard()
             raise
 
@@ -197,77 +210,40 @@ def _image(samples: np.ndarray) -> Image.Image:
 _PNG_LEVEL = 4
 
 
-def _png(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    if samples.dtype == np.uint16:
-        png16.write(
-            file, samples, icc=extras.icc, exif=extras.exif, dpi=extras.dpi,
-            software=extras.software,
-        )  # fmt: skip
-        return
-    text = PngInfo()
-    if extras.software and extras.software.isascii():
-        text.add_text("Software", extras.software)
-    elif extras.software:
-        text.add_itxt("Software", extras.software)
-    _image(samples).save(file, "PNG", pnginfo=text, compress_level=_PNG_LEVEL, **_metadata(extras))
+def _for_pillow(
+    name: str, samples: np.ndarray, extras: _Extras
+) -> tuple[Image.Image, dict[str, object]]:
+    """uint8 samples as an image, and the options that it is saved with."""
+    image = _image(samples)
+    if name == "GIF":
+        return _for_gif(image, samples, {"comment": extras.software} if extras.software else {})
+    if name == "BMP":
+        return image, {"dpi": extras.dpi or (96, 96)}
+    carried = {"icc_profile": extras.icc, "exif": extras.exif, "dpi": extras.dpi}
+    options: dict[str, object] = {key: value for key, value in carried.items() if value}
+    if name == "PNG":
+        text = PngInfo()
+        if extras.software:
+            add = text.add_text if extras.software.isascii() else text.add_itxt
+            add("Software", extras.software)
+        return image, {"pnginfo": text, "compress_level": _PNG_LEVEL, **options}
+    options["quality"] = extras.quality or (90 if name == "AVIF" else 95)
+    if name == "JPEG":
+        options["subsampling"] = 0
+    elif name == "AVIF":
+        options["subsampling"] = "4:0:0" if samples.shape[2] == 1 else "4:4:4"
+    else:  # WebP; exact: without it, lossless too would change the colours under alpha 0
+        options["lossless"] = options["exact"] = options["quality"] == 100
+    return image, options
 
 
-def _jpeg(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    quality = extras.quality or 95
-    _image(samples).save(file, "JPEG", quality=quality, subsampling=0, **_metadata(extras))
-
-
-def _webp(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    quality = extras.quality or 95
-    # exact: without it, lossless too would change the colours under alpha 0
-    _image(samples).save(
-        file, "WEBP", quality=quality, lossless=quality == 100, exact=quality == 100,
-        **_metadata(extras),
-    )  # fmt: skip
-
-
-def _avif(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    subsampling = "4:0:0" if samples.shape[2] == 1 else "4:4:4"
-    quality = extras.quality or 90
-    _image(samples).save(
-        file, "AVIF", quality=quality, subsampling=subsampling, **_metadata(extras)
-    )
-
-
-def _tiff(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    tiff.write(file, samples, icc=extras.icc, exif=extras.exif, dpi=extras.dpi)
-
-
-def _bmp(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    _image(samples).save(file, "BMP", dpi=extras.dpi or (96, 96))
-
-
-def _gif(file: BinaryIO, samples: np.ndarray, extras: _Extras) -> None:
-    options = {"comment": extras.software} if extras.software else {}
-    if samples.shape[2] == 1:
-        _image(samples).save(file, "GIF", **options)
-        return
-    if samples.shape[2] == 3:
-        _image(samples).quantize(256).save(file, "GIF", **options)
-        return
-    colour = samples[..., :-1] if samples.shape[2] == 4 else samples[..., :1].repeat(3, 2)
+def _for_gif(
+    image: Image.Image, samples: np.ndarray, options: dict[str, object]
+) -> tuple[Image.Image, dict[str, object]]:
+    channels = samples.shape[2]
+    if channels in (1, 3):
+        return image if channels == 1 else image.quantize(256), options
+    colour = samples[..., :-1] if channels == 4 else samples[..., :1].repeat(3, 2)
     indices = _image(colour).quantize(255)  # the last one is for what is transparent
     indices.paste(255, mask=Image.fromarray(np.uint8(255) * (samples[..., -1] < 128)))
-    indices.save(file, "GIF", transparency=255, **options)
-
-
-def _metadata(extras: _Extras) -> dict[str, object]:
-    """Pillow's options; it takes absence, not None, for no."""
-    named = {"icc_profile": extras.icc, "exif": extras.exif, "dpi": extras.dpi}
-    return {key: value for key, value in named.items() if value}
-
-
-_ENCODERS: dict[str, Callable[[BinaryIO, np.ndarray, _Extras], None]] = {
-    "PNG": _png,
-    "JPEG": _jpeg,
-    "WEBP": _webp,
-    "TIFF": _tiff,
-    "BMP": _bmp,
-    "AVIF": _avif,
-    "GIF": _gif,
-}
+    return indices, {"transparency": 255, **options}

@@ -65,14 +65,16 @@ def _mended(file: BinaryIO) -> BinaryIO:
 class Writer:
     """A PNG whose rows come some at a time: `add` them from the top, then `close`.
 
-    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16.
+    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16; software: a text
+    of that name.
     """
 
     def __init__(
         self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
         icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None,
+        software: str | None,
     ) -> None:  # fmt: skip
-        self._file = file
+        self._file, self._software = file, software
         self._rest = b""  # filtered, not yet compressed
         self._before = b""  # what was compressed last
         self._checksum = zlib.adler32(b"")
@@ -126,8 +128,9 @@ class Writer:
                 self._chunk(b"IDAT", compressed)
         self._before = known[-_WINDOW:]
 
-    def close(self, software: str | None) -> None:
-        """All rows are there; software is a text of that name."""
+    def close(self) -> None:
+        """All rows are there."""
+        software = self._software
         self._squeeze(len(self._rest))
         last = zlib.compressobj(wbits=-15).flush()
         self._chunk(b"IDAT", last + struct.pack(">I", self._checksum))
@@ -137,22 +140,8 @@ class Writer:
             self._chunk(b"iTXt", b"Software\0\0\0\0\0" + software.encode())
         self._chunk(b"IEND", b"")
 
+    def discard(self) -> None:
+        """Nothing more will come, and nothing is left."""
+
     def _chunk(self, kind: bytes, data: bytes) -> None:
         png.write_chunk(self._file, kind, data)
-
-
-def write(
-    file: BinaryIO,
-    samples: np.ndarray,
-    *,
-    icc: bytes | None,
-    exif: bytes | None,
-    dpi: tuple[float, float] | None,
-    software: str | None,
-) -> None:
-    """uint16 (H,W,1..4) -> a PNG in `file`."""
-    writer = Writer(
-        file, samples.shape[:2], samples.shape[2], 16, icc=icc, exif=exif, dpi=dpi
-    )  # fmt: skip
-    writer.add(samples)
-    writer.close(software)

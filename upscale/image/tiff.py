@@ -152,10 +152,11 @@ class Writer:
 
     def __init__(
         self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
-        icc: bytes | None, dpi: tuple[float, float] | None, folder: Path | None = None,
+        icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None,
+        folder: Path | None = None,
     ) -> None:  # fmt: skip
         self._file, self._size, self._channels, self._bits = file, size, channels, bits
-        self._icc, self._dpi = icc, dpi
+        self._icc, self._exif, self._dpi = icc, exif, dpi
         self._rows = max(1, _STRIP_BYTES // (size[1] * channels * bits // 8))
         self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
         self._lengths: list[int] = []
@@ -170,11 +171,11 @@ class Writer:
             self._add_strip(samples[y : y + self._rows])
         self._waiting = samples[full:].copy()
 
-    def close(self, exif: bytes | None) -> None:
+    def close(self) -> None:
         """All rows are there."""
         if self._waiting is not None and len(self._waiting):
             self._add_strip(self._waiting)
-        self._tags(exif).save(self._file)
+        self._tags().save(self._file)
         self._strips.seek(0)
         shutil.copyfileobj(self._strips, self._file, _STRIP_BYTES)
         self.discard()
@@ -188,9 +189,9 @@ class Writer:
         self._strips.write(strip)
         self._lengths.append(len(strip))
 
-    def _tags(self, exif: bytes | None) -> ImageFileDirectory_v2:
+    def _tags(self) -> ImageFileDirectory_v2:
         colours = 1 if self._channels < 3 else 3
-        tags = exif_blocks.directory(exif)
+        tags = exif_blocks.directory(self._exif)
         tags[256], tags[257] = self._size[1], self._size[0]
         tags[258] = (self._bits,) * self._channels
         tags[259] = _DEFLATE
@@ -208,21 +209,6 @@ class Writer:
         if self._icc:
             tags[34675] = self._icc
         return tags
-
-
-def write(
-    file: BinaryIO,
-    samples: np.ndarray,
-    *,
-    icc: bytes | None,
-    exif: bytes | None,
-    dpi: tuple[float, float] | None,
-) -> None:
-    """uint8 or uint16 (H,W,1..4) -> a little-endian Deflate TIFF at the start of `file`."""
-    (height, width, channels), bits = samples.shape, samples.itemsize * 8
-    writer = Writer(file, (height, width), channels, bits, icc=icc, dpi=dpi)
-    writer.add(samples)
-    writer.close(exif)
 
 
 def _dpi(said: Image.Exif) -> tuple[float, float] | None:
