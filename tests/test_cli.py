@@ -441,7 +441,6 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 
 def test_copies_of_tables_are_true():
     from upscale import methods
-    from upscale.bench import protocol
     from upscale.cli import options
     from upscale.pipeline import consistency, models, sizing
 
@@ -449,7 +448,6 @@ def test_copies_of_tables_are_true():
     assert set(options.METHODS) == set(methods.METHODS) - made and set(options.GENERATING) == made
     assert set(options.CONSISTENCY) == set(consistency.MODES)
     assert options.INPUTS == models.INPUTS
-    assert options.DEGRADATIONS == protocol.DEGRADATIONS
     assert options.SMALLEST_TILE == sizing.SMALLEST_TILE
 
 

@@ -23,7 +23,6 @@ from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize_array
 
 KERNEL = "bicubic (a=-0.5, antialiased, float), rounded to 8 bits"
-DEGRADATIONS = ("none", "peers")
 # Sigma of the blur in pixels of hr, of the noise in grey levels; JPEG's quality. The tables to be
 # compared with call their blur 1.5 px: 1.1 is the sigma that gives their bicubic's numbers.
 PEERS = (1.1, 4.0, 60)

@@ -12,34 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from upscale.bench.table import REGISTERED, SCIKIT, SHIPPED
 from upscale.errors import InputError
 from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.formats import SUFFIXES
 from upscale.image.picture import Picture
 
-SHIPPED = "kodak8"  # eight 256x256 cuts of Kodak's pictures, beside this file
 VARIABLE = "DIFFSR_DATA"
 LABELS = "labels.csv"
 
-# name -> folders it is known under in DIFFSR_DATA, the first that is there counts
-REGISTERED: dict[str, tuple[str, ...]] = {
-    SHIPPED: (),
-    "set5": ("Set5",),
-    "set5-matlab": ("Set5_matlab",),
-    "set14": ("Set14",),
-    "set14-matlab": ("Set14_matlab",),
-    "bsd100": ("BSD100", "BSDS100", "B100"),
-    "urban100": ("Urban100",),
-    "manga109": ("Manga109",),
-    "kodak": ("Kodak24", "Kodak"),
-    "div2k-val": ("DIV2K/DIV2K_valid_HR", "DIV2K_valid_HR", "DIV2K-val"),
-    "celeba-hq-100": ("CelebA-HQ-100", "celeba_hq_100", "celeba-hq-100"),
-    "faces50": ("faces50/HR_128",),
-    "imagenet-1k": ("ImageNet-1K-val", "imagenet-1k"),
-    "scikit-photos": (),
-}
-SCIKIT = "scikit-photos"
 # file in the scikit-image package -> (name, height, width): sides that 8 divides, from the top left
 _PHOTOS = {
     "astronaut.png": ("astronaut", 512, 512),

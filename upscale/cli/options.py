@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from upscale import methods
+from upscale.bench.table import REGISTERED
 from upscale.cli.help import CONTEXT as CONTEXT
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
@@ -29,12 +30,6 @@ DOMAINS = methods.domains()
 # Copies of tables that live beside torch; tests/test_cli.py compares them.
 CONSISTENCY = ("project", "blend", "colour", "off")
 INPUTS = ("auto", "clean", "real")
-DEGRADATIONS = ("none", "peers")  # of the benchmark's small pictures
-SHIPPED = "kodak8"  # the benchmark's own pictures
-REGISTERED = (
-    SHIPPED, "set5", "set5-matlab", "set14", "set14-matlab", "bsd100", "urban100", "manga109",
-    "kodak", "div2k-val", "celeba-hq-100", "faces50", "imagenet-1k", "scikit-photos",
-)  # fmt: skip
 SMALLEST_TILE = 128
 
 # For the shell's completion only: what a path is and may is looked at where it is used, so that

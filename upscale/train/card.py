@@ -77,7 +77,7 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
     config, method = training["config"], metadata["method"]
     generates = methods.get(method).unconditional
     task = "unconditional-image-generation" if generates else "image-to-image"
-    tags = "ddpm, diffusion" if generates else f"super-resolution, diffusion, {method}"
+    tags = f"{method}, diffusion" if generates else f"super-resolution, diffusion, {method}"
     command = "generate -o made/ --count 8" if generates else "upscale in.png"
     lines = [
         "---",

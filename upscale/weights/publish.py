@@ -37,7 +37,7 @@ def bundle(
     return {
         file: content,
         golden.name_for(file): tested,
-        "README.md": (_front_matter(licence, _generates(entry)) + text).encode(),
+        "README.md": (_front_matter(licence, entry) + text).encode(),
     }
 
 
@@ -97,13 +97,14 @@ def _generates(entry: store.Entry) -> bool:
     return methods.get(entry.method).unconditional
 
 
-def _front_matter(licence: str, generates: bool) -> str:
+def _front_matter(licence: str, entry: store.Entry) -> str:
     """What the Hub reads of a card (YAML; JSON's strings are some of its)."""
     known = licence.lower() in _KNOWN
     lines = [f"license: {licence.lower() if known else 'other'}"]
     lines += [] if known else [f"license_name: {_quoted(licence)}"]
+    generates = _generates(entry)
     task = "unconditional-image-generation" if generates else "image-to-image"
-    tag = "ddpm" if generates else "super-resolution"
+    tag = entry.method if generates else "super-resolution"
     lines += ["library_name: diffsr", f"pipeline_tag: {task}", f"tags: [{tag}]"]
     return "---\n" + "\n".join(lines) + "\n---\n\n"
 

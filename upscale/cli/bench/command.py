@@ -11,13 +11,13 @@ import click
 from click.core import ParameterSource
 
 from upscale.bench.columns import DEFAULT_METRICS, METRICS
+from upscale.bench.table import DEGRADATIONS, REGISTERED, SHIPPED
 from upscale.cli.bench.run import compare_runs, compare_sets, html, markdown, put, run_bench
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     CONSISTENCY,
     DEBUG,
-    DEGRADATIONS,
     DEVICE,
     DOMAINS,
     DTYPE,
@@ -25,8 +25,6 @@ from upscale.cli.options import (
     METHODS,
     OFFLINE,
     QUIET,
-    REGISTERED,
-    SHIPPED,
     STORED,
     Finite,
     Named,

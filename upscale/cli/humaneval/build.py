@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from upscale import methods
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -253,7 +254,7 @@ def make_maker(
     from upscale.pipeline.upscaler import Upscaler
 
     chosen = {name: options[name] for name in ("weights", "domain", "device", "dtype", "offline")}
-    if method in ("bicubic", "lanczos"):
+    if methods.get(method).kernel:
         chosen["weights"] = None
     upscaler = Upscaler(method, **chosen, on_bytes=on_bytes)
 
