@@ -18,7 +18,7 @@ from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.run import Settings, make_lr, run
 from upscale.bench.testsets import pictures_of
 from upscale.bench.trials import Trial
-from upscale.cli import options as command
+from upscale.cli.bench import command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
 from upscale.image.decode import read
 from upscale.image.encode import write
@@ -223,7 +223,7 @@ def test_the_real_upscaler_and_lpips(dataset: Path) -> None:
 
 
 def test_the_command_line_knows_the_same_sets_and_every_metric_has_a_column() -> None:
-    assert tuple(testsets.REGISTERED) == command.REGISTERED and command.SHIPPED == testsets.SHIPPED
+    assert command.REGISTERED is testsets.REGISTERED and command.SHIPPED == testsets.SHIPPED
     assert set(METRICS) < set(COLUMNS)
     assert all(c.better in (-1, 0, 1) and c.title and c.text for c in COLUMNS.values())
 

@@ -16,7 +16,7 @@ from upscale.bench import tune as module
 from upscale.bench.tune import keep, tune
 from upscale.cli.main import cli
 from upscale.diffusion.process import sigmas
-from upscale.diffusion.samplers import SAMPLERS
+from upscale.diffusion.table import SAMPLERS
 from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture

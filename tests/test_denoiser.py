@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from levels import alpha_bar_of
 from torch import Tensor
 
 from upscale.diffusion.denoiser import (
@@ -16,7 +17,6 @@ from upscale.diffusion.denoiser import (
     parametrisation,
     per_example,
 )
-from upscale.diffusion.process import alpha_bar_of
 
 LEVELS = [1e-3, 0.01, 1.0, 150.0]
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from levels import alpha_bar_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from upscale.convert.ecdp import ecdp_from_published
 from upscale.diffusion.denoiser import bind
-from upscale.diffusion.process import VPLinear, alpha_bar_of, sigma_of, sigmas
+from upscale.diffusion.process import VPLinear, sigma_of, sigmas
 from upscale.diffusion.samplers import ddim, rk45
 from upscale.image.resize import resize
 from upscale.nets.ecdp import ECDPNet

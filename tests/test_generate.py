@@ -32,7 +32,7 @@ from upscale.pipeline.generator import Generator, Way
 from upscale.pipeline.upscaler import Upscaler
 from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
-from upscale.train.recipes import config_of
+from upscale.train.recipes import settings_of
 from upscale.train.run import spec_of
 from upscale.weights import store
 from upscale.weights.publish import bundle
@@ -200,7 +200,7 @@ def test_samples_have_the_colours_of_the_data(generator) -> None:
 
 
 def test_the_recipe_is_for_64x64_faces() -> None:
-    config = config_of("ddpm-face-64")
+    config = TrainConfig(**settings_of("ddpm-face-64"))
     spec = spec_of(config)
     assert (config.method, config.net, config.patch, config.domain) == (
         "ddpm",

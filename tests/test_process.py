@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from levels import alpha_bar_of
 
 from upscale.diffusion.process import (
     SPACINGS,
     LogSNRLaw,
     VPDiscrete,
     VPLinear,
-    alpha_bar_of,
     describe,
     process_from,
     sigmas,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn

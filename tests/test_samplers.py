@@ -9,24 +9,22 @@ import warnings
 
 import pytest
 import torch
+from levels import alpha_bar_of
 from torch import Tensor
 
 from upscale.diffusion import samplers
-from upscale.diffusion.process import VPDiscrete, VPLinear, alpha_bar_of, sigma_of, sigmas
+from upscale.diffusion.process import VPDiscrete, VPLinear, sigma_of, sigmas
 from upscale.diffusion.samplers import (
-    ADAPTIVE,
-    SAMPLERS,
-    STOCHASTIC,
     ddim,
     ddpm,
     dpmpp2m,
     heun,
     heun_phi,
     midpoint,
-    nfe,
     once,
     rk45,
 )
+from upscale.diffusion.table import SAMPLERS
 
 MEAN, STD = 0.3, 0.2
 PROCESS = VPDiscrete()
@@ -216,7 +214,11 @@ def test_every_step_equals_diffusers(kind, rounding, steps) -> None:
 
     wanted, draws = [y], []
     for t in scheduler.timesteps:
-        extra = {"generator": torch.Generator().manual_seed(int(t))} if kind in STOCHASTIC else {}
+        extra = (
+            {"generator": torch.Generator().manual_seed(int(t))}
+            if SAMPLERS[kind].stochastic
+            else {}
+        )
         y = scheduler.step(predicted(y), t, y, **extra).prev_sample
         seeded = torch.Generator().manual_seed(int(t))
         draws.append(torch.randn(y.shape, generator=seeded, dtype=y.dtype))
@@ -229,14 +231,14 @@ def test_every_step_equals_diffusers(kind, rounding, steps) -> None:
         made.append(x / (1 + s**2).sqrt())
         return x - s * predicted(made[-1])
 
-    extra = {"noise": draws.__getitem__} if kind in STOCHASTIC else {}
-    made.append(SAMPLERS[kind](denoise, wanted[0] * (1 + grid[0] ** 2).sqrt(), grid, **extra))
+    start = wanted[0] * (1 + grid[0] ** 2).sqrt()
+    made.append(SAMPLERS[kind](denoise, start, grid, noise=draws.__getitem__))
     assert len(made) == len(wanted)
     for ours, theirs in zip(made, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, atol=rounding, rtol=rounding)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - ADAPTIVE))
+@pytest.mark.parametrize("name", [n for n, row in SAMPLERS.items() if not row.adaptive])
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
 def test_calls_are_counted_and_steps_are_told(name, steps) -> None:
     calls, told = [], []
@@ -246,13 +248,15 @@ def test_calls_are_counted_and_steps_are_told(name, steps) -> None:
         calls.append(float(sigma[0]))
         return gaussian(x, sigma)
 
-    extra = {"noise": lambda i: torch.zeros(2, 3, 4, 6)} if name in STOCHASTIC else {}
     grid = sigmas(PROCESS, steps)
     x = torch.ones(2, 3, 4, 6) * float(grid[0])
-    made = SAMPLERS[name](denoise, x, grid, on_step=lambda i, n: told.append((i, n)), **extra)
+    made = SAMPLERS[name](
+        denoise, x, grid, on_step=lambda i, n: told.append((i, n)),
+        noise=lambda i: torch.zeros(2, 3, 4, 6),
+    )  # fmt: skip
     assert made.dtype == torch.float32 and made.isfinite().all()
-    assert len(calls) == nfe(name, steps)
-    assert told == [(i + 1, len(told)) for i in range(1 if name == "once" else steps)]
+    assert len(calls) == SAMPLERS[name].calls(steps)
+    assert told == [(i + 1, len(told)) for i in range(1 if SAMPLERS[name].single else steps)]
 
 
 def test_once_is_the_estimate_at_the_highest_noise() -> None:
@@ -325,7 +329,7 @@ def test_adaptive_calls_stay_inside_the_process_and_progress_goes_on(process) ->
         process, 1e-3, denoise, torch.float32, on_step=lambda i, n: told.append((i, n))
     )
     assert made.dtype == torch.float32 and made.isfinite().all()
-    assert nfe("rk45", 50) == 0 and 20 < len(seen) < 60  # only known afterwards
+    assert SAMPLERS["rk45"].calls(50) == 0 and 20 < len(seen) < 60  # only known afterwards
     assert min(seen) >= process.sigma_min * (1 - 1e-3)  # time is float32 in there
     assert max(seen) <= process.sigma_max * (1 + 1e-3)
     done = [i for i, _ in told]

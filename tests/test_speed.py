@@ -349,9 +349,11 @@ def test_presets_of_weights_for_few_calls(tiny_weights):
 
 @pytest.mark.parametrize("name", ["sr3", "idm", "ecdp"])
 def test_presets_of_weights_for_many_calls(name):
-    from upscale.diffusion.samplers import nfe
+    from upscale.diffusion.table import SAMPLERS
 
-    calls = [nfe(*replace(methods.METHODS[name], steps=40).preset(p)) for p in methods.PRESETS]
+    law = replace(methods.METHODS[name], steps=40)
+    ways = [law.preset(preset) for preset in methods.PRESETS]
+    calls = [SAMPLERS[sampler].calls(steps) for sampler, steps in ways]
     assert calls[:2] == [4, 8]
     assert calls[2] >= 25
 

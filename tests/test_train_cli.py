@@ -30,7 +30,7 @@ from upscale.train import measure
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
-from upscale.train.recipes import RECIPES, config_of, settings_of
+from upscale.train.recipes import RECIPES, settings_of
 from upscale.train.run import spec_of
 from upscale.weights.store import read
 
@@ -47,6 +47,10 @@ def run(*args: object, code: int = 0) -> str:
     told = str(getattr(error, "message", error)) if error else ""
     assert found == code, result.output + told
     return result.stdout + told
+
+
+def config_of(name: str) -> TrainConfig:
+    return TrainConfig(**settings_of(name))
 
 
 @pytest.fixture
@@ -110,7 +114,10 @@ def test_the_papers_numbers_are_in_the_recipes() -> None:
     ecdp = config_of("ecdp-df2k")
     assert (ecdp.batch, ecdp.patch, ecdp.clip_value, ecdp.warmup) == (16, 160, 10, 500)
     assert config_of("ecdp-imagenet").learning_rate == 2e-4
-    first, second = config_of("idm-ffhq-16-128"), config_of("idm-ffhq-any")
+    first, second = (
+        config_of("idm-ffhq-16-128"),
+        config_of("idm-ffhq-any"),
+    )
     assert (first.iterations, first.learning_rate, first.scale_min) == (10**6, 1e-4, 8)
     assert (second.iterations, second.learning_rate, second.scale_min) == (500_000, 2e-5, 1)
     assert {config_of(f"idm-lsun-{n}-16x").scale_max for n in ("cats", "towers")} == {16}

@@ -22,11 +22,6 @@ def sigma_of(alpha_bar: Tensor) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def alpha_bar_of(sigma: Tensor) -> Tensor:
-    """Inverse of `sigma_of`."""
-    return 1 / (1 + sigma.square())
-
-
 @dataclass(frozen=True)
 class VPDiscrete:
     """SR3's and IDM's process: `steps` linear betas (published training table by default)."""

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 from upscale.errors import UsageError
-from upscale.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -290,8 +289,3 @@ def settings_of(name: str) -> dict[str, Any]:
     if name not in RECIPES:
         raise UsageError(f"no recipe {name!r}; have {', '.join(RECIPES)}")
     return dict(RECIPES[name].settings)
-
-
-def config_of(name: str, **changes: Any) -> TrainConfig:
-    """A recipe's config with `changes`. UsageError."""
-    return TrainConfig(**{**settings_of(name), **changes})
