@@ -18,8 +18,8 @@ from torch import Tensor
 from upscale import methods
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.noise import noise_at
-from upscale.diffusion.process import SPACINGS, sigmas
-from upscale.diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
+from upscale.diffusion.process import sigmas
+from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.machine import is_out_of_memory, pick_bf16, pick_device
@@ -90,12 +90,12 @@ class Generator:
         if sampler not in SAMPLERS or (way.spacing or law.spacing) not in SPACINGS:
             raise UsageError(f"no sampler {sampler!r} with spacing {way.spacing!r}; have "
                              f"{', '.join(SAMPLERS)}; {', '.join(SPACINGS)}")  # fmt: skip
-        if sampler in ADAPTIVE and way.steps is not None:
+        if SAMPLERS[sampler].adaptive and way.steps is not None:
             raise UsageError(f"{sampler} chooses its own steps: leave --steps out")
-        steps = 1 if sampler in ADAPTIVE | {"once"} else way.steps or law.steps
+        steps = way.steps or law.steps if SAMPLERS[sampler].stepped else 1
         warm = way.temperature
         if warm is None:  # the weights' was chosen for samplers that add no noise of their own
-            warm = 1.0 if sampler in STOCHASTIC else law.temperature
+            warm = 1.0 if SAMPLERS[sampler].stochastic else law.temperature
         return Way(sampler, steps, way.spacing or law.spacing, warm, way.rtol, way.atol)
 
     def cascade(
@@ -126,7 +126,7 @@ class Generator:
         Raises NumericalError, OutOfMemory, UsageError, WeightsError.
         """
         way, started = self.resolved(way or Way()), time.perf_counter()
-        alone = self.device.type == "cpu" or way.sampler in ADAPTIVE
+        alone = self.device.type == "cpu" or SAMPLERS[way.sampler].adaptive
         groups = [[index] for index in indices] if alone else [list(indices)]
         each = way.steps + sum(level.steps or 1 for level in cascade)
         total, before, made = each * len(indices), 0, []
@@ -167,12 +167,12 @@ class Generator:
 
         inner = bind(self.model.net, None, law.parametrisation)
         levels = sigmas(law.process, way.steps, way.spacing)
-        extra: dict[str, Any] = {"noise": noise} if way.sampler in STOCHASTIC else {}
-        if way.sampler in ADAPTIVE:
-            extra |= {"process": law.process, "rtol": way.rtol, "atol": way.atol}
         try:
             x = noise(-1) * float(levels[0])
-            x = SAMPLERS[way.sampler](denoise, x, levels, on_step=on_step, **extra)
+            x = SAMPLERS[way.sampler](
+                denoise, x, levels, noise=noise, process=law.process, rtol=way.rtol, atol=way.atol,
+                on_step=on_step,
+            )  # fmt: skip
         except FloatingPointError as error:
             raise NumericalError(f"{error}: no picture is made") from error
         except (RuntimeError, MemoryError) as error:
@@ -185,7 +185,7 @@ class Generator:
         return list(x.float().cpu()), calls
 
     def _report(self, index: int, seed: int, way: Way, calls: int) -> dict[str, Any]:
-        adaptive = way.sampler in ADAPTIVE
+        adaptive = SAMPLERS[way.sampler].adaptive
         first = {
             "weights": self.entry.name, "weights_sha256": self.entry.sha256,
             "size": list(self.size), "sampler": way.sampler,

@@ -14,7 +14,7 @@ from torch import Tensor
 from upscale.diffusion.denoiser import Denoiser, bind, consistent
 from upscale.diffusion.noise import noise_at
 from upscale.diffusion.process import sigmas
-from upscale.diffusion.samplers import ADAPTIVE, SAMPLERS, STOCHASTIC
+from upscale.diffusion.table import SAMPLERS
 from upscale.diffusion.tiling import Box, tiled
 from upscale.image.resize import resize
 from upscale.machine import available_memory
@@ -91,12 +91,10 @@ def run_stage(
     if settings.levels:
         levels = torch.tensor([*settings.levels, 0.0], dtype=torch.float64)
     x = noise(-1) * float(levels[0]) * settings.temperature
-    extra = {}
-    if settings.sampler in STOCHASTIC:
-        extra["noise"] = lambda step: noise(step) * settings.temperature
-    if settings.sampler in ADAPTIVE:
-        extra |= {"process": process, "rtol": settings.rtol, "atol": settings.atol}
-    x = SAMPLERS[settings.sampler](denoise, x, levels, on_step=on_step, **extra)
+    x = SAMPLERS[settings.sampler](
+        denoise, x, levels, noise=lambda step: noise(step) * settings.temperature,
+        process=process, rtol=settings.rtol, atol=settings.atol, on_step=on_step,
+    )  # fmt: skip
     return model.decode(x, lr_up), calls
 
 
