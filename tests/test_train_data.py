@@ -106,7 +106,7 @@ def test_lmdb_holds_the_pictures_of_a_folder(tmp_path) -> None:
     decoded = np.asarray(Image.open(io.BytesIO(png(2))))
     assert len(items) == 5 and np.array_equal(streamed[2], decoded)
     assert np.array_equal(streamed[4], streamed[0])  # the next that can be read
-    assert len(streamed.told()) == 1 and streamed.told() == ()
+    assert len(streamed.take_skipped()) == 1 and streamed.take_skipped() == ()
     pairs = Pairs(streamed, replace(CONFIG, crop="square", patch=32))
     whole = [pairs.batch(i) for i in range(3)]
     made = list(Feed(pairs, lambda i: [range(4)], 0, 3, 1, CPU))  # read in another process

@@ -562,7 +562,7 @@ def test_a_log_that_cannot_be_written_is_told(photos, tmp_path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"metrics\.jsonl cannot be written .* last checkpoint"):
         run(photos, tmp_path)
-    with pytest.raises(DiskFull, match="same command"), log.told_of(tmp_path):
+    with pytest.raises(DiskFull, match="same command"), log.explained(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -1,4 +1,4 @@
-"""Everything a user may be told, with the exit code that says it to a script.
+"""Every error that a user may see, with the exit code that says it to a script.
 
 DiffsrError                1  some pictures of a batch failed, or anything not named below
 ├── UsageError             2  an option or a combination of options that cannot be meant

@@ -9,19 +9,13 @@ from typing import Any
 
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
-from upscale.bench.report import TRIAL, groups
+from upscale.bench.report import TrialKey, groups
 from upscale.bench.stats import Mean, difference, mean_of
 from upscale.errors import InputError
 
 Row = dict[str, Any]
-_PROTOCOL = (
-    "degradation",
-    "kernel",
-    "border",
-    "versions",
-    "machine",
-    "seed",
-)  # told where they differ
+# what a note is made of where it differs
+_PROTOCOL = ("degradation", "kernel", "border", "versions", "machine", "seed")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -97,11 +91,10 @@ def _lines(name: str, before: list[Row], after: list[Row]) -> list[Row]:
             continue
         one, two = ([row.get(metric) for row in rows] for rows in (before, after))
         change = difference(one, two)
-        found.append({
-            "trial": name, "metric": metric, "pictures": len(before),
-            "before": mean_of(one).value, "after": mean_of(two).value,
-            "difference": change, "verdict": _verdict(change, COLUMNS[metric].better),
-        })  # fmt: skip
+        row = {"trial": name, "metric": metric, "pictures": len(before)}
+        row |= {"before": mean_of(one).value, "after": mean_of(two).value}
+        verdict = _verdict(change, COLUMNS[metric].better)
+        found.append({**row, "difference": change, "verdict": verdict})
     return found
 
 
@@ -112,7 +105,7 @@ def _verdict(change: Mean, better: int) -> str:
 
 
 def _pairs(
-    before: dict[tuple, list[Row]], after: dict[tuple, list[Row]]
+    before: dict[TrialKey, list[Row]], after: dict[TrialKey, list[Row]]
 ) -> tuple[list[tuple[str, list[Row], list[Row]]], list[str]]:
     """Trials that belong together: the same method, scale and way of sampling, whatever the
     weights; or the only ones of a method and scale, whose defaults may have changed."""
@@ -130,23 +123,21 @@ def _pairs(
     return found, notes
 
 
-def _essence(key: tuple, loose: bool) -> tuple:
-    told = dict(zip(TRIAL, key, strict=True))
-    wanted = ("method", "scale") if loose else (
-        "method", "scale", "sampler", "steps", "temperature", "parametrisation")  # fmt: skip
-    return tuple(told[name] for name in wanted)
+def _essence(key: TrialKey, loose: bool) -> tuple:
+    way = () if loose else (key.sampler, key.steps, key.temperature, key.parametrisation)
+    return key.method, key.scale, *way
 
 
-def _label(key: tuple) -> str:
-    told = dict(zip(TRIAL, key, strict=True))
-    parts = (told["method"], f"x{told['scale']:g}" if told["scale"] else None, told["sampler"],
-             told["steps"] and f"{told['steps']} steps", told["parametrisation"])  # fmt: skip
-    return " ".join(str(part) for part in parts if part)
+def _label(key: TrialKey) -> str:
+    scale = f"x{key.scale:g}" if key.scale else None
+    steps = f"{key.steps} steps" if key.steps else None
+    parts = (key.method, scale, key.sampler, steps, key.parametrisation)
+    return " ".join(part for part in parts if part)
 
 
 def _same_pictures(one: list[Row], two: list[Row]) -> tuple[list[Row], list[Row], int]:
-    """The rows of pictures that both have, in one order, and how many others there are. Of one
-    name, but different bytes, is another picture."""
+    """The rows of pictures that both have, in one order, and how many others there are. One
+    name with other bytes is another picture."""
 
     def by_picture(rows: list[Row]) -> dict[tuple, Row]:
         return {(row["picture"], row.get("picture_sha256")): row for row in rows}

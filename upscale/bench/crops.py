@@ -37,9 +37,7 @@ def busiest(hr: np.ndarray, lr: np.ndarray, side: int, scale: float) -> tuple[sl
     tops = np.unique((np.arange(0, hr.shape[0] - height + 1, step)).astype(int))
     lefts = np.unique((np.arange(0, hr.shape[1] - width + 1, step)).astype(int))
     rows, columns = tops[:, None], lefts[None]
-    inside = (
-        sums[rows + height, columns + width] - sums[rows, columns + width]
-        - sums[rows + height, columns] + sums[rows, columns]
-    )  # fmt: skip
+    below, right = rows + height, columns + width
+    inside = sums[below, right] - sums[rows, right] - sums[below, columns] + sums[rows, columns]
     y, x = np.unravel_index(inside.argmax(), inside.shape)
     return slice(int(tops[y]), int(tops[y]) + height), slice(int(lefts[x]), int(lefts[x]) + width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
@@ -13,26 +13,38 @@ from upscale.bench.stats import Mean, mean_of
 
 Row = dict[str, Any]
 
-# what tells one line of the table from another
-TRIAL = ("method", "weights", "scale", "sampler", "steps", "temperature", "parametrisation",
-         "weights_sha256")  # fmt: skip
+
+class TrialKey(NamedTuple):
+    """What tells one line of the table from another."""
+
+    method: str
+    weights: str | None
+    scale: float
+    sampler: str | None
+    steps: int | None
+    temperature: float | None
+    parametrisation: str | None
+    weights_sha256: str | None
 
 
-def groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
-    """The rows that were measured, by what `TRIAL` says of them."""
-    found: dict[tuple, list[Row]] = {}
+TRIAL = TrialKey._fields
+
+
+def groups(rows: Sequence[Row]) -> dict[TrialKey, list[Row]]:
+    """The rows that were measured, by their trial."""
+    found: dict[TrialKey, list[Row]] = {}
     for row in rows:
         if "error" not in row:
             found.setdefault(trial_of(row), []).append(row)
     return found
 
 
-def trial_of(row: Row) -> tuple:
+def trial_of(row: Row) -> TrialKey:
     """Which trial a row, or a line of `means`, belongs to. One whose weights were chosen for each
     picture belongs to what was asked for."""
     if "asked" in row:
         row = {"method": row["method"], "scale": row["scale"], **row["asked"]}
-    return tuple(row.get(key) for key in TRIAL)
+    return TrialKey(*(row.get(key) for key in TRIAL))
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
@@ -47,8 +59,7 @@ def means(rows: Sequence[Row]) -> list[Row]:
         calls = [row["nfe"] for row in group if row.get("nfe") is not None]
         nfe = round(sum(calls) / len(calls), 1) if calls else None
         nfe = int(nfe) if nfe is not None and nfe == int(nfe) else nfe
-        trial = dict(zip(TRIAL, key, strict=True))
-        table.append({**trial, "nfe": nfe, "pictures": len(group), **measured})
+        table.append({**key._asdict(), "nfe": nfe, "pictures": len(group), **measured})
     return table
 
 
@@ -91,10 +102,12 @@ def to_markdown(rows: Sequence[Row], short: bool = False) -> str:
         lines += document.markdown(table[0], cells)
     done = next((row for row in rows if "error" not in row), None)
     if done is not None and not short:
-        scales = " and ".join(f"x{s:g}" for s in dict.fromkeys(
-            row["scale"] for row in rows if "error" not in row))  # fmt: skip
-        lines += ["", f"{scales}, input by {done['kernel']}; means with 95% bootstrap "
-                  "intervals over the pictures."]  # fmt: skip
+        scales = dict.fromkeys(f"x{row['scale']:g}" for row in rows if "error" not in row)
+        lines += [
+            "",
+            f"{' and '.join(scales)}, input by {done['kernel']}; means with 95% bootstrap "
+            "intervals over the pictures.",
+        ]
     failed = [row for row in rows if "error" in row]
     if failed:
         lines += ["", "Failed:", "", *(f"- {row['method']}: {row['error']}" for row in failed)]
@@ -114,17 +127,17 @@ def names_of(table: Sequence[Row]) -> list[str]:
         differs = [key for key in TRIAL[1:-1] if len({other[key] for other in same}) > 1]
         if len(same) > 1 and not differs:  # files of one name
             differs = ["weights_sha256"]
-        told = [_told(key, row[key]) for key in differs if row[key] is not None]
-        out.append(", ".join([str(row["method"]), *told]))
+        named = [_named(key, row[key]) for key in differs if row[key] is not None]
+        out.append(", ".join([str(row["method"]), *named]))
     return out
 
 
-def _told(key: str, value: Any) -> str:
+def _named(key: str, value: Any) -> str:
     if key == "steps":
         return "1 step" if value == 1 else f"{value} steps"
-    told = {"scale": f"x{value}", "temperature": f"temperature {value}",
-            "weights_sha256": str(value)[:8]}  # fmt: skip
-    return told.get(key, str(value))
+    if key == "weights_sha256":
+        return str(value)[:8]
+    return {"scale": "x", "temperature": "temperature "}.get(key, "") + str(value)
 
 
 def _best(name: str, table: Sequence[Row]) -> str | None:

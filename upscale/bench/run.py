@@ -19,12 +19,17 @@ from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
-from upscale.weights import store as store
+from upscale.weights import store
 
 __all__ = ["Settings", "make_lr", "run"]
 
 Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
 Arrays = dict[str, np.ndarray]
+# what a row takes over from the report of a picture
+_ACCOUNT = (
+    "weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
+    "parametrisation", "seed", "consistency_mode", "device", "dtype", "tile",
+)  # fmt: skip
 
 
 def run(
@@ -125,24 +130,24 @@ class _Bench:
             except DiffsrError as error:
                 named = {"scale": trial.scale, "sampler": trial.sampler, "steps": trial.steps}
                 path = made if made is not None and str(made) in str(error) else pair.hr
-                told = str(error) if str(path) in str(error) else f"{path}: {error}"
-                yield trial, Measured({**row, **named, "error": told})
+                text = str(error) if str(path) in str(error) else f"{path}: {error}"
+                yield trial, Measured({**row, **named, "error": text})
 
     def _measure(
         self, trial: Trial, pair: Pair, lr: Picture, hr: np.ndarray, made: Path | None
     ) -> Measured:
         scorer = self.scorers[trial.scale]
         if made is not None:
-            told, results = {}, [result_of_others(made, hr.shape[:2])]
+            account, results = {}, [result_of_others(made, hr.shape[:2])]
         else:
             upscaler = self.upscalers[trial.method, trial.weights]
-            told, results = _enlarge(upscaler, lr, trial, self.settings)
+            account, results = _enlarge(upscaler, lr, trial, self.settings)
             for sample, sr in enumerate(results):
                 self._write(sr, trial, pair, sample)
         cases = [Case(sr, hr, lr.rgb, pair.label) for sr in results]
         row: Row = {
             "picture": pair.hr.name, "picture_sha256": store.sha256_of(pair.hr),
-            "method": trial.method, **told, "scale": trial.scale,
+            "method": trial.method, **account, "scale": trial.scale,
             "degradation": self.settings.degradation,
             "kernel": kernel_of(pair, self.settings.degradation),
             "border": scorer.border, "samples": len(results),
@@ -169,15 +174,21 @@ class _Bench:
             files = [store.sha256_of(path) for path in (pair.hr, pair.lr, made) if path is not None]
         except OSError as error:
             raise InputError(f"{error.filename}: {error.strerror}") from error
-        return self.cache.key(
-            files=files, name=pair.hr.name, label=pair.label, trial=repr(trial),
-            weights=_hashes(trial, settings), metrics=settings.metrics,
-            sources=scorer.sources, degradation=settings.degradation,
-            spacing=settings.spacing, consistency=settings.consistency,
-            one_stage=settings.one_stage, seed=settings.seed, samples=settings.samples,
-            dtype=settings.dtype, crop=settings.crop, device=self.device,
-            on=[versions(), processor(self.device)],
+        named = (
+            "metrics", "degradation", "spacing", "consistency", "one_stage", "seed", "samples",
+            "dtype", "crop",
         )  # fmt: skip
+        return self.cache.key(
+            files=files,
+            name=pair.hr.name,
+            label=pair.label,
+            trial=repr(trial),
+            weights=_hashes(trial, settings),
+            sources=scorer.sources,
+            device=self.device,
+            on=[versions(), processor(self.device)],
+            **{name: getattr(settings, name) for name in named},
+        )
 
 
 def _hashes(trial: Trial, settings: Settings) -> list[str]:
@@ -191,50 +202,43 @@ def _hashes(trial: Trial, settings: Settings) -> list[str]:
 def _upscaler(trial: Trial, settings: Settings) -> Upscale:
     from upscale.pipeline.upscaler import Upscaler
 
+    method = None if trial.method == AUTO else trial.method
+    named = ("domain", "device", "dtype", "offline")
     return Upscaler(
-        None if trial.method == AUTO else trial.method, weights=trial.weights,
-        domain=settings.domain, device=settings.device,
-        dtype=settings.dtype, offline=settings.offline,
-    )  # fmt: skip
+        method, weights=trial.weights, **{name: getattr(settings, name) for name in named}
+    )
 
 
 def _enlarge(
     upscaler: Upscale, lr: Picture, trial: Trial, settings: Settings
 ) -> tuple[Row, list[np.ndarray]]:
     """(what the row says of how it was made, samples of sr in 8 bits)."""
-    planned: Row = {
-        "scale": trial.scale, "steps": trial.steps, "sampler": trial.sampler,
-        "spacing": settings.spacing,
-    }  # fmt: skip
-    if settings.one_stage:
-        planned["one_stage"] = True
-    if trial.preset:
-        planned["preset"] = trial.preset
+    planned: Row = {"scale": trial.scale, "steps": trial.steps, "sampler": trial.sampler}
+    planned |= {"spacing": settings.spacing}
+    planned |= {"one_stage": True} if settings.one_stage else {}
+    planned |= {"preset": trial.preset} if trial.preset else {}
     upscaler.plan(lr, **planned)  # loads the weights, which is not what is timed
     asked = {"temperature": trial.temperature, "parametrisation": trial.parametrisation}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    planned |= {name: value for name, value in asked.items() if value is not None}
+    planned |= {"seed": settings.seed, "consistency": settings.consistency}
     made, seconds = [], 0.0
     reset_peak()
     for sample in range(settings.samples):
         which = {"sample": sample} if settings.samples > 1 else {}
         started = time.perf_counter()
-        result = upscaler(lr, **planned, **asked, **which, seed=settings.seed,
-                          consistency=settings.consistency)  # fmt: skip
+        result = upscaler(lr, **planned, **which)
         seconds += (time.perf_counter() - started) / settings.samples
         made.append(in_8_bits(result.picture.rgb))
-    told = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
-            "parametrisation", "seed", "consistency_mode", "device", "dtype", "tile")  # fmt: skip
-    row = {key: result.report.get(key) for key in told}
+    row = {key: result.report.get(key) for key in _ACCOUNT}
     if trial.method == AUTO:  # then pictures differ in these, and are one trial
         named = ("sampler", "steps", "temperature", "parametrisation")
         row["asked"] = {name: getattr(trial, name) for name in named}
         row["taken_for"] = result.report.get("taken_for")
         row["estimate"] = result.report.get("degradation")
     peak, pixels = peak_memory(), made[0].shape[0] * made[0].shape[1]
-    row.update(
-        seconds=round(seconds, 4), megapixels_per_s=round(pixels / 1e6 / max(seconds, 1e-9), 4),
-        peak_memory=peak, peak_mib=None if peak is None else round(peak / 2**20, 1),
-    )  # fmt: skip
+    row["seconds"] = round(seconds, 4)
+    row["megapixels_per_s"] = round(pixels / 1e6 / max(seconds, 1e-9), 4)
+    row |= {"peak_memory": peak, "peak_mib": None if peak is None else round(peak / 2**20, 1)}
     return row, made
 
 

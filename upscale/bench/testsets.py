@@ -62,8 +62,10 @@ def find(name: str | None, data: Path | None = None) -> tuple[str, Path]:
         raise InputError(f"{name}: there is no such folder, and no set of this name; have {have}")
     wanted = " or ".join(REGISTERED[lower])
     where = f"not in {data}" if data else f"{VARIABLE} is not set"
-    raise InputError(f"{lower}: {where}. Put its pictures into a folder {wanted}, and set "
-                     f"{VARIABLE} to the folder that holds it")  # fmt: skip
+    raise InputError(
+        f"{lower}: {where}. Put its pictures into a folder {wanted}, and set "
+        f"{VARIABLE} to the folder that holds it"
+    )
 
 
 def pairs_of(folder: Path, scale: float) -> list[Pair]:
@@ -152,16 +154,20 @@ def _of_scikit() -> Path:
     package, cut. Raises InputError where it is not installed, or a release has other pictures."""
     found = importlib.util.find_spec("skimage")
     if found is None or not found.submodule_search_locations:
-        raise InputError(f"{SCIKIT}: these are pictures of the scikit-image package, which is not "
-                         "installed: pip install scikit-image")  # fmt: skip
+        raise InputError(
+            f"{SCIKIT}: these are pictures of the scikit-image package, which is not "
+            "installed: pip install scikit-image"
+        )
     source = Path(found.submodule_search_locations[0]) / "data"
     folder = Path(tempfile.mkdtemp(prefix="diffsr-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for file, (name, height, width) in _PHOTOS.items():
         picture = read(source / file)
         if picture.size[0] < height or picture.size[1] < width:
-            raise InputError(f"{source / file}: not the picture that {SCIKIT} means, which has at "
-                             f"least {width}x{height} pixels")  # fmt: skip
+            raise InputError(
+                f"{source / file}: not the picture that {SCIKIT} means, which has at "
+                f"least {width}x{height} pixels"
+            )
         cut = Picture(picture.rgb[:height, :width].copy())
         write(cut, folder / f"{name}.png", overwrite=True)
     return folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from upscale.errors import UsageError
 from upscale.methods import METHODS, sampler_of
-from upscale.weights import store as store
+from upscale.weights import store
 
 AUTO = "auto"  # the method that stands for what `upscale` takes for each picture by itself
 
@@ -64,9 +64,8 @@ class Trial:
         """A folder name that tells one trial of a scale from the others."""
         warmth = None if self.temperature is None else f"t{self.temperature:g}"
         own = None if self.weights is None else Path(self.weights).stem
-        parts = (
-            self.method, own, self.preset, self.sampler, self.steps, warmth, self.parametrisation
-        )  # fmt: skip
+        parts = [self.method, own, self.preset, self.sampler, self.steps, warmth]
+        parts.append(self.parametrisation)
         return "_".join(str(part).replace(":", "") for part in parts if part)
 
 
@@ -97,8 +96,9 @@ def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
     for method in methods:
         own = [name for name, owner in owners.items() if owner == method]
         if owners and not own and method not in free:
-            raise UsageError(f"--weights has none for --method {method}; name some, or leave "
-                             "--weights out")  # fmt: skip
+            raise UsageError(
+                f"--weights has none for --method {method}; name some, or leave --weights out"
+            )
         yield from ((method, name) for name in own or [None])
 
 
@@ -107,15 +107,15 @@ def _ways(settings: Settings, trial: Trial) -> Iterator[Trial]:
     if law is not None and law.single:
         yield trial
         return
-    ways = (settings.samplers, settings.steps, settings.temperatures, settings.parametrisations,
-            settings.presets)  # fmt: skip
-    named = [
-        replace(trial, sampler=sampler, steps=None if _adaptive(sampler) else steps,
-                temperature=temperature, parametrisation=parametrisation, preset=preset)
-        for sampler, steps, temperature, parametrisation, preset in product(*ways)
-    ]  # fmt: skip
-    yield from dict.fromkeys(named)
-
-
-def _adaptive(sampler: str | None) -> bool:
-    return sampler is not None and sampler_of(sampler).adaptive
+    ways = {
+        "sampler": settings.samplers,
+        "steps": settings.steps,
+        "temperature": settings.temperatures,
+        "parametrisation": settings.parametrisations,
+        "preset": settings.presets,
+    }
+    named = [replace(trial, **dict(zip(ways, way, strict=True))) for way in product(*ways.values())]
+    yield from dict.fromkeys(
+        replace(one, steps=None) if one.sampler and sampler_of(one.sampler).adaptive else one
+        for one in named
+    )

@@ -26,7 +26,7 @@ from upscale.errors import InputError, UsageError
 from upscale.image.picture import Picture
 from upscale.methods import Method, Schedule, sampler_of
 from upscale.pipeline.upscaler import Upscaler
-from upscale.weights import store as store
+from upscale.weights import store
 
 _LOW, _HIGH = (0.5, 0.02, 0.4, 0.0), (1.0, 0.6, 3.0, 1.0)  # of start, end, bend, temperature
 _SPREAD = 0.25  # of the box: the first steps of the local search
@@ -93,17 +93,18 @@ def tune(
     opened = [open_pair(pair, scale, degradation) for pair in pairs]
     choosing, checking = opened[::2], opened[1::2]
     before = {"choose": measure(None, choosing), "check": measure(None, checking)}
-    best, tried = _search(
-        _grids(law, name, steps), candidates, seed, on_step,
+    best = _search(
+        _grids(law, name, steps),
+        candidates,
+        seed,
+        on_step,
         cost=lambda schedule: _cost(measure(schedule, choosing), before["choose"]),
         make=lambda point: _schedule(law, name, steps, point),
-    )  # fmt: skip
+    )
     after = measure(best, checking)
-    return Tuned(
-        best, *({m: mean_of(v[m]).value for m in metrics} for v in (before["check"], after)),
-        {m: difference(before["check"][m], after[m]) for m in metrics},
-        _cost(after, before["check"]) < 1, tried,
-    )  # fmt: skip
+    means = ({m: mean_of(v[m]).value for m in metrics} for v in (before["check"], after))
+    change = {m: difference(before["check"][m], after[m]) for m in metrics}
+    return Tuned(best, *means, change, _cost(after, before["check"]) < 1, candidates)
 
 
 def keep(tuned: Tuned, weights: str, output: Path | None = None) -> Path:
@@ -113,13 +114,14 @@ def keep(tuned: Tuned, weights: str, output: Path | None = None) -> Path:
     `output`; else as `weights.save`."""
     entry = store.find(weights)
     if output is None and not entry.loose:
-        raise UsageError(f"{weights} is known by its sha256 and stays as it is: name another "
-                         "file with --output")  # fmt: skip
+        raise UsageError(
+            f"{weights} is known by its sha256 and stays as it is: name another file with --output"
+        )
     state, metadata = store.load(entry, offline=True)
     defaults = dict(metadata.get("defaults", {}))
     new = tuned.schedule
-    others = [s for s in defaults.get("schedules", ())
-              if (s["sampler"], s["steps"]) != (new.sampler, new.steps)]  # fmt: skip
+    way = new.sampler, new.steps
+    others = [s for s in defaults.get("schedules", ()) if (s["sampler"], s["steps"]) != way]
     defaults["schedules"] = [*others, {**asdict(new), "sigmas": list(new.sigmas)}]
     path = output or entry.path
     assert path is not None
@@ -130,8 +132,10 @@ def keep(tuned: Tuned, weights: str, output: Path | None = None) -> Path:
 def _check(metrics: tuple[str, ...]) -> None:
     for name in metrics:
         if not COLUMNS[name].better or COLUMNS[name].whole:
-            raise UsageError(f"--tune-schedule cannot make {name} better; take lpips, lpips_vgg, "
-                             "dists, psnr_y, ...")  # fmt: skip
+            raise UsageError(
+                f"--tune-schedule cannot make {name} better; take lpips, lpips_vgg, "
+                "dists, psnr_y, ..."
+            )
 
 
 def _search(
@@ -142,8 +146,8 @@ def _search(
     *,
     cost: Callable[[Schedule], float],
     make: Callable[[np.ndarray], Schedule],
-) -> tuple[Schedule, int]:
-    """(the cheapest schedule, how many were tried): the usual grids, then points spread over the
+) -> Schedule:
+    """The cheapest of `candidates` schedules: the usual grids, then points spread over the
     whole box (Sobol), then steps from the best one that shrink (a (1+1) evolution strategy)."""
     rng = np.random.default_rng(seed)
     spread = torch.quasirandom.SobolEngine(len(_LOW), scramble=True, seed=seed)
@@ -169,7 +173,7 @@ def _search(
         elif index >= wide:
             width *= 0.93
         on_step(index + 1, candidates, least)
-    return best, candidates
+    return best
 
 
 def _grids(law: Method, sampler: str, steps: int) -> list[Schedule]:

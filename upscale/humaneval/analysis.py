@@ -44,12 +44,14 @@ class Rules:
             "Practice trials and attention checks do not count towards any rate.",
         ]
         if not self.keep_interrupted:
-            rules.append("Pairs that were shown more than once (a reload, a hidden window) are "
-                         "left out.")  # fmt: skip
+            rules.append(
+                "Pairs that were shown more than once (a reload, a hidden window) are left out."
+            )
         rules.append(
-            "Subjects who did not finish are left out." if self.complete_only
+            "Subjects who did not finish are left out."
+            if self.complete_only
             else "Answers of subjects who did not finish count."
-        )  # fmt: skip
+        )
         return rules
 
 

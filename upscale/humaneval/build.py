@@ -147,16 +147,19 @@ def _write(
             for role, shown in images.items():
                 file = f"{secrets.token_hex(16)}.png"
                 write(shown, folder / stores.PICTURES / file)
-                db.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?)",
-                           (index, role, file, *shown.size))  # fmt: skip
+                db.execute(
+                    "INSERT INTO image VALUES (?, ?, ?, ?, ?)", (index, role, file, *shown.size)
+                )
             on_picture(index + 1, design.pictures)
         study.plan(range(settings.subjects))
     # one file instead of three: the study may be copied as it lies
     study.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     study.close()
     if cut:
-        say(f"{cut} pictures are shown by their central {settings.crop}x{settings.crop}; --crop 0 "
-            "shows them whole, where screens are large enough")  # fmt: skip
+        say(
+            f"{cut} pictures are shown by their central {settings.crop}x{settings.crop}; --crop 0 "
+            "shows them whole, where screens are large enough"
+        )
 
 
 def _images(entry: Entry, methods: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -115,12 +115,12 @@ async def posted(request: Request) -> dict[str, Any]:
         if len(body) > MOST_BYTES:
             raise BadRequest(413, f"a body of more than {MOST_BYTES} bytes")
     try:
-        told = json.loads(body)
+        sent = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(400, "the body is not JSON") from error
-    if not isinstance(told, dict):
+    if not isinstance(sent, dict):
         raise BadRequest(400, "the body is not an object")
-    return told
+    return sent
 
 
 def _host_of(headers: Headers) -> str:

@@ -47,9 +47,10 @@ def page(found: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: i
 def of(pictures: list[dict[str, Any]], rate: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of pictures that belong to a fool rate."""
     return [
-        row for row in pictures
+        row
+        for row in pictures
         if row["task"] == rate["task"] and row["method"] == rate["method"] and "against" not in row
-    ]  # fmt: skip
+    ]
 
 
 def ends(pictures: list[dict[str, Any]], top: int) -> tuple[list[dict], list[dict]]:
@@ -140,8 +141,10 @@ def _pictures(
                 for role, alt in ((LR, "input"), (method, method), (TRUTH, "truth"))
                 if (row["id"], role) in thumbnails
             )
-            caption = (f"{escape(row['picture'])}: {row['chosen']} of {row['n']}, "
-                       f"{_percent(row['rate'])} ({_interval(row['wilson'])})")  # fmt: skip
+            caption = (
+                f"{escape(row['picture'])}: {row['chosen']} of {row['n']}, "
+                f"{_percent(row['rate'])} ({_interval(row['wilson'])})"
+            )
             parts.append(
                 f"<figure>{images}<figcaption>{caption}; input, {escape(method)}, truth"
                 "</figcaption></figure>"
@@ -155,8 +158,10 @@ def _answers(found: dict[str, Any]) -> str:
         f"Left was chosen in {sides['left']} of {sides['n']} answers, {_percent(sides['rate'])} "
         f"({_interval(sides['wilson'])})."
     ]
-    for key, what in (("shown_ms", "by the page's frames"), ("presented_ms", "by the browser's "
-                      "paint times")):  # fmt: skip
+    for key, what in (
+        ("shown_ms", "by the page's frames"),
+        ("presented_ms", "by the browser's paint times"),
+    ):
         if timing[key]:
             told = timing[key]
             lines.append(

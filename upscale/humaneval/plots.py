@@ -28,8 +28,9 @@ def fool_rates(rates: list[dict[str, Any]]) -> str:
                 axes.plot([100 * v for v in row["interval"]], [y, y], color=_BLUE, lw=2)
                 axes.plot([100 * row["rate"]], [y], "o", color=_BLUE)
             axes.axvline(50, color=_GREY, lw=1, ls="--")
-            axes.set(xlim=(0, 100), ylim=(-0.6, len(own) - 0.4), title=TASKS[task],
-                     xlabel="fool rate, %")  # fmt: skip
+            axes.set(
+                xlim=(0, 100), ylim=(-0.6, len(own) - 0.4), title=TASKS[task], xlabel="fool rate, %"
+            )
             axes.set_yticks(range(len(own)), [row["method"] for row in own])
         return _svg(figure)
 
@@ -42,9 +43,10 @@ def by_picture(rates: list[dict[str, Any]], pictures: list[dict[str, Any]]) -> s
         for axes, task in zip(panels, tasks, strict=True):
             for method in [row["method"] for row in rates if row["task"] == task]:
                 own = sorted(
-                    row["rate"] for row in pictures
+                    row["rate"]
+                    for row in pictures
                     if row["task"] == task and row["method"] == method and "against" not in row
-                )  # fmt: skip
+                )
                 axes.step(np.linspace(0, 100, len(own) + 1), [100 * v for v in [*own, own[-1]]],
                           where="post", label=method)  # fmt: skip
             axes.axhline(50, color=_GREY, lw=1, ls="--")

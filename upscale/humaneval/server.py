@@ -39,7 +39,7 @@ class Study:
         self.secure = False
 
     def refused(self, what: str) -> None:
-        """Refusals are kept and told; who asked is neither."""
+        """Refusals are kept and shown to the operator; who asked is neither."""
         line = what.encode("ascii", "backslashreplace").decode()[:300]
         self.say(f"refused: {line}")
         self.store.refuse(line)
@@ -65,7 +65,7 @@ def application(
     study.secure = secure
     posts = {"state": _state, "enrol": _enrol, "begin": _begin, "shown": _shown, "answer": _answer}
     routes = [
-        *(Route(path, partial(_file, *told), methods=["GET"]) for path, told in PAGE.items()),
+        *(Route(path, partial(_file, *file), methods=["GET"]) for path, file in PAGE.items()),
         Route("/favicon.ico", _nothing, methods=["GET"]),  # every browser asks
         Route("/picture/{name}", partial(_guarded, study, _picture), methods=["GET"]),
         *(
@@ -153,24 +153,24 @@ async def _enrol(study: Study, request: Request) -> Response:
 
 
 async def _begin(study: Study, request: Request) -> Response:
-    told = await posted(request)
-    study.sessions.begin(study.subject(request), _text(told, "tab"), _text(told, "trial"))
+    sent = await posted(request)
+    study.sessions.begin(study.subject(request), _text(sent, "tab"), _text(sent, "trial"))
     return JSONResponse({})
 
 
 async def _shown(study: Study, request: Request) -> Response:
-    told = await posted(request)
+    sent = await posted(request)
     study.sessions.shown(
-        study.subject(request), _text(told, "tab"), _text(told, "trial"),
-        told.get("shown_ms"), told.get("frame_ms"), told.get("presented_ms"),
+        study.subject(request), _text(sent, "tab"), _text(sent, "trial"),
+        sent.get("shown_ms"), sent.get("frame_ms"), sent.get("presented_ms"),
     )  # fmt: skip
     return JSONResponse({})
 
 
 async def _answer(study: Study, request: Request) -> Response:
-    told = await posted(request)
-    subject, tab = study.subject(request), _text(told, "tab")
-    study.sessions.answer(subject, tab, _text(told, "trial"), told.get("side"), told.get("rt_ms"))
+    sent = await posted(request)
+    subject, tab = study.subject(request), _text(sent, "tab")
+    study.sessions.answer(subject, tab, _text(sent, "trial"), sent.get("side"), sent.get("rt_ms"))
     state = study.sessions.state(subject)
     if state["phase"] == "done":
         counts = study.store.counts()
@@ -180,13 +180,14 @@ async def _answer(study: Study, request: Request) -> Response:
 
 def _about(study: Study) -> dict[str, Any]:
     meta = study.store.meta
-    told = {name: meta[name] for name in ("title", "consent", "seconds", "practice")}
+    fixed = {name: meta[name] for name in ("title", "consent", "seconds", "practice")}
     trials = meta["images"] + meta["checks"] + meta["practice"]
-    return {**told, "trials": trials, "minutes": max(1, round(trials * (meta["seconds"] + 3) / 60))}
+    minutes = max(1, round(trials * (meta["seconds"] + 3) / 60))
+    return {**fixed, "trials": trials, "minutes": minutes}
 
 
-def _text(told: dict[str, Any], name: str) -> str:
-    value = told.get(name)
+def _text(sent: dict[str, Any], name: str) -> str:
+    value = sent.get(name)
     if not isinstance(value, str) or not value.isascii():  # ours are; half a surrogate is no text
         raise BadRequest(400, f"{name} is missing, or none of ours")
     return value

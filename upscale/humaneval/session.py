@@ -76,8 +76,9 @@ class Sessions:
         trials = self._next(subject)
         total, done, task = self.store.row(
             "SELECT count(*), (SELECT count(*) FROM answer WHERE subject = ?1), min(task)"
-            " FROM trial WHERE subject = ?1", subject,
-        )  # fmt: skip
+            " FROM trial WHERE subject = ?1",
+            subject,
+        )
         state = {
             "subject": label(subject),
             "done": done,
@@ -106,8 +107,9 @@ class Sessions:
                         raise Refusal(403, "seen", "the time of this picture is over")
                     return self.store.row(
                         "SELECT file FROM image WHERE picture = ? AND role = ?",
-                        trial["picture"], role,
-                    )["file"]  # fmt: skip
+                        trial["picture"],
+                        role,
+                    )["file"]
         raise Refusal(404, "unknown", "no picture of this name is due")
 
     # --- the three steps of a trial -----------------------------------------------------------
@@ -170,8 +172,9 @@ class Sessions:
         """The first two trials without an answer."""
         return self.store.db.execute(
             "SELECT t.* FROM trial t LEFT JOIN answer a USING (subject, position)"
-            " WHERE t.subject = ? AND a.side IS NULL ORDER BY position LIMIT 2", (subject,),
-        ).fetchall()  # fmt: skip
+            " WHERE t.subject = ? AND a.side IS NULL ORDER BY position LIMIT 2",
+            (subject,),
+        ).fetchall()
 
     def _current(self, subject: int, tab: str, trial: str) -> Any:
         """The trial, if it is the one that this subject has to judge in this tab."""
@@ -205,8 +208,9 @@ class Sessions:
         for place, role in _places(trial):
             size = self.store.row(
                 "SELECT height, width FROM image WHERE picture = ? AND role = ?",
-                trial["picture"], role,
-            )  # fmt: skip
+                trial["picture"],
+                role,
+            )
             name = self._name(trial, place)
             listed.append({"place": place, "url": f"/picture/{name}", **dict(size)})
         return listed

@@ -122,7 +122,7 @@ def coverage(
 
 
 class _Clock:
-    """Time that passes when told."""
+    """Time that passes only where the simulation says so."""
 
     def __init__(self) -> None:
         self.now = 0.0

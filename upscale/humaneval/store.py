@@ -128,9 +128,9 @@ def create(path: Path | str, meta: dict[str, Any]) -> Store:
     store.db.execute("PRAGMA journal_mode = WAL")
     store.db.executescript(files("upscale.humaneval").joinpath("schema.sql").read_text("utf-8"))
     with store.change() as db:
-        told = {**meta, "version": VERSION}
+        fixed = {**meta, "version": VERSION}
         db.executemany(
-            "INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in told.items()]
+            "INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in fixed.items()]
         )
     return store
 

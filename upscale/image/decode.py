@@ -37,7 +37,7 @@ def read(
     allow_truncated: bool = False,
     max_pixels: int = 250_000_000,
 ) -> Picture:
-    """Decode one picture, upright; the format is told by the content, not by the name.
+    """Decode one picture, upright; the content decides the format, not the name.
 
     frames           "first" takes the first of several frames or pages, "error" refuses them
     allow_truncated  reads what is there of a file cut short (JPEG: the rest is grey; else black,

@@ -35,10 +35,11 @@ class Dists:
         numbers = [n for stage in _STAGES for n in stage]
         try:
             self.convolutions = {
-                n: tuple(state[f"features.{n}.{part}"].float().to(device)
-                         for part in ("weight", "bias"))
+                n: tuple(
+                    state[f"features.{n}.{part}"].float().to(device) for part in ("weight", "bias")
+                )
                 for n in numbers
-            }  # fmt: skip
+            }
         except KeyError as error:
             raise WeightsError(f"{path} is not a file of LPIPS vgg: it lacks {error}") from error
         with np.load(Path(__file__).parent / "data" / "dists.npz", allow_pickle=False) as file:

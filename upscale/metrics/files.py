@@ -38,8 +38,8 @@ def state_of(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own
-        told = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path}: damaged, or more than tensors is in it ({told})") from error
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{path}: damaged, or more than tensors is in it ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} is not a table of tensors")
     return state

@@ -9,13 +9,15 @@ from typing import Any
 
 from upscale import __version__, methods
 from upscale.diffusion.process import describe
-from upscale.train.log import told_of
+from upscale.train.log import explained
 from upscale.train.state import Run
 
 _METRICS = {
-    "loss": "loss on fixed noise", "lpips": "LPIPS (alex)", "psnr": "PSNR in dB",
+    "loss": "loss on fixed noise",
+    "lpips": "LPIPS (alex)",
+    "psnr": "PSNR in dB",
     "consistency": "Consistency (x1e-5)",
-}  # fmt: skip
+}
 
 
 def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:
@@ -142,7 +144,7 @@ def _taught(teacher: dict[str, Any] | None) -> list[str]:
 
 
 def write_card(path: Path, name: str, metadata: dict[str, Any], best: dict[str, float]) -> None:
-    with told_of(path):
+    with explained(path):
         path.write_text(card(name, metadata, best), encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ class Batch:
     """hr and lr_up (B,3,P,P) in [-1,1]; scale (B,); lr: the B small inputs (3,h,w) in [-1,1].
 
     P is the config's patch, or its lr_side times the batch's magnification.
-    places: of the examples in the whole batch of all processes. skipped: what was told of
+    places: of the examples in the whole batch of all processes. skipped: what was wrong with
     pictures that could not be read.
     """
 
@@ -127,9 +127,9 @@ class Pairs:
             lr.append(small)
             lr_up.append(resize(small[None], (patch, patch))[0])
             scale.append(patch / small.shape[-1])
-        told = self.pictures.told() if isinstance(self.pictures, Streamed) else ()
+        skipped = self.pictures.take_skipped() if isinstance(self.pictures, Streamed) else ()
         hr, lr_up = torch.stack(hr), torch.stack(lr_up)
-        return Batch(hr, lr_up, torch.tensor(scale), lr, tuple(places), told)
+        return Batch(hr, lr_up, torch.tensor(scale), lr, tuple(places), skipped)
 
     def _pair(
         self, picture: np.ndarray, patch: int, fixed: int, rng: np.random.Generator

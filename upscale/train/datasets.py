@@ -104,7 +104,7 @@ def _part(part: Part, root: Path) -> Items:
 
 
 def instructions(name: str, root: Path, missing: Sequence[str]) -> str:
-    """What a user without the dataset is told."""
+    """For a user who does not have the dataset: where it is from and where it belongs."""
     known = DATASETS[name]
     return (
         f"{name} is not here: no pictures in {', '.join(str(root / path) for path in missing)}\n"

@@ -59,9 +59,9 @@ class World:
         """What the first process says."""
         if self.size == 1:
             return value
-        told = [value]
-        td.broadcast_object_list(told, src=0, device=self.device)
-        return told[0]
+        box = [value]
+        td.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
 
     def wait(self) -> None:
         """Until all are here."""

@@ -108,7 +108,7 @@ class Feed:
 
 
 class _Made(Dataset):
-    """iteration -> its packed parts, or the error that a user is told."""
+    """iteration -> its packed parts, or the error for the user."""
 
     def __init__(self, pairs: Pairs, places: Places) -> None:
         self.pairs, self.places = pairs, places

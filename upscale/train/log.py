@@ -22,7 +22,7 @@ from upscale.errors import DiskFull, OutputError, UsageError
 from upscale.machine import peak_memory
 
 EVERY = 20  # iterations
-# Upper ends of the noise levels that losses are told apart by; sigma is noise over signal.
+# Upper ends of the noise levels that losses are kept apart by; sigma is noise over signal.
 LEVELS = (0.02, 0.1, 0.5, 2.0, 10.0, math.inf)
 LEVEL_NAMES = tuple(f"sigma<{level:g}" for level in LEVELS)
 
@@ -81,13 +81,13 @@ class Log:
         line: dict[str, Any] = {"iteration": iteration, "images_seen": images_seen}
         line |= {key: round(value / self.count, 6) for key, value in self.sums.items()}
         sums, counts = self.levels.tolist()
-        told = {
+        by_noise = {
             name: round(total / n, 6)
             for name, total, n in zip(LEVEL_NAMES, sums, counts, strict=True)
             if n
         }
-        if told:
-            line["by_noise"] = told
+        if by_noise:
+            line["by_noise"] = by_noise
         line |= {"images_per_second": round(speed, 2), "memory": peak_memory() or 0}
         self._append(line)
         self.sums, self.count = {}, 0
@@ -98,7 +98,7 @@ class Log:
         self._append(line)
 
     def _append(self, line: dict[str, Any]) -> None:
-        with told_of(self.path), open(self.path, "a") as file:
+        with explained(self.path), open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             for name, value in _scalars(line):
@@ -111,7 +111,7 @@ class Log:
 
 
 @contextmanager
-def told_of(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """A file that cannot be written, as what a user can do about it: DiskFull or OutputError."""
     try:
         yield

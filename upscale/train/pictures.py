@@ -41,7 +41,7 @@ class Streamed:
     """Pictures that are decoded each time they are wanted, a sequence like a list of them.
 
     areas: of each in pixels where the headers were read, else None. skipped: what could not be
-    read since the last call of `told`.
+    read since the last call of `take_skipped`.
     """
 
     def __init__(self, items: Items, smallest: int = 1, areas: np.ndarray | None = None) -> None:
@@ -63,10 +63,10 @@ class Streamed:
             f"{tries} pictures one after the other cannot be used; the last: {self._skipped[-1]}"
         )
 
-    def told(self) -> tuple[str, ...]:
-        """What was skipped since this was asked last."""
-        told, self._skipped = tuple(self._skipped), []
-        return told
+    def take_skipped(self) -> tuple[str, ...]:
+        """What was skipped since the last call."""
+        skipped, self._skipped = tuple(self._skipped), []
+        return skipped
 
 
 def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.ndarray]:

@@ -65,7 +65,7 @@ class Run:
         self.config, self.spec, self.pairs = config, spec, pairs
         self.device, self.autocast, self.quality = torch.device(device), autocast, quality
         self.world = world or dist.World(device=self.device)
-        self.shares(0)  # what cannot be shared is told at once
+        self.shares(0)  # what cannot be shared is refused at once
         sharded = strategy == "fsdp" and self.world.size > 1
         if sharded and config.quality_loss_from and config.quality_gradient == "adjoint":
             raise UsageError(
@@ -208,7 +208,7 @@ class Run:
         sigma = self._sigma(config.count(iteration))
         self.last = (batches, sigma)
         self.optimiser.zero_grad(set_to_none=True)
-        told: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         seen: list[tuple[Tensor, Tensor]] = []
         for index, batch in enumerate(batches):
             torch.manual_seed(mix(config.seed, iteration, self.world.rank, index))  # dropout's
@@ -221,10 +221,10 @@ class Run:
                     self._check({name: float(value.detach()) for name, value in parts.items()})
                 (torch.stack(list(parts.values())).sum() / len(batches)).backward()
             for name, value in parts.items():
-                told[name] = told.get(name, 0) + value.detach().double() / len(batches)
+                sums[name] = sums.get(name, 0) + value.detach().double() / len(batches)
             seen.append((own, scores))
-        means = self.world.mean(torch.stack(list(told.values()))).tolist()
-        values = self._check(dict(zip(told, means, strict=True)))
+        means = self.world.mean(torch.stack(list(sums.values()))).tolist()
+        values = self._check(dict(zip(sums, means, strict=True)))
         if config.clip_value:
             nn.utils.clip_grad_value_(self.net.parameters(), config.clip_value)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.clip or math.inf)
@@ -254,7 +254,7 @@ class Run:
         return {"loss": total, **parts}
 
     def _broken(self, what: str, value: float, parts: dict[str, float]) -> NumericalError:
-        """What a user is told of a loss or a gradient that is no number."""
+        """The error for a loss or a gradient that is no number."""
         sigma = self.last[1]
         return NumericalError(
             f"the {what} became {value} at iteration {self.iteration} "

@@ -32,18 +32,18 @@ def fetched(repo: str, root: Path, say: Say, alone: bool = True) -> tuple[Path, 
     folder = root / name.replace("/", "--") / (revision or "main")
     marker = folder / ".diffsr.json"
     if marker.is_file():
-        told = json.loads(marker.read_text("utf-8"))
+        known = json.loads(marker.read_text("utf-8"))
     elif not alone:
         raise InputError(
             f"hf:{repo} is not on this machine yet: fetch it in one process first, "
             f"`diffsr train --dataset hf:{repo} --dry-run`"
         )
     else:
-        told = fetch(name, revision or "main", folder, PATTERNS, say)
+        known = fetch(name, revision or "main", folder, PATTERNS, say)
         for table in sorted(folder.rglob("*.parquet")):
             repacked(table, say)
-        marker.write_text(json.dumps(told), encoding="utf-8")
-    return folder, f"hf:{name}@{told['commit'][:12]}", told["licence"]
+        marker.write_text(json.dumps(known), encoding="utf-8")
+    return folder, f"hf:{name}@{known['commit'][:12]}", known["licence"]
 
 
 def repacked(table: Path, say: Say) -> Path:

@@ -82,8 +82,8 @@ class Validator:
             values, pictures = self.measure(run, state)
             log.validation(run.iteration, run.images_seen, values)
             self._sheet(run.images_seen, pictures)
-            told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-            self.say(f"validation after {run.images_seen} pictures: {told}")
+            numbers = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            self.say(f"validation after {run.images_seen} pictures: {numbers}")
             if _better(values, run.best):
                 run.best = {"iteration": run.iteration, **values}
                 self.save(run, state)

@@ -109,8 +109,9 @@ def _entries(path: Path, own: bool = False) -> dict[str, Entry]:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
     except OSError as error:
-        raise WeightsError(f"{path}: the list of weights cannot be read ({error.strerror}); "
-                           f"{cure}") from error  # fmt: skip
+        raise WeightsError(
+            f"{path}: the list of weights cannot be read ({error.strerror}); {cure}"
+        ) from error
     except ValueError as error:  # syntax, with its line, or encoding
         raise WeightsError(f"{path}: not TOML: {error}") from error
     section = table.get("weights", {})

@@ -51,8 +51,9 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
     near = difflib.get_close_matches(text, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     have = ", ".join(name for name, entry in known.items() if entry.domain != "metric") or "none"
-    raise WeightsError(f"no weights named {text}; {hint}Have {have}, "
-                       "or give the path of a .safetensors file")  # fmt: skip
+    raise WeightsError(
+        f"no weights named {text}; {hint}Have {have}, or give the path of a .safetensors file"
+    )
 
 
 def choose(
@@ -118,8 +119,9 @@ def _local(path: Path) -> Entry:
     """The entry of a file that is not in the list, from the metadata `save` put into it."""
     meta = metadata_of(path)
     if not isinstance(meta.get("method"), str):
-        raise WeightsError(f"{path}: its header does not say which method it is for; "
-                           "was it saved by diffsr?")  # fmt: skip
+        raise WeightsError(
+            f"{path}: its header does not say which method it is for; was it saved by diffsr?"
+        )
     scales = scales_of(meta.get("scales", []))
     if scales is None:
         raise WeightsError(f"{path}: its header's scales make no sense: {meta['scales']}")

@@ -121,9 +121,8 @@ def _protocol(done: Sequence[Row]) -> list[list[str]]:
     """What was measured how: a name and the different values of it in the rows."""
     named = {
         "scale": "Magnification", "degradation": "Degradation",
-        "kernel": "Input made by", "border": "Border left out of PSNR-Y "
-        "and SSIM-Y, in pixels", "samples": "Samples per picture", "seed": "Seed",
-        "weights": "Weights",
+        "kernel": "Input made by", "border": "Border left out of PSNR-Y and SSIM-Y, in pixels",
+        "samples": "Samples per picture", "seed": "Seed", "weights": "Weights",
         "weights_sha256": "Their sha256", "consistency_mode": "Consistency", "dtype": "Numbers",
         "machine": "Machine", "versions": "Versions",
     }  # fmt: skip

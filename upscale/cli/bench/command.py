@@ -197,8 +197,10 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
         if not options["outputs"] or not options["dataset"]:
             raise UsageError("--unpaired compares two sets: --dataset REAL --outputs MADE")
         if options["method"] or options["weights"] or options["metrics"] not in (None, ("fid",)):
-            raise UsageError("--unpaired measures FID of --outputs; no --method, --weights, and no "
-                             "other --metrics")  # fmt: skip
+            raise UsageError(
+                "--unpaired measures FID of --outputs; no --method, --weights, and no "
+                "other --metrics"
+            )
     if options["outputs"] and len(options["scale"]) > 1:
         raise UsageError("--outputs are of one --scale")
 

@@ -30,8 +30,10 @@ def tune_schedule(options: dict[str, Any]) -> int:
 
     entry = tune.store.find(weights)
     if not entry.loose and not options["output"]:
-        raise UsageError(f"{weights} is known by its sha256 and stays as it is: name the file "
-                         "to write with --output")  # fmt: skip
+        raise UsageError(
+            f"{weights} is known by its sha256 and stays as it is: name the file "
+            "to write with --output"
+        )
     metrics = options["metrics"] or tuple(
         name for name in default_metrics() if name.startswith("lpips")
     )
@@ -39,13 +41,13 @@ def tune_schedule(options: dict[str, Any]) -> int:
     with Reporter(quiet=options["quiet"]) as reporter:
         reporter.begin("searching")
 
-        def told(done: int, of: int, best: float) -> None:
+        def show(done: int, of: int, best: float) -> None:
             reporter.step(done, of)
             reporter.line(f"{done}/{of} best so far: {best:.4f} of the present way's")
 
         tuned = tune.tune(
             testsets.find(options["dataset"], data)[1], weights, steps, metrics=metrics,
-            scale=scale, sampler=sampler, on_step=told,
+            scale=scale, sampler=sampler, on_step=show,
             **{name: options[name] for name in ("candidates", "limit", "seed", "device", "dtype",
                                                 "offline", "degradation")},
         )  # fmt: skip
@@ -71,13 +73,17 @@ def _one(options: dict[str, Any], name: str) -> Any:
 def _lines(tuned: Tuned, path: Path | None) -> list[str]:
     found = tuned.schedule
     levels = ", ".join(f"{sigma:.4g}" for sigma in found.sigmas)
-    lines = [f"{found.steps} steps of {found.sampler}: sigma {levels}; temperature "
-             f"{found.temperature:.3g}; the best of {tuned.tried}, on the pictures that did not "
-             "choose it:"]  # fmt: skip
+    lines = [
+        f"{found.steps} steps of {found.sampler}: sigma {levels}; temperature "
+        f"{found.temperature:.3g}; the best of {tuned.tried}, on the pictures that did not "
+        "choose it:"
+    ]
     for name, change in tuned.change.items():
         digits = COLUMNS[name].digits
-        lines.append(f"  {COLUMNS[name].title}: {tuned.before[name]:.{digits}f} -> "
-                     f"{tuned.after[name]:.{digits}f}, change {change.text(digits)}")  # fmt: skip
+        lines.append(
+            f"  {COLUMNS[name].title}: {tuned.before[name]:.{digits}f} -> "
+            f"{tuned.after[name]:.{digits}f}, change {change.text(digits)}"
+        )
     kept = f"stored in {path}" if path else "not better there: the weights stay as they are"
     return [*lines, kept]
 

@@ -149,9 +149,10 @@ def make_generator(options: dict[str, Any], reporter: Reporter) -> Generator:
     from upscale.pipeline.generator import Generator
 
     return Generator(
-        options["weights"], on_bytes=reporter.fetching,
+        options["weights"],
+        on_bytes=reporter.fetching,
         **{key: options[key] for key in ("device", "dtype", "offline")},
-    )  # fmt: skip
+    )
 
 
 def _way(generator: Generator, options: dict[str, Any]) -> Way:
@@ -227,16 +228,19 @@ def _batches(work: Work, most: int) -> Iterator[list[tuple[int, Path | None]]]:
 def _comment(report: dict[str, Any]) -> str:
     """Provenance, for the picture's own metadata."""
     weights = " ".join(stage["weights"] for stage in report["stages"])
-    return (f"diffsr {__version__}; generated, no photograph: weights={weights} "
-            f"seed={report['seed']} number={report['index']}")  # fmt: skip
+    return (
+        f"diffsr {__version__}; generated, no photograph: weights={weights} "
+        f"seed={report['seed']} number={report['index']}"
+    )
 
 
 def _tell(one: Made, path: Path | None, options: dict[str, Any], reporter: Reporter) -> None:
     report = one.report
     height, width = report["size"]
     name = path or f"picture {report['index']}"
-    reporter.line(f"{name}: {width}x{height}, {report['nfe']} network calls, "
-                  f"{report['seconds']:.1f} s")  # fmt: skip
+    reporter.line(
+        f"{name}: {width}x{height}, {report['nfe']} network calls, {report['seconds']:.1f} s"
+    )
     if options["as_json"]:
         reporter.result(json.dumps({"output": str(path) if path else None, **report}))
     elif path:

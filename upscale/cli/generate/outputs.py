@@ -39,8 +39,9 @@ def work_of(options: dict[str, Any]) -> Work:
     """What goes where. Raises UsageError, OutputError."""
     output, grid, count = options["output"], options["grid"], options["count"]
     if not output:
-        raise UsageError("where to? -o DIR for pictures, -o FILE.png for one: "
-                         "diffsr generate -o made/ --count 8")  # fmt: skip
+        raise UsageError(
+            "where to? -o DIR for pictures, -o FILE.png for one: diffsr generate -o made/ --count 8"
+        )
     if is_url(output):
         raise UsageError(f"-o {output}: generate writes files of this machine")
     if options["overwrite"] and options["skip_existing"]:
@@ -51,8 +52,10 @@ def work_of(options: dict[str, Any]) -> Work:
     named = options["format"] or (suffix if alone and suffix else "png")
     format, seed = canonical(named.removeprefix(".")), options["seed"]
     if alone and count > 1 and not grid:
-        raise UsageError(f"-o {output} is one file, and there are {count} pictures: name a folder "
-                         "(-o made/), or put all on a sheet (--grid)")  # fmt: skip
+        raise UsageError(
+            f"-o {output} is one file, and there are {count} pictures: name a folder "
+            "(-o made/), or put all on a sheet (--grid)"
+        )
     if output == STDOUT:
         if options["as_json"]:
             raise UsageError("standard output holds the picture; --json needs -o FILE")

@@ -180,9 +180,9 @@ def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> Tr
     """What is given, before the recipe, before what the papers do with the dataset, before the
     defaults. Raises UsageError."""
     ctx = click.get_current_context()
-    told = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    by_user = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     names = [known.name for known in fields(TrainConfig)]
-    given = {name: options[name] for name in names if ctx.get_parameter_source(name) in told}
+    given = {name: options[name] for name in names if ctx.get_parameter_source(name) in by_user}
     if options["scale"]:
         fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), options["scale"])
         given = fixed | given

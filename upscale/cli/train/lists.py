@@ -30,9 +30,9 @@ def listed() -> None:
         click.echo(f"  as       {known.preparing}")
     click.echo("\nRecipes (--recipe NAME; every option given goes before them)\n")
     for name, recipe in RECIPES.items():
-        told = " ".join(f"{key}={value}" for key, value in recipe.settings.items())
+        settings = " ".join(f"{key}={value}" for key, value in recipe.settings.items())
         click.echo(f"{name}: {recipe.source}, {recipe.dataset or 'any dataset'}")
-        click.echo(f"  {told}")
+        click.echo(f"  {settings}")
         if recipe.note:
             click.echo(f"  ({recipe.note})")
 

@@ -11,7 +11,7 @@ from upscale.cli.help import Group
 from upscale.cli.options import DEBUG, OFFLINE, QUIET, option
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.make import import_, publish
-from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, each, told
+from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, described, each
 from upscale.errors import UsageError
 
 
@@ -47,7 +47,7 @@ def list_(as_json: bool, debug: bool) -> int:
     """
     from upscale.weights.store import entries, state_of
 
-    rows = [told(entry, state_of(entry)) for entry in entries().values()]
+    rows = [described(entry, state_of(entry)) for entry in entries().values()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return 0
@@ -71,7 +71,7 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
 
     entry = find(name, offline)
     state = state_of(entry)
-    row: dict[str, Any] = told(entry, state)
+    row: dict[str, Any] = described(entry, state)
     own: dict[str, Any] = {}
     if state != "remote":
         path = locate(entry, offline=True)

@@ -21,7 +21,7 @@ from upscale.cli.options import (
     with_options,
 )
 from upscale.cli.progress import Reporter
-from upscale.cli.weights.rows import JSON, WHICH, told
+from upscale.cli.weights.rows import JSON, WHICH, described
 from upscale.convert.table import PUBLISHED, Settings
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError, UsageError
@@ -89,7 +89,8 @@ def import_(
     state, metadata, half = checkpoints.convert(Path(file), Settings(**settings))
     store.save(target, state, metadata, half=fp16 or half)
     entry = store.find(target)
-    click.echo(json.dumps({**told(entry, "local"), "path": str(target)}) if as_json else target)
+    row = {**described(entry, "local"), "path": str(target)}
+    click.echo(json.dumps(row) if as_json else target)
     return 0
 
 

@@ -49,7 +49,7 @@ def each(
     return max(codes, default=0)
 
 
-def told(entry: Entry, state: str) -> dict[str, Any]:
+def described(entry: Entry, state: str) -> dict[str, Any]:
     """An entry as JSON."""
     scales: Any = list(entry.scales)
     if entry.any_scale:
