@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
+from operator import itemgetter
 from typing import Any
 
 from upscale import document
-from upscale.document import data_url, table
+from upscale.document import data_url
 from upscale.humaneval import plots
 from upscale.humaneval.design import LR, QUESTIONS, TRUTH
 
-_QUARTILES = ("quartile1", "median", "quartile3")
+Row = dict[str, Any]
+Cell = Callable[[Row], str]  # the text of a row in a column
 _STYLE = """
 :root { color-scheme: light; }
 body { max-width: 62em; color: #1a1a1a; background: #fff; }
@@ -44,13 +47,10 @@ def page(found: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: i
     return document.page(study["title"], "\n".join(parts), _STYLE)
 
 
-def of(pictures: list[dict[str, Any]], rate: dict[str, Any]) -> list[dict[str, Any]]:
+def of(pictures: list[Row], rate: Row) -> list[Row]:
     """The rows of pictures that belong to a fool rate."""
-    return [
-        row
-        for row in pictures
-        if row["task"] == rate["task"] and row["method"] == rate["method"] and "against" not in row
-    ]
+    own = rate["task"], rate["method"]
+    return [r for r in pictures if (r["task"], r["method"]) == own and "against" not in r]
 
 
 def ends(pictures: list[dict[str, Any]], top: int) -> tuple[list[dict], list[dict]]:
@@ -72,57 +72,48 @@ def _about(found: dict[str, Any]) -> str:
 
 def _rates(found: dict[str, Any]) -> str:
     rates = found["rates"]
-    rows = [
-        (row["task"], row["method"], row["n"], _percent(row["rate"]),
-         *(_interval(row[kind]) for kind in ("interval", "wilson", "by_subjects", "by_pictures")))
-        for row in rates
-    ]  # fmt: skip
-    head = ("task", "method", "answers", "fool rate", "95% interval", "Wilson", "subjects alone",
-            "pictures alone")  # fmt: skip
+    columns = {"task": "task", "method": "method", "answers": "n", "fool rate": _percent("rate")}
+    columns |= {"95% interval": _interval("interval"), "Wilson": _interval("wilson")}
+    columns |= {f"{name} alone": _interval(f"by_{name}") for name in ("subjects", "pictures")}
     note = (
         "<p>95% interval: over subjects and pictures, which is the one to quote. Wilson takes the "
         "answers for independent; the last two are bootstrap percentiles.</p>"
     )
     plotted = plots.fool_rates(rates) + plots.by_picture(rates, found["pictures"])
-    return f"<h2>Fool rates</h2>{table(head, rows)}{note}{plotted}{_agreement(rates)}"
+    return f"<h2>Fool rates</h2>{_table(rates, columns)}{note}{plotted}{_agreement(rates)}"
 
 
-def _agreement(rates: list[dict[str, Any]]) -> str:
-    rows = [
-        (row["task"], row["method"], row["subjects"], row["pictures"], _number(row["agreement"]),
-         _number(row["alpha"]), *(_seconds(row[f"rt_{q}"]) for q in _QUARTILES))
-        for row in rates
-    ]  # fmt: skip
-    head = ("task", "method", "subjects", "pictures", "agreement", "alpha", "time, 1st quartile",
-            "median", "3rd quartile")  # fmt: skip
+def _agreement(rates: list[Row]) -> str:
+    columns = {name: name for name in ("task", "method", "subjects", "pictures")}
+    columns |= {name: _format(name, "{:.2f}") for name in ("agreement", "alpha")}
+    quartiles = {"time, 1st quartile": "quartile1", "median": "median", "3rd quartile": "quartile3"}
+    columns |= {title: _format(f"rt_{key}", "{:.2f} s", 1000) for title, key in quartiles.items()}
     return (
-        f"<h2>Subjects</h2>{table(head, rows)}<p>Agreement: share of pairs of subjects with the "
-        "same answer to a picture; alpha: Krippendorff's, 0 by chance. Time: from the end of the "
-        "display to the choice.</p>"
+        f"<h2>Subjects</h2>{_table(rates, columns)}<p>Agreement: share of pairs of subjects with "
+        "the same answer to a picture; alpha: Krippendorff's, 0 by chance. Time: from the end of "
+        "the display to the choice.</p>"
     )
 
 
-def _preferences(preferences: list[dict[str, Any]]) -> str:
-    rows = [
-        (row["task"], f"{row['method']} over {row['against']}", row["n"], _percent(row["rate"]),
-         _interval(row["interval"]), _interval(row["wilson"]))
-        for row in preferences
-    ]  # fmt: skip
-    head = ("task", "pair", "answers", "chosen", "95% interval", "Wilson")
-    return f"<h2>Method against method</h2>{table(head, rows)}"
+def _preferences(preferences: list[Row]) -> str:
+    columns = {"task": "task", "pair": lambda row: f"{row['method']} over {row['against']}"}
+    columns |= {"answers": "n", "chosen": _percent("rate")}
+    columns |= {"95% interval": _interval("interval"), "Wilson": _interval("wilson")}
+    return f"<h2>Method against method</h2>{_table(preferences, columns)}"
 
 
-def _comparisons(comparisons: list[dict[str, Any]]) -> str:
-    rows = [
-        (row["task"], f"{row['method']} less {row['against']}",
-         f"{100 * row['difference']:+.1f}", _interval(row["interval"]), _p(row["p"]),
-         _p(row["p_holm"]))
-        for row in comparisons
-    ]  # fmt: skip
-    head = ("task", "difference of fool rates", "points", "95% interval", "p", "p (Holm)")
+def _comparisons(comparisons: list[Row]) -> str:
+    columns = {
+        "task": "task",
+        "difference of fool rates": lambda row: f"{row['method']} less {row['against']}",
+        "points": _format("difference", "{:+.1f}", 0.01),
+        "95% interval": _interval("interval"),
+        "p": _p("p"),
+        "p (Holm)": _p("p_holm"),
+    }
     return (
-        f"<h2>Comparison</h2>{table(head, rows)}<p>Paired bootstrap over subjects and over "
-        "pictures; p is adjusted for the comparisons of a task.</p>"
+        f"<h2>Comparison</h2>{_table(comparisons, columns)}<p>Paired bootstrap over subjects and "
+        "over pictures; p is adjusted for the comparisons of a task.</p>"
     )
 
 
@@ -141,13 +132,10 @@ def _pictures(
                 for role, alt in ((LR, "input"), (method, method), (TRUTH, "truth"))
                 if (row["id"], role) in thumbnails
             )
-            caption = (
-                f"{escape(row['picture'])}: {row['chosen']} of {row['n']}, "
-                f"{_percent(row['rate'])} ({_interval(row['wilson'])})"
-            )
             parts.append(
-                f"<figure>{images}<figcaption>{caption}; input, {escape(method)}, truth"
-                "</figcaption></figure>"
+                f"<figure>{images}<figcaption>{escape(row['picture'])}: {row['chosen']} of "
+                f"{row['n']}, {_percent('rate')(row)} ({_interval('wilson')(row)}); input, "
+                f"{escape(method)}, truth</figcaption></figure>"
             )
     return "".join(parts)
 
@@ -155,18 +143,14 @@ def _pictures(
 def _answers(found: dict[str, Any]) -> str:
     sides, timing = found["sides"], found["timing"]
     lines = [
-        f"Left was chosen in {sides['left']} of {sides['n']} answers, {_percent(sides['rate'])} "
-        f"({_interval(sides['wilson'])})."
+        f"Left was chosen in {sides['left']} of {sides['n']} answers, {_percent('rate')(sides)} "
+        f"({_interval('wilson')(sides)})."
     ]
-    for key, what in (
-        ("shown_ms", "by the page's frames"),
-        ("presented_ms", "by the browser's paint times"),
-    ):
-        if timing[key]:
-            told = timing[key]
+    for by, clock in (("shown", "page's frames"), ("presented", "browser's paint times")):
+        if times := timing[f"{by}_ms"]:
             lines.append(
-                f"Viewing time {what}: median {told['median']:.1f} ms, from {told['min']:.1f} to "
-                f"{told['max']:.1f} ({told['n']} trials)."
+                f"Viewing time by the {clock}: median {times['median']:.1f} ms, from "
+                f"{times['min']:.1f} to {times['max']:.1f} ({times['n']} trials)."
             )
     if timing["frame_ms"]:
         lines.append(f"A frame took {timing['frame_ms']['median']:.1f} ms (median).")
@@ -181,21 +165,23 @@ def _excluded(exclusions: dict[str, Any]) -> str:
     return f"<h2>What counts</h2><ul>{rules}</ul><ul>{said}</ul>"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _table(rows: list[Row], columns: dict[str, str | Cell]) -> str:
+    """columns: the heading of each, and its key in a row or what makes its text."""
+    makers = [itemgetter(make) if isinstance(make, str) else make for make in columns.values()]
+    return document.table(columns, ([make(row) for make in makers] for row in rows))
 
 
-def _interval(value: tuple[float, float]) -> str:
-    return f"{100 * value[0]:.1f} to {100 * value[1]:.1f}"
+def _format(key: str, form: str, unit: float = 1) -> Cell:
+    return lambda row: "" if row[key] is None else form.format(row[key] / unit)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _percent(key: str) -> Cell:
+    return lambda row: f"{100 * row[key]:.1f}%"
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _interval(key: str) -> Cell:
+    return lambda row: f"{100 * row[key][0]:.1f} to {100 * row[key][1]:.1f}"
 
 
-def _seconds(milliseconds: float | None) -> str:
-    return "" if milliseconds is None else f"{milliseconds / 1000:.2f} s"
+def _p(key: str) -> Cell:
+    return lambda row: "< 0.001" if row[key] < 0.001 else f"{row[key]:.3f}"
