@@ -47,6 +47,8 @@ Ladder: TypeAlias = dict[str, tuple[str, int]]
 _CALLS = {"fast": 4, "balanced": 8, "best": 25}
 MOST_FEW = 4  # network calls that the quality loss goes through
 BEST_OF_FEW = 4  # steps: measured, docs/performance.md
+# what a weights file may say of its sampling; the rest of a row is for nobody else to set
+STORED = {"sampler", "steps", "spacing", "temperature", "schedules", "presets", "ladder"}
 TRAINED = "ddim"  # the sampler that training's losses go through, and that its weights name
 
 
@@ -280,6 +282,8 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         name = metadata["method"]
         net = network_of(architecture.pop("kind"), name).from_dict(architecture)
         defaults = dict(metadata.get("defaults", {}))
+        if strange := sorted(defaults.keys() - STORED):
+            raise ValueError(f"defaults {strange}")
         found = (dict(raw) for raw in defaults.pop("schedules", ()))
         schedules = tuple(Schedule(**{**raw, "sigmas": tuple(raw["sigmas"])}) for raw in found)
         law = replace(get(name), **defaults, schedules=schedules)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from upscale.convert.keys import Published
 from upscale.convert.table import Settings
 from upscale.errors import UsageError
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
@@ -36,7 +36,6 @@ _DOWN = re.compile(re.escape(_NETWORK) + r"downs\.(\d{1,4})\.(.+)")
 _RRDB = re.compile(re.escape(_ENCODER) + r"blocks\.(\d{1,4})\..+")
 # any of these tells a block's width, so that one missing key is still named as the missing one
 _WIDTH = ("conv1.network", "conv2.network", "norm2")
-_WRONG = "not a published ECDP network:"
 
 
 def converted(
@@ -72,18 +71,9 @@ def ecdp_from_published(
     ValueError names, as the file does, every key that is missing, unknown or of another shape than
     the rest implies.
     """
-    state = {k: v for k, v in state_dict.items() if k not in SCHEDULE_KEYS}
-    if strange := sorted(str(k) for k, v in state.items() if not isinstance(v, Tensor)):
-        raise ValueError(f"{_WRONG} no tensors in {strange}")
-    config = _config(state, resize, selection, scale)
-    with torch.device("meta"):
-        wanted = {_published(k): (k, v.shape) for k, v in ECDPNet(config).state_dict().items()}
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(f"{_WRONG} missing {missing}, unexpected {extra}")
-    if other := sorted(k for k, (_, shape) in wanted.items() if state[k].shape != shape):
-        raise ValueError(f"{_WRONG} other shapes in {other}")
-    return config, {ours: state[k] for k, (ours, _) in wanted.items()}
+    published = Published("ECDP", state_dict, SCHEDULE_KEYS)
+    config = _config(published, resize, selection, scale)
+    return config, published.named(ECDPNet, config, _published)
 
 
 def _published(key: str) -> str:
@@ -96,29 +86,26 @@ def _published(key: str) -> str:
 
 
 def _config(
-    state: dict[str, Tensor], resize: str, selection: tuple[int, ...] | None, scale: int | None
+    published: Published, resize: str, selection: tuple[int, ...] | None, scale: int | None
 ) -> ECDPConfig:
-    in_conv = _size(state, [(f"{_NETWORK}in_conv.network.{n}", 0) for n in ("weight", "bias")])
-    first = f"{_NETWORK}time_in.0.weight"
-    hidden = [(first, 0), (f"{_NETWORK}time_in.0.bias", 0), (f"{_NETWORK}time_in.2.bias", 0)]
+    state, size = published.state, published.size
+    time = f"{_NETWORK}time_in."
     encoder_blocks = 1 + max((int(f[1]) for k in state if (f := _RRDB.fullmatch(k))), default=-1)
     rrdbs = [f"{_ENCODER}blocks.{i}.block{j}." for i in range(encoder_blocks) for j in (1, 2, 3)]
-    firsts = [f"{_ENCODER}conv_first.{n}" for n in ("weight", "bias")]
-    grown = [f"{rrdb}conv1.{n}" for rrdb in rrdbs for n in ("weight", "bias")]
     if selection is None and encoder_blocks and encoder_blocks not in SELECTIONS:
         raise ValueError(
             f"{encoder_blocks} encoder blocks are none of the paper's networks, which have "
             f"{', '.join(map(str, SELECTIONS))}: give the selection of those that are read"
         )
-    channels, blocks = _levels(state)
+    channels, blocks = _levels(published)
     return ECDPConfig(
-        in_conv=in_conv,
+        in_conv=size([f"{_NETWORK}in_conv.network."]),
         channels=channels,
         blocks=blocks,
-        time_channels=_size(state, [(first, 1)]),
-        time_hidden=_size(state, hidden),
-        encoder_features=_size(state, [(key, 0) for key in firsts]),
-        encoder_growth=_size(state, [(k, 0) for k in grown] or [(f"{_ENCODER}blocks.0", 0)]),
+        time_channels=size([f"{time}0.weight"], 1),
+        time_hidden=size([f"{time}0.", f"{time}2.bias"]),
+        encoder_features=size([f"{_ENCODER}conv_first."]),
+        encoder_growth=size([f"{rrdb}conv1." for rrdb in rrdbs] or [f"{_ENCODER}blocks.0"]),
         encoder_blocks=encoder_blocks,
         encoder_selection=SELECTIONS[encoder_blocks] if selection is None else tuple(selection),
         scale=(8 if encoder_blocks == 8 else 4) if scale is None else scale,
@@ -126,10 +113,10 @@ def _config(
     )
 
 
-def _levels(state: dict[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _levels(published: Published) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Channels and blocks per level, off the way down, whose levels end in a convolution."""
     modules: dict[int, set[str]] = {}
-    for key in state:
+    for key in published.state:
         if found := _DOWN.fullmatch(key):
             modules.setdefault(int(found[1]), set()).add(found[2])
     levels: list[list[int]] = [[]]
@@ -138,18 +125,9 @@ def _levels(state: dict[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]
             levels.append([])
             continue
         at = f"{_NETWORK}downs.{index}."
-        levels[-1].append(
-            _size(state, [(f"{at}{w}.{n}", 0) for w in _WIDTH for n in ("weight", "bias")])
-        )
+        levels[-1].append(published.size(f"{at}{layer}." for layer in _WIDTH))
     if not all(levels):
-        raise ValueError(f"{_WRONG} downs have widths {levels}, but every level needs blocks")
+        raise ValueError(
+            f"{published.wrong} downs have widths {levels}, but every level needs blocks"
+        )
     return tuple(level[0] for level in levels), tuple(len(level) for level in levels)
-
-
-def _size(state: dict[str, Tensor], places: list[tuple[str, int]]) -> int:
-    """The first of these (key, dimension) that is there and not 0."""
-    for key, dimension in places:
-        value = state.get(key)
-        if value is not None and value.ndim > dimension and value.shape[dimension]:
-            return value.shape[dimension]
-    raise ValueError(f"{_WRONG} missing {places[0][0]}")

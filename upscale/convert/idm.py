@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upscale.convert.sr3 import SCHEDULE_KEYS
-from upscale.convert.sr3 import _config as unet_config
-from upscale.convert.sr3 import _outputs as outputs_of
-from upscale.convert.sr3 import _published as unet_name
+from upscale.convert.keys import Published
+from upscale.convert.sr3 import SCHEDULE_KEYS, published_key, unet_config
 from upscale.convert.table import Settings
 from upscale.nets.idm import IDMConfig, IDMNet
 
-_NOT = "not a published IDM network"
 # stored, and read by nothing: the published forward passes over them
 _DEAD = re.compile(
     r"encoder\.(sub|add)_mean\..+|imnet\..+"
@@ -50,45 +47,32 @@ def idm_from_published(
     a leaky ReLU, is multiplied in once. ValueError names, as the file does, every key that is
     missing, unknown or of another shape than the rest implies.
     """
-    state = {k: v for k, v in state_dict.items() if k not in SCHEDULE_KEYS | {"ddim_c1"}}
-    if strange := sorted(str(k) for k, v in state.items() if not isinstance(v, Tensor)):
-        raise ValueError(f"{_NOT}: no tensors in {strange}")
-    config = _config(state, norm_groups, max_scale, dropout)
+    published = Published("IDM", state_dict, SCHEDULE_KEYS | {"ddim_c1"})
+    config = _config(published, norm_groups, max_scale, dropout)
     # the published CNN goes one level deeper than what is read of it
     last = f"denoise_fn.conv_body_down.{len(config.unet.mults) - 1}."
-    state = {k: v for k, v in state.items() if not (_DEAD.fullmatch(k) or k.startswith(last))}
+    published.drop(lambda key: bool(_DEAD.fullmatch(key)) or key.startswith(last))
     with torch.device("meta"):
         net = IDMNet(config)
-    wanted = {_published(k, net): (k, v.shape) for k, v in net.state_dict().items()}
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(f"{_NOT}: missing {missing}, unexpected {extra}")
-    if other := sorted(k for k, (_, shape) in wanted.items() if state[k].shape != shape):
-        raise ValueError(f"{_NOT}: other shapes in {other}")
-    return config, {ours: _folded(k, state[k]) for k, (ours, _) in wanted.items()}
+    state = published.named(IDMNet, config, lambda key: _published(key, net))
+    return config, {key: _folded(_published(key, net), value) for key, value in state.items()}
 
 
-def _config(
-    state: dict[str, Tensor], norm_groups: int, max_scale: float, dropout: float
-) -> IDMConfig:
+def _config(published: Published, norm_groups: int, max_scale: float, dropout: float) -> IDMConfig:
+    state = published.state
     blocks = [int(m[1]) + bool(m[2]) for k in state if (m := _BODY.fullmatch(k))]
-    heads = {
-        k.removeprefix("encoder.head.0."): v
-        for k, v in state.items()
-        if k.startswith("encoder.head.0.")
-    }
     hidden = [v.shape[0] for k, v in state.items() if _MLP.match(k) and v.ndim]
     try:
         return IDMConfig(
-            unet=unet_config(state, norm_groups, dropout),
+            unet=unet_config(published, norm_groups, dropout),
             encoder_blocks=max(blocks, default=0),
-            encoder_features=outputs_of(heads, ("",), "encoder.head.0.weight"),
+            encoder_features=published.size(["encoder.head.0."]),
             hidden=max(set(hidden), key=hidden.count, default=256),
             max_scale=max_scale,
             published=True,
         )
     except ValueError as error:
-        raise ValueError(f"{_NOT} ({error})") from error
+        raise ValueError(f"{published.wrong} {error}") from error
 
 
 def _published(key: str, net: IDMNet) -> str:
@@ -113,7 +97,7 @@ def _published(key: str, net: IDMNet) -> str:
         return f"denoise_fn.condition_{which}.{int(number) + 1}.{name}"
     if head == "offset":
         return f"denoise_fn.ups.{net.sites[int(number)]}.style.activate.bias"
-    return unet_name(key).replace(".first.", ".imnet.0.").replace(".second.", ".imnet.1.")
+    return published_key(key).replace(".first.", ".imnet.0.").replace(".second.", ".imnet.1.")
 
 
 def _folded(key: str, value: Tensor) -> Tensor:

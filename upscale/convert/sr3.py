@@ -5,30 +5,20 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from upscale.convert.keys import Published
 from upscale.convert.table import Settings
 from upscale.nets.sr3 import SR3Net
 from upscale.nets.unet import UNetConfig
 
 # what the published GaussianDiffusion stores besides its network: recomputed here, never read
-SCHEDULE_KEYS = frozenset(
-    {
-        "betas",
-        "alphas_cumprod",
-        "alphas_cumprod_prev",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod",
-        "sqrt_recip_alphas_cumprod",
-        "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance",
-        "posterior_log_variance_clipped",
-        "posterior_mean_coef1",
-        "posterior_mean_coef2",
-    }
-)
+SCHEDULE_KEYS = frozenset({
+    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod", "posterior_variance", "posterior_log_variance_clipped",
+    "posterior_mean_coef1", "posterior_mean_coef2",
+})  # fmt: skip
 # (ours, published), applied in this order
 _NAMES = (
     ("unet.embed.mlp.0.", "denoise_fn.noise_level_mlp.1."),
@@ -67,44 +57,37 @@ def sr3_from_published(
     64 -> 512 config) and `dropout` leave no trace in a file. ValueError names, as the file does,
     every key that is missing, unknown or of another shape than the rest implies.
     """
-    state = {k: v for k, v in state_dict.items() if k not in SCHEDULE_KEYS}
-    if strange := sorted(str(k) for k, v in state.items() if not isinstance(v, Tensor)):
-        raise ValueError(f"not a published SR3 network: no tensors in {strange}")
-    config = _config(state, norm_groups, dropout)
-    with torch.device("meta"):
-        wanted = {_published(k): (k, v.shape) for k, v in SR3Net(config).state_dict().items()}
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(f"not a published SR3 network: missing {missing}, unexpected {extra}")
-    if other := sorted(k for k, (_, shape) in wanted.items() if state[k].shape != shape):
-        raise ValueError(f"not a published SR3 network: other shapes in {other}")
-    return config, {ours: state[k] for k, (ours, _) in wanted.items()}
+    published = Published("SR3", state_dict, SCHEDULE_KEYS)
+    config = unet_config(published, norm_groups, dropout)
+    return config, published.named(SR3Net, config, published_key)
 
 
-def _published(key: str) -> str:
+def published_key(key: str) -> str:
+    """The published name of one of our keys."""
     for ours, theirs in _NAMES:
         key = key.replace(ours, theirs)
     return key
 
 
-def _config(state: dict[str, Tensor], norm_groups: int, dropout: float) -> UNetConfig:
+def unet_config(published: Published, norm_groups: int, dropout: float) -> UNetConfig:
     """Read the sizes off the way down, whose levels end in a strided convolution."""
-    modules: dict[int, dict[str, Tensor]] = {}
-    for key, value in state.items():
+    modules: dict[int, list[str]] = {}
+    for key in published.state:
         if found := _DOWN.fullmatch(key):
-            modules.setdefault(int(found[1]), {})[found[2]] = value
-    inner = _outputs(modules.pop(0, {}), ("",), "denoise_fn.downs.0.weight")
+            modules.setdefault(int(found[1]), []).append(found[2])
+    modules.pop(0, None)
+    inner = published.size(["denoise_fn.downs.0."])
     levels: list[list[tuple[int, bool]]] = [[]]
-    for index, module in sorted(modules.items()):
-        if any(name.startswith("conv.") for name in module):
+    for index, names in sorted(modules.items()):
+        if any(name.startswith("conv.") for name in names):
             levels.append([])
             continue
-        width = _outputs(module, _WIDTH, f"denoise_fn.downs.{index}.{_WIDTH[0]}.weight")
-        levels[-1].append((width, any(name.startswith("attn.") for name in module)))
+        width = published.size(f"denoise_fn.downs.{index}.{layer}." for layer in _WIDTH)
+        levels[-1].append((width, any(name.startswith("attn.") for name in names)))
     if not all(levels) or any(level[0][0] % inner for level in levels):
         widths = [[width for width, _ in level] for level in levels]
         raise ValueError(
-            f"not a published SR3 network: downs.1 and on have widths {widths}, level by level, "
+            f"{published.wrong} downs.1 and on have widths {widths}, level by level, "
             f"but every level needs blocks, of a multiple of downs.0's {inner} channels"
         )
     return UNetConfig(
@@ -118,13 +101,3 @@ def _config(state: dict[str, Tensor], norm_groups: int, dropout: float) -> UNetC
         biggan=False,
         scale_shift=False,
     )
-
-
-def _outputs(module: dict[str, Tensor], layers: tuple[str, ...], wanted: str) -> int:
-    """Output channels of the first of these layers that has a weight or a bias."""
-    for layer in layers:
-        for name in ("weight", "bias"):
-            value = module.get(f"{layer}.{name}" if layer else name)
-            if value is not None and value.ndim and value.shape[0]:
-                return value.shape[0]
-    raise ValueError(f"not a published SR3 network: missing {wanted}")
