@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ import upscale
 from upscale.bench.run import run as bench
 from upscale.bench.trials import Settings
 from upscale.diffusion.table import SAMPLERS, Sampler
+from upscale.errors import WeightsError
 from upscale.image.picture import Picture
-from upscale.methods import METHODS, Method
+from upscale.methods import METHODS, Method, build
+from upscale.nets.compact import CompactNet
 from upscale.nets.net import Config, Net
 from upscale.pipeline.upscaler import Upscaler
 from upscale.train.config import TrainConfig
@@ -93,6 +96,15 @@ def test_a_new_sampler_and_a_new_method_go_all_the_way(tmp_path, monkeypatch) ->
     (measured,) = bench(tmp_path / "set", settings)
     assert (measured["method"], measured["sampler"], measured["nfe"]) == ("dot", "restart", 4)
     assert measured["psnr_y"] > 0
+
+
+def test_a_weights_file_says_how_it_samples_and_nothing_else() -> None:
+    net = CompactNet(CompactNet.named["compact-tiny"])
+    told = {"method": "sr3", "architecture": net.architecture(), "parametrisation": "v"}
+    assert build(net.state_dict(), {**told, "defaults": {"steps": 3}}).law.steps == 3
+    for strange in ({"nets": ["os:system"]}, {"kernel": "bicubic"}, {"tempo": 1}):
+        with pytest.raises(WeightsError, match=f"defaults .*{next(iter(strange))}"):
+            build(net.state_dict(), {**told, "defaults": strange})
 
 
 # a network's kind, the recipes, the settings of a run and the published checkpoints are tables too
