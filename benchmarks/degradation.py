@@ -22,7 +22,7 @@ from upscale.bench.protocol import DEGRADATIONS, in_8_bits, make_lr
 from upscale.bench.testsets import pictures_of
 from upscale.image.compress import compressed
 from upscale.image.decode import read
-from upscale.image.estimate import degraded
+from upscale.image.estimate import estimate
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred
 from upscale.train.degrade import degraded as trained_on
@@ -63,7 +63,7 @@ def measured(paths: list[Path]) -> list[dict]:
         top, left = (max(0, side - SIDE) // 2 for side in hr.shape[:2])
         hr = np.ascontiguousarray(hr[top : top + SIDE, left : left + SIDE])
         for kind, rgb in kinds(hr, seed):
-            found = degraded(Picture(np.ascontiguousarray(rgb, np.float32)))
+            found = estimate(Picture(np.ascontiguousarray(rgb, np.float32)))
             rows.append({"picture": path.name, "kind": kind, "noise": found.noise,
                          "blocking": found.blocking, "blur": found.blur,
                          "real": found.real})  # fmt: skip

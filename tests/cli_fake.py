@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,33 +27,27 @@ class FakeUpscaler:
     def __init__(self, log: list | None = None) -> None:
         self.log = [] if log is None else log
 
-    def plan(self, picture, *, scale=None, size=None, max_side=None, steps=None, sampler=None,
-             preset=None, spacing=None, tile="auto", overlap=64, one_stage=False):  # fmt: skip
-        size_in = getattr(picture, "size", picture)
-        if max_side:
-            scale = max_side / max(size_in)
-        out = size or tuple(math.floor(side * scale + 0.5) for side in size_in)
+    def plan(self, picture, request):
+        size_in, scale, steps = picture.size, request.scale, request.steps
+        if request.max_side:
+            scale = request.max_side / max(size_in)
+        out = request.size or tuple(math.floor(side * scale + 0.5) for side in size_in)
         if min(out) < 1 or (scale and scale < 1):
             raise UsageError("not an enlargement")
         stage = SimpleNamespace(size_in=size_in, size_out=out, steps=steps or STEPS)
         return SimpleNamespace(
-            size_in=size_in, size_out=out, scale=out[0] / size_in[0], stages=(stage,),
-            sampler=sampler or "ddim", nfe=steps or STEPS, tile=0, tiles=1, memory=2**20,
-            notes=("planned note",), blocks=(), weights=None, taken_for=None, degradation=None,
+            request=request, size_in=size_in, size_out=out, scale=out[0] / size_in[0],
+            stages=(stage,), sampler=request.sampler or "ddim", nfe=steps or STEPS, tile=0,
+            tiles=1, memory=2**20, notes=("planned note",), blocks=(), weights=None,
+            taken_for=None, degradation=None,
         )  # fmt: skip
 
-    def __call__(self, picture, *, seed=0, sample=0, temperature=None, parametrisation=None,
-                 rtol=None, atol=None, consistency=None, on_step=None, call=None,
-                 **planned):  # fmt: skip
-        settings = {"seed": seed, "sample": sample, "temperature": temperature,
-                    "parametrisation": parametrisation, "rtol": rtol, "atol": atol,
-                    "consistency": consistency, **planned}  # fmt: skip
-        self.log.append(settings)
+    def run(self, plan, picture, *, sample=0, on_step=None, call=None):
+        self.log.append({**asdict(plan.request), "sample": sample})
         if picture.size[1] == 13:
             raise OutOfMemory("does not fit even in tiles of 128")
         if picture.size[1] == 17:
             raise RuntimeError("a fault")
-        plan = self.plan(picture.size, **planned)
         for step in range(plan.nfe):
             time.sleep(float(os.environ.get("FAKE_SLEEP", 0)))
             on_step(step + 1, plan.nfe)
@@ -63,9 +57,9 @@ class FakeUpscaler:
         if sample:  # variants differ by 0.2 in one place
             rgb = rgb.copy()
             rgb[0, 0] = np.abs(rgb[0, 0] - 0.2)
-        report = {"method": "fake", "steps": plan.nfe, "seed": seed, "size_in": picture.size,
-                  "size_out": plan.size_out, "scale": plan.scale, "lr_psnr": math.inf,
-                  "notes": []}  # fmt: skip
+        report = {"method": "fake", "steps": plan.nfe, "seed": plan.request.seed,
+                  "size_in": picture.size, "size_out": plan.size_out, "scale": plan.scale,
+                  "lr_psnr": math.inf, "notes": []}  # fmt: skip
         alpha = picture.alpha
         alpha = None if alpha is None else alpha[rows][:, columns]
         return SimpleNamespace(picture=replace(picture, rgb=rgb, alpha=alpha), report=report)
@@ -85,5 +79,5 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     os.fsync = _fsync
-    upscale.cli.upscale.command.make_upscaler = lambda *settings, ends, on_bytes: FakeUpscaler()
+    upscale.cli.upscale.command.make_upscaler = lambda setup, ends, on_bytes: FakeUpscaler()
     main(sys.argv[1:])

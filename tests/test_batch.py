@@ -21,10 +21,11 @@ from test_cli import calls, here, run  # noqa: F401 (fixtures)
 from test_cli_faults import FAKE, env  # noqa: F401 (a fixture)
 
 from upscale.batch.engine import Engine, Pace
+from upscale.batch.files import Files
 from upscale.batch.job import Job
 from upscale.batch.names import Item, Source
-from upscale.batch.settings import DEFAULTS
 from upscale.errors import InputError, TimedOut
+from upscale.pipeline.request import Request, Setup
 
 
 def folder(path: Path, count: int, broken: int = 0) -> Path:
@@ -206,7 +207,7 @@ def engine(tmp_path: Path, count: int, pace: Pace, **slow) -> list:
         Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / f"{path.stem}_x4.png",))
         for path in sorted(source.iterdir())
     ]
-    return list(Engine(Job(FakeUpscaler, DEFAULTS), pace).run(items))
+    return list(Engine(Job(FakeUpscaler), pace).run(items))
 
 
 def test_order_is_kept_and_all_threads_give_the_same(tmp_path):
@@ -253,11 +254,11 @@ def test_few_pictures_are_held_at_a_time(tmp_path):
     alive, most = set(), 0
 
     class Counting(FakeUpscaler):
-        def __call__(self, picture, **settings):
+        def run(self, plan, picture, **settings):
             nonlocal most
             import weakref
 
-            result = super().__call__(picture, **settings)
+            result = super().run(plan, picture, **settings)
             alive.add(id(result.picture))
             weakref.finalize(result.picture, alive.discard, id(result.picture))
             most = max(most, len(alive))
@@ -268,7 +269,7 @@ def test_few_pictures_are_held_at_a_time(tmp_path):
         Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / path.name,))
         for path in sorted(source.iterdir())
     ]
-    for ticket in Engine(Job(Counting, DEFAULTS), Pace(2)).run(items):
+    for ticket in Engine(Job(Counting), Pace(2)).run(items):
         assert ticket.picture is None
     assert 1 <= most <= 5
 
@@ -362,7 +363,7 @@ def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
     from upscale.batch.ray_engine import Worker
 
     source = folder(tmp_path / "in", 2, broken=1)
-    worker = Worker({**DEFAULTS, "method": "bicubic", "debug": False}, "s", None, str(tmp_path))
+    worker = Worker(Setup("bicubic"), Request(), Files(), "s", None, str(tmp_path))
     items = [
         Item(Source(str(path), Path(path.name)), "PNG", (tmp_path / path.name,))
         for path in sorted(source.iterdir())

@@ -21,7 +21,7 @@ from upscale.bench.trials import AUTO, Settings, trials_of
 from upscale.errors import InputError
 from upscale.image.decode import read
 from upscale.image.encode import write
-from upscale.image.estimate import degraded
+from upscale.image.estimate import estimate
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics.pixel import psnr_y
@@ -43,12 +43,12 @@ class Chooser:
         if not self.chooses:
             plain = {"weights": None, "steps": None, "sampler": None, "nfe": 0}
             return SimpleNamespace(picture=Picture(resize_array(picture.rgb, size)), report=plain)
-        real = degraded(picture).real
+        real = estimate(picture).real
         told = {"weights": "for-real" if real else "for-clean", "steps": 4 if real else 2,
                 "sampler": "ddim", "nfe": 4 if real else 2, "temperature": 0.2,
                 "weights_sha256": "ab" if real else "cd", "consistency_mode": consistency,
                 "taken_for": "real" if real else "clean",
-                "degradation": degraded(picture).told()}  # fmt: skip
+                "degradation": estimate(picture).report()}  # fmt: skip
         return SimpleNamespace(picture=Picture(resize_array(picture.rgb, size)), report=told)
 
 

@@ -406,9 +406,9 @@ def test_what_bf16_cannot_do_is_done_in_float32(files, monkeypatch) -> None:
     asked, sampled_ = [], Enlarging._sampled
 
     def broken(self: Enlarging, *args: object) -> torch.Tensor:
-        asked.append(self.common.bf16)
+        asked.append(self.sampling.bf16)
         made = sampled_(self, *args)
-        return made * math.nan if self.common.bf16 else made
+        return made * math.nan if self.sampling.bf16 else made
 
     monkeypatch.setattr(Enlarging, "_sampled", broken)
     picture = Picture(np.random.default_rng(0).random((7, 3, 3), dtype=np.float32))

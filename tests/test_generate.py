@@ -26,7 +26,6 @@ from upscale.image.decode import read
 from upscale.image.picture import Picture
 from upscale.image.sheet import sheet
 from upscale.nets.ddpm import CONFIGS, DDPMConfig, DDPMNet
-from upscale.pipeline import after
 from upscale.pipeline import generator as generating
 from upscale.pipeline.generator import Generator, Way
 from upscale.pipeline.upscaler import Upscaler
@@ -304,13 +303,13 @@ def test_what_is_no_number_is_told(generator) -> None:
 
 
 def test_the_cascade_takes_fours_then_the_rest() -> None:
-    assert after.sizes((64, 64), None) == after.sizes((64, 64), 64) == []
-    assert after.sizes((64, 64), 256) == [(256, 256)]
-    assert after.sizes((48, 64), 1024) == [(192, 256), (768, 1024)]
-    assert after.sizes((64, 64), 512) == [(256, 256), (512, 512)]
+    assert generating.sizes((64, 64), None) == generating.sizes((64, 64), 64) == []
+    assert generating.sizes((64, 64), 256) == [(256, 256)]
+    assert generating.sizes((48, 64), 1024) == [(192, 256), (768, 1024)]
+    assert generating.sizes((64, 64), 512) == [(256, 256), (512, 512)]
     for wrong in (63, 1025):
         with pytest.raises(UsageError, match=r"these weights make 64x64.*up to 1024"):
-            after.sizes((64, 64), wrong)
+            generating.sizes((64, 64), wrong)
 
 
 def test_the_result_shrinks_to_what_the_first_network_drew(generator, tiny_weights) -> None:
@@ -344,10 +343,10 @@ def test_the_stage_for_faces_is_taken_where_it_is_listed(
 ) -> None:
     generator = Generator(toy, device="cpu")
     listed(here, monkeypatch, for_faces=tiny_weights)
-    monkeypatch.setattr(after, "CASCADE", {"face": ("for-faces",)})
+    monkeypatch.setattr(generating, "CASCADE", {"face": ("for-faces",)})
     names = [level.name for level in generator.cascade(128)]
     assert names[0] == "for-faces" and names[1] != names[0]  # x2 is not what it was made for
-    monkeypatch.setattr(after, "CASCADE", {})
+    monkeypatch.setattr(generating, "CASCADE", {})
     fallback = generator.cascade(64)[0]
     assert fallback.name == store.choose(methods.preferred("face"), 4.0, "face").name
 

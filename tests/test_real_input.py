@@ -13,18 +13,19 @@ import torch
 from PIL import Image, ImageDraw
 
 from upscale import Upscaler
+from upscale.batch.files import Files
 from upscale.batch.job import Job, planned
+from upscale.batch.ledger import settings_of
 from upscale.batch.names import Item, Source
 from upscale.batch.records import summarised
-from upscale.batch.settings import DEFAULTS, settings_of
 from upscale.bench.protocol import make_lr
 from upscale.errors import UsageError, WeightsError
 from upscale.image.compress import compressed
 from upscale.image.decode import read
-from upscale.image.estimate import degraded
+from upscale.image.estimate import estimate
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize, resize_array
-from upscale.pipeline.consistency import MODES
+from upscale.pipeline.request import CONSISTENCY, Request, Setup
 from upscale.weights import registry, store
 
 ROOT = Path(__file__).parents[1]
@@ -49,37 +50,37 @@ def noisy(rgb: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def test_a_clean_photograph_is_clean_and_each_degradation_is_found(clean):
-    found = degraded(Picture(clean))
+    found = estimate(Picture(clean))
     assert not found.real and found.noise < 1.5 and found.blocking < 0.3 and found.blur < 0.7
-    assert not degraded(Picture(with_jpeg(clean, 92))).real
-    assert degraded(Picture(with_jpeg(clean, 55))).blocking > 0.8
-    assert degraded(Picture(blurred(clean, 1.5))).blur > 1.0
+    assert not estimate(Picture(with_jpeg(clean, 92))).real
+    assert estimate(Picture(with_jpeg(clean, 55))).blocking > 0.8
+    assert estimate(Picture(blurred(clean, 1.5))).blur > 1.0
     for rgb in (with_jpeg(clean, 55), blurred(clean, 1.5), noisy(clean, 4)):
-        assert degraded(Picture(rgb)).real
+        assert estimate(Picture(rgb)).real
 
 
 @pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
 def test_the_noise_is_told_in_grey_levels(clean, sigma):
-    coloured = degraded(Picture(noisy(clean * 0.6 + 0.2, sigma))).noise
+    coloured = estimate(Picture(noisy(clean * 0.6 + 0.2, sigma))).noise
     assert coloured == pytest.approx(sigma, rel=0.3)
     grey = np.repeat(clean.mean(2, keepdims=True), 3, 2) * 0.6 + 0.2
     drawn = np.random.default_rng(2).standard_normal((*grey.shape[:2], 1), np.float32)
     grey = grey + drawn * np.float32(sigma / 255)
-    assert degraded(Picture(grey, grey=True)).noise == pytest.approx(sigma, rel=0.45)
+    assert estimate(Picture(grey, grey=True)).noise == pytest.approx(sigma, rel=0.45)
 
 
 def test_blocks_are_found_wherever_they_begin(clean):
     cut = np.ascontiguousarray(with_jpeg(clean, 50)[3:, 5:])
-    whole = degraded(Picture(with_jpeg(clean, 50))).blocking
-    assert degraded(Picture(cut)).blocking == pytest.approx(whole, rel=0.1)
+    whole = estimate(Picture(with_jpeg(clean, 50))).blocking
+    assert estimate(Picture(cut)).blocking == pytest.approx(whole, rel=0.1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 7), (9, 40), (24, 24), (40, 300)])
 def test_any_size_is_looked_at_and_flat_ones_are_clean(size):
     for value in (0.0, 0.5, 1.0):
-        found = degraded(Picture(np.full((*size, 3), value, np.float32)))
+        found = estimate(Picture(np.full((*size, 3), value, np.float32)))
         assert (found.noise, found.blocking, found.blur, found.real) == (0, 0, 0, False)
-    degraded(Picture(np.random.default_rng(0).random((*size, 3), np.float32)))
+    estimate(Picture(np.random.default_rng(0).random((*size, 3), np.float32)))
 
 
 def line_art() -> np.ndarray:
@@ -100,32 +101,32 @@ def test_line_art_and_text_raise_no_alarm(shrunk):
     art = line_art()
     if shrunk > 1:
         art = make_lr(art, shrunk)[0]
-    assert not degraded(Picture(art)).real
+    assert not estimate(Picture(art)).real
     gradient = np.repeat(np.linspace(0, 1, 400, dtype=np.float32)[None, :, None], 300, 0)
     for plain in (gradient, np.round(gradient * 255) / 255):
-        assert not degraded(Picture(np.repeat(plain, 3, 2).astype(np.float32))).real
+        assert not estimate(Picture(np.repeat(plain, 3, 2).astype(np.float32))).real
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_repeated_pixels_are_no_jpeg(factor, clean):
     few = np.round(clean[::6, ::6] * 12) / 12
     large = np.repeat(np.repeat(few, factor, 0), factor, 1).astype(np.float32)
-    assert degraded(Picture(large)).blocking < 0.65
+    assert estimate(Picture(large)).blocking < 0.65
 
 
 def test_what_is_under_transparency_does_not_count(clean):
     rgb, alpha = noisy(clean, 25), np.ones(clean.shape[:2], np.float32)
     alpha[:, 40:] = 0
     rgb[:, :40] = clean[:, :40]
-    assert degraded(Picture(rgb, alpha)).noise < degraded(Picture(rgb)).noise / 3
+    assert estimate(Picture(rgb, alpha)).noise < estimate(Picture(rgb)).noise / 3
 
 
 def test_a_large_picture_is_judged_by_its_centre(clean):
     rgb = np.full((1400, 1300, 3), 0.5, np.float32)
     rgb[:150] = noisy(rgb[:150], 20)
-    assert not degraded(Picture(rgb)).real
+    assert not estimate(Picture(rgb)).real
     rgb[150:1250] = noisy(rgb[150:1250], 20)
-    assert degraded(Picture(rgb.copy())).real
+    assert estimate(Picture(rgb.copy())).real
 
 
 # --- the weights ----------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
 
 def test_a_ledger_knows_which_weights_may_be_used(real_weights):
     def made(**options) -> str:
-        return settings_of({**DEFAULTS, **options})
+        return settings_of(Setup(**options), Request(), Files())
 
     both = made()
     found = store.candidates(("ecdp", "idm", "sr3"), 4, "photo")
@@ -290,7 +291,7 @@ def test_a_batch_chooses_for_each_and_a_dry_run_says_so(real_weights, clean, tmp
     assert used == ["ecdp-photo", "made-real"] * 2
     for one, other in zip(made, alone, strict=True):
         assert np.abs(np.asarray(one.image, int) - np.asarray(other, int)).max() <= 1
-    job = Job(Upscaler, DEFAULTS)
+    job = Job(Upscaler)
     told = [planned(job, Item(Source(path, Path(path).name), "PNG")) for path in paths]
     assert [record["weights"] for record in told] == used
     assert [record["taken_for"] for record in told] == ["clean", "real"] * 2
@@ -303,7 +304,7 @@ def test_a_batch_chooses_for_each_and_a_dry_run_says_so(real_weights, clean, tmp
 
 def test_colour_keeps_colours_and_brings_no_detail_back(tiny_weights, scene):
     upscaler = Upscaler(weights=tiny_weights)
-    made = {m: upscaler(Picture(scene), consistency=m) for m in MODES}
+    made = {m: upscaler(Picture(scene), consistency=m) for m in CONSISTENCY}
     coarse, fine = {}, {}
     for mode, result in made.items():
         error = resize_array(result.picture.rgb, scene.shape[:2]) - scene

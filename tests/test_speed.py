@@ -27,7 +27,8 @@ from upscale.image.encode import STREAMED, rows_to, write
 from upscale.image.picture import Picture
 from upscale.nets import winograd
 from upscale.nets.sr3 import SR3Net
-from upscale.pipeline import blocks, sizing
+from upscale.pipeline import blocks
+from upscale.pipeline import plan as sizing
 from upscale.pipeline.blocks import blocks_of
 from upscale.pipeline.models import Models
 from upscale.pipeline.upscaler import Upscaler

@@ -19,7 +19,7 @@ AHEAD_PIXELS = 20_000_000  # decoded and waiting: above it no further picture is
 LARGE_PIXELS = 20_000_000  # of an output: it is written before the next picture is begun
 _LAST_WORDS = 30.0  # seconds that the writers get to clean up when all is broken off
 
-# told what the network does: on_step(input's name, done, all)
+# called as the network goes on: on_step(input's name, done, all)
 OnStep = Callable[[str, int, int], None]
 
 
@@ -49,7 +49,7 @@ class Engine:
         self._gang = Workers(pace.batch if pace.batch > 1 else 0, "diffsr-network")
         self._members: list[Task] = []  # pictures in the network together
         self._reading: deque[tuple[Ticket, Task]] = deque()  # not yet enlarged
-        self._writing: deque[Ticket] = deque()  # enlarged, not yet told
+        self._writing: deque[Ticket] = deque()  # enlarged, not yet yielded
 
     def drain(self) -> None:
         """Finish what is begun, and begin nothing more."""
@@ -96,7 +96,7 @@ class Engine:
             del ticket
 
     def _finish_reading(self, ticket: Ticket, task: Task) -> None:
-        with _told(ticket):
+        with _account(ticket):
             self._wait(task, ticket, self._readers, "reading")
             if ticket.picture is not None:
                 work.plan(self.job, ticket)
@@ -138,7 +138,7 @@ class Engine:
             ticket.tasks.append(self._writers.submit(function))
             return ticket.tasks[-1]
 
-        with _told(ticket):
+        with _account(ticket):
             try:
                 work.enlarge(self.job, ticket, submit, step, watched)
             except TimeoutError:
@@ -168,7 +168,7 @@ class Engine:
         """How many of the first can be enlarged at the same time, by what is planned for each."""
         from upscale.machine import available_memory, pick_device
 
-        budget = available_memory(pick_device(self.job.options["device"])) // 2
+        budget = available_memory(pick_device(self.job.setup.device)) // 2
         sums = itertools.accumulate(ticket.plan.memory for ticket in tickets)
         return max(1, sum(total <= budget for total in sums))
 
@@ -185,7 +185,7 @@ class Engine:
 
     def _finish_writing(self, ticket: Ticket) -> None:
         if ticket.last is not None and ticket.record is None and ticket.error is None:
-            with _told(ticket):
+            with _account(ticket):
                 for task in ticket.tasks:
                     self._wait(task, ticket, self._writers, "writing")
 
@@ -214,7 +214,7 @@ class Engine:
         def check() -> None:
             if self._broken:
                 raise BrokenOff
-            if ticket.error is not None:  # it took too long, and is told so already
+            if ticket.error is not None:  # it took too long, and has its error already
                 raise ticket.error
 
         return check
@@ -230,7 +230,7 @@ class Engine:
                 time.sleep(0.01)
 
 
-class _told:
+class _account:
     """A context: what goes wrong in it is the ticket's. Interruptions pass."""
 
     def __init__(self, ticket: Ticket) -> None:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upscale.batch.files import Files
 from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item
 from upscale.batch.records import Spread, comment
 from upscale.batch.remote import Remote
-from upscale.batch.settings import PLANNED, READING, SAMPLED
 from upscale.errors import OutputError
+from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
     from upscale.pipeline.plan import Plan
-    from upscale.pipeline.stage import Call, OnStep
+    from upscale.pipeline.sampling import Call, OnStep
     from upscale.pipeline.upscaler import Upscaler
 
 # takes a picture that has no file to go to, and what is known of it; returns notes
@@ -31,11 +32,12 @@ Deliver = Callable[["Ticket", "Picture", dict[str, Any]], list[str]]
 
 @dataclass
 class Job:
-    """What is the same for all pictures. make: the upscaler, once it is needed. options: as the
-    command line names them."""
+    """What is the same for all pictures. make: the upscaler, once it is needed."""
 
     make: Callable[[], Upscaler]
-    options: Mapping[str, Any]
+    setup: Setup = field(default_factory=Setup)
+    request: Request = field(default_factory=Request)
+    files: Files = field(default_factory=Files)
     ledger: Ledger | None = None
     deliver: Deliver | None = None
     broken: bool = False  # the upscaler itself cannot be made, whatever the picture
@@ -47,8 +49,12 @@ class Job:
         self.broken = False
         return made
 
-    def chosen(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: self.options[name] for name in names}
+
+def upscaler_of(setup: Setup) -> Upscaler:
+    """A new upscaler; loads torch. Raises UsageError, WeightsError."""
+    from upscale.pipeline.upscaler import Upscaler
+
+    return Upscaler(**vars(setup))
 
 
 @dataclass
@@ -85,24 +91,24 @@ def prepare(job: Job, ticket: Ticket) -> None:
     if job.ledger:
         with suppress(OSError):  # `read` has the better words
             ticket.content = content_of(ticket.item.source.open())
-    ticket.picture = read(ticket.item.source.open(), **job.chosen(READING))
+    ticket.picture = read(ticket.item.source.open(), **job.files.reading)
     ticket.seconds += time.perf_counter() - started
 
 
 def look(job: Job, ticket: Ticket) -> None:
     """Whether there is anything to do: sets `record` if not. Raises OutputError where something
     stands in the way of a result."""
-    item, options, ledger = ticket.item, job.options, job.ledger
+    item, files, ledger = ticket.item, job.files, job.ledger
     _check_writable(item)
     if ledger and ledger.done(item):
         ticket.record = {"status": "skipped", "why": "ledger"}
         return
     present = _present(item)
-    if present and options["skip_existing"]:
+    if present and files.skip_existing:
         if len(present) == len(item.files):
             ticket.record = {"status": "skipped", "why": "exists"}
             return
-    elif present and not options["overwrite"]:
+    elif present and not files.overwrite:
         if ledger is None:
             raise _exists(present[0])
         ticket.replace = ledger.owns(item)  # else `_put` compares
@@ -134,7 +140,7 @@ def plan(job: Job, ticket: Ticket) -> None:
     from upscale.image.formats import check_format
 
     picture = ticket.picture
-    ticket.plan = job.upscaler.plan(picture, **job.chosen(PLANNED))
+    ticket.plan = job.upscaler.plan(picture, job.request)
     check_format(
         ticket.item.format, ticket.plan.size_out, picture.bits, alpha=picture.alpha is not None
     )
@@ -149,23 +155,24 @@ def enlarge(
 ) -> None:
     """Make all samples of a planned ticket and hand each to `submit` to be written; at last its
     `record` is submitted. submit returns what has a `result()`."""
-    options, item = job.options, ticket.item
-    samples, picture = options["samples"], ticket.picture
-    present = set(_present(item)) if options["skip_existing"] else set()
+    files, item = job.files, ticket.item
+    samples, picture = files.samples, ticket.picture
+    present = set(_present(item)) if files.skip_existing else set()
     spread = Spread() if item.deviation else None
     reports: list[dict[str, Any]] = []
     earlier: list[Any] = []  # tasks: all files but the last
     last: Callable[[], None] | None = None
-    settings = job.chosen((*PLANNED, *SAMPLED)) | ({"call": call} if call else {})
+    how: dict[str, Any] = {"call": call} if call else {}
     for sample in range(samples):
         started = time.perf_counter()
         target = item.outputs[sample] if item.outputs else None
-        settings["on_step"] = lambda i, n, first=sample: on_step(first * n + i, samples * n)
+        how["sample"] = sample
+        how["on_step"] = lambda i, n, first=sample: on_step(first * n + i, samples * n)
         if spread is None and _streamed(job, ticket, target):
-            reports.append(_stream(job, ticket, target, settings | {"sample": sample}))
+            reports.append(_stream(job, ticket, target, how))
             ticket.seconds += time.perf_counter() - started
             continue
-        result = job.upscaler(picture, **settings, sample=sample)
+        result = job.upscaler.run(ticket.plan, picture, **how)
         reports.append(result.report)
         if spread:
             spread.add(result.picture.rgb)
@@ -178,7 +185,7 @@ def enlarge(
             if len(earlier) > 1:
                 earlier[-2].result(ticket.limit)  # no more than two large pictures wait
             last = None
-    if spread and item.deviation:
+    if spread:
         grey = replace(
             result.picture, rgb=spread.map(), alpha=None, bits=8, grey=True, icc=None, exif=None
         )
@@ -208,16 +215,16 @@ def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:
     if canonical(ticket.item.format) not in STREAMED:
         return False
     present = target.is_symlink() or target.exists()
-    return not present or job.options["overwrite"] or ticket.replace
+    return not present or job.files.overwrite or ticket.replace
 
 
-def _stream(job: Job, ticket: Ticket, target: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict[str, Any]:
     """Enlarge and write at the same time; returns the report."""
     from upscale.image.encode import rows_to
 
-    over = job.options["overwrite"] or ticket.replace
+    over = job.files.overwrite or ticket.replace
     with rows_to(
-        target, ticket.plan.size_out, format=ticket.item.format, strip=job.options["strip"],
+        target, ticket.plan.size_out, format=ticket.item.format, strip=job.files.strip,
         overwrite=over, check=ticket.check,
     ) as add:  # fmt: skip
 
@@ -226,7 +233,7 @@ def _stream(job: Job, ticket: Ticket, target: Path, settings: dict[str, Any]) ->
                 ticket.check()
             ticket.kept += add(band, comment(report))
 
-        return job.upscaler(ticket.picture, **settings, on_rows=on_rows).report
+        return job.upscaler.run(ticket.plan, ticket.picture, **how, on_rows=on_rows).report
 
 
 def _account(reports: list[dict[str, Any]], said: list[str], seconds: float) -> dict[str, Any]:
@@ -264,7 +271,7 @@ def _put(
     keep = writing_options(job, ticket.item, report)
     if target == ticket.item.deviation:
         keep["format"] = "PNG"
-    over = job.options["overwrite"] or ticket.replace
+    over = job.files.overwrite or ticket.replace
     if job.ledger and not over and target.exists():
         # written just before a crash and not yet in the ledger, if it is what comes out again
         whole = io.BytesIO()
@@ -281,8 +288,9 @@ def _put(
 
 
 def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, Any]:
-    """What `image.encode.write` is told besides the picture and its place."""
-    return {"format": item.format, "comment": comment(report), **job.chosen(("quality", "strip"))}
+    """The arguments of `image.encode.write` besides the picture and its place."""
+    made = {"format": item.format, "comment": comment(report)}
+    return made | {"quality": job.files.quality, "strip": job.files.strip}
 
 
 # --- not doing ------------------------------------------------------------------------------------
@@ -293,8 +301,8 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
     from upscale.image.decode import read
     from upscale.image.formats import check_format
 
-    picture = read(item.source.open(), **job.chosen(READING))
-    found: Plan = job.upscaler.plan(picture, **job.chosen(PLANNED))
+    picture = read(item.source.open(), **job.files.reading)
+    found: Plan = job.upscaler.plan(picture, job.request)
     notes = check_format(item.format, found.size_out, picture.bits, alpha=picture.alpha is not None)
     return {
         "status": "planned",
@@ -303,7 +311,7 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "size_out": list(found.size_out),
         "weights": found.weights,
         "taken_for": found.taken_for,
-        "degradation": found.degradation.told() if found.degradation else None,
+        "degradation": found.degradation.report() if found.degradation else None,
         "scale": round(found.scale, 4),
         "stages": [[*stage.size_out, stage.steps] for stage in found.stages],
         "steps": sum(stage.steps for stage in found.stages),

@@ -19,13 +19,15 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from upscale.batch.files import Files
 from upscale.batch.names import Item
 from upscale.batch.remote import Remote
 from upscale.errors import DiskFull, InputError, OutputError
+from upscale.pipeline.request import Request, Setup
 
 _SYNC_SECONDS = 1.0
 
@@ -200,8 +202,28 @@ def line_of(
         line["outputs"] = [
             {"path": str(path), "size": found.size, "sha256": found.sha256} for path, found in made
         ]
-    told = ("seconds", "weights", "weights_sha256", "error", "kind", "code")
-    return line | {key: record[key] for key in told if record.get(key) is not None}
+    kept = ("seconds", "weights", "weights_sha256", "error", "kind", "code")
+    return line | {key: record[key] for key in kept if record.get(key) is not None}
+
+
+# what no result depends on: where and when it is made, and which files are left alone
+_APART = {"weights", "device", "offline", "compile", "overwrite", "skip_existing", "max_pixels"}
+
+
+def settings_of(setup: Setup, request: Request, files: Files, batch: int = 1) -> str:
+    """The hash of everything that the results depend on; of the weights it is their bytes.
+
+    Ledgers outlive versions of this program: a field that is added later must leave the hash as it
+    is while it has its default. Raises UsageError, WeightsError.
+    """
+    from upscale.weights import store
+
+    made_by = store.hashes(
+        setup.method, setup.weights, request.scale, setup.domain, setup.input, setup.offline
+    )
+    values = asdict(setup) | asdict(request) | asdict(files) | {"batch": batch}
+    known = {name: value for name, value in values.items() if name not in _APART}
+    return settings_hash(known | {"made by": made_by})
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -211,7 +233,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def content_of(source: str | Path | Remote | BinaryIO) -> Content:
-    """Of a path, or of a stream, which is left where it stood. Raises OSError."""
+    """The content of a path, or of a stream, which is left where it stood. Raises OSError."""
     if isinstance(source, Remote):
         return content_of(io.BytesIO(source.read_bytes()))
     if isinstance(source, (str, Path)):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.job import Job, Ticket
-from upscale.batch.ledger import Ledger
-from upscale.batch.names import Item, Naming, Source, asked_format, plan, prepare, tag_of
-from upscale.batch.settings import DEFAULTS, MAKING, settings_of
+from upscale.batch.files import Files
+from upscale.batch.job import Job, Ticket, upscaler_of
+from upscale.batch.ledger import Ledger, settings_of
+from upscale.batch.names import Item, Source, naming_of, plan, prepare
 from upscale.errors import DiffsrError, UsageError
+from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
@@ -50,40 +51,32 @@ def upscale_many(
     `diffsr upscale` under their names, as scale=2, method="sr3", seed=7, overwrite=True.
     Raises UsageError for an option there is none of, and whatever keeps all from being done.
     """
-    if unknown := options.keys() - DEFAULTS.keys():
-        raise UsageError(f"no option {', '.join(sorted(unknown))}; have {', '.join(DEFAULTS)}")
+    parts = [[one.name for one in fields(kind)] for kind in (Setup, Request, Files)]
+    if unknown := options.keys() - {name for names in parts for name in names}:
+        have = ", ".join(name for names in parts for name in names)
+        raise UsageError(f"no option {', '.join(sorted(unknown))}; have {have}")
     if ledger is not None and output is None:
         raise UsageError("a ledger is of files: name a folder for them")
-    chosen = {**DEFAULTS, **options, "batch": batch}
-    if chosen["size"] or chosen["max_side"]:
-        chosen["scale"] = options.get("scale")
+    given = [{name: options[name] for name in names if name in options} for names in parts]
+    setup, request, files = Setup(**given[0]), Request(**given[1]), Files(**given[2])
     sources = [Source(os.fspath(path), Path(Path(path).name)) for path in paths]
-    naming = Naming(
-        tag_of(chosen["scale"] or 4.0, chosen["size"], chosen["max_side"]),
-        asked_format(chosen["format"]),
-        chosen["samples"],
-        chosen["uncertainty"],
-    )
+    naming = naming_of(request, files)
     if output is None:
         items = [Item(source, "PNG") for source in sources]
     else:
         folder = os.path.join(os.fspath(output), "")
         items = plan(sources, folder, naming, many=True)
         prepare(folder, many=True)
-    return _made(chosen, items, Pace(jobs, batch, timeout), ledger)
+    job = Job(lambda: upscaler_of(setup), setup, request, files, deliver=_keep)
+    return _made(job, items, Pace(jobs, batch, timeout), ledger)
 
 
 def _made(
-    chosen: dict[str, Any], items: list[Item], pace: Pace, ledger: str | os.PathLike[str] | None
+    job: Job, items: list[Item], pace: Pace, ledger: str | os.PathLike[str] | None
 ) -> Iterator[Made]:
-    def make() -> Any:
-        from upscale.pipeline.upscaler import Upscaler
-
-        return Upscaler(**{name: chosen[name] for name in MAKING})
-
-    job = Job(make, chosen, deliver=_keep)
     if ledger is not None:
-        job.ledger = Ledger(os.fspath(ledger), settings_of(chosen))
+        settings = settings_of(job.setup, job.request, job.files, pace.batch)
+        job.ledger = Ledger(os.fspath(ledger), settings)
     try:
         with closing(Engine(job, pace).run(items)) as tickets:
             for ticket in tickets:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from upscale.batch import remote
+from upscale.batch.files import Files
 from upscale.batch.remote import Remote
 from upscale.errors import OutputError, UsageError
 from upscale.image.formats import FORMATS, SUFFIXES, canonical, format_of, sniff
+from upscale.pipeline.request import Request
 
 STDIN = STDOUT = "-"
 _NAME_BYTES = 255  # of one name, in every common file system
@@ -68,13 +70,19 @@ class Item:
         return self.outputs + ((self.deviation,) if self.deviation else ())
 
 
-def tag_of(scale: float, size: tuple[int, int] | None, max_side: int | None) -> str:
-    """4.0 -> "_x4"; (height, width) -> "_1000x333"; 2000 -> "_max2000"."""
-    if size:
-        return f"_{size[1]}x{size[0]}"
-    if max_side:
-        return f"_max{max_side}"
-    return f"_x{scale:g}"
+def naming_of(request: Request, files: Files) -> Naming:
+    """How the results of a request are named. Raises OutputError for an unknown format."""
+    format = canonical(files.format) if files.format else None
+    return Naming(_tag_of(request), format, files.samples, files.uncertainty)
+
+
+def _tag_of(request: Request) -> str:
+    """Scale 4.0 -> "_x4"; size (height, width) -> "_1000x333"; max_side 2000 -> "_max2000"."""
+    if request.size:
+        return f"_{request.size[1]}x{request.size[0]}"
+    if request.max_side:
+        return f"_max{request.max_side}"
+    return f"_x{request.scale:g}"
 
 
 def is_folder(output: str | None, many: bool) -> bool:
@@ -208,11 +216,6 @@ def _format(source: Source, naming: Naming) -> tuple[str, str]:
         return format_of(source.name), Path(source.name).suffix
     except OutputError:
         return "PNG", ".png"
-
-
-def asked_format(name: str | None) -> str | None:
-    """--format's value under Pillow's name."""
-    return canonical(name) if name else None
 
 
 def _key(path: Path | Remote | str) -> str:

@@ -20,13 +20,14 @@ import ray
 from upscale import errors
 from upscale.batch import job as work
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.job import Job, Ticket
+from upscale.batch.files import Files
+from upscale.batch.job import Job, Ticket, upscaler_of
 from upscale.batch.ledger import Content, line_of
 from upscale.batch.names import Item
-from upscale.batch.settings import MAKING
 from upscale.errors import DiffsrError
+from upscale.pipeline.request import Request, Setup
 
-PER_BLOCK = 16  # pictures that are done again at most when a worker dies, and told of together
+PER_BLOCK = 16  # pictures that are done again at most when a worker dies, and reported together
 
 Outcome = tuple[Item, dict[str, Any] | None, Exception | None]
 
@@ -54,18 +55,19 @@ class Worker:
     """An actor: makes its upscaler with the first picture, and keeps it."""
 
     def __init__(
-        self, options: dict[str, Any], settings: str, timeout: float | None, folder: str
+        self,
+        setup: Setup,
+        request: Request,
+        files: Files,
+        settings: str,
+        timeout: float | None,
+        folder: str,
     ) -> None:
         if os.path.isdir(folder):  # where relative paths are relative to
             os.chdir(folder)
-        self.job = Job(self._make, options)
+        self.job = Job(lambda: upscaler_of(setup), setup, request, files)
         self.settings = settings
         self.pace = Pace(1 if timeout else 0, 1, timeout)
-
-    def _make(self) -> Any:
-        from upscale.pipeline.upscaler import Upscaler
-
-        return Upscaler(**self.job.chosen(MAKING))
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
         return {"outcome": [self._one(bytes(row)) for row in rows["work"]]}
@@ -75,11 +77,11 @@ class Worker:
         lines = _Lines(self.settings, ours)
         self.job.ledger = lines  # type: ignore[assignment]
         (ticket,) = Engine(self.job, self.pace).run([item])
-        told: dict[str, Any] = {"number": number, "record": ticket.record, "line": lines.line}
+        outcome: dict[str, Any] = {"number": number, "record": ticket.record, "line": lines.line}
         if ticket.error is not None:
             kind = type(ticket.error).__name__
-            told |= {"kind": kind, "error": str(ticket.error), "broken": self.job.broken}
-        return json.dumps(told)
+            outcome |= {"kind": kind, "error": str(ticket.error), "broken": self.job.broken}
+        return json.dumps(outcome)
 
 
 def run(
@@ -117,7 +119,7 @@ def run(
         rows = ray.data.from_items(packed, override_num_blocks=min(len(packed), blocks))
         done = rows.map_batches(
             Worker,
-            fn_constructor_args=(dict(job.options), settings, timeout, os.getcwd()),
+            fn_constructor_args=(job.setup, job.request, job.files, settings, timeout, os.getcwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(size, len(packed))),
             num_cpus=_share(size),
@@ -130,17 +132,17 @@ def run(
             ray.shutdown()
 
 
-def _outcome(job: Job, items: list[Item], told: dict[str, Any]) -> Outcome:
-    item = items[told["number"]]
-    if job.ledger and told["line"]:
-        job.ledger.append(told["line"])
-    if "error" not in told:
-        return item, told["record"], None
-    job.broken |= told["broken"]
-    kind = getattr(errors, told["kind"], None)
+def _outcome(job: Job, items: list[Item], row: dict[str, Any]) -> Outcome:
+    item = items[row["number"]]
+    if job.ledger and row["line"]:
+        job.ledger.append(row["line"])
+    if "error" not in row:
+        return item, row["record"], None
+    job.broken |= row["broken"]
+    kind = getattr(errors, row["kind"], None)
     if isinstance(kind, type) and issubclass(kind, DiffsrError):
-        return item, None, kind(told["error"])
-    return item, None, DiffsrError(f"{told['kind']}: {told['error']}")
+        return item, None, kind(row["error"])
+    return item, None, DiffsrError(f"{row['kind']}: {row['error']}")
 
 
 def _connect(address: str | None) -> None:

@@ -17,6 +17,8 @@ from upscale.bench.table import REGISTERED
 from upscale.cli.help import CONTEXT as CONTEXT
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
+from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
+from upscale.pipeline.request import SMALLEST_TILE
 
 GENERATING = {
     name: f"{name} makes pictures from noise alone: diffsr generate."
@@ -27,10 +29,6 @@ METHODS = tuple(name for name in methods.METHODS if name not in GENERATING)
 TRAINABLE = tuple(name for name, row in methods.METHODS.items() if row.nets)
 DOMAINS = methods.domains()
 
-# Copies of tables that live beside torch; tests/test_cli.py compares them.
-CONSISTENCY = ("project", "blend", "colour", "off")
-INPUTS = ("auto", "clean", "real")
-SMALLEST_TILE = 128
 
 # For the shell's completion only: what a path is and may is looked at where it is used, so that
 # one unreadable picture does not end a batch.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -45,22 +44,13 @@ class Degradation:
         """Whether weights for real input are the better ones."""
         return self.noise > NOISE or self.blocking > BLOCKING or self.blur > BLUR
 
-    def told(self) -> dict[str, float | bool]:
+    def report(self) -> dict[str, float | bool]:
+        """The three numbers and the verdict, for JSON."""
         return {**asdict(self), "real": self.real}
 
 
-_known: WeakKeyDictionary[Picture, Degradation] = WeakKeyDictionary()  # pictures do not change
-
-
-def degraded(picture: Picture) -> Degradation:
-    """The estimate for a picture of any size; what is too small to tell from counts as clean.
-    Asked again for the same `Picture` it is not made again."""
-    if picture not in _known:
-        _known[picture] = _estimate(picture)
-    return _known[picture]
-
-
-def _estimate(picture: Picture) -> Degradation:
+def estimate(picture: Picture) -> Degradation:
+    """The estimate for a picture of any size; what is too small to tell from counts as clean."""
     at = tuple(slice(first := max(0, side - SIDE) // 2, first + SIDE) for side in picture.size)
     rgb = picture.rgb[at]
     if picture.alpha is not None:
@@ -85,9 +75,9 @@ def _noise(plane: np.ndarray, y: np.ndarray) -> float:
         return 0.0
     plane, y = plane[:rows, :columns], y[:rows, :columns]
     mean = _windows(y, WINDOW)
-    told = (mean > _RANGE[0]) & (mean < _RANGE[1])
-    high = _windows(_details(plane), WINDOW)[told]
-    low = _windows(_details(_windows(plane, 2)), WINDOW // 2)[told]
+    usable = (mean > _RANGE[0]) & (mean < _RANGE[1])
+    high = _windows(_details(plane), WINDOW)[usable]
+    low = _windows(_details(_windows(plane, 2)), WINDOW // 2)[usable]
     count = max(_FEW, math.ceil(_QUIET * high.size))
     if high.size < count:
         return 0.0
@@ -112,18 +102,19 @@ def _windows(plane: np.ndarray, side: int) -> np.ndarray:
 
 
 def _blocking(y: np.ndarray) -> float:
-    """Of vertical borders. Each place's difference to the next less those beside it; their mean by
-    place in the period of 8: the largest against the next that is no neighbour of it. So a pattern
-    of 2 or 4 pixels is no blocking, wherever the blocks begin."""
+    """How strong vertical borders of blocks are, in grey levels. Each place's difference to the
+    next less those beside it; their mean by place in the period of 8: the largest against the next
+    that is no neighbour of it. So a pattern of 2 or 4 pixels is no blocking, wherever the blocks
+    begin."""
     step = np.abs(np.diff(y, axis=1))
     if step.shape[1] < 3 * WINDOW or step.shape[0] < WINDOW:
         return 0.0
     before, here, after = step[:, :-2], step[:, 1:-1], step[:, 2:]
     beside = np.maximum(before, after)
-    told = (beside <= _SMOOTH) & (here <= _STEP) & (here + beside > 0)
-    excess = np.where(told, here - (before + after) / 2, 0).sum(0)
+    usable = (beside <= _SMOOTH) & (here <= _STEP) & (here + beside > 0)
+    excess = np.where(usable, here - (before + after) / 2, 0).sum(0)
     place = np.arange(here.shape[1]) % WINDOW
-    count = np.bincount(place, told.sum(0), WINDOW)
+    count = np.bincount(place, usable.sum(0), WINDOW)
     if count.min() < _FEWEST:
         return 0.0
     mean = np.bincount(place, excess, WINDOW) / count
@@ -133,8 +124,9 @@ def _blocking(y: np.ndarray) -> float:
 
 
 def _blur(y: np.ndarray) -> float:
-    """Of a blurred edge the difference over one pixel is erf(1/2) to erf(3/2) of that over three
-    (in units of sqrt(2) sigma). Of the strongest edges the steep ones count."""
+    """Sigma of the blur in pixels. At a blurred edge the difference over one pixel is erf(1/2) to
+    erf(3/2) of that over three (in units of sqrt(2) sigma). The steep ones of the strongest edges
+    count."""
     ratios = np.concatenate([_steepness(y), _steepness(y.T)])
     if len(ratios) < _FEWEST:
         return 0.0

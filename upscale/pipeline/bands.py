@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,33 +15,32 @@ from upscale.image.picture import Picture, fill_transparent
 from upscale.image.resize import Kernel, resize, resize_array
 from upscale.methods import Model
 from upscale.pipeline.blocks import Block, drawn, whole
-from upscale.pipeline.cascade import sampled
 from upscale.pipeline.consistency import settle, squared_error, tinge
 from upscale.pipeline.plan import Plan
-from upscale.pipeline.stage import Call, OnStep, Settings
+from upscale.pipeline.sampling import Call, OnStep, Sampling, sampled
 
 
 @dataclass
 class Enlarging:
-    """One picture's work. model: None for a mere resize by `kernel`. given: the user's spacing and
-    temperature. told, error (mean squared, of the output shrunk against the input): known once all
-    bands are made.
+    """One picture's work. model: None for a mere resize by `kernel`. tile, nfe, notes and error
+    (mean squared, of the output shrunk against the input) are known once all bands are made.
     """
 
     plan: Plan
     model: Model | None
     kernel: Kernel
-    common: Settings
-    given: tuple[str | None, float | None]
-    tile: str | int
+    sampling: Sampling
     device: torch.device
     on_step: OnStep | None
     call: Call
-    told: dict[str, Any] = field(default_factory=dict)
+    tile: int = 0
+    nfe: int = 0
+    notes: list[str] = field(default_factory=list)
     error: float = 0.0
 
     def bands(self, source: Picture) -> Iterator[Picture]:
         """The result from the top. Raises NumericalError, OutOfMemory."""
+        self.notes = list(self.plan.notes)
         rgb, alpha = source.rgb, source.alpha
         rgb = rgb if alpha is None else fill_transparent(rgb, alpha)
         rows = self.plan.blocks or ((whole(source.size, self.plan.size_out),),)
@@ -67,11 +65,11 @@ class Enlarging:
         part = np.ascontiguousarray(rgb[_at(block.source)])
         lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
         sr = self._sampled(lr, block, index, many)
-        if self.common.bf16 and not torch.isfinite(sr).all():
-            # the one cause that was found is kept out (nets.blocks.Halving)
-            self.common = replace(self.common, bf16=False)
+        if self.sampling.bf16 and not torch.isfinite(sr).all():
+            # the one cause that was found is kept out (nets.layers.Halving)
+            self.sampling = replace(self.sampling, bf16=False)
             sr = self._sampled(lr, block, index, many)
-            self.told["notes"].append("bf16 gave what is not finite: done again in fp32")
+            self.notes.append("bf16 gave what is not finite: done again in fp32")
         if not torch.isfinite(sr).all():
             raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
         sr = sr.clamp_(-1, 1).float().add_(1).div_(2)
@@ -84,31 +82,27 @@ class Enlarging:
     def _sampled(self, lr: Tensor, block: Block, index: int, many: int) -> Tensor:
         size = (block.made.height, block.made.width)
         if self.model is None:
-            self.told = {"nfe": 0, "tile": 0, "notes": list(self.plan.notes)}
             return resize(lr, size, self.kernel)
-        stages = self.plan.stages
-        origin = (0, 0)
+        stages, sampling = self.plan.stages, self.sampling
         if self.plan.blocks:  # then there is but one
             box = drawn(block.source, self.plan.size_in, stages[0].size_out)
-            origin, here = (box.top, box.left), tuple(lr.shape[-2:])
-            stages = (replace(stages[0], size_in=here, size_out=(box.height, box.width)),)
-        plan = replace(self.plan, size_out=size, stages=stages)
-        settings = replace(self.common, origin=origin)
+            here = (box.height, box.width)
+            tile = stages[0].tile if stages[0].tile < max(here) else 0
+            stages = (replace(stages[0], size_in=tuple(lr.shape[-2:]), size_out=here, tile=tile),)
+            sampling = replace(sampling, origin=(box.top, box.left))
 
         def on_step(done: int, steps: int) -> None:
             if self.on_step:
                 self.on_step(index * steps + done, many * steps)
 
-        sr, told = sampled(
-            self.model, plan, lr, settings, self.given, self.tile, on_step, self.call
-        )
-        notes = [*self.told.get("notes", []), *told["notes"]]
-        self.told = told | {"notes": list(dict.fromkeys(notes))}
+        made = sampled(self.model, stages, size, lr, sampling, on_step, self.call)
+        self.tile, self.nfe = made.tile, made.nfe
+        self.notes += [note for note in made.notes if note not in self.notes]
         ends = {"project": settle, "colour": tinge}
-        return ends[settings.consistency](sr, lr) if settings.consistency in ends else sr
+        return ends.get(sampling.consistency, lambda sr, lr: sr)(made.picture, lr)
 
     def _alpha(self, alpha: np.ndarray | None, block: Block) -> np.ndarray | None:
-        """Of all columns of a row of blocks."""
+        """The opacity of all columns of a row of blocks."""
         if alpha is None:
             return None
         across = Box(block.source.top, 0, block.source.height, alpha.shape[1])

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from upscale.image.resize import gaussian, resize, resize_array
 
-MODES = ("project", "blend", "colour", "off")
 IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> strength of each step's projection
 COARSE = 4.0  # sigma in pixels of the input: noise and blocks are finer, colours are not
 
@@ -42,7 +41,7 @@ def squared_error(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
     return (resize_array(sr, lr.shape[:2]) - lr) ** 2
 
 
-def told(error: float) -> dict[str, float]:
-    """Consistency (the mean squared error x1e5) and the same in dB."""
+def report(error: float) -> dict[str, float]:
+    """For JSON: Consistency (the mean squared error x1e5) and the same in dB."""
     decibel = 99.0 if error < 1e-10 else -10 * math.log10(error)
     return {"consistency": round(error * 1e5, 4), "lr_psnr": round(decibel, 2)}

@@ -6,6 +6,7 @@ at the high one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ from torch import Tensor
 from upscale import methods
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.noise import noise_at
-from upscale.diffusion.process import sigmas
+from upscale.diffusion.run import run_sampler
 from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.machine import is_out_of_memory, pick_bf16, pick_device
-from upscale.pipeline import after
+from upscale.pipeline.request import Request
+from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
 
+CASCADE = {"face": ("sr3-face-64-256",)}  # weights of its stages by domain, where they are listed
+STEP = 4.0  # magnification of a stage
+MOST = 16.0  # magnification of all, as SR3's 64 -> 1024
 NAMES = ("ddpm-face-64",)  # taken where no weights are named, the first that is listed
 OnStep = Callable[[int, int], None]
 
@@ -41,8 +46,8 @@ class Way:
     steps: int | None = None
     spacing: str | None = None
     temperature: float | None = None
-    rtol: float = 1e-3
-    atol: float = 1e-3
+    rtol: float = Request.rtol
+    atol: float = Request.atol
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,17 @@ class Made:
 
     picture: Picture
     report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A stage of the cascade: an upscaler, the size that it makes, and its steps (None: its sampler
+    chooses them)."""
+
+    upscaler: Upscaler
+    name: str
+    size: tuple[int, int]
+    steps: int | None
 
 
 class Generator:
@@ -104,10 +120,31 @@ class Generator:
         names: Sequence[str] = (),
         counts: Sequence[int] = (),
         first: int | None = None,
-    ) -> list[after.Level]:
-        """The stages to a longer side of `side`; see `after.cascade`. first: steps before them."""
-        first = first or self.model.law.steps
-        return after.cascade(self.size, side, first, self.entry.domain, names, counts, self.common)
+    ) -> list[Level]:
+        """The stages to a size whose longer side is `side`.
+
+        names: weights of each stage, the last for all that follow; without them `CASCADE`'s where
+        they are listed, else those that `diffsr upscale` takes for the domain. counts: steps of
+        each stage; the others take the weights' own, but at most half as many as the stage before
+        (SR3 section 4.7: more at the low resolution, fewer at the high one). first: steps of the
+        network before them. Raises UsageError, WeightsError.
+        """
+        stages, here, found = sizes(self.size, side), self.size, []
+        domain, before = self.entry.domain, first or self.model.law.steps
+        for given, flag in ((names, "--upscale-weights"), (counts, "--upscale-steps")):
+            if len(given) > len(stages):
+                raise UsageError(f"{flag} is given for {len(given)} stages, and there are "
+                                 f"{len(stages)}: see --size")  # fmt: skip
+        for index, size in enumerate(stages):
+            scale = math.sqrt(size[0] * size[1] / (here[0] * here[1]))
+            name = names[min(index, len(names) - 1)] if names else _usual_after(domain, scale)
+            upscaler = Upscaler(weights=name, domain=domain, input="clean", **self.common)
+            law, steps = upscaler.law_at(scale), counts[index] if index < len(counts) else None
+            if not SAMPLERS[law.sampler].adaptive:
+                before = steps = steps or max(1, min(law.steps, before // 2))
+            found.append(Level(upscaler, upscaler.models.entry(scale).name, size, steps))
+            here = size
+        return found
 
     @torch.inference_mode()
     def __call__(
@@ -116,7 +153,7 @@ class Generator:
         *,
         seed: int = 0,
         way: Way | None = None,
-        cascade: Sequence[after.Level] = (),
+        cascade: Sequence[Level] = (),
         on_step: OnStep = lambda done, of: None,
     ) -> list[Made]:
         """The pictures of these numbers: each a function of seed and number. On a GPU all go
@@ -131,15 +168,15 @@ class Generator:
         each = way.steps + sum(level.steps or 1 for level in cascade)
         total, before, made = each * len(indices), 0, []
         for group in groups:
-            steps = _Told(on_step, before, len(group), total)
+            steps = _Part(on_step, before, len(group), total)
             drawn, calls = self._drawn(group, seed, way, steps)
             before += way.steps * len(group)
             for index, tensor in zip(group, drawn, strict=True):
                 picture = Picture(_pixels(tensor))
                 report = self._report(index, seed, way, calls)
                 for level in cascade:
-                    tell = _Told(on_step, before, 1, total)
-                    picture, account = after.enlarged(level, picture, seed, tell)
+                    tell = _Part(on_step, before, 1, total)
+                    picture, account = _enlarged(level, picture, seed, tell)
                     report["stages"].append(account)
                     report["nfe"] += account["nfe"]
                     before += level.steps or 1
@@ -155,7 +192,7 @@ class Generator:
         """(pictures (3,H,W) in [-1,1], network calls)."""
         law, calls = self.model.law, 0
 
-        def noise(step: int) -> Tensor:
+        def noise(step: int) -> Tensor:  # warm already: a product in this order, as ever
             parts = [noise_at((seed, index, step), (0, 0), self.size) for index in group]
             return torch.cat(parts).to(self.device) * way.temperature
 
@@ -166,12 +203,10 @@ class Generator:
                 return inner(x, sigma).clamp(-1, 1)  # as DDPM's published code: colours end there
 
         inner = bind(self.model.net, None, law.parametrisation)
-        levels = sigmas(law.process, way.steps, way.spacing)
         try:
-            x = noise(-1) * float(levels[0])
-            x = SAMPLERS[way.sampler](
-                denoise, x, levels, noise=noise, process=law.process, rtol=way.rtol, atol=way.atol,
-                on_step=on_step,
+            x = run_sampler(
+                way.sampler, denoise, noise, law.process, way.steps, way.spacing,
+                tolerances=(way.rtol, way.atol), on_step=on_step,
             )  # fmt: skip
         except FloatingPointError as error:
             raise NumericalError(f"{error}: no picture is made") from error
@@ -198,8 +233,8 @@ class Generator:
         }  # fmt: skip
 
 
-class _Told:
-    """`on_step` of one part of the work, told as that of all."""
+class _Part:
+    """`on_step` of one part of the work, reported as that of all."""
 
     def __init__(self, on_step: OnStep, before: int, times: int, total: int) -> None:
         self.on_step, self.before, self.times, self.total = on_step, before, times, total
@@ -220,6 +255,35 @@ def usual() -> str:
         "no weights for generate (method ddpm); give a file with --weights, or train some: "
         "diffsr train --recipe ddpm-face-64 --dataset DIR --output RUN"
     )
+
+
+def _usual_after(domain: str, scale: float) -> str | None:
+    """Weights that were made for just this, if there are some."""
+    listed = store.entries()
+    able = (n for n in CASCADE.get(domain, ()) if n in listed and listed[n].covers(scale))
+    return next(able, None)
+
+
+def sizes(base: tuple[int, int], side: int | None) -> list[tuple[int, int]]:
+    """What each stage makes: steps of 4 while they fit, then the rest. UsageError."""
+    longest = max(base)
+    if side is None or side == longest:
+        return []
+    if not longest <= side <= MOST * longest:
+        raise UsageError(f"--size {side}: these weights make {base[1]}x{base[0]}, and the cascade "
+                         f"goes up to {round(MOST * longest)}")  # fmt: skip
+    factors = [STEP] if side / longest > STEP else []
+    return [tuple(round(one * factor) for one in base) for factor in (*factors, side / longest)]
+
+
+def _enlarged(
+    level: Level, picture: Picture, seed: int, on_step: Callable[[int, int], None]
+) -> tuple[Picture, dict[str, Any]]:
+    """A stage's picture, and its account. The noise depends on the picture too, as in upscale."""
+    result = level.upscaler(picture, size=level.size, steps=level.steps, seed=seed, on_step=on_step)
+    kept = ("weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature")
+    account = {key: result.report.get(key) for key in kept}
+    return result.picture, {"size": list(level.size), **account}
 
 
 def _size_of(metadata: dict[str, Any], name: str) -> tuple[int, int]:

@@ -12,46 +12,32 @@ import torch
 
 from upscale import methods
 from upscale.diffusion.denoiser import parametrisation as check
-from upscale.diffusion.samplers import STOCHASTIC
 from upscale.errors import UsageError
-from upscale.image.estimate import Degradation, degraded
+from upscale.image.estimate import Degradation, estimate
 from upscale.image.picture import Picture
 from upscale.machine import available_memory
 from upscale.nets import winograd
+from upscale.pipeline.request import Setup
 from upscale.weights import store
-
-INPUTS = ("auto", "clean", "real")
 
 
 class Models:
-    """The networks of one method, or of named weights, on a device; for several threads.
-
-    The arguments are those of `pipeline.Upscaler`.
-    """
+    """The networks of one method, or of named weights, on a device; for several threads."""
 
     def __init__(
-        self,
-        method: str | None,
-        name: str | None,
-        domain: str,
-        device: torch.device,
-        offline: bool,
-        on_bytes: store.OnBytes | None,
-        compile: bool = False,
-        input: str = "auto",
+        self, setup: Setup, device: torch.device, on_bytes: store.OnBytes | None = None
     ) -> None:
-        if input not in INPUTS:
-            raise UsageError(f"no input {input!r}; have {', '.join(INPUTS)}")
-        self.name, self.domain, self.device = name, domain, device
-        self.compile, self.input = compile, input
-        self.fetching = {"offline": offline, "on_bytes": on_bytes}
+        self.name, self.domain, self.device = setup.weights, setup.domain, device
+        self.compile, self.input = setup.compile, setup.input
+        self.fetching = {"offline": setup.offline, "on_bytes": on_bytes}
+        name, method = self.name, setup.method
         self.method = method
         if name is not None:
             found = store.find(name, **self.fetching).method
             if method is not None and method != found:
                 raise UsageError(f"weights {name} are for --method {found}, not {method}")
             self.method = found
-        self.law = methods.enlarging(self.method or methods.preferred(domain)[0])
+        self.law = methods.enlarging(self.method or methods.preferred(self.domain)[0])
         self._loaded: dict[str, methods.Model] = {}
         self._lock = threading.Lock()
 
@@ -64,7 +50,7 @@ class Models:
             return self.input, None
         if self.method is not None or picture is None:
             return None, None
-        found = degraded(picture)
+        found = estimate(picture)
         return ("real" if found.real else "clean"), found
 
     def entry(self, scale: float, input: str | None = None) -> store.Entry | None:
@@ -131,7 +117,10 @@ def compiled(function: Callable) -> Callable:
 
 
 def read_as(model: methods.Model, name: str | None) -> methods.Model:
-    """The model with its answers read in another way: the hybrid's heads one by one."""
+    """The model with its answers read in another way: the hybrid's heads one by one.
+
+    Raises UsageError for a name that is none, or not for these weights.
+    """
     if name is None or name == model.law.parametrisation:
         return model
     own = model.law.parametrisation
@@ -145,16 +134,3 @@ def read_as(model: methods.Model, name: str | None) -> methods.Model:
     except ValueError as error:
         raise UsageError(f"--parametrisation: {error}") from error
     return replace(model, law=replace(model.law, parametrisation=name))
-
-
-def warmth(
-    model: methods.Model, sampler: str, steps: int, spacing: str | None, temperature: float | None
-) -> tuple[float, tuple[float, ...]]:
-    """(temperature, noise levels) of a stage; the levels are empty where none were searched for,
-    or the user names a spacing."""
-    schedule = model.law.tuned(sampler, steps) if spacing is None else None
-    # a weights file's temperature was chosen for samplers that add no noise of their own
-    own = 1.0 if sampler in STOCHASTIC else model.law.temperature
-    if schedule is not None:
-        own = schedule.temperature
-    return own if temperature is None else temperature, schedule.sigmas if schedule else ()

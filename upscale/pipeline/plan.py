@@ -1,48 +1,77 @@
-"""What will be done for a picture, decided before any pixel is touched."""
+"""What will be done for a picture, decided once and before any pixel is touched: sizes, stages,
+noise, and how it is cut so that it fits into memory."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
+from upscale.diffusion.table import SAMPLERS
+from upscale.diffusion.tiling import Box, windows
 from upscale.errors import UsageError
+from upscale.machine import available_memory
+from upscale.pipeline.blocks import FROM_PIXELS, FROM_PIXELS_CUDA, PART_BYTES, blocks_of, drawn
+from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Request
 from upscale.weights.registry import Entry
 
 if TYPE_CHECKING:
     from upscale.image.estimate import Degradation
+    from upscale.methods import Method
     from upscale.pipeline.blocks import Block
 
-SCALES = (1.0, 16.0)
+STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
+RESIZE_BYTES = 48  # the same where there is no network
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a network: from a size to a size, in so many steps."""
+    """One run of a network: from a size to a size, in so many steps.
+
+    temperature: factor of the noise. levels: sigmas that a search found for just these steps, in
+    the place of a spacing. tile: side of the windows, 0 for the whole picture at once.
+    """
 
     size_in: tuple[int, int]
     size_out: tuple[int, int]
     steps: int
+    temperature: float = 1.0
+    levels: tuple[float, ...] = ()
+    tile: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done for a picture, before any pixel is touched."""
+    """What will be done for a picture, and all that it takes besides its pixels."""
 
+    request: Request
     size_in: tuple[int, int]
     size_out: tuple[int, int]
     scale: float
     stages: tuple[Stage, ...]
     sampler: str
-    nfe: int
-    tile: int  # 0: the whole picture at once
-    tiles: int  # windows of the last stage
-    memory: int  # bytes, an estimate
-    notes: tuple[str, ...]
+    spacing: str
+    consistency: str  # mode
+    nfe: int = 0  # network calls
+    tiles: int = 1  # windows of the last stage
+    memory: int = 0  # bytes, an estimate
+    notes: tuple[str, ...] = ()
     blocks: tuple[tuple[Block, ...], ...] = ()  # rows of them, where it is not done as one
-    weights: str | None = None  # their name
+    entry: Entry | None = None  # the weights; None for a mere resize
     taken_for: str | None = None  # clean or real input, where weights were chosen by that
     degradation: Degradation | None = None  # the estimate, where it was made
+
+    @property
+    def tile(self) -> int:
+        """Side of the last stage's windows; 0: the whole picture at once."""
+        return self.stages[-1].tile
+
+    @property
+    def weights(self) -> str | None:
+        """The name of the weights."""
+        return self.entry.name if self.entry else None
 
 
 def output_size(
@@ -60,7 +89,7 @@ def output_size(
     else:
         if max_side is not None:
             scale = max_side / max(size)
-        factor = 4.0 if scale is None else scale
+        factor = SCALE if scale is None else scale
         if not (math.isfinite(factor) and SCALES[0] <= factor <= SCALES[1]):
             raise UsageError(f"a scale of {factor:g} is outside 1 to 16")
         # half up, not to even: 1.5 x 3 is 5 as anyone would expect
@@ -117,3 +146,87 @@ def stages(
     note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
     notes = [] if entry.serves(factor) else [note]
     return (Stage(size_in, output_size(size_in, nearest), steps),), notes
+
+
+def warmed(stage: Stage, law: Method, sampler: str, request: Request) -> Stage:
+    """The stage with its temperature, and the levels that were searched for its steps, if they were
+    and the user names no spacing."""
+    schedule = law.tuned(sampler, stage.steps) if request.spacing is None else None
+    # a weights file's temperature was chosen for samplers that add no noise of their own
+    own = 1.0 if SAMPLERS[sampler].stochastic else law.temperature
+    if schedule is not None:
+        own = schedule.temperature
+    return replace(
+        stage,
+        temperature=own if request.temperature is None else request.temperature,
+        levels=schedule.sigmas if schedule else (),
+    )
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def windows_of(size: tuple[int, int], side: int, overlap: int, align: int) -> list[Box]:
+    """Windows that overlap by at most half, so that smaller tiles than planned still fit."""
+    return windows(size, side, min(overlap, side // 2), align)
+
+
+def tile_side(
+    size: tuple[int, int], tile: str | int, net: torch.nn.Module, device: torch.device
+) -> int:
+    """Side of the square windows for an output; 0 where it is done at once."""
+    if tile != "auto":
+        side = int(tile)
+        return 0 if side == 0 or side >= max(size) else side // net.align * net.align
+    budget = available_memory(device) // 2 - size[0] * size[1] * STATE_BYTES
+    if size[0] * size[1] * net.bytes_per_pixel <= min(max(budget, 0), 4 << 30):
+        return 0
+    side = int(math.sqrt(max(budget, 0) / net.bytes_per_pixel))
+    side = max(SMALLEST_TILE * 2, min(side, 1024)) // net.align * net.align
+    return 0 if side >= max(size) else side
+
+
+def fitted(plan: Plan, net: torch.nn.Module | None, device: torch.device) -> Plan:
+    """The plan with its blocks, tiles and bytes. net: None for a mere resize."""
+    request, size, fixed = plan.request, plan.stages[-1].size_out, 0
+    state = STATE_BYTES if net else RESIZE_BYTES
+    blocks = _blocks(plan, net, state, device)
+    if blocks:  # then there is one stage
+        stage = plan.stages[0].size_out
+        parts = [drawn(b.source, plan.size_in, stage) for row in blocks for b in row]
+        size = max(box.height for box in parts), max(box.width for box in parts)
+        # the input, the rows that are ready, as floats and as they are written
+        rows = max(row[0].core.height for row in blocks) * plan.size_out[1]
+        fixed = plan.size_in[0] * plan.size_in[1] * 24 + rows * 18
+    pixels = size[0] * size[1]
+    if net is None:
+        return replace(plan, memory=fixed + pixels * state, blocks=blocks)
+    sizes = [*(stage.size_out for stage in plan.stages[:-1]), size]
+    sides = [tile_side(each, request.tile, net, device) for each in sizes]
+    side = sides[-1]
+    boxes = windows_of(size, side, request.overlap, net.align) if side else [None]
+    area = min(pixels, side * side) if side else pixels
+    return replace(
+        plan,
+        stages=tuple(replace(s, tile=t) for s, t in zip(plan.stages, sides, strict=True)),
+        tiles=len(boxes) * (sum(map(len, blocks)) or 1),
+        memory=fixed + pixels * state + area * net.bytes_per_pixel,
+        blocks=blocks,
+    )
+
+
+def _blocks(plan: Plan, net: torch.nn.Module | None, state: int, device: torch.device) -> tuple:
+    """Rows of blocks, or none: for small pictures, several stages, and networks that look at all of
+    the picture."""
+    stage = plan.stages[0].size_out
+    pixels = stage[0] * stage[1]
+    most = FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
+    large = pixels > most or pixels * state > available_memory(device) // 2
+    if SAMPLERS[plan.sampler].adaptive:  # it would choose other steps for every block
+        return ()
+    whole = plan.request.tile == 0 or len(plan.stages) > 1
+    if whole or not large or (net and not net.local):
+        return ()
+    align, needed = (net.align, net.bytes_per_pixel) if net else (1, 0)
+    side = math.isqrt(PART_BYTES // (state + needed))
+    return blocks_of(plan.size_in, plan.size_out, align, side, stage)

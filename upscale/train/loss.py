@@ -13,9 +13,9 @@ from torch.func import functional_call
 from upscale.diffusion.denoiser import bind, parametrisation, per_example
 from upscale.diffusion.process import Process, VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddim, rk45
-from upscale.image.resize import resize
 from upscale.methods import Diffused
 from upscale.metrics.perceptual import Features
+from upscale.pipeline.consistency import towards
 from upscale.train.adversary import Adversary
 from upscale.train.chance import Chance, normal, uniform
 from upscale.train.data import Batch
@@ -97,10 +97,8 @@ def sample(
     denoise = bind(net, cond, spec.parametrisation)
     x = start * float(levels[0])
     if calls > depth:
-        with torch.no_grad():  # run to their end, and stop before 0
-            for i in range(calls - depth):
-                d = denoise(x, levels[i].to(x).expand(len(x)))
-                x = torch.lerp(d, x, float(levels[i + 1] / levels[i]))
+        with torch.no_grad():
+            x = ddim(denoise, x, levels[: calls - depth + 1])
         levels = levels[calls - depth :]
     return spec.decode(ddim(denoise, x, levels), batch.lr_up)
 
@@ -160,11 +158,8 @@ def viewed(cond: Any) -> Any:
 
 def project(sr: Tensor, batch: Batch) -> Tensor:
     """One step towards the pictures that shrink to the input, as inference does it."""
-    moved = []
-    for picture, lr in zip(sr, batch.lr, strict=True):
-        error = lr[None] - resize(picture[None], tuple(lr.shape[-2:]))
-        moved.append(picture[None] + resize(error, tuple(picture.shape[-2:])))
-    return torch.cat(moved)
+    pairs = zip(sr, batch.lr, strict=True)
+    return torch.cat([towards(picture[None], lr[None]) for picture, lr in pairs])
 
 
 def shifted(sr: Tensor, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

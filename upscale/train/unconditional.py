@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from upscale.diffusion.denoiser import bind
-from upscale.diffusion.process import sigmas
-from upscale.diffusion.samplers import dpmpp2m
+from upscale.diffusion.run import run_sampler
 from upscale.methods import Model
 from upscale.train.data import Batch
 from upscale.train.loss import Spec, score_loss
@@ -45,8 +44,10 @@ def _drawn(
 ) -> list[list[Tensor]]:
     rows, columns = DRAWN
     noise = torch.randn((rows * columns, 3, *size), generator=generator).to(run.device)
-    inner = bind(model.net, None, model.law.parametrisation)
-    levels = sigmas(model.law.process, STEPS, model.law.spacing)
-    x = noise * float(levels[0])
-    x = dpmpp2m(lambda x, sigma: inner(x, sigma).clamp(-1, 1), x, levels).float().cpu()
+    law = model.law
+    inner = bind(model.net, None, law.parametrisation)
+    x = run_sampler(
+        "dpmpp2m", lambda x, sigma: inner(x, sigma).clamp(-1, 1), lambda step: noise,
+        law.process, STEPS, law.spacing,
+    ).float().cpu()  # fmt: skip
     return [list(x[row * columns : (row + 1) * columns]) for row in range(rows)]

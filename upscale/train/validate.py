@@ -21,7 +21,7 @@ from upscale.metrics import pixel
 from upscale.metrics.perceptual import SMALLEST, Lpips
 from upscale.pipeline.consistency import settle
 from upscale.pipeline.plan import Stage
-from upscale.pipeline.stage import Settings, run_stage
+from upscale.pipeline.sampling import Sampling, run_stage
 from upscale.train import unconditional
 from upscale.train.config import TrainConfig
 from upscale.train.crops import plain, smallest_side
@@ -126,12 +126,13 @@ class Validator:
         else:
             rng = np.random.default_rng((config.seed, index))
             lr = degraded(truth, side, rng, config.second_order)[None]
-        law, stage = model.law, Stage((side, side), (patch, patch), model.law.steps)
-        settings = Settings(
-            law.sampler, law.spacing, law.temperature, "project" if true else "off", 0,
-            (config.seed, index), bf16=run.autocast,
+        law = model.law
+        stage = Stage((side, side), (patch, patch), law.steps, law.temperature)
+        sampling = Sampling(
+            law.sampler, law.spacing, "project" if true else "off", (config.seed, index),
+            bf16=run.autocast,
         )  # fmt: skip
-        sr, _ = run_stage(model, lr.to(run.device), stage, settings, 0, lambda done, of: None)
+        sr, _ = run_stage(model, lr.to(run.device), stage, sampling)
         sr, lr = sr.float().cpu(), lr.cpu()
         return lr[0], (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
 

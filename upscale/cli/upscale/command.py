@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from upscale.batch import names
+from upscale.batch.files import Files
 from upscale.batch.job import Job
+from upscale.batch.ledger import Ledger, settings_of
 from upscale.batch.shard import parse
-from upscale.cli.help import Command
+from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONSISTENCY,
     CONTEXT,
     DEBUG,
     DEVICE,
     DOMAINS,
     DTYPE,
     GENERATING,
-    INPUTS,
     METHODS,
     OFFLINE,
     QUIET,
@@ -34,123 +35,116 @@ from upscale.cli.options import (
     weights_names,
 )
 from upscale.cli.progress import Reporter
-from upscale.cli.upscale import items as working
-from upscale.cli.upscale import run
-from upscale.diffusion.table import SAMPLERS, SPACINGS
+from upscale.cli.upscale import inputs, run, watch
+from upscale.cli.upscale.account import Account
 from upscale.errors import UsageError
-from upscale.methods import PRESETS
+from upscale.pipeline.request import SCALE, Request, Setup
 
 if TYPE_CHECKING:
     from upscale.pipeline.upscaler import Upscaler
 
 FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "avif", "gif")
+FILES, BATCH = "Files", "Batches"
+
+# what the records' fields do not say: how a text becomes a value here, or what a shell completes
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "scale": {"default": SCALE},
+    "size": {"type": Size()},
+    "seed": {"type": click.IntRange(0, 2**63 - 1)},
+    "temperature": {"type": Finite(0, 10)},
+    "tile": {"type": Tile()},
+    "method": {"type": Named(METHODS, GENERATING)},
+    "weights": {"shell_complete": weights_names},
+    "domain": {"type": Named(DOMAINS)},
+    "format": {"type": Named(FORMATS)},
+}
+
+
+def _asked(record: type, *wanted: str) -> Iterator[Callable]:
+    """The options of a record's fields."""
+    known = {one.name: one for one in fields(record)}
+    for name in wanted:
+        one = known[name]
+        named = {key: one.metadata[key] for key in ("help", "group", "expert", "metavar")}
+        shown = {"show_default": one.metadata["shown"]} if one.metadata["shown"] else {}
+        flag = "--" + name.replace("_", "-")
+        more = {"default": one.default, **_type_of(one), **named, **shown, **_SPECIAL.get(name, {})}
+        yield option(flag, **more)
+
+
+def _type_of(one: Field) -> dict[str, Any]:
+    """How a field's text is read, by its choices, or its annotation and its bounds."""
+    if choices := one.metadata["choices"]:
+        return {"type": Named(choices)}
+    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
+    kind = one.type.split(" ")[0]
+    if kind == "bool":
+        return {"is_flag": True}
+    if kind == "int":
+        return {"type": click.IntRange(least, most)}
+    if kind == "float":
+        low = least if above is None else above
+        return {"type": Finite(low, most, min_open=above is not None)}
+    return {}
+
 
 _OPTIONS = [
-    option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH,
-           help="Where to write. A folder exists or ends in /; - is standard output. "
-                "Default: beside the input, in.png -> in_x4.png."),
-    option("--from-file", metavar="FILE|-", type=ANY_PATH,
+    option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH, group=FILES,
+           help="Where to write. A folder exists or ends in /; - is standard output.",
+           show_default="beside the input, in.png -> in_x4.png"),
+    option("--from-file", metavar="FILE|-", type=ANY_PATH, group=FILES,
            help="Also take the paths in FILE, one a line."),
-    option("--null", is_flag=True, help="The paths in --from-file end in NUL (find -print0)."),
-    option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT",
-           help="Magnification, 1 to 16."),
-    option("--size", type=Size(), metavar="WxH", help="Exact size of the result, in pixels."),
-    option("--max-side", type=click.IntRange(1), metavar="N",
-           help="Length of the result's longer side."),
-    option("--method", type=Named(METHODS, GENERATING),
-           help="How to enlarge. Default: ecdp to 4x, idm at others, sr3 past 8x; "
-                "for faces sr3 at 4x and 8x, else idm."),
-    option("--weights", metavar="NAME|FILE|hf:...", shell_complete=weights_names,
-           help="Weights by name (`diffsr weights list`), a .safetensors file, or "
-                "hf:ORG/REPO[@REVISION]/FILE; they bring their method."),
-    option("--domain", type=Named(DOMAINS), default="photo",
-           help="What is on the pictures, for choosing weights."),
-    option("--input", type=Named(INPUTS), default="auto",
-           help="What the pictures are like: clean (rendered, or made small from large ones) or "
-                "real (of cameras and the web: noisy, compressed, blurred), for choosing weights; "
-                "auto looks at each. Without effect beside --weights."),
-    option("--preset", type=Named(PRESETS),
-           help="Speed against quality: the sampler and the steps, where these are not given. "
-                "Default: what the weights were made for."),
-    option("--steps", type=click.IntRange(1), metavar="N",
-           help="Sampler steps. Default: what the weights were made for."),
-    option("--sampler", type=Named(SAMPLERS), help="Default: the weights'."),
-    option("--spacing", type=Named(SPACINGS), help="Of the noise levels. Default: the weights'."),
-    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N",
-           help="Same seed and picture, same result."),
-    option("--samples", type=click.IntRange(1), default=1, metavar="N",
-           help="Write N variants: in_x4_s1.png, in_x4_s2.png, ..."),
-    option("--uncertainty", is_flag=True,
-           help="With --samples: also in_x4_std.png, their standard deviation; black is 0, white "
-                "is 0.25 or more of the range from black to white."),
-    option("--temperature", type=Finite(0, 10), metavar="FLOAT",
-           help="Strength of the noise; below 1 smoother. Default: the weights'."),
-    option("--parametrisation", metavar="NAME",
-           help="How ecdp's two heads are read: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0. "
-                "Default: the weights'."),
-    option("--rtol", type=Finite(0, min_open=True), default=1e-3, metavar="FLOAT",
-           help="Relative tolerance of --sampler rk45."),
-    option("--atol", type=Finite(0, min_open=True), default=1e-3, metavar="FLOAT",
-           help="Absolute tolerance of --sampler rk45."),
+    option("--null", is_flag=True, group=FILES, expert=True,
+           help="The paths in --from-file end in NUL (find -print0)."),
+    *_asked(Request, "scale", "size", "max_side"),
+    *_asked(Setup, "method", "weights", "domain", "input"),
+    *_asked(Request, "preset", "steps", "sampler", "spacing", "seed"),
+    *_asked(Files, "samples", "uncertainty"),
+    *_asked(Request, "temperature", "parametrisation", "rtol", "atol"),
     DEVICE,
     DTYPE,
-    option("--compile", is_flag=True,
-           help="Compile the network first (torch.compile): a minute or more, then each call is "
-                "quicker; for long batches, on a GPU above all."),
-    option("--tile", type=Tile(), metavar="auto|0|N", default="auto",
-           help="Side of the windows that a large picture is worked in; 0: no windows."),
-    option("--overlap", type=click.IntRange(0), default=64, metavar="N",
-           help="Pixels that windows share."),
-    option("--one-stage", is_flag=True,
-           help="Use the weights at this very scale, also where they were not trained for it."),
-    option("--consistency", type=Named(CONSISTENCY),
-           help="Whether the result, shrunk, must equal the input. Default: the weights' (project, "
-           "but off for those that clean up). colour: only in what is coarse."),
-    option("--overwrite", is_flag=True, help="Replace results that exist."),
-    option("--skip-existing", is_flag=True, help="Leave out pictures whose results exist."),
-    option("--format", type=Named(FORMATS), help="Of the results. Default: the input's."),
-    option("--quality", type=click.IntRange(1, 100), metavar="1-100",
-           help="For JPEG, WebP (100: lossless) and AVIF."),
-    option("--strip", is_flag=True, help="Write no EXIF, colour profile or comment."),
-    option("--frames", type=Named(("error", "first")), default="error",
-           help="What to do with an animation."),
-    option("--allow-truncated", is_flag=True, help="Take what is there of a file cut short."),
-    option("--max-pixels", type=click.IntRange(1), default=250_000_000, metavar="N",
-           help="Refuse larger inputs."),
-    option("--jobs", type=click.IntRange(0, 256), default=2, metavar="N",
+    *_asked(Setup, "compile"),
+    *_asked(Request, "tile", "overlap", "one_stage", "consistency"),
+    *_asked(Files, "overwrite", "skip_existing", "format", "quality", "strip", "frames",
+            "allow_truncated", "max_pixels"),
+    option("--jobs", group=BATCH, expert=True, type=click.IntRange(0, 256), default=2,
+           metavar="N",
            help="Threads that read pictures ahead, and as many that write them; 0: one thing after "
                 "the other."),
-    option("--batch", type=click.IntRange(1, 256), default=1, metavar="N",
+    option("--batch", group=BATCH, type=click.IntRange(1, 256), default=1,
+           metavar="N",
            help="Pictures that go through the network together: faster for small ones. The last "
                 "bits of a result may then depend on its neighbours."),
-    option("--resume", metavar="LEDGER.jsonl", type=ANY_PATH,
+    option("--resume", group=BATCH, metavar="LEDGER.jsonl", type=ANY_PATH,
            help="Note what is done in this file, and do only what it does not name as done."),
-    option("--retry-failed", is_flag=True,
+    option("--retry-failed", group=BATCH, expert=True, is_flag=True,
            help="With --resume: only the pictures that failed last time."),
-    option("--max-failures", type=click.IntRange(1), metavar="N",
+    option("--max-failures", group=BATCH, expert=True, type=click.IntRange(1), metavar="N",
            help="Begin nothing more after N failures."),
-    option("--timeout", type=Finite(0, min_open=True), metavar="SECONDS",
+    option("--timeout", group=BATCH, expert=True, type=Finite(0, min_open=True), metavar="SECONDS",
            help="Give up a picture after so long."),
-    option("--shard", metavar="I/N|auto",
+    option("--shard", group=BATCH, expert=True, metavar="I/N|auto",
            help="Do only part I (from 0) of N, the same on every machine; auto: as the variables "
                 "SLURM_ARRAY_TASK_* or RANK and WORLD_SIZE say."),
-    option("--watch", is_flag=True,
+    option("--watch", group=BATCH, expert=True, is_flag=True,
            help="With --from-file: do each line as it comes and answer with a JSON line; the model "
                 "stays loaded."),
-    option("--engine", type=Named(("local", "ray")), default="local",
+    option("--engine", group=BATCH, expert=True, type=Named(("local", "ray")),
+           default="local",
            help="Who does the work: this process, or workers of a Ray cluster (diffsr[ray])."),
-    option("--workers", type=click.IntRange(1), metavar="N",
-           help="Of --engine ray. Default: as many as its CPUs or GPUs carry."),
-    option("--address", metavar="HOST:PORT|auto",
-           help="Of a running Ray cluster. Default: one of its own on this machine."),
-    option("--worker-gpus", type=Finite(0), metavar="FLOAT",
-           help="GPUs of each Ray worker; 0.25 lets four share one. Default: 1 with --device cuda, "
-                "else 0."),
-    option("--json", "as_json", is_flag=True,
+    option("--workers", group=BATCH, expert=True, type=click.IntRange(1), metavar="N",
+           help="Workers of --engine ray.", show_default="as many as its CPUs or GPUs carry"),
+    option("--address", group=BATCH, expert=True, metavar="HOST:PORT|auto",
+           help="A running Ray cluster.", show_default="one of its own on this machine"),
+    option("--worker-gpus", group=BATCH, expert=True, type=Finite(0), metavar="FLOAT",
+           help="GPUs of each Ray worker; 0.25 lets four share one.",
+           show_default="1 with --device cuda, else 0"),
+    option("--json", "as_json", group=GENERAL, is_flag=True,
            help="Print an object a line for every picture instead of the paths."),
     QUIET,
-    option("-v", "--verbose", is_flag=True, help="Say more."),
-    option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    option("-v", "--verbose", is_flag=True, group=GENERAL, help="Say more."),
+    option("--dry-run", is_flag=True, group=GENERAL,
+           help="Say what would be done, and do nothing."),
     OFFLINE,
     DEBUG,
 ]  # fmt: skip
@@ -175,59 +169,45 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
     """
     _check(ctx, paths, options)
     reporter = Reporter(quiet=options["quiet"], verbose=options["verbose"])
-    naming = names.Naming(
-        names.tag_of(options["scale"] or 4.0, options["size"], options["max_side"]),
-        names.asked_format(options["format"]),
-        options["samples"],
-        options["uncertainty"],
-    )
+    setup, request, files = (_record(kind, options) for kind in (Setup, Request, Files))
+    naming = names.naming_of(request, files)
     shard = parse(options["shard"], os.environ) if options["shard"] else None
-    job = Job(lambda: _upscaler(options, reporter), options)
+    ends = not options["watch"]
+    job = Job(lambda: make_upscaler(setup, ends, reporter.fetching), setup, request, files)
     job.deliver = run.to_stdout(job)
     if options["resume"] and not options["dry_run"]:
-        job.ledger = working.ledger_of(options, reporter)
-    teller = run.Teller(job, reporter, options["max_failures"])
+        settings = settings_of(setup, request, files, options["batch"])
+        job.ledger = Ledger(options["resume"], settings)
+        if job.ledger.torn:
+            reporter.note(f"{job.ledger.path}: {job.ledger.torn} torn lines passed over")
+    account = Account(job, reporter, options)
     try:
         if options["watch"]:
-            return working.watch(teller, naming, options)
-        items = working.items_of(paths, naming, shard, teller)
-        return run.run(teller, items, working.doing(job, items, reporter))
+            return watch.run(account, naming, options)
+        items = inputs.items_of(paths, naming, shard, account, options)
+        return run.run(account, items, run.way(job, items, reporter, options))
     finally:
         if job.ledger:
             job.ledger.close()
 
 
+def _record(kind: type, options: dict[str, Any]) -> Any:
+    """A record of those of the options that are its fields."""
+    return kind(**{one.name: options[one.name] for one in fields(kind)})
+
+
 def make_upscaler(
-    method: str | None,
-    weights: str | None,
-    domain: str,
-    device: str,
-    dtype: str,
-    offline: bool,
-    compile: bool,
-    input: str,
-    ends: bool = True,
-    on_bytes: Callable[[int, int | None], None] | None = None,
+    setup: Setup, ends: bool, on_bytes: Callable[[int, int | None], None]
 ) -> Upscaler:
     """The one place that loads torch and the network; tests put a fake here. ends: the process
     does, and until then may keep the memory it once had."""
     from upscale.machine import keep_pages
     from upscale.pipeline.upscaler import Upscaler
 
-    upscaler = Upscaler(
-        method, weights=weights, domain=domain, device=device, dtype=dtype, offline=offline,
-        compile=compile, input=input,
-        on_bytes=on_bytes,
-    )  # fmt: skip
+    upscaler = Upscaler(**vars(setup), on_bytes=on_bytes)
     if ends and upscaler.device.type == "cpu":
         keep_pages()
     return upscaler
-
-
-def _upscaler(options: dict[str, Any], reporter: Reporter) -> Upscaler:
-    names = ("method", "weights", "domain", "device", "dtype", "offline", "compile", "input")
-    ends = not options["watch"]
-    return make_upscaler(*(options[name] for name in names), ends=ends, on_bytes=reporter.fetching)
 
 
 def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -251,8 +231,6 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
         )
     if options["null"] and not options["from_file"]:
         raise UsageError("--null belongs to --from-file")
-    if options["uncertainty"] and options["samples"] < 2:
-        raise UsageError("--uncertainty is a deviation between samples: add --samples 8")
     if options["retry_failed"] and not options["resume"]:
         raise UsageError("--retry-failed needs the ledger of the last time: --resume LEDGER.jsonl")
     if options["watch"]:

@@ -1,4 +1,5 @@
-"""Which pictures a command line names: files, folders, patterns, lists, standard input."""
+"""Which pictures a command line names (files, folders, patterns, lists, standard input), and the
+work that this run does of them."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from upscale.batch import remote
-from upscale.batch.names import STDIN, Source
+from upscale.batch import names, remote
+from upscale.batch.names import STDIN, Item, Naming, Source
+from upscale.batch.shard import Shard
+from upscale.cli.upscale.account import Account
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import SUFFIXES
 
@@ -29,6 +32,59 @@ class Found:
     failures: list[tuple[str, InputError]] = field(default_factory=list)
     left_out: int = 0  # earlier results met in folders
     many: bool = False
+
+
+def items_of(
+    paths: tuple[str, ...],
+    naming: Naming,
+    shard: Shard | None,
+    account: Account,
+    options: Mapping[str, Any],
+) -> list[Item]:
+    """The work: planned for all inputs, so that shards agree on names; then what is this run's."""
+    found = _find(paths, options)
+    many, output = found.many, options["output"]
+    items = names.plan(found.sources, output, naming, many=many) if found.sources else []
+    _check_stdout(items, options)
+    if found.left_out:
+        account.reporter.note(f"{found.left_out} earlier results in these folders left out")
+    if items and not options["dry_run"]:
+        names.prepare(output, many)
+    wanted = shard.has if shard else lambda inside: True
+    retry, ledger = options["retry_failed"], account.job.ledger
+    for name, error in found.failures:
+        if wanted(name) and not (retry and ledger and not ledger.failed(name)):
+            account.failed(name, error)
+    items = [item for item in items if wanted(item.source.inside.as_posix())]
+    if retry and ledger:
+        items = [item for item in items if ledger.failed(item.source.name)]
+    account.reporter.total = len(items)
+    return items
+
+
+def _find(paths: tuple[str, ...], options: Mapping[str, Any]) -> Found:
+    listed: list[str] = []
+    if options["from_file"]:
+        listed = read_list(options["from_file"], options["null"])
+        if not listed and not paths:
+            raise UsageError(f"--from-file {options['from_file']}: the list is empty")
+    return find(paths, listed, but_not=options["output"])
+
+
+def _check_stdout(items: list[Item], options: Mapping[str, Any]) -> None:
+    if not items or items[0].outputs or options["dry_run"]:
+        return
+    if options["resume"]:
+        raise UsageError("a ledger is of files; --resume needs -o FILE")
+    if options["as_json"]:
+        raise UsageError("standard output holds the picture; --json needs -o FILE")
+    if options["uncertainty"]:
+        raise UsageError("standard output holds one picture; --uncertainty needs -o FILE")
+    if sys.stdout.buffer.isatty():
+        raise UsageError("a picture is not written to a terminal; use -o FILE, or pipe it: > out")
+
+
+# --- looking --------------------------------------------------------------------------------------
 
 
 def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | None = None) -> Found:

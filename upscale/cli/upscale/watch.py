@@ -4,46 +4,61 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from upscale.batch.engine import Engine, Pace
-from upscale.batch.names import Item, Naming, Source, plan
-from upscale.cli.upscale.run import Hopeless, Teller
+from upscale.batch.engine import Engine
+from upscale.batch.names import Item, Naming, Source, plan, prepare
+from upscale.cli.upscale.account import Account, Hopeless
+from upscale.cli.upscale.inputs import stdin
+from upscale.cli.upscale.run import pace_of
 from upscale.errors import DiffsrError, InputError
 
 _BLOCK = 1 << 16
 
 
-def run(
-    teller: Teller, pace: Pace, naming: Naming, output: str | None, stream: BinaryIO, ending: bytes
-) -> int:
-    """Answer each line of `stream` before the next is read; returns the exit code.
+def run(account: Account, naming: Naming, options: Mapping[str, Any]) -> int:
+    """Answer each line of --from-file before the next is read; returns the exit code.
 
-    A line (ended by `ending`) is a path, or an object {"input": ..., "output": ..., "id": ...}
-    with its own place for the result, and an id that comes back in the answer.
+    A line (ended by NUL with --null) is a path, or an object {"input": ..., "output": ...,
+    "id": ...} with its own place for the result, and an id that comes back in the answer.
     """
-    for line in lines(stream, ending):
+    if options["output"]:
+        prepare(options["output"], many=True)
+    if options["from_file"] == "-":
+        return _answered(account, naming, options, stdin())
+    try:
+        with open(options["from_file"], "rb", buffering=0) as stream:  # a pipe with a name, mostly
+            return _answered(account, naming, options, stream)
+    except OSError as error:
+        raise InputError(f"{options['from_file']}: cannot be read: {error.strerror}") from error
+
+
+def _answered(
+    account: Account, naming: Naming, options: Mapping[str, Any], stream: BinaryIO
+) -> int:
+    pace = pace_of(options, 1)
+    for line in lines(stream, b"\0" if options["null"] else b"\n"):
         text = os.fsdecode(line)
-        teller.also = {}
+        account.also = {}
         try:
-            asked = _asked(text)
-            teller.also = {"id": asked["id"]} if "id" in asked else {}
-            item = _item(asked["input"], asked.get("output", output), naming)
+            wish = _wish(text)
+            account.also = {"id": wish["id"]} if "id" in wish else {}
+            item = _item(wish["input"], wish.get("output", options["output"]), naming)
         except DiffsrError as error:
-            teller.failed(text, error)
+            account.failed(text, error)
         else:
-            engine = Engine(teller.job, pace, teller.reporter.picture)
+            engine = Engine(account.job, pace, account.reporter.picture)
             with suppress(Hopeless):  # a disk may be emptied, and the next picture be smaller
                 for ticket in engine.run([item]):
-                    teller.outcome(item, ticket.record, ticket.error)
-        if teller.enough:
+                    account.outcome(item, ticket.record, ticket.error)
+        if account.enough:
             break
-    teller.also = {}
-    teller.summary()
-    return teller.tally.exit_code
+    account.also = {}
+    account.summary()
+    return account.tally.exit_code
 
 
 def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
@@ -57,7 +72,7 @@ def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
         yield rest
 
 
-def _asked(text: str) -> dict[str, Any]:
+def _wish(text: str) -> dict[str, Any]:
     """What a line asks for. Raises InputError."""
     if not text.startswith("{"):
         return {"input": text}

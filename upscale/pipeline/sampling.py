@@ -1,10 +1,10 @@
-"""One run of a network: from a small picture to a sample of the wanted size."""
+"""All stages of one picture, from the input to a sample of the wanted size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from upscale.diffusion.denoiser import Denoiser, bind, consistent
 from upscale.diffusion.noise import noise_at
-from upscale.diffusion.process import sigmas
-from upscale.diffusion.table import SAMPLERS
+from upscale.diffusion.run import run_sampler
 from upscale.diffusion.tiling import Box, tiled
+from upscale.errors import DiffsrError, NumericalError, OutOfMemory
 from upscale.image.resize import resize
-from upscale.machine import available_memory
+from upscale.machine import available_memory, is_out_of_memory
 from upscale.methods import Model
 from upscale.nets.implicit import Place
 from upscale.pipeline.consistency import IN_STEPS, towards
-from upscale.pipeline.plan import Stage
-from upscale.pipeline.sizing import windows_of
+from upscale.pipeline.plan import Stage, windows_of
+from upscale.pipeline.request import SMALLEST_TILE, Request
 
 OnStep = Callable[[int, int], None]
 # makes each call of a network, `function(*args, **named)`: a batch of pictures, a clock
@@ -35,46 +35,113 @@ def directly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a stage's sampler is told; rtol and atol are for samplers that choose their steps."""
+class Sampling:
+    """What all stages of a picture have in common.
+
+    consistency: a key of `consistency.IN_STEPS`, or none of them. seed: of all noise. origin: where
+    the stage's output begins in a larger one, for its noise.
+    """
 
     sampler: str
     spacing: str
-    temperature: float
     consistency: str
-    overlap: int
     seed: tuple[int, ...]
-    rtol: float = 1e-3
-    atol: float = 1e-3
     bf16: bool = False
-    levels: tuple[float, ...] = ()  # sigmas that a search found, in the place of `spacing`
-    origin: tuple[int, int] = (0, 0)  # of the stage's output in a larger one, for its noise
+    overlap: int = Request.overlap
+    tolerances: tuple[float, float] = (Request.rtol, Request.atol)
+    origin: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """(1,3,H,W) in [-1,1] and how it came about: the last stage's tile, all network calls."""
+
+    picture: Tensor
+    tile: int
+    nfe: int
+    notes: tuple[str, ...]
+
+
+def sampled(
+    model: Model,
+    stages: tuple[Stage, ...],
+    size: tuple[int, int],
+    lr: Tensor,
+    sampling: Sampling,
+    on_step: OnStep,
+    call: Call = directly,
+) -> Sample:
+    """All stages: lr (1,3,h,w) -> a sample of `size`. Raises OutOfMemory, NumericalError."""
+    total = sum(stage.steps for stage in stages)
+    sr, before, calls, notes = lr, 0, 0, []
+    for index, stage in enumerate(stages):
+        own = replace(sampling, seed=(*sampling.seed, index))
+        if tuple(sr.shape[-2:]) != stage.size_in:
+            sr = resize(sr, stage.size_in)
+        sr, tile, spent = _in_memory(
+            model, sr, stage, own, notes, lambda done, _, b=before: on_step(b + done, total), call
+        )
+        before, calls = before + stage.steps, calls + spent
+    sr = resize(sr, size) if tuple(sr.shape[-2:]) != size else sr
+    return Sample(sr, tile, calls, tuple(notes))
+
+
+def _in_memory(
+    model: Model,
+    lr: Tensor,
+    stage: Stage,
+    sampling: Sampling,
+    notes: list[str],
+    on_step: OnStep,
+    call: Call,
+) -> tuple[Tensor, int, int]:
+    """`run_stage`: picture, tile, network calls. After an out-of-memory all of it again with a
+    tile half as large, which is added to `notes`. Raises OutOfMemory, NumericalError."""
+    while True:
+        try:
+            sr, calls = run_stage(model, lr, stage, sampling, on_step, call)
+            return sr, stage.tile, calls
+        except FloatingPointError as error:
+            raise NumericalError(f"{error}: no picture is written") from error
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, DiffsrError) or not is_out_of_memory(error):
+                raise
+            largest = stage.tile or max(stage.size_out)
+            side = max(SMALLEST_TILE, largest // 2 // model.net.align * model.net.align)
+            if largest <= SMALLEST_TILE:
+                raise OutOfMemory(
+                    f"{stage.size_out[1]}x{stage.size_out[0]} does not fit into memory even "
+                    f"in tiles of {SMALLEST_TILE}: try a smaller --scale"
+                ) from error
+        stage = replace(stage, tile=side)
+        if lr.device.type == "cuda":
+            torch.cuda.empty_cache()
+        notes.append(f"memory ran out: done again in tiles of {side}")
 
 
 def run_stage(
     model: Model,
     lr: Tensor,
     stage: Stage,
-    settings: Settings,
-    side: int,
-    on_step: OnStep,
+    sampling: Sampling,
+    on_step: OnStep = lambda done, steps: None,
     call: Call = directly,
 ) -> tuple[Tensor, int]:
     """A sample (1,3,H,W) in [-1,1] for lr (1,3,h,w), and the network calls it took.
 
-    side: of the windows, 0 for the whole picture at once. Raises FloatingPointError where an
-    adaptive sampler fails.
+    Raises FloatingPointError where an adaptive sampler fails.
     """
     lr_up = resize(lr, stage.size_out, model.kernel)
     calls = 0
+    network = _network(model, lr, lr_up, stage.tile, sampling, call)
 
     def counted(x: Tensor, sigma: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         return network(x, sigma)
 
-    network, denoise = _network(model, lr, lr_up, side, settings, call), counted
-    if strength := IN_STEPS.get(settings.consistency):
+    denoise = counted
+    if strength := IN_STEPS.get(sampling.consistency):
 
         def project(target: Tensor) -> Tensor:
             picture = towards(model.decode(target, lr_up), lr, strength)
@@ -83,23 +150,19 @@ def run_stage(
         denoise = consistent(counted, project)
 
     def noise(step: int) -> Tensor:
-        place = settings.origin, stage.size_out
-        return noise_at((*settings.seed, step), *place).to(lr_up.device)
+        seed = (*sampling.seed, step)
+        return noise_at(seed, sampling.origin, stage.size_out).to(lr_up.device)
 
-    process = model.law.process
-    levels = sigmas(process, stage.steps, settings.spacing)
-    if settings.levels:
-        levels = torch.tensor([*settings.levels, 0.0], dtype=torch.float64)
-    x = noise(-1) * float(levels[0]) * settings.temperature
-    x = SAMPLERS[settings.sampler](
-        denoise, x, levels, noise=lambda step: noise(step) * settings.temperature,
-        process=process, rtol=settings.rtol, atol=settings.atol, on_step=on_step,
+    x = run_sampler(
+        sampling.sampler, denoise, noise, model.law.process, stage.steps, sampling.spacing,
+        levels=stage.levels, temperature=stage.temperature, tolerances=sampling.tolerances,
+        on_step=on_step,
     )  # fmt: skip
     return model.decode(x, lr_up), calls
 
 
 def _network(
-    model: Model, lr: Tensor, lr_up: Tensor, side: int, settings: Settings, call: Call
+    model: Model, lr: Tensor, lr_up: Tensor, side: int, sampling: Sampling, call: Call
 ) -> Denoiser:
     """The network bound to its input, whole or in windows; all of it under the chosen dtype."""
     net = model.net
@@ -107,7 +170,7 @@ def _network(
     scale = torch.full((1,), factor, device=lr.device)
 
     def autocast() -> torch.autocast:
-        return torch.autocast(lr.device.type, torch.bfloat16, enabled=settings.bf16)
+        return torch.autocast(lr.device.type, torch.bfloat16, enabled=sampling.bf16)
 
     def bound(small: Tensor, place: Place | None, enlarged: Tensor) -> Denoiser:
         small, enlarged = (
@@ -141,8 +204,8 @@ def _network(
 
     if lr_up[0, 0].numel() * net.cond_bytes_per_pixel < available_memory(lr.device) // 4:
         part = cache(part)  # the windows' features are kept from step to step
-    boxes = windows_of(size, side, settings.overlap, net.align)
-    blend = min(settings.overlap, side // 2)
+    boxes = windows_of(size, side, sampling.overlap, net.align)
+    blend = min(sampling.overlap, side // 2)
     return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, blend)
 
 

@@ -1,0 +1,64 @@
+"""What a batch does with files: how they are read, how many are made of each, how they are written.
+
+The fields are options of the command line; their defaults, bounds and help stand here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from upscale.errors import UsageError
+from upscale.pipeline.request import asked, checked
+
+FRAMES = ("error", "first")
+FILES = "Files"  # the section of the help page
+
+
+@dataclass(frozen=True)
+class Files:
+    """How the files of a batch are read and written. Raises UsageError for values out of bounds.
+
+    format: as `image.formats.canonical` takes it; None is the input's own.
+    """
+
+    samples: int = asked(
+        1, "Write N variants: in_x4_s1.png, in_x4_s2.png, ...",
+        group="Quality", expert=True, least=1, metavar="N",
+    )  # fmt: skip
+    uncertainty: bool = asked(
+        False,
+        "With --samples: also in_x4_std.png, their standard deviation; black is 0, white is 0.25 "
+        "or more of the range from black to white.",
+        group="Quality", expert=True,
+    )  # fmt: skip
+    overwrite: bool = asked(False, "Replace results that exist.", group=FILES)
+    skip_existing: bool = asked(False, "Leave out pictures whose results exist.", group=FILES)
+    format: str | None = asked(None, "Format of the results.", group=FILES, shown="the input's")
+    quality: int | None = asked(
+        None, "For JPEG, WebP (100: lossless) and AVIF.",
+        group=FILES, least=1, most=100, metavar="1-100",
+    )  # fmt: skip
+    strip: bool = asked(
+        False, "Write no EXIF, colour profile or comment.", group=FILES, expert=True
+    )
+    frames: str = asked(
+        "error", "What to do with an animation.", group=FILES, expert=True, choices=FRAMES
+    )
+    allow_truncated: bool = asked(
+        False, "Take what is there of a file cut short.", group=FILES, expert=True
+    )
+    max_pixels: int = asked(
+        250_000_000, "Refuse larger inputs.", group=FILES, expert=True, least=1, metavar="N"
+    )
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if self.uncertainty and self.samples < 2:
+            raise UsageError("--uncertainty is a deviation between samples: add --samples 8")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `image.decode.read`."""
+        names = ("frames", "allow_truncated", "max_pixels")
+        return {name: getattr(self, name) for name in names}

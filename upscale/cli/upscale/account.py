@@ -1,0 +1,154 @@
+"""What is reported of each picture of a batch, and the exit code of all."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from upscale.batch.job import Job
+from upscale.batch.names import Item
+from upscale.batch.records import as_json, summarised
+from upscale.cli.progress import Reporter
+from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError, WeightsError
+
+_FATAL = (DiskFull, WeightsError)  # every further picture would fail in the same way
+_LISTED = 20  # failures that the summary repeats
+
+
+@dataclass
+class Tally:
+    """How it went. codes: of failures, each once."""
+
+    good: int = 0
+    skipped: int = 0  # of the good: done before, by the ledger
+    bad: int = 0
+    errors: list[str] = field(default_factory=list)  # the first of them
+    codes: set[int] = field(default_factory=set)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where some pictures are done, or the one code that all failures have."""
+        if not self.codes:
+            return 0
+        return next(iter(self.codes)) if not self.good and len(self.codes) == 1 else 1
+
+
+class Account:
+    """Reports how each picture went, on both streams and to the ledger, and counts. options: those
+    of the command line."""
+
+    def __init__(self, job: Job, reporter: Reporter, options: Mapping[str, Any]) -> None:
+        self.job, self.reporter, self.options = job, reporter, options
+        self.max_failures = options["max_failures"]
+        self.tally = Tally()
+        self.also: dict[str, Any] = {}  # what else stands in the JSON of the present picture
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are more failures than are wanted."""
+        return self.max_failures is not None and self.tally.bad >= self.max_failures
+
+    def outcome(self, item: Item, record: dict[str, Any] | None, error: Exception | None) -> None:
+        """Raises what ends the whole run: no upscaler can be made, or one of _FATAL."""
+        if error is None:
+            assert record is not None
+            self.tally.good += 1
+            self.done(item, record)
+            return
+        if self.job.broken or isinstance(error, BrokenPipeError):
+            raise error
+        known = _known(error, self.options)
+        self.failed(item.source.name, known)
+        if isinstance(known, _FATAL):
+            raise Hopeless(known)
+
+    def done(self, item: Item, record: dict[str, Any]) -> None:
+        reporter = self.reporter
+        files = [str(path) for path in item.files] or ["-"]
+        for note in record.get("notes", []):
+            reporter.note(f"{item.source.name}: {note}")
+        if self.options["as_json"]:
+            first = {"input": item.source.name, "output": files[0]}
+            rest = {"outputs": [str(path) for path in item.outputs]}
+            if item.deviation:
+                rest["uncertainty"] = str(item.deviation)
+            reporter.result(as_json({**self.also, **first, **rest, **record}))
+        elif record["status"] == "planned" or (item.outputs and record["status"] == "ok"):
+            for path in files:
+                reporter.result(path)
+        if record.get("why") == "ledger":
+            self.tally.skipped += 1
+            return
+        reporter.line(f"{item.source.name} -> {', '.join(files)}: {summarised(record)}")
+        if record["status"] == "ok":
+            shown = ("method", "weights", "sampler", "steps", "nfe", "tile", "lr_psnr", "device")
+            reporter.detail("  " + ", ".join(f"{k} {record[k]}" for k in shown if k in record))
+
+    def failed(self, name: str, error: DiffsrError) -> None:
+        text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
+        self.reporter.error(text)
+        self.tally.bad += 1
+        self.tally.codes.add(error.exit_code)
+        if len(self.tally.errors) < _LISTED:
+            self.tally.errors.append(text)
+        kind = type(error).__name__
+        record = {"status": "failed", "error": text, "kind": kind, "code": error.exit_code}
+        if self.options["as_json"]:
+            self.reporter.result(as_json({**self.also, "input": name, "output": None, **record}))
+        if self.job.ledger:
+            self.job.ledger.add(name, record, None, None)
+
+    def gave_up(self, left: int, error: DiffsrError) -> None:
+        if left:
+            self.reporter.error(
+                f"{left} more pictures not begun, for they would fail in the same way"
+            )
+        if self.tally.good:
+            again = "--resume" if self.job.ledger else "--skip-existing"
+            self.reporter.note(f"{self.tally.good} pictures are done; {again} goes on from there")
+
+    def summary(self, left: int = 0) -> None:
+        tally, reporter = self.tally, self.reporter
+        if tally.skipped:
+            reporter.note(f"{tally.skipped} pictures were done before, by {self.job.ledger.path}")
+        if self.enough and left:
+            reporter.error(
+                f"{tally.bad} failures are as many as --max-failures allows: "
+                f"{left} more pictures not begun"
+            )
+        total = tally.good + tally.bad
+        if tally.bad and total > 1:
+            reporter.error(f"{tally.bad} of {total} pictures failed:")
+            for text in tally.errors:
+                reporter.plain(f"  {text}")
+            if tally.bad > len(tally.errors):
+                reporter.plain(f"  and {tally.bad - len(tally.errors)} more, named above")
+
+
+class Hopeless(Exception):
+    """Ends a batch: see _FATAL."""
+
+    def __init__(self, error: DiffsrError) -> None:
+        self.error = error
+
+
+def _known(error: Exception, options: Mapping[str, Any]) -> DiffsrError:
+    """Any exception as one of ours, so that the batch can go on."""
+    from upscale.cli.main import debugging, unexpected
+
+    if options["debug"] or debugging():
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if isinstance(error, DiffsrError):
+        return error
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return OutOfMemory("memory ran out; try --tile 128, or a smaller --scale")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{error.filename or 'output'}: the disk is full; make room")
+    if isinstance(error, click.ClickException):
+        return UsageError(error.format_message())
+    return DiffsrError(unexpected(error))

@@ -1,0 +1,221 @@
+"""What a user can ask of an enlargement: each field's default, bounds, check and help stand here.
+
+The command line, `Upscaler`, batches, Ray's workers, the ledger's key and the report read these
+records. No torch: the command line needs them before it knows whether there is anything to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from upscale.diffusion.table import SAMPLERS, SPACINGS
+from upscale.errors import UsageError
+from upscale.methods import PRESETS
+
+SCALE = 4.0  # where no size is asked for
+SCALES = (1.0, 16.0)
+SMALLEST_TILE = 128
+CONSISTENCY = ("project", "blend", "colour", "off")
+INPUTS = ("auto", "clean", "real")
+STORED = "stored in the weights"
+
+
+def asked(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    expert: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    flags: str = "",
+    shown: str | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A field with what `checked` and the command line need to know of it.
+
+    least, most, above: bounds of a number. choices: the names that it may have; empty where a table
+    beside torch has them. flags: what its error calls it; its own flag by default. shown: what a
+    default of None means. group, expert, metavar: as in `cli.options.option`.
+    """
+    known = {
+        "help": help, "group": group, "expert": expert, "least": least, "most": most,
+        "above": above, "choices": choices, "flags": flags, "shown": shown, "metavar": metavar,
+    }  # fmt: skip
+    return field(default=default, metadata=known)
+
+
+def checked(record: Any) -> None:
+    """Raises UsageError for the first field whose value is out of its bounds or choices."""
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if value is None:
+            continue
+        if choices := one.metadata["choices"]:
+            known(value, choices, one.name)
+        elif (bounds := bounds_of(one)) and not _within(value, one):
+            flags = one.metadata["flags"] or "--" + one.name.replace("_", "-")
+            raise UsageError(f"{flags} must be {bounds}, not {value}")
+
+
+def known(name: str, table: Iterable[str], what: str) -> None:
+    """Raises UsageError with the names of the table where `name` is none of them."""
+    if name not in table:
+        raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
+
+
+def bounds_of(one: Field) -> str:
+    """A field's bounds in words; empty where it has none."""
+    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
+    if above is not None:
+        return f"above {above:g}"
+    if most is not None:
+        return f"from {least:g} to {most:g}"
+    return "" if least is None else f"at least {least:g}"
+
+
+def _within(value: float, one: Field) -> bool:
+    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
+    return (
+        math.isfinite(value)
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a picture is to be enlarged. Raises UsageError for values out of their bounds, TypeError
+    for names that are no fields.
+
+    One of scale, size (height, width) and max_side says how large; without any it is SCALE.
+    None is otherwise what the weights say. The same seed gives the same pixels whatever the tile or
+    the order of pictures.
+    """
+
+    scale: float | None = asked(
+        None, "Magnification.", group="Size", least=SCALES[0], most=SCALES[1], metavar="FLOAT"
+    )
+    size: tuple[int, int] | None = asked(
+        None, "Exact size of the result, in pixels.", group="Size", metavar="WxH"
+    )
+    max_side: int | None = asked(
+        None, "Length of the result's longer side.", group="Size", least=1, metavar="N"
+    )
+    preset: str | None = asked(
+        None,
+        "Speed against quality: the sampler and the steps, where these are not given.",
+        group="Quality", choices=PRESETS, shown=STORED,
+    )  # fmt: skip
+    steps: int | None = asked(
+        None, "Sampler steps.", group="Quality", least=1, shown=STORED, metavar="N"
+    )
+    sampler: str | None = asked(
+        None, "How the noise is taken away.",
+        group="Sampling", expert=True, choices=tuple(SAMPLERS), shown=STORED,
+    )  # fmt: skip
+    spacing: str | None = asked(
+        None, "How the noise levels are spaced.",
+        group="Sampling", expert=True, choices=tuple(SPACINGS), shown=STORED,
+    )  # fmt: skip
+    seed: int = asked(
+        0, "The same seed and picture give the same result.", group="Quality", metavar="N"
+    )
+    temperature: float | None = asked(
+        None,
+        "Strength of the noise; below 1 the result is smoother.",
+        group="Sampling", expert=True, least=0, shown=STORED, metavar="FLOAT",
+    )  # fmt: skip
+    parametrisation: str | None = asked(
+        None,
+        "How ecdp's two heads are read: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0.",
+        group="Sampling", expert=True, shown=STORED, metavar="NAME",
+    )  # fmt: skip
+    rtol: float = asked(
+        1e-3,
+        "Relative tolerance of --sampler rk45.",
+        group="Sampling", expert=True, above=0, flags="--rtol and --atol", metavar="FLOAT",
+    )  # fmt: skip
+    atol: float = asked(
+        1e-3,
+        "Absolute tolerance of --sampler rk45.",
+        group="Sampling", expert=True, above=0, flags="--rtol and --atol", metavar="FLOAT",
+    )  # fmt: skip
+    consistency: str | None = asked(
+        None,
+        "Whether the result, shrunk, must equal the input; with colour only in what is coarse.",
+        group="Quality", expert=True, choices=CONSISTENCY,
+        shown="stored in the weights: project, but off for those that clean up",
+    )  # fmt: skip
+    tile: str | int = asked(
+        "auto",
+        "Side of the windows that a large picture is worked in; 0: no windows.",
+        group="Machine", expert=True, metavar="auto|0|N",
+    )  # fmt: skip
+    overlap: int = asked(
+        64, "Pixels that windows share.", group="Machine", expert=True, least=0, metavar="N"
+    )
+    one_stage: bool = asked(
+        False,
+        "Use the weights at this very scale, also where they were not trained for it.",
+        group="Sampling", expert=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.scale is None and self.size is None and self.max_side is None:
+            object.__setattr__(self, "scale", SCALE)
+        checked(self)
+        side = str(self.tile)
+        if side not in ("auto", "0") and not (side.isdecimal() and int(side) >= SMALLEST_TILE):
+            raise UsageError(f"--tile must be auto, 0, or at least {SMALLEST_TILE}, not {side}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which weights enlarge pictures, and where. Raises UsageError for an unknown input.
+
+    method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
+    weights for domain and scale. weights: a name in weights.toml, a .safetensors file or
+    hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
+    fit method and scale. input: real has pictures that are blurred, noisy or compressed done by
+    weights for such, clean by the others; auto looks at each picture, where neither a method nor
+    weights are named. offline: never ask the network. compile: by torch.compile, which takes a
+    minute or more at the first picture.
+    """
+
+    method: str | None = asked(
+        None, "How to enlarge.", group="Weights",
+        shown="ecdp to 4x, idm at others, sr3 past 8x; for faces sr3 at 4x and 8x, else idm",
+    )  # fmt: skip
+    weights: str | None = asked(
+        None,
+        "Weights by name (`diffsr weights list`), a .safetensors file, or "
+        "hf:ORG/REPO[@REVISION]/FILE; they bring their method.",
+        group="Weights", metavar="NAME|FILE|hf:...",
+    )  # fmt: skip
+    domain: str = asked("photo", "What is on the pictures, for choosing weights.", group="Weights")
+    input: str = asked(
+        "auto",
+        "What the pictures are like: clean (rendered, or made small from large ones) or real (of "
+        "cameras and the web: noisy, compressed, blurred), for choosing weights; auto looks at "
+        "each. Without effect beside --weights.",
+        group="Weights", choices=INPUTS,
+    )  # fmt: skip
+    device: str = asked("auto", "Where the network runs.", group="Machine")
+    dtype: str = asked("auto", "Number format of the network.", group="Machine", expert=True)
+    offline: bool = asked(False, "Never use the network.", group="General", expert=True)
+    compile: bool = asked(
+        False,
+        "Compile the network first (torch.compile): a minute or more, then each call is quicker; "
+        "for long batches, on a GPU above all.",
+        group="Machine", expert=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        checked(self)
