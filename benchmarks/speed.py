@@ -32,6 +32,7 @@ from upscale.machine import fast_bf16
 from upscale.methods import METHODS, named
 from upscale.nets import winograd
 from upscale.pipeline.models import Models
+from upscale.pipeline.request import Setup
 
 Row = dict[str, Any]
 # name: weights or paper network, output side, magnification
@@ -75,11 +76,11 @@ _CALLS = 5  # of which the least CPU seconds count
 def load(name: str, device: str) -> nn.Module:
     """The bundled network, or a paper's with random weights, as `Upscaler` runs it."""
     torch.manual_seed(0)
-    models = Models(None, None, "photo", torch.device(device), True, None)
+    models = Models(Setup(offline=True), torch.device(device))
     if name in _PAPERS:
         net = _PAPERS[name](_PAPERS[name].named[name]).eval().requires_grad_(False)
         return models.ready(net)
-    models = Models(None, name, "photo", torch.device(device), True, None)
+    models = Models(Setup(weights=name, offline=True), torch.device(device))
     return models.model(models.entry(4.0)).net
 
 

@@ -19,6 +19,7 @@ from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
 from upscale.pipeline.request import SMALLEST_TILE
+from upscale.pipeline.request import STORED as STORED
 
 GENERATING = {
     name: f"{name} makes pictures from noise alone: diffsr generate."
@@ -194,7 +195,6 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
 
 # what several commands have alike
 MACHINE = "Machine"
-STORED = "stored in the weights"  # where the default of a sampling option comes from
 DEVICE = option(
     "--device", type=Named(("auto", "cpu", "cuda")), default="auto", group=MACHINE,
     help="Where the network runs.",

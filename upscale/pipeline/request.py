@@ -16,7 +16,7 @@ from upscale.errors import UsageError
 from upscale.methods import PRESETS
 
 SCALE = 4.0  # where no size is asked for
-SCALES = (1.0, 16.0)
+SCALES = (1, 16)
 SMALLEST_TILE = 128
 CONSISTENCY = ("project", "blend", "colour", "off")
 INPUTS = ("auto", "clean", "real")
