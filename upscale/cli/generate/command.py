@@ -37,8 +37,7 @@ from upscale.diffusion.table import SAMPLERS, SPACINGS
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
-    from upscale.pipeline.after import Level
-    from upscale.pipeline.generator import Generator, Made, Way
+    from upscale.pipeline.generator import Generator, Level, Made, Way
 
 
 def _generating(
