@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -17,7 +16,8 @@ from upscale.humaneval.session import label
 from upscale.humaneval.store import Store
 
 MOST_FAST = 0.2  # share of too-fast answers with which a subject is left out
-Row = dict[str, Any]  # an answered trial, as `Store.answers` tells it
+Row = dict[str, Any]  # an answered trial, as `Store.answers` has it; or a line of the report
+Pair = tuple[str, str]  # a condition: the two roles that are compared
 
 
 @dataclass(frozen=True)
@@ -65,27 +65,32 @@ def analyse(store: Store, rules: Rules, *, seed: int = 0, draws: int = 2000) -> 
     if not main:
         raise InputError("no answer counts: " + " ".join(exclusions["said"]))
     rng = np.random.default_rng(seed)
-    names, order = store.meta["methods"], [tuple(pair) for pair in store.meta["conditions"]]
+    names, tasks = store.meta["methods"], store.meta["tasks"]
+    cells = _cells(main, [tuple(pair) for pair in store.meta["conditions"]])
     rates, preferences, pictures = [], [], []
-    for task, pair in _cells(main, order):
-        chosen = _answers(main, task, pair)
-        told = {"task": task, **_named(pair), **_told(chosen, rng, draws)}
-        told |= _times([r for r in main if r["task"] == task and _pair(r, order) == pair])
-        (rates if pair[0] == TRUTH else preferences).append(told)
-        pictures += [{"task": task, **_named(pair), **row} for row in _by_picture(main, task, pair)]
+    for (task, pair), rows_of_cell in cells.items():
+        named = {"task": task, **_named(pair)}
+        answers = _answers(rows_of_cell, named["method"])
+        found = {**named, **_summary(answers, rng, draws), **_times(rows_of_cell)}
+        (rates if pair[0] == TRUTH else preferences).append(found)
+        titles = {row["picture"]: row["name"] for row in rows_of_cell}
+        pictures += [{**named, **row} for row in _by_picture(answers, titles)]
+    study = (
+        "title", "seconds", "images", "checks", "practice", "crop", "magnify", "seed", "tasks",
+        "study",
+    )  # fmt: skip
     return {
-        "study": {k: store.meta[k] for k in ("title", "seconds", "images", "checks", "practice",
-                                             "crop", "magnify", "seed", "tasks", "study")},
+        "study": {key: store.meta[key] for key in study},
         "methods": names,
         "exclusions": exclusions,
         "rates": rates,
         "preferences": preferences,
-        "comparisons": _comparisons(main, names, store.meta["tasks"], rng, draws),
+        "comparisons": _comparisons(cells, names, tasks, rng, draws),
         "sides": _sides(main),
         "timing": _timing(rows),
         "pictures": pictures,
         "answers": rows,
-    }  # fmt: skip
+    }
 
 
 # --- what counts ------------------------------------------------------------------------------
@@ -151,35 +156,32 @@ def _chose(row: Row) -> str:
     return row[f"{row['side']}_role"]
 
 
-def _pair(row: Row, order: Iterable[tuple[str, str]]) -> tuple[str, str]:
-    """The condition of a trial, whichever stood left."""
-    roles = {row["left_role"], row["right_role"]}
-    return next(pair for pair in order if set(pair) == roles)
-
-
-def _named(pair: tuple[str, str]) -> dict[str, str]:
+def _named(pair: Pair) -> dict[str, str]:
     """Against the truth the rate is the method's, else the first one's."""
     if pair[0] == TRUTH:
         return {"method": pair[1]}
     return {"method": pair[0], "against": pair[1]}
 
 
-def _cells(rows: list[Row], order: list[tuple[str, str]]) -> list[tuple[int, tuple[str, str]]]:
-    found = {(row["task"], _pair(row, order)) for row in rows}
-    return sorted(found, key=lambda cell: (cell[0], order.index(cell[1])))
+def _cells(rows: list[Row], order: list[Pair]) -> dict[tuple[int, Pair], list[Row]]:
+    """The answers to each task and condition, whichever stood left."""
+    cells: dict[tuple[int, Pair], list[Row]] = {}
+    for row in rows:
+        roles = {row["left_role"], row["right_role"]}
+        pair = next(pair for pair in order if set(pair) == roles)
+        cells.setdefault((row["task"], pair), []).append(row)
+    return dict(sorted(cells.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))))
 
 
-def _answers(rows: list[Row], task: int, pair: tuple[str, str]) -> stats.Answers:
-    own = [r for r in rows if r["task"] == task and {r["left_role"], r["right_role"]} == set(pair)]
-    winner = _named(pair)["method"]
+def _answers(rows: list[Row], winner: str) -> stats.Answers:
     return stats.Answers(
-        np.array([_chose(row) == winner for row in own], bool),
-        np.array([row["subject"] for row in own], int),
-        np.array([row["picture"] for row in own], int),
+        np.array([_chose(row) == winner for row in rows], bool),
+        np.array([row["subject"] for row in rows], int),
+        np.array([row["picture"] for row in rows], int),
     )
 
 
-def _told(answers: stats.Answers, rng: np.random.Generator, draws: int) -> dict[str, Any]:
+def _summary(answers: stats.Answers, rng: np.random.Generator, draws: int) -> dict[str, Any]:
     found = stats.rate(answers, rng, draws)
     n, chosen = len(answers.chosen), int(answers.chosen.sum())
     share, alpha = stats.agreement(answers)
@@ -200,57 +202,53 @@ def _times(rows: list[Row]) -> dict[str, float | None]:
     return dict(zip(names, np.percentile(times, [25, 50, 75]).round(1).tolist(), strict=True))
 
 
-def _by_picture(rows: list[Row], task: int, pair: tuple[str, str]) -> list[dict[str, Any]]:
+def _by_picture(answers: stats.Answers, titles: dict[int, str]) -> list[Row]:
     """The rate of every picture, the highest first."""
-    answers = _answers(rows, task, pair)
-    ids = np.unique(answers.picture)
-    names = {row["picture"]: row["name"] for row in rows}
-    chosen, n = answers.sums("picture")
-    told = [
-        {"picture": names[i], "id": int(i), "n": int(count), "chosen": int(won),
-         "rate": float(won / count), "wilson": stats.wilson(int(won), int(count))}
-        for i, won, count in zip(ids, chosen, n, strict=True)
-    ]  # fmt: skip
-    return sorted(told, key=lambda row: (-row["rate"], -row["n"], row["picture"]))
+    found = []
+    for i, won, n in zip(np.unique(answers.picture), *answers.sums("picture"), strict=True):
+        row = {"picture": titles[i], "id": int(i), "n": int(n), "chosen": int(won)}
+        row |= {"rate": float(won / n), "wilson": stats.wilson(int(won), int(n))}
+        found.append(row)
+    return sorted(found, key=lambda row: (-row["rate"], -row["n"], row["picture"]))
 
 
 def _comparisons(
-    rows: list[Row], methods: list[str], tasks: list[int], rng: np.random.Generator, draws: int
-) -> list[dict[str, Any]]:
+    cells: dict[tuple[int, Pair], list[Row]],
+    methods: list[str],
+    tasks: list[int],
+    rng: np.random.Generator,
+    draws: int,
+) -> list[Row]:
     """Differences of fool rates, each method with each, p adjusted within a task (Holm)."""
     found = []
     for task in tasks:
-        own = {name: _answers(rows, task, (TRUTH, name)) for name in methods}
-        part = [
-            {"task": task, "method": a, "against": b,
-             **_difference(stats.difference(own[a], own[b], rng, draws))}
-            for a, b in combinations(methods, 2)
-            if len(own[a].chosen) and len(own[b].chosen)
-        ]  # fmt: skip
+        own = {m: _answers(cells.get((task, (TRUTH, m)), []), m) for m in methods}
+        part = []
+        for a, b in combinations([m for m in methods if len(own[m].chosen)], 2):
+            change = stats.difference(own[a], own[b], rng, draws)
+            row = {"task": task, "method": a, "against": b, "difference": change.value}
+            part.append({**row, "interval": change.interval, "p": change.p})
         for row, p in zip(part, stats.holm([row["p"] for row in part]), strict=True):
             row["p_holm"] = p
         found += part
     return found
 
 
-def _difference(found: stats.Estimate) -> dict[str, Any]:
-    return {"difference": found.value, "interval": found.interval, "p": found.p}
-
-
-def _sides(rows: list[Row]) -> dict[str, Any]:
+def _sides(rows: list[Row]) -> Row:
     """How often the left picture was chosen: far from a half, somebody favours a side."""
-    left = sum(row["side"] == "left" for row in rows)
-    return {"left": left, "n": len(rows), "rate": left / len(rows),
-            "wilson": stats.wilson(left, len(rows))}  # fmt: skip
+    left, n = sum(row["side"] == "left" for row in rows), len(rows)
+    return {"left": left, "n": n, "rate": left / n, "wilson": stats.wilson(left, n)}
 
 
-def _timing(rows: list[Row]) -> dict[str, Any]:
+def _timing(rows: list[Row]) -> dict[str, Row | None]:
     """How long the pictures stood, in ms: by the page's frames, and by the browser's paints."""
-    told: dict[str, Any] = {}
+
+    def summary(values: list[float]) -> Row:
+        median = float(np.median(values))
+        return {"n": len(values), "median": median, "min": min(values), "max": max(values)}
+
+    found: dict[str, Row | None] = {}
     for name in ("shown_ms", "presented_ms", "frame_ms"):
         values = [row[name] for row in rows if row[name] is not None]
-        told[name] = None
-        if values:
-            told[name] = {"n": len(values), "median": float(np.median(values)),
-                          "min": min(values), "max": max(values)}  # fmt: skip
-    return told
+        found[name] = summary(values) if values else None
+    return found
