@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -152,6 +153,15 @@ class Tile(click.ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list:
         values = ("auto", "0", "256", "512")
         return [CompletionItem(v) for v in values if v.startswith(incomplete)]
+
+
+def some(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """These options alone."""
+    return {name: options[name] for name in names}
+
+
+def path_of(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def weights_names(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from click.core import ParameterSource
 
 from upscale.bench.columns import DEFAULT_METRICS, METRICS
 from upscale.bench.table import DEGRADATIONS, REGISTERED, SHIPPED
-from upscale.cli.bench.run import compare_runs, compare_sets, html, markdown, put, run_bench
+from upscale.cli.bench.run import compare_runs, compare_sets, deliver, html, markdown, run_bench
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -167,19 +166,16 @@ def command(ctx: click.Context, **options: Any) -> int:
     from upscale import document
     from upscale.bench import report
 
-    texts: dict[str, Callable[[], str]] = {
+    texts = {
         "json": lambda: report.to_json(rows),
         "csv": lambda: document.to_csv(rows),
         "markdown": lambda: markdown(rows, options),
         "html": lambda: html(rows, shown, options),
     }
-    for kind, target in targets.items():
-        put(texts[kind](), target, reporter)
-    if "-" not in targets.values() and not options["quiet"]:
-        if sys.stdout.isatty():
-            _table(report.brief(rows) if options["brief"] else report.summary(rows))
-        else:  # a file or a pipe has no width to fit
-            click.echo(markdown(rows, options), nl=False)
+    means = report.brief if options["brief"] else report.summary
+    # a file or a pipe has no width to fit: it gets the Markdown
+    on_screen = (lambda: _table(means(rows))) if sys.stdout.isatty() else None
+    deliver(texts, targets, reporter, on_screen)
     return 1 if any("error" in row for row in rows) else 0
 
 

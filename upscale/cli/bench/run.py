@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from upscale.bench.columns import METRICS
+from upscale.cli.options import path_of, some
 from upscale.cli.progress import Reporter
 from upscale.errors import OutputError, UsageError
+
+Texts = Mapping[str, Callable[[], str]]  # by their kind: json, csv, markdown, html
 
 
 def run_bench(
@@ -23,8 +27,7 @@ def run_bench(
     from upscale.bench.run import Settings, run
     from upscale.bench.score import default_metrics
 
-    data = Path(options["data"]) if options["data"] else None
-    name, folder = testsets.find(options["dataset"], data)
+    name, folder = testsets.find(options["dataset"], path_of(options["data"]))
     options["dataset_name"] = name
     metrics = options["metrics"]
     if metrics is None:
@@ -44,20 +47,17 @@ def run_bench(
         parametrisations=options["parametrisation"] or (None,),
         metrics=metrics,
         weights=options["weights"] or (),
-        outputs=tuple(Path(o) for o in options["outputs"]),
-        **{
-            key: options[key]
-            for key in ("degradation", "domain", "spacing", "consistency", "one_stage", "limit",
-                        "seed", "samples", "device", "dtype", "offline", "crop")
-        },
-    )  # fmt: skip
+        outputs=tuple(map(Path, options["outputs"])),
+        **some(options, "degradation", "domain", "spacing", "consistency", "one_stage", "limit"),
+        **some(options, "seed", "samples", "device", "dtype", "offline", "crop"),
+    )
     reporter.begin("measuring")
     try:
         return run(
             folder,
             settings,
             name=name,
-            save=Path(options["save"]) if options["save"] else None,
+            save=path_of(options["save"]),
             cache=Cache(None if options["no_cache"] else _cache_folder(options["cache"])),
             shown=shown,
             say=reporter.note,
@@ -109,11 +109,12 @@ def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
     if set(targets) - {"json", "markdown"}:
         raise UsageError("--compare writes --json and --markdown only")
     rows, notes = compare.compare(*(compare.read_rows(Path(p)) for p in options["compare"]))
+    texts = {
+        "json": lambda: compare.to_json(rows, notes),
+        "markdown": lambda: compare.to_markdown(rows, notes),
+    }
     with Reporter(quiet=options["quiet"]) as reporter:
-        for kind, target in targets.items():
-            put(getattr(compare, f"to_{kind}")(rows, notes), target, reporter)
-    if "-" not in targets.values() and not options["quiet"]:
-        click.echo(compare.to_markdown(rows, notes), nl=False)
+        deliver(texts, targets, reporter)
     return 0
 
 
@@ -124,22 +125,38 @@ def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
 
     if "html" in targets:
         raise UsageError("--unpaired writes --json, --csv and --markdown only")
-    data = Path(options["data"]) if options["data"] else None
-    name, folder = testsets.find(options["dataset"], data)
+    name, folder = testsets.find(options["dataset"], path_of(options["data"]))
     with Reporter(quiet=options["quiet"]) as reporter:
         reporter.begin("measuring")
         rows = unpaired.run(
-            folder, [Path(o) for o in options["outputs"]], name=name, device=options["device"],
-            limit=options["limit"], say=reporter.note,
+            folder,
+            [Path(o) for o in options["outputs"]],
+            name=name,
+            say=reporter.note,
             on_picture=lambda name, done, total: reporter.step(done, total),
-        )  # fmt: skip
+            **some(options, "device", "limit"),
+        )
         reporter.end()
-        texts = {"json": report.to_json, "csv": document.to_csv, "markdown": unpaired.to_markdown}
-        for kind, target in targets.items():
-            put(texts[kind](rows), target, reporter)
-    if "-" not in targets.values() and not options["quiet"]:
-        click.echo(unpaired.to_markdown(rows), nl=False)
+        texts = {
+            "json": lambda: report.to_json(rows),
+            "csv": lambda: document.to_csv(rows),
+            "markdown": lambda: unpaired.to_markdown(rows),
+        }
+        deliver(texts, targets, reporter)
     return 0
+
+
+def deliver(
+    texts: Texts,
+    targets: dict[str, str],
+    reporter: Reporter,
+    show: Callable[[], None] | None = None,
+) -> None:
+    """Write the texts that are wanted; show(), or the Markdown, goes to a free standard output."""
+    for kind, target in targets.items():
+        put(texts[kind](), target, reporter)
+    if "-" not in targets.values() and not reporter.quiet:
+        show() if show else click.echo(texts["markdown"](), nl=False)
 
 
 def put(text: str, target: str, reporter: Reporter) -> None:

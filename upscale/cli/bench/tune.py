@@ -11,6 +11,7 @@ import click
 
 from upscale.bench.columns import COLUMNS
 from upscale.cli.bench.run import put
+from upscale.cli.options import path_of, some
 from upscale.cli.progress import Reporter
 from upscale.errors import UsageError
 
@@ -37,7 +38,7 @@ def tune_schedule(options: dict[str, Any]) -> int:
     metrics = options["metrics"] or tuple(
         name for name in default_metrics() if name.startswith("lpips")
     )
-    data = Path(options["data"]) if options["data"] else None
+    folder = testsets.find(options["dataset"], path_of(options["data"]))[1]
     with Reporter(quiet=options["quiet"]) as reporter:
         reporter.begin("searching")
 
@@ -46,15 +47,20 @@ def tune_schedule(options: dict[str, Any]) -> int:
             reporter.line(f"{done}/{of} best so far: {best:.4f} of the present way's")
 
         tuned = tune.tune(
-            testsets.find(options["dataset"], data)[1], weights, steps, metrics=metrics,
-            scale=scale, sampler=sampler, on_step=show,
-            **{name: options[name] for name in ("candidates", "limit", "seed", "device", "dtype",
-                                                "offline", "degradation")},
-        )  # fmt: skip
+            folder,
+            weights,
+            steps,
+            metrics=metrics,
+            scale=scale,
+            sampler=sampler,
+            on_step=show,
+            **some(options, "candidates", "limit", "seed"),
+            **some(options, "device", "dtype", "offline", "degradation"),
+        )
         reporter.end()
         path = None
         if tuned.kept:
-            path = tune.keep(tuned, weights, Path(options["output"]) if options["output"] else None)
+            path = tune.keep(tuned, weights, path_of(options["output"]))
         if options["json_file"]:
             put(_as_json(tuned, path), options["json_file"], reporter)
     if options["json_file"] != "-" and not options["quiet"]:
@@ -89,9 +95,4 @@ def _lines(tuned: Tuned, path: Path | None) -> list[str]:
 
 
 def _as_json(tuned: Tuned, path: Path | None) -> str:
-    change = {name: asdict(mean) for name, mean in tuned.change.items()}
-    return json.dumps({
-        "schedule": asdict(tuned.schedule), "before": tuned.before, "after": tuned.after,
-        "change": change, "kept": tuned.kept, "tried": tuned.tried,
-        "path": None if path is None else str(path),
-    }, indent=1)  # fmt: skip
+    return json.dumps({**asdict(tuned), "path": None if path is None else str(path)}, indent=1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from upscale.cli.options import (
     Named,
     Several,
     option,
+    some,
     weights_names,
     with_options,
 )
@@ -139,7 +141,11 @@ def command(**options: Any) -> int:
             _planned(work, generator, way, cascade, reporter)
             return 0
         work.prepare()
-        _make(work, generator, way, cascade, options, reporter)
+        make = partial(
+            generator, seed=options["seed"], way=way, cascade=cascade, on_step=reporter.step
+        )
+        most = options["batch"] if generator.device.type != "cpu" else 1  # a file when it can be
+        _make(work, make, most, options, reporter)
     return 0
 
 
@@ -147,18 +153,14 @@ def make_generator(options: dict[str, Any], reporter: Reporter) -> Generator:
     """The one place that loads torch and the network."""
     from upscale.pipeline.generator import Generator
 
-    return Generator(
-        options["weights"],
-        on_bytes=reporter.fetching,
-        **{key: options[key] for key in ("device", "dtype", "offline")},
-    )
+    where = some(options, "device", "dtype", "offline")
+    return Generator(options["weights"], on_bytes=reporter.fetching, **where)
 
 
 def _way(generator: Generator, options: dict[str, Any]) -> Way:
     from upscale.pipeline.generator import Way
 
-    wanted = ("sampler", "steps", "spacing", "temperature")
-    return generator.resolved(Way(**{key: options[key] for key in wanted}))
+    return generator.resolved(Way(**some(options, "sampler", "steps", "spacing", "temperature")))
 
 
 def _planned(
@@ -177,14 +179,17 @@ def _planned(
 
 
 def _make(
-    work: Work, generator: Generator, way: Way, cascade: list[Level], options: dict[str, Any],
+    work: Work,
+    generator: Callable[..., list[Made]],
+    most: int,
+    options: dict[str, Any],
     reporter: Reporter,
-) -> None:  # fmt: skip
+) -> None:
+    """generator: numbers -> pictures; most: so many at once."""
     from upscale.image.decode import read
     from upscale.image.encode import write
 
-    settings = {"format": work.format, "quality": options["quality"], "strip": options["strip"],
-                "overwrite": options["overwrite"]}  # fmt: skip
+    settings = {"format": work.format, **some(options, "quality", "strip", "overwrite")}
     shown: dict[int, Picture] = {}
     for number, path in work.items:
         if number in work.done:
@@ -192,13 +197,12 @@ def _make(
             reporter.end()
             if work.sheet:
                 shown[number] = read(path)
-    most = options["batch"] if generator.device.type != "cpu" else 1  # a file as soon as it can be
-    for batch in _batches(work, most):
-        reporter.begin(f"picture {batch[0][0]}" + (f" to {batch[-1][0]}" if batch[1:] else ""))
-        made = generator(
-            [number for number, _ in batch], seed=options["seed"], way=way, cascade=cascade,
-            on_step=reporter.step,
-        )  # fmt: skip
+    left = [item for item in work.items if item[0] not in work.done]
+    for start in range(0, len(left), most):
+        batch = left[start : start + most]
+        numbers = [number for number, _ in batch]
+        reporter.begin(f"picture {numbers[0]}" + (f" to {numbers[-1]}" if numbers[1:] else ""))
+        made = generator(numbers)
         for one, (number, path) in zip(made, batch, strict=True):
             if work.sheet:
                 shown[number] = one.picture
@@ -216,12 +220,6 @@ def _make(
         write(whole, target, comment=f"diffsr {__version__}; generated, no photographs", **settings)
         if work.sheet != STDOUT and not options["as_json"]:
             reporter.result(work.sheet)
-
-
-def _batches(work: Work, most: int) -> Iterator[list[tuple[int, Path | None]]]:
-    left = [item for item in work.items if item[0] not in work.done]
-    for start in range(0, len(left), most):
-        yield left[start : start + most]
 
 
 def _comment(report: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from upscale.cli.options import (
     Named,
     Several,
     option,
+    some,
     weights_names,
     with_options,
 )
@@ -148,15 +149,13 @@ def build(**options: Any) -> int:
     from upscale.humaneval.build import build as make
 
     target = Path(options["output"])
-    given = {
-        **{name: options[name] for name in ("images", "subjects", "checks", "practice", "crop",
-                                            "magnify", "seed", "title")},
-        "tasks": tuple(int(task) for task in options["tasks"]),
-        "seconds": options["seconds"] or (3.0 if options["domain"] == "face" else 6.0),
-        "pairs": options["pairs"], "consent": _consent(options["consent"]),
-    }  # fmt: skip
-    optional = ("pairs", "title", "consent")  # None: the default of Settings
-    settings = Settings(**{k: v for k, v in given.items() if v is not None or k not in optional})
+    given = some(options, "title", "pairs") | {"consent": _consent(options["consent"])}
+    settings = Settings(
+        tasks=tuple(int(task) for task in options["tasks"]),
+        seconds=options["seconds"] or (3.0 if options["domain"] == "face" else 6.0),
+        **some(options, "images", "subjects", "checks", "practice", "crop", "magnify", "seed"),
+        **{name: value for name, value in given.items() if value is not None},
+    )
     check_free(target)
     _check(options)
     with Reporter(quiet=options["quiet"]) as reporter:
@@ -253,7 +252,7 @@ def make_maker(
     from upscale.image.picture import Picture
     from upscale.pipeline.upscaler import Upscaler
 
-    chosen = {name: options[name] for name in ("weights", "domain", "device", "dtype", "offline")}
+    chosen = some(options, "weights", "domain", "device", "dtype", "offline")
     if methods.get(method).kernel:
         chosen["weights"] = None
     upscaler = Upscaler(method, **chosen, on_bytes=on_bytes)

@@ -24,6 +24,8 @@ from upscale.cli.options import (
     Finite,
     Named,
     option,
+    path_of,
+    some,
     weights_names,
     with_options,
 )
@@ -138,20 +140,23 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
     with Reporter(quiet=options["quiet"] or _rank(), unit="pictures") as reporter, stop:
         from upscale.train.run import Options, run_training
 
+        how = Options(
+            cache=None if options["cache"] is None else int(options["cache"] * 2**30),
+            compiled="inductor" if options["compiled"] else "",
+            validation=path_of(options["validation"]),
+            **some(options, "save_minutes", "workers", "validate_every", "tensorboard", "strategy"),
+        )
         path = run_training(
-            config, _data(dataset, options, reporter.note), Path(output), init=options["init"],
-            name=name, device=options["device"], dtype=options["dtype"],
-            max_minutes=options["max_minutes"], say=reporter.note,
-            on_progress=_shown(reporter, config), should_stop=stop,
-            options=Options(
-                cache=None if options["cache"] is None else int(options["cache"] * 2**30),
-                compiled="inductor" if options["compiled"] else "",
-                validation=Path(options["validation"]) if options["validation"] else None,
-                **{key: options[key] for key in (
-                    "save_minutes", "workers", "validate_every", "tensorboard", "strategy",
-                )},
-            ),
-        )  # fmt: skip
+            config,
+            _data(dataset, options, reporter.note),
+            Path(output),
+            name=name,
+            say=reporter.note,
+            on_progress=_shown(reporter, config),
+            should_stop=stop,
+            options=how,
+            **some(options, "init", "device", "dtype", "max_minutes"),
+        )
     if not _rank():
         if stop.signal is not None:
             click.echo(f"Stopped; the same command goes on from here. Saved in {output}", err=True)
