@@ -168,7 +168,7 @@ def test_failures_are_known_until_they_are_mended(tmp_path) -> None:
 
 def test_a_file_that_is_no_ledger_is_left_alone(tmp_path) -> None:
     (tmp_path / "notes").write_text("one\ntwo\n")
-    with pytest.raises(InputError, match="is no ledger"):
+    with pytest.raises(InputError, match="is not a ledger"):
         Ledger(tmp_path / "notes", "s")
     assert (tmp_path / "notes").read_text() == "one\ntwo\n"
 

@@ -199,7 +199,7 @@ def test_mistakes_that_every_picture_would_repeat_come_at_once(
 ) -> None:
     monkeypatch.delenv("DIFFSR_LPIPS_VGG", raising=False)
     with pytest.raises(
-        UsageError, match=r"no metric vmaf; have psnr_y, ssim_y, .*grid_ratio, .*fid"
+        UsageError, match=r"no metric vmaf; choose from psnr_y, ssim_y, .*grid_ratio, .*fid"
     ):
         bench(dataset, metrics=("psnr", "vmaf"))
     with pytest.raises(WeightsError, match="LPIPS vgg"):

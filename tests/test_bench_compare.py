@@ -113,7 +113,7 @@ def test_published_tables_are_chosen_and_marked() -> None:
     names = [t.name for t in published.choose("auto", "div2k-val", (2.0, 4.0))]
     assert names == ["div2k-4x-idm", "div2k-4x"]
     assert published.choose("auto", "div2k-val", (8.0,)) == published.choose("none", "x", ()) == []
-    with pytest.raises(UsageError, match="no published table x; have auto, none, celeba-hq-8x"):
+    with pytest.raises(UsageError, match="table x; choose from auto, none, celeba-hq-8x"):
         published.choose("x", "", ())
     text = published.to_markdown(published.choose("celeba-hq-8x", "", ()))
     assert text.startswith("Published, not measured here: IDM (Gao et al. 2023), Table 2, x8. ")

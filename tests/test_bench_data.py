@@ -54,7 +54,7 @@ def test_a_set_is_found_by_path_name_and_folder(tmp_path: Path, monkeypatch) -> 
         testsets.find("set5")
     with pytest.raises(InputError, match=r"not in .*BSD100 or BSDS100 or B100"):
         testsets.find("bsd100", tmp_path)
-    with pytest.raises(InputError, match=r"no set of this name; have kodak8, set5, .*div2k-val"):
+    with pytest.raises(InputError, match=r"of this name; choose from kodak8, set5, .*div2k-val"):
         testsets.find("set6", tmp_path)
 
 

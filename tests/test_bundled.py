@@ -100,7 +100,7 @@ def test_who_names_nothing_gets_what_measured_best(parrots, domain, scale, name)
 
 
 def test_a_domain_without_weights_is_told() -> None:
-    with pytest.raises(UsageError, match="no domain 'cat'; have photo, face"):
+    with pytest.raises(UsageError, match="no domain 'cat'; choose from photo, face"):
         Upscaler(domain="cat")
 
 

@@ -120,10 +120,10 @@ def test_parametrisations_are_found_by_name_and_power() -> None:
 @pytest.mark.parametrize(
     "name, told",
     [
-        ("score", "no parametrisation 'score'; have eps, x0, v, hybrid, .*hybrid:POWER"),
+        ("score", "no parametrisation 'score'; choose from eps, x0, v, hybrid, .*hybrid:POWER"),
         ("eps:2", "no parametrisation 'eps:2'"),
         ("", "no parametrisation ''"),
-        ("hybrid:-1", "power of hybrid:-1 is no number from 0 up"),
+        ("hybrid:-1", "power of hybrid:-1 is not a number from 0 on"),
         ("hybrid:x", "power of hybrid:x "),
         ("hybrid:nan", "power of hybrid:nan "),
         ("hybrid:", "power of hybrid: "),

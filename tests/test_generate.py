@@ -295,7 +295,7 @@ def test_what_is_no_number_is_told(generator) -> None:
     net = DDPMNet(CONFIGS["ddpm-tiny"])
     net.unet.out[2].bias.data.fill_(torch.nan)
     broken = with_net(generator, net)
-    with pytest.raises(NumericalError, match="left the real numbers"):
+    with pytest.raises(NumericalError, match="output of the network is not finite"):
         broken([0], way=Way(steps=2))
 
 
@@ -431,11 +431,11 @@ def test_the_sheet_alone_and_standard_output(here, toy) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
-        ([], 2, "where to"),
+        ([], 2, "no output"),
         (["-o", "a.png", "--count", 2], 2, "is one file, and there are 2 pictures"),
         (["-o", "-", "--json"], 2, "--json needs -o FILE"),
-        (["-o", "s3://bucket/made/"], 2, "generate writes files of this machine"),
-        (["-o", "m", "--upscale-steps", "3,x"], 2, "want numbers from 1 up"),
+        (["-o", "s3://bucket/made/"], 2, "generate writes local files only"),
+        (["-o", "m", "--upscale-steps", "3,x"], 2, "write numbers from 1 on"),
         (["-o", "m", "--steps", 4, "--sampler", "rk45"], 2, "chooses its own steps"),
         (["-o", "m", "--size", 8], 2, "these weights make 16x16"),
         (["-o", "m", "--upscale-weights", "idm-face"], 2, "given for 1 stages, and there are 0"),

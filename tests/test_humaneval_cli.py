@@ -175,7 +175,7 @@ def test_own_words(here):
         (["--outputs", "m=hr", "--outputs", "m=hr"], 2, "named twice"),
         (["--outputs", "truth=hr"], 2, "cannot be named"),
         (["--outputs", "m=hr", "--pairs", "m"], 2, "NAME:NAME"),
-        (["--outputs", "m=hr", "--pairs", "m:n"], 2, "have m"),
+        (["--outputs", "m=hr", "--pairs", "m:n"], 2, "choose from m"),
         (["--outputs", "m=hr", "--images", "50"], 2, "each is seen once"),
         (["--outputs", "m=hr", "--task", "3"], 2, ""),
         (["--outputs", "m=none"], 3, "none"),

@@ -193,7 +193,7 @@ def test_animation_is_refused_unless_its_first_frame_will_do(format, tmp_path):
     picture = read(path, frames="first")
     assert "first of 3" in picture.notes[0]
     assert np.array_equal(samples(picture)[..., :3], np.asarray(frames[0]))
-    with pytest.raises(UsageError, match="have error, first"):
+    with pytest.raises(UsageError, match="choose from error, first"):
         read(path, frames="all")
 
 

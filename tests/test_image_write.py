@@ -255,7 +255,7 @@ def test_format_by_suffix():
 def test_named_formats(tmp_path):
     write(picture(), tmp_path / "a.png", format="jpg")  # the caller's word goes before the suffix
     assert read(tmp_path / "a.png").format == "JPEG"
-    with pytest.raises(OutputError, match="no format named HEIC can be written; have PNG"):
+    with pytest.raises(OutputError, match="no format named HEIC can be written; use PNG"):
         write(picture(), tmp_path / "b", format="HEIC")
     with pytest.raises(OutputError, match="stream has no suffix"):
         write(picture(), io.BytesIO())

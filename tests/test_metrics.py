@@ -251,7 +251,7 @@ def test_missing_and_wrong_weights_are_named(
         Lpips("vgg")
     with pytest.raises(WeightsError, match="not a file of LPIPS vgg"):
         Lpips("vgg", weights=alex.path)
-    with pytest.raises(UsageError, match="have alex, vgg"):
+    with pytest.raises(UsageError, match="choose from alex, vgg"):
         Lpips("squeeze")
     state, _ = read(alex.path)
     state["features.0.weight"] = state["features.0.weight"][:, :2]

@@ -170,7 +170,7 @@ class _Trap:
 def test_files_that_could_run_code_are_not_opened(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
     torch.save({"fc.bias": _Trap()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"evil\.pth: damaged, or more than tensors"):
+    with pytest.raises(WeightsError, match=r"evil\.pth: damaged, or it holds more than tensors"):
         files.state_of(tmp_path / "evil.pth")
     assert not (tmp_path / "sprung").exists()
     torch.save([1, 2], tmp_path / "list.pth")

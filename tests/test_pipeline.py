@@ -213,10 +213,10 @@ def test_every_sampler_on_every_schedule(upscaler, sampler, spacing, steps) -> N
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"sampler": "euler"}, "no sampler 'euler'; have ddpm"),
-        ({"spacing": "x"}, "no spacing 'x'; have logsnr"),
+        ({"sampler": "euler"}, "no sampler 'euler'; choose from ddpm"),
+        ({"spacing": "x"}, "no spacing 'x'; choose from logsnr"),
         ({"steps": 0}, "--steps must be at least 1"),
-        ({"consistency": "maybe"}, "have project, blend, colour, off"),
+        ({"consistency": "maybe"}, "choose from project, blend, colour, off"),
         ({"tile": 5}, "at least 128"),
         ({"temperature": -1.0}, "--temperature"),
         ({"overlap": -1}, "--overlap"),
@@ -395,7 +395,7 @@ def test_the_weights_name_the_kernel_of_their_mean(two_headed_weights, tmp_path,
     assert np.abs(plain(Picture(SMALL), **how).picture.rgb - own).max() > 1e-3
     same = changed(two_headed_weights, tmp_path, kernel="bicubic")
     np.testing.assert_array_equal(same(Picture(SMALL), **how).picture.rgb, own)
-    with pytest.raises(WeightsError, match="kernel is 'nearest': have bicubic, lanczos"):
+    with pytest.raises(WeightsError, match="kernel is 'nearest': choose from bicubic, lanczos"):
         changed(two_headed_weights, tmp_path, kernel="nearest")(Picture(SMALL), scale=3)
 
 

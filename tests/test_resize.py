@@ -138,7 +138,7 @@ def test_array_equals_tensor(shape, kernel):
 
 def test_mistakes_are_named():
     x = torch.zeros(1, 3, 4, 6)
-    with pytest.raises(ValueError, match="have bicubic, lanczos"):
+    with pytest.raises(ValueError, match="choose from bicubic, lanczos"):
         resize(x, (2, 3), "nearest")
     with pytest.raises(ValueError, match=r"\(B,C,H,W\)"):
         resize(x[0], (2, 3))

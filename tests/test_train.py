@@ -72,7 +72,7 @@ def test_a_run_in_two_parts_equals_a_run_in_one(photos, tmp_path) -> None:
     run(photos, tmp_path / "parts", should_stop=lambda: next(left, True))
     lines: list[str] = []
     parts = run(photos, tmp_path / "parts", say=lines.append)
-    assert any("going on from iteration 3" in line for line in lines)
+    assert any("resuming from iteration 3" in line for line in lines)
     assert same(whole, parts)
 
 
@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(photos, tmp_path) ->
     lines: list[str] = []
     assert same(whole, run(photos, tmp_path / "cut", say=lines.append))
     assert any("checkpoint-00000004.safetensors is damaged" in line for line in lines)
-    assert any("going on from iteration 2" in line for line in lines)
+    assert any("resuming from iteration 2" in line for line in lines)
 
 
 def test_another_config_in_the_same_folder_is_refused(photos, tmp_path) -> None:
@@ -311,7 +311,7 @@ def test_the_residuals_deviation_is_measured_and_stored(photos, tmp_path) -> Non
     residual = torch.cat([b.hr - b.lr_up for b in map(pairs.batch, range(100, 150))])
     assert std == pytest.approx(float(residual.square().mean().sqrt()), rel=0.1)
     trained(photos, tmp_path, config.with_(iterations=3), net=TWO_HEADS, say=lines.append)
-    assert any("going on from iteration 2" in line for line in lines)
+    assert any("resuming from iteration 2" in line for line in lines)
 
 
 def test_pictures_without_detail_are_refused(tmp_path) -> None:
@@ -479,7 +479,7 @@ def test_sizes_that_make_no_network_are_refused() -> None:
 
 
 def test_networks_of_papers_are_made_for_their_method_alone() -> None:
-    with pytest.raises(UsageError, match="no network 'edsr'; have compact, "):
+    with pytest.raises(UsageError, match="no network 'edsr'; choose from compact, "):
         methods.network_named("edsr", "sr3")
     with torch.device("meta"):
         for net, method in (("ecdp-df2k", "sr3"), ("ecdp-celeba", "regression")):

@@ -191,7 +191,7 @@ def test_a_run_begins_as_another_stands_under_its_own_settings(photos, tmp_path)
     # its own checkpoint goes before: the same command goes on
     run_training(own.with_(iterations=2), photos, tmp_path / "b", device="cpu", net=SMALL,
                  init=str(tmp_path / "a"), say=lines.append)  # fmt: skip
-    assert any("going on from iteration 1" in line for line in lines)
+    assert any("resuming from iteration 1" in line for line in lines)
 
 
 def test_a_folder_without_a_run_or_of_another_network_is_no_beginning(photos, tmp_path) -> None:

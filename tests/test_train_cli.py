@@ -222,7 +222,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path) -> None:
     until(lambda: '"iteration": 40' in (cut / "metrics.jsonl").read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.finished()  # 0: a machine that is taken away is no failure
-    assert "going on from iteration" in err and "the same command goes on from here" in err
+    assert "resuming from iteration" in err and "the same command resumes from there" in err
     assert losses(cut)[-1]["iteration"] < 100
     # the whole program, from its start
     command = [sys.executable, "-m", "upscale"]

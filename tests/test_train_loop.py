@@ -195,7 +195,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(photos, tmp_path) -> None:
     told: list[str] = []
     run(photos, tmp_path, say=told.append)
     assert any("00000006.safetensors is damaged" in line for line in told)
-    assert any("going on from iteration 2" in line for line in told)
+    assert any("resuming from iteration 2" in line for line in told)
 
 
 # --- chance -------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_learning_rates() -> None:
     assert cosine[99] == pytest.approx(0.1, abs=1e-3) and cosine[50] == pytest.approx(0.55)
     with pytest.raises(UsageError, match="--milestones"):
         rates(schedule="steps", milestones="half")
-    with pytest.raises(UsageError, match=r"--loss 'l3': there is none; have l1, l2"):
+    with pytest.raises(UsageError, match=r"--loss 'l3': there is none; choose from l1, l2"):
         TrainConfig(loss="l3")
 
 
@@ -555,7 +555,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(photos, tmp_path, monkeypatch, er
     ]
     told: list[str] = []
     run(photos, tmp_path, say=told.append)
-    assert any("going on from iteration 3" in line for line in told)
+    assert any("resuming from iteration 3" in line for line in told)
 
 
 def test_a_log_that_cannot_be_written_is_told(photos, tmp_path) -> None:

@@ -205,7 +205,7 @@ def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("[weights.mine]", "[weights.sr3-photo]"), r"own\.toml:2: .* stands in .* already"),
+        (("[weights.mine]", "[weights.sr3-photo]"), r"own\.toml:2: .* is already defined in .*"),
         (("hub =", "path = 'a.safetensors' #"), None),
         (("hub =", "path = 'a.pth' #"), r"own\.toml:11: .*path must be the path of a \.safetens"),
         (("hub =", "bundled = 'a.safetensors' #"), r"own\.toml:11: .*bundled must be left out"),
@@ -230,9 +230,11 @@ def test_what_an_own_list_may_hold(listed, tmp_path, monkeypatch, change, told) 
 
 def test_unknown_names_get_a_suggestion(listed) -> None:
     listed(SR3)
-    with pytest.raises(WeightsError, match=r"named sr3-foto; did you mean sr3-photo\? Have"):
+    with pytest.raises(WeightsError, match=r"named sr3-foto; did you mean sr3-photo\? Choose from"):
         store.find("sr3-foto")
-    with pytest.raises(WeightsError, match=r"named zzz; Have sr3-photo, or give the path"):
+    with pytest.raises(
+        WeightsError, match=r"named zzz; Choose from sr3-photo, or give a .safetensors file"
+    ):
         store.find("zzz")
     with pytest.raises(WeightsError, match=r"no/such\.safetensors: there is no such file"):
         store.find("no/such.safetensors")
@@ -253,7 +255,7 @@ def test_choosing(listed) -> None:
 
 def test_choosing_in_vain_says_what_there_is(listed) -> None:
     listed(SR3)
-    with pytest.raises(WeightsError, match=r"no face weights for sr3; have sr3-photo \(--weights"):
+    with pytest.raises(WeightsError, match=r"weights for sr3; choose from sr3-photo \(--weights"):
         store.choose(("sr3",), 4, "face")
     with pytest.raises(
         WeightsError, match=r"no weights for ecdp; .*--method ecdp --scale 2\.5"
@@ -329,7 +331,7 @@ def test_a_file_without_our_header_has_tensors_but_is_no_entry(tmp_path: Path) -
     with pytest.raises(WeightsError, match="which method"):
         store.find(path)
     store.save(path, {"a": torch.ones(2)}, {"method": "sr3", "scales": [0]})
-    with pytest.raises(WeightsError, match="scales make no sense"):
+    with pytest.raises(WeightsError, match="scales are invalid"):
         store.find(path)
 
 

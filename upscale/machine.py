@@ -23,7 +23,7 @@ DTYPES = ("auto", "fp32", "bf16")
 def pick_device(name: str = "auto") -> torch.device:
     """The word auto means CUDA where there is a usable one, else the CPU. Raises UsageError."""
     if name not in DEVICES:
-        raise UsageError(f"no device {name!r}; have {', '.join(DEVICES)}")
+        raise UsageError(f"no device {name!r}; choose from {', '.join(DEVICES)}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -45,7 +45,7 @@ def fast_bf16(device: torch.device) -> bool:
 def pick_bf16(name: str, device: torch.device) -> bool:
     """Whether networks run under bf16 autocast. Raises UsageError for an unknown name."""
     if name not in DTYPES:
-        raise UsageError(f"no dtype {name!r}; have {', '.join(DTYPES)}")
+        raise UsageError(f"no dtype {name!r}; choose from {', '.join(DTYPES)}")
     return name == "bf16" or (name == "auto" and fast_bf16(device))
 
 

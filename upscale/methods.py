@@ -55,7 +55,7 @@ TRAINED = "ddim"  # the sampler that training's losses go through, and that its 
 def sampler_of(name: str) -> Sampler:
     """The row of the table. Raises UsageError with the valid names."""
     if name not in SAMPLERS:
-        raise UsageError(f"no sampler {name!r}; have {', '.join(SAMPLERS)}")
+        raise UsageError(f"no sampler {name!r}; choose from {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 
@@ -140,7 +140,7 @@ class Method:
         know one call more or less, and no other sampler.
         """
         if name not in PRESETS:
-            raise UsageError(f"no preset {name!r}; have {', '.join(PRESETS)}")
+            raise UsageError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
         own = sampler_of(self.sampler)
         if own.single:
             return self.sampler, self.steps
@@ -252,14 +252,15 @@ def preferred(domain: str) -> tuple[str, ...]:
         name: row.preferred[domain] for name, row in METHODS.items() if domain in row.preferred
     }
     if not found:
-        raise UsageError(f"no domain {domain!r}; have {', '.join(domains())}, or name a --method")
+        have = ", ".join(domains())
+        raise UsageError(f"no domain {domain!r}; choose from {have}, or name a --method")
     return tuple(sorted(found, key=found.__getitem__))
 
 
 def get(name: str) -> Method:
     """The line of the table. Raises UsageError with the valid names."""
     if name not in METHODS:
-        raise UsageError(f"no method {name!r}; have {', '.join(METHODS)}")
+        raise UsageError(f"no method {name!r}; choose from {', '.join(METHODS)}")
     return METHODS[name]
 
 
@@ -293,7 +294,7 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         law.process  # noqa: B018  it is made here, where what is wrong with it can be said
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"these weights describe a network this version cannot build ({error!r}): "
+            f"this version cannot build the network of these weights ({error!r}): "
             "update diffsr, or train them again"
         ) from error
     try:
@@ -305,7 +306,7 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         raise WeightsError(f"the weights' std is {std!r}: it must be a number above 0")
     kernel = metadata.get("kernel", "bicubic")
     if kernel not in KERNELS:
-        raise WeightsError(f"the weights' kernel is {kernel!r}: have {', '.join(KERNELS)}")
+        raise WeightsError(f"the weights' kernel is {kernel!r}: choose from {', '.join(KERNELS)}")
     return Model(name, net.eval().requires_grad_(False), law, std, metadata, kernel)
 
 
@@ -335,7 +336,7 @@ def network_named(name: str, method: str) -> type[Net]:
     for other in METHODS:
         if name in dict(named(other)):
             raise UsageError(f"network {name} is for --method {other}, not {method}")
-    raise UsageError(f"no network {name!r}; have {', '.join(own)}")
+    raise UsageError(f"no network {name!r}; choose from {', '.join(own)}")
 
 
 def adjusted(config: Config, method: str, name: str = "") -> Config:

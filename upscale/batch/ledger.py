@@ -2,7 +2,7 @@
 
 A line is complete in itself and says which bytes (sha256) became which files with which settings.
 So ledgers may be cut, concatenated and read in any order: a picture is done if the last line that
-names its result says so and the files are there. A line that a crash tore in two is passed over.
+names its result says so and the files are there. A line that a crash tore in two is skipped.
 
 Every line goes to the system at once, in one write at the end of the file: nothing is lost if the
 process is killed, and several may write. It is forced onto the disk once a second: after a power
@@ -163,7 +163,7 @@ class Ledger:
             raise InputError(f"{self.path}: the ledger cannot be read: {error.strerror}") from error
         if self.torn and not (self._done or self._failed) and self.torn > 1:
             raise InputError(
-                f"{self.path} is no ledger: none of its lines is an object with an input and a "
+                f"{self.path} is not a ledger: no line is an object with an input and a "
                 "status; --resume writes into the file that it names, so name another"
             )
         return last.endswith(b"\n")

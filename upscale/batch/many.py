@@ -54,9 +54,9 @@ def upscale_many(
     parts = [[one.name for one in fields(kind)] for kind in (Setup, Request, Files)]
     if unknown := options.keys() - {name for names in parts for name in names}:
         have = ", ".join(name for names in parts for name in names)
-        raise UsageError(f"no option {', '.join(sorted(unknown))}; have {have}")
+        raise UsageError(f"no option {', '.join(sorted(unknown))}; choose from {have}")
     if ledger is not None and output is None:
-        raise UsageError("a ledger is of files: name a folder for them")
+        raise UsageError("a ledger lists files: give an output folder")
     given = [{name: options[name] for name in names if name in options} for names in parts]
     setup, request, files = Setup(**given[0]), Request(**given[1]), Files(**given[2])
     sources = [Source(os.fspath(path), Path(Path(path).name)) for path in paths]

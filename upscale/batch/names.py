@@ -96,7 +96,7 @@ def is_folder(output: str | None, many: bool) -> bool:
         return False
     if os.path.exists(output) or Path(output).suffix.lower() in SUFFIXES:
         raise UsageError(
-            f"-o {output} is one file, and there are more pictures; name a folder: -o {output}/"
+            f"-o {output} is one file, but there are several pictures; give a folder: -o {output}/"
         )
     return True
 

@@ -51,7 +51,8 @@ def choose(wish: str, dataset: str, scales: Sequence[float]) -> list[Published]:
     names = [name.strip() for name in wish.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise UsageError(f"no published table {name}; have auto, none, {', '.join(known)}")
+            names = ", ".join(known)
+            raise UsageError(f"no published table {name}; choose from auto, none, {names}")
     return [known[name] for name in names]
 
 

@@ -52,7 +52,7 @@ class Scorer:
     ) -> None:
         unknown = [name for name in names if name not in METRICS]
         if unknown:
-            raise UsageError(f"no metric {', '.join(unknown)}; have {', '.join(METRICS)}")
+            raise UsageError(f"no metric {', '.join(unknown)}; choose from {', '.join(METRICS)}")
         if "diversity" in names and samples < 2:
             raise UsageError("diversity compares samples of one picture: --samples 2 or more")
         self.names, self.border = names, math.ceil(scale)

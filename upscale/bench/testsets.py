@@ -59,7 +59,7 @@ def find(name: str | None, data: Path | None = None) -> tuple[str, Path]:
                 return (lower if lower in REGISTERED else name), data / folder
     have = ", ".join(REGISTERED)
     if lower not in REGISTERED:
-        raise InputError(f"{name}: there is no such folder, and no set of this name; have {have}")
+        raise InputError(f"{name}: no such folder, and no set of this name; choose from {have}")
     wanted = " or ".join(REGISTERED[lower])
     where = f"not in {data}" if data else f"{VARIABLE} is not set"
     raise InputError(

@@ -98,7 +98,7 @@ def _made(files: Sequence[Path], size: tuple[int, int]) -> Iterator[tuple[Path, 
         if picture.size != size:
             raise InputError(
                 f"{path}: {picture.size[1]}x{picture.size[0]} pixels, and {files[0].name} has "
-                f"{size[1]}x{size[0]}: FID is of pictures of one size"
+                f"{size[1]}x{size[0]}: FID needs pictures of one size"
             )
         yield path, in_8_bits(picture.rgb)
 

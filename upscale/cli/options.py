@@ -81,7 +81,7 @@ class Named(click.Choice):
             self.fail(self.elsewhere[lower], param, ctx)
         near = difflib.get_close_matches(lower, self.choices, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}? " if near else ""
-        self.fail(f"there is no {value}. {hint}Have {', '.join(self.choices)}.", param, ctx)
+        self.fail(f"there is no {value}. {hint}Choose from {', '.join(self.choices)}.", param, ctx)
 
 
 class Several(click.ParamType):
@@ -129,7 +129,7 @@ class Size(click.ParamType):
             return value
         match = re.fullmatch(r"([0-9]{1,7})[xX×]([0-9]{1,7})", value.strip())
         if not match or 0 in (int(match[1]), int(match[2])):
-            self.fail(f"{value!r} is no size; write width x height: 1920x1080.", param, ctx)
+            self.fail(f"{value!r} is not a size; write width x height: 1920x1080.", param, ctx)
         return int(match[2]), int(match[1])
 
 

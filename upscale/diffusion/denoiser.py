@@ -102,10 +102,10 @@ def parametrisation(name: str) -> Parametrisation:
                 return Hybrid(value)
         except ValueError:
             pass
-        raise ValueError(f"the power of hybrid:{power} is no number from 0 up")
+        raise ValueError(f"the power of hybrid:{power} is not a number from 0 on")
     if name not in PARAMETRISATIONS:
         have = ", ".join(PARAMETRISATIONS)
-        raise ValueError(f"no parametrisation {name!r}; have {have}, hybrid:POWER")
+        raise ValueError(f"no parametrisation {name!r}; choose from {have}, hybrid:POWER")
     return PARAMETRISATIONS[name]
 
 

@@ -97,7 +97,7 @@ def plan_of(count: int, methods: tuple[str, ...], settings: Settings) -> Design:
     for pair in settings.pairs:
         if len(set(pair)) < 2 or not set(pair) <= set(methods):
             raise UsageError(
-                f"--pairs {':'.join(pair)}: two of the methods are compared; have "
+                f"--pairs {':'.join(pair)}: name two of the methods; choose from "
                 f"{', '.join(methods)}"
             )
     if len({frozenset(pair) for pair in settings.pairs}) < len(settings.pairs):

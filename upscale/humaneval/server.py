@@ -189,5 +189,5 @@ def _about(study: Study) -> dict[str, Any]:
 def _text(sent: dict[str, Any], name: str) -> str:
     value = sent.get(name)
     if not isinstance(value, str) or not value.isascii():  # ours are; half a surrogate is no text
-        raise BadRequest(400, f"{name} is missing, or none of ours")
+        raise BadRequest(400, f"{name} is missing or invalid")
     return value

@@ -47,7 +47,7 @@ def read(
     the source, or OutOfMemory. Safe to call from several threads.
     """
     if frames not in ("error", "first"):
-        raise UsageError(f"frames is {frames!r}; have error, first")
+        raise UsageError(f"frames is {frames!r}; choose from error, first")
     with _opened(source) as file, _explained(source):
         return _decoded(file, frames, allow_truncated, max_pixels)
 

@@ -122,7 +122,7 @@ def canonical(name: str) -> str:
     upper = _ALIASES.get(name.upper(), name.upper())
     if upper in FORMATS and FORMATS[upper].writable:
         return upper
-    raise OutputError(f"no format named {name} can be written; have {', '.join(_writable())}")
+    raise OutputError(f"no format named {name} can be written; use {', '.join(_writable())}")
 
 
 def format_of(path: str | PurePath) -> str:

@@ -26,7 +26,7 @@ def picture_of(source: Any) -> Picture:
     if hasattr(source, "__array__"):
         return _of_array(np.asarray(source))
     raise InputError(
-        f"a {type(source).__name__} is no picture: give a path, a Pillow image or an array"
+        f"a {type(source).__name__} is not a picture: give a path, a Pillow image or an array"
     )
 
 
@@ -60,12 +60,12 @@ def _of_image(image: Image.Image) -> Picture:
 def _of_array(array: np.ndarray) -> Picture:
     samples = array if array.ndim == 3 else array[..., None]
     if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or 0 in samples.shape:
-        raise InputError(f"an array of {array.shape} is no picture: (H,W), (H,W,3) or (H,W,4)")
+        raise InputError(f"an array of {array.shape} is not a picture: (H,W), (H,W,3) or (H,W,4)")
     bits = 16 if samples.dtype == np.uint16 else 8
     if samples.dtype in (np.uint8, np.uint16):
         samples = samples / np.float32(2**bits - 1)
     elif not np.issubdtype(samples.dtype, np.floating):
-        raise InputError(f"an array of {array.dtype} has no known white: uint8, uint16 or floats")
+        raise InputError(f"arrays of {array.dtype} are not supported: give uint8, uint16 or floats")
     elif not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
         raise InputError("an array of floats must lie in [0,1]")
     rgb, alpha, grey = colour.split(np.ascontiguousarray(samples, np.float32))

@@ -30,7 +30,7 @@ def resize(x: Tensor, size: tuple[int, int], kernel: Kernel = "bicubic") -> Tens
     is meant.
     """
     if kernel not in KERNELS:
-        raise ValueError(f"no kernel named {kernel}; have {', '.join(KERNELS)}")
+        raise ValueError(f"no kernel named {kernel}; choose from {', '.join(KERNELS)}")
     if x.ndim != 4 or 0 in x.shape or min(size) < 1:
         raise ValueError(f"cannot resize {tuple(x.shape)} to {tuple(size)}: want (B,C,H,W), >= 1")
     if tuple(x.shape[2:]) == tuple(size):

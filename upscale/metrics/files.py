@@ -39,7 +39,7 @@ def state_of(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each have their own
         reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path}: damaged, or more than tensors is in it ({reason})") from error
+        raise WeightsError(f"{path}: damaged, or it holds more than tensors ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} is not a table of tensors")
     return state

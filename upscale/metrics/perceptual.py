@@ -124,7 +124,7 @@ class Lpips:
 def weights_file(net: str, path: str | Path | None = None) -> Path:
     """Where `net`'s weights are: see `metric_file`. Raises WeightsError, UsageError."""
     if net not in SMALLEST:
-        raise UsageError(f"no LPIPS network {net!r}; have {', '.join(SMALLEST)}")
+        raise UsageError(f"no LPIPS network {net!r}; choose from {', '.join(SMALLEST)}")
     variable = VGG_VARIABLE if net == "vgg" else None
     return metric_file(f"lpips-{net}", f"LPIPS {net}", _HOW, variable, path)
 

@@ -84,7 +84,7 @@ class ECDPConfig(Config):
         if not 0 < self.beta_min < self.beta_max or not self.t_max > 0:
             raise ValueError(f"beta_min must be above 0, below beta_max, t_max above 0: {self}")
         if self.resize not in RESIZES:
-            raise ValueError(f"resize {self.resize!r}; have {', '.join(RESIZES)}")
+            raise ValueError(f"resize {self.resize!r}; choose from {', '.join(RESIZES)}")
 
 
 # the paper's three; its appendix gives CelebA 3 blocks a level, the published code always has 2

@@ -96,7 +96,7 @@ def check_ablations(conditioning: str, upsampler: str) -> None:
         ("upsampler", upsampler, UPSAMPLERS),
     ):
         if name not in known:
-            raise ValueError(f"no {what} {name!r}; have {', '.join(known)}")
+            raise ValueError(f"no {what} {name!r}; choose from {', '.join(known)}")
 
 
 _FACES = IDMConfig()

@@ -104,7 +104,7 @@ class Generator:
         law = self.model.law
         sampler = way.sampler or law.sampler
         if sampler not in SAMPLERS or (way.spacing or law.spacing) not in SPACINGS:
-            raise UsageError(f"no sampler {sampler!r} with spacing {way.spacing!r}; have "
+            raise UsageError(f"no sampler {sampler!r} with spacing {way.spacing!r}; choose from "
                              f"{', '.join(SAMPLERS)}; {', '.join(SPACINGS)}")  # fmt: skip
         if SAMPLERS[sampler].adaptive and way.steps is not None:
             raise UsageError(f"{sampler} chooses its own steps: leave --steps out")
@@ -216,7 +216,7 @@ class Generator:
             raise OutOfMemory(f"memory ran out with {len(group)} pictures at once: "
                               "try a smaller --batch") from error  # fmt: skip
         if not torch.isfinite(x).all():
-            raise NumericalError("the network left the real numbers: no picture is made")
+            raise NumericalError("the output of the network is not finite: no picture is made")
         return list(x.float().cpu()), calls
 
     def _report(self, index: int, seed: int, way: Way, calls: int) -> dict[str, Any]:

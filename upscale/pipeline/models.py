@@ -127,7 +127,7 @@ def read_as(model: methods.Model, name: str | None) -> methods.Model:
     if not (name.startswith("hybrid") and own.startswith("hybrid")):
         raise UsageError(
             f"--parametrisation {name}: these weights' network was trained for {own}"
-            + (", and has one head" if not own.startswith("hybrid") else "; have hybrid...")
+            + (", and has one head" if not own.startswith("hybrid") else "; use hybrid...")
         )
     try:
         check(name)

@@ -66,7 +66,7 @@ def checked(record: Any) -> None:
 def known(name: str, table: Iterable[str], what: str) -> None:
     """Raises UsageError with the names of the table where `name` is none of them."""
     if name not in table:
-        raise UsageError(f"no {what} {name!r}; have {', '.join(table)}")
+        raise UsageError(f"no {what} {name!r}; choose from {', '.join(table)}")
 
 
 def bounds_of(one: Field) -> str:

@@ -149,7 +149,7 @@ class TrainConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
-                raise UsageError(f"{flag} {value!r}: there is none; have {', '.join(known)}")
+                raise UsageError(f"{flag} {value!r}: there is none; choose from {', '.join(known)}")
         if self.whole and self.crop != "augmented":
             raise UsageError("--whole is an augmented crop: give it or --crop, not both")
         self._check_parts()
@@ -210,7 +210,7 @@ class TrainConfig:
         try:
             return tuple(float(part) for part in self.milestones.split(",") if part.strip())
         except ValueError as error:
-            raise UsageError(f"--milestones {self.milestones}: want shares as 0.6,0.8") from error
+            raise UsageError(f"--milestones {self.milestones}: give shares as 0.6,0.8") from error
 
     @property
     def net_name(self) -> str:

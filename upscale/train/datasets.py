@@ -55,7 +55,7 @@ def resolve(
             return Data(label, _filled(find(path, names), path), None, licence)
         if kind != "folder":
             raise UsageError(
-                f"--dataset {spec}: there is no kind {kind}; have folder:DIR, hf:ORG/NAME and "
+                f"--dataset {spec}: there is no kind {kind}; use folder:DIR, hf:ORG/NAME and "
                 f"the names {', '.join(DATASETS)}"
             )
         spec = rest

@@ -193,7 +193,7 @@ def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = No
     unlike = [f"{name} {a!r}, not {b!r}" for name, (a, b) in pairs.items() if a != b]
     if unlike:
         raise UsageError(
-            f"--distill {config.distill}: a teacher must be as its student is; this one has "
+            f"--distill {config.distill}: the teacher must match the student, but it has "
             f"{'; '.join(unlike)}"
         )
     return Teacher(entry.name, entry.sha256, model, config)

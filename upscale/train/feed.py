@@ -72,7 +72,7 @@ class Feed:
             if "DataLoader worker" not in str(error):
                 raise
             raise ResourceError(
-                f"a process that prepares pictures was ended from outside ({error}): memory may "
+                f"a worker process that prepares pictures was killed ({error}): memory may "
                 f"have run out. Try fewer than --workers {self.workers}, or less --cache"
             ) from error
         finally:

@@ -60,7 +60,7 @@ def altered(sizes: Config, text: str) -> Config:
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
         if name not in plain:
-            raise UsageError(f"--net-options: no {name!r}; have {', '.join(plain)}")
+            raise UsageError(f"--net-options: no {name!r}; choose from {', '.join(plain)}")
         kind = type(plain[name])
         try:
             changes[name] = _READ.get(kind, kind)(value)

@@ -287,5 +287,5 @@ RECIPES: dict[str, Recipe] = {
 def settings_of(name: str) -> dict[str, Any]:
     """The fields that a recipe sets. Raises UsageError with the valid names."""
     if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}; have {', '.join(RECIPES)}")
+        raise UsageError(f"no recipe {name!r}; choose from {', '.join(RECIPES)}")
     return dict(RECIPES[name].settings)

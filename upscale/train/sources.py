@@ -136,7 +136,7 @@ def find(folder: Path, names: Sequence[str] | None = None) -> Items:
     parts += [lmdb_of(p.parent) for p in paths if p.name == "data.mdb"]
     packed = [p for p in paths if p.name.endswith((".tar.gz", ".tgz", ".zip"))]
     if not parts and packed:
-        raise InputError(f"{packed[0]} is packed: unpack it where it lies (tar -xf, unzip)")
+        raise InputError(f"{packed[0]} is an archive: unpack it in place (tar -xf, unzip)")
     return joined(parts)
 
 

@@ -122,7 +122,7 @@ class Run:
                     f"{given or 'of none'}): give --distill that one again, or another --output"
                 )
             if record.get("data", self.data) != self.data:
-                say("the pictures are not those that the run began with: it goes on with these")
+                say("the pictures are not those that the run began with: it continues with these")
             self.iteration, self.images_seen = iteration, record["images_seen"]
             self.best = record.get("best", {})
             self.validated = record.get("validated", -1)
@@ -131,7 +131,7 @@ class Run:
                 self.teacher.unpack(state, record["round"])
             if self.adversary:
                 self.adversary.unpack(state)
-            say(f"going on from iteration {self.iteration} in {folder}")
+            say(f"resuming from iteration {self.iteration} in {folder}")
         if log is not None:
             log.resume(record.get("log", {}), self.iteration)
 

@@ -85,4 +85,4 @@ def _picture_column(schema: Any, table: Path) -> str:
     for field in schema:
         if str(field.type) in ("binary", "large_binary"):
             return field.name
-    raise InputError(f"{table}: no column of pictures in it; have {', '.join(schema.names)}")
+    raise InputError(f"{table}: no column of pictures in it; choose from {', '.join(schema.names)}")

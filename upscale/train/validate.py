@@ -47,7 +47,7 @@ def examples(items: Items, config: TrainConfig, say: Say) -> list[Tensor]:
             picture = decode(items, index, smallest_side(config))
             found.append(plain(picture, config, config.patch))
         except DiffsrError as error:
-            say(f"not validated on: {error}")
+            say(f"not used for validation: {error}")
     if not found:
         raise InputError("none of the pictures to validate on can be read")
     return found

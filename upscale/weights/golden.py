@@ -53,7 +53,7 @@ def make(model: methods.Model, scale: float) -> Vectors:
     noise = torch.randn((1, 3, *size), generator=generator)
     output = _answers(model, lr, noise, SIGMAS, scale)
     if not torch.isfinite(output).all():
-        raise WeightsError("this network's answers are not finite: its weights are of no use")
+        raise WeightsError("the output of this network is not finite: its weights are unusable")
     return Vectors(lr, noise, output, SIGMAS, scale)
 
 

@@ -78,7 +78,7 @@ def entries() -> dict[str, Entry]:
             if name in found:
                 line = _line(path.read_text("utf-8"), name, None)
                 raise WeightsError(
-                    f"{path}:{line}: [weights.{name}] stands in {found[name].source} already: "
+                    f"{path}:{line}: [weights.{name}] is already defined in {found[name].source}: "
                     "give it another name"
                 )
             found[name] = entry
@@ -190,7 +190,7 @@ def _parse(path: Path, text: str, name: str, raw: Any, own: bool) -> Entry:
     allowed = ("hub", "path") if own else ("bundled", "hub")
     choice = f"given, and only one of them: {' or '.join(allowed)}"
     need(" or ".join(allowed), len(places) == 1, choice)
-    need(places[0], places[0] in allowed, f"left out: have {' and '.join(allowed)}")
+    need(places[0], places[0] in allowed, f"left out: give {' and '.join(allowed)}")
     need("card", own or "card" in raw or raw["domain"] == "metric", "given")
     need("scales", bool(raw["scales"]) or raw["domain"] == "metric", "not empty")
     values = {**raw, "scales": scales_of(raw["scales"]), "any_scale": type(raw["scales"]) is dict}

@@ -52,7 +52,7 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
     hint = f"did you mean {near[0]}? " if near else ""
     have = ", ".join(name for name, entry in known.items() if entry.domain != "metric") or "none"
     raise WeightsError(
-        f"no weights named {text}; {hint}Have {have}, or give the path of a .safetensors file"
+        f"no weights named {text}; {hint}Choose from {have}, or give a .safetensors file"
     )
 
 
@@ -78,7 +78,8 @@ def choose(
     train = f"train some: diffsr train --method {name} --scale {scale:g}"
     if others:
         raise WeightsError(
-            f"no {domain} weights for {name}; have {', '.join(others)} (--weights), or {train}"
+            f"no {domain} weights for {name}; choose from {', '.join(others)} (--weights), "
+            f"or {train}"
         )
     raise WeightsError(f"no weights for {name}; give a file with --weights, or {train}")
 
@@ -124,7 +125,7 @@ def _local(path: Path) -> Entry:
         )
     scales = scales_of(meta.get("scales", []))
     if scales is None:
-        raise WeightsError(f"{path}: its header's scales make no sense: {meta['scales']}")
+        raise WeightsError(f"{path}: its header's scales are invalid: {meta['scales']}")
     texts = {key: str(meta.get(key, "")) for key in ("net", "licence", "card")}
     return Entry(
         name=path.stem, method=meta["method"], domain=str(meta.get("domain", "photo")),

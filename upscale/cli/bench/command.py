@@ -198,7 +198,7 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
                 "other --metrics"
             )
     if options["outputs"] and len(options["scale"]) > 1:
-        raise UsageError("--outputs are of one --scale")
+        raise UsageError("--outputs need a single --scale")
 
 
 def _targets(options: dict[str, Any]) -> dict[str, str]:
@@ -209,9 +209,9 @@ def _targets(options: dict[str, Any]) -> dict[str, str]:
         if options[f"{kind}_file"]
     }
     if targets.get("html") == "-":
-        raise UsageError("--html needs a file: it is no text to read in a terminal")
+        raise UsageError("--html needs a file: a terminal cannot show it")
     if list(targets.values()).count("-") > 1:
-        raise UsageError("standard output holds one of --json, --csv and --markdown")
+        raise UsageError("only one of --json, --csv and --markdown can go to standard output")
     for target in targets.values():  # hours of work should not end at a folder that is not there
         folder = Path(target).absolute().parent
         if target != "-" and not folder.is_dir():

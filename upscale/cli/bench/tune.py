@@ -44,7 +44,7 @@ def tune_schedule(options: dict[str, Any]) -> int:
 
         def show(done: int, of: int, best: float) -> None:
             reporter.step(done, of)
-            reporter.line(f"{done}/{of} best so far: {best:.4f} of the present way's")
+            reporter.line(f"{done}/{of} best so far: {best:.4f} of the present value")
 
         tuned = tune.tune(
             folder,
@@ -90,7 +90,7 @@ def _lines(tuned: Tuned, path: Path | None) -> list[str]:
             f"  {COLUMNS[name].title}: {tuned.before[name]:.{digits}f} -> "
             f"{tuned.after[name]:.{digits}f}, change {change.text(digits)}"
         )
-    kept = f"stored in {path}" if path else "not better there: the weights stay as they are"
+    kept = f"stored in {path}" if path else "not better there: the weights are not changed"
     return [*lines, kept]
 
 

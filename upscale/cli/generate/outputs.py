@@ -40,10 +40,11 @@ def work_of(options: dict[str, Any]) -> Work:
     output, grid, count = options["output"], options["grid"], options["count"]
     if not output:
         raise UsageError(
-            "where to? -o DIR for pictures, -o FILE.png for one: diffsr generate -o made/ --count 8"
+            "no output: give -o DIR for pictures, -o FILE.png for one: "
+            "diffsr generate -o made/ --count 8"
         )
     if is_url(output):
-        raise UsageError(f"-o {output}: generate writes files of this machine")
+        raise UsageError(f"-o {output}: generate writes local files only")
     if options["overwrite"] and options["skip_existing"]:
         raise UsageError("--overwrite and --skip-existing exclude each other; give one")
     options["counts"] = _counts(options["upscale_steps"])
@@ -98,5 +99,5 @@ def _counts(text: str | None) -> tuple[int, ...]:
     except ValueError:
         counts = (0,)
     if any(count < 1 for count in counts):
-        raise UsageError(f"--upscale-steps {text}: want numbers from 1 up, as 4,2")
+        raise UsageError(f"--upscale-steps {text}: write numbers from 1 on, such as 4,2")
     return counts

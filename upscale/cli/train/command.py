@@ -159,7 +159,7 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
         )
     if not _rank():
         if stop.signal is not None:
-            click.echo(f"Stopped; the same command goes on from here. Saved in {output}", err=True)
+            click.echo(f"Stopped; the same command resumes from there. Saved in {output}", err=True)
         click.echo(str(path))
     return 130 if stop.signal == signal.SIGINT else 0
 

@@ -28,7 +28,7 @@ def listed() -> None:
         click.echo(f"  licence  {known.licence}")
         click.echo(f"  layout   {known.layout}")
         click.echo(f"  as       {known.preparing}")
-    click.echo("\nRecipes (--recipe NAME; every option given goes before them)\n")
+    click.echo("\nRecipes (--recipe NAME; every option given overrides them)\n")
     for name, recipe in RECIPES.items():
         settings = " ".join(f"{key}={value}" for key, value in recipe.settings.items())
         click.echo(f"{name}: {recipe.source}, {recipe.dataset or 'any dataset'}")

@@ -112,5 +112,5 @@ def _otherwise(hub: Hub, error: Exception) -> Exception:
         reason = f"HTTP {response.status_code}"
     return HubUnreachable(
         f"{hub} could not be fetched from {client.constants.ENDPOINT} ({reason}); check the "
-        "network and run again, which goes on from here; or set HF_ENDPOINT to a mirror"
+        "network and run again, which resumes the download; or set HF_ENDPOINT to a mirror"
     )

@@ -55,7 +55,7 @@ def parse(text: str, revision: str | None = None) -> Hub:
     file = parts[2] if len(parts) == 3 else ""
     if file and not file.endswith(".safetensors"):
         raise UntrustedWeights(
-            f"{text} is no .safetensors file: it is not fetched. Checkpoints of other programs are "
-            "converted by `diffsr weights import FILE`"
+            f"{text} is not a .safetensors file and is not fetched. Checkpoints of other programs "
+            "are converted by `diffsr weights import FILE`"
         )
     return Hub(f"{parts[0]}/{name}", revision or own or "main", file)
