@@ -133,7 +133,7 @@ def test_many_in_memory_and_in_files_are_the_same(tiny_weights, tmp_path):
 def test_options_that_are_none():
     with pytest.raises(UsageError, match="no option scail"):
         upscale.upscale_many([], scail=2)
-    with pytest.raises(UsageError, match="name a folder"):
+    with pytest.raises(UsageError, match="give an output folder"):
         upscale.upscale_many([], ledger="l")
     with pytest.raises(UsageError, match="no method"):
         list(upscale.upscale_many([ROOT / "examples/parrots.png"], method="sr33"))
