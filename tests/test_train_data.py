@@ -25,7 +25,7 @@ from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
 from upscale.train.datasets import fingerprint, held_out, pictures_of, resolve
 from upscale.train.dist import World, shares
-from upscale.train.feed import Feed
+from upscale.train.feed import feed
 from upscale.train.pictures import Streamed, load
 from upscale.train.sources import Files, find
 
@@ -109,7 +109,7 @@ def test_lmdb_holds_the_pictures_of_a_folder(tmp_path) -> None:
     assert len(streamed.take_skipped()) == 1 and streamed.take_skipped() == ()
     pairs = Pairs(streamed, replace(CONFIG, crop="square", patch=32))
     whole = [pairs.batch(i) for i in range(3)]
-    made = list(Feed(pairs, lambda i: [range(4)], 0, 3, 1, CPU))  # read in another process
+    made = list(feed(pairs, lambda i: [range(4)], 0, 3, 1, CPU))  # read in another process
     assert all(same(a, b[0]) for a, b in zip(whole, made, strict=True))
 
 
@@ -496,7 +496,7 @@ def test_workers_change_nothing(photos) -> None:
     def places(iteration: int) -> list[range]:
         return shares(World(), config.count(iteration), 2)
 
-    alone, helped = (list(Feed(pairs, places, 1, 6, n, CPU)) for n in (0, 2))
+    alone, helped = (list(feed(pairs, places, 1, 6, n, CPU)) for n in (0, 2))
     assert [len(parts[0].hr) for parts in alone] == [2, 2, 1, 1, 1]
     for a, b in zip(alone, helped, strict=True):
         assert all(same(x, y) and x.places == y.places for x, y in zip(a, b, strict=True))
@@ -507,7 +507,7 @@ def test_an_error_in_a_worker_is_told_as_it_is(tmp_path) -> None:
         (tmp_path / f"{name}.png").write_bytes(png(0)[:200])
     pairs = Pairs(Streamed(find(tmp_path)), replace(CONFIG, crop="square"))
     with pytest.raises(InputError, match=r"^2 pictures one after the other cannot be used"):
-        list(Feed(pairs, lambda i: [range(2)], 0, 2, 1, CPU))
+        list(feed(pairs, lambda i: [range(2)], 0, 2, 1, CPU))
 
 
 @pytest.mark.slow
@@ -518,12 +518,12 @@ def test_python_ends_though_an_iteration_is_not_finished(tmp_path) -> None:
         "import sys, pathlib, torch\n"
         "from upscale.train.config import TrainConfig\n"
         "from upscale.train.data import Pairs\n"
-        "from upscale.train.feed import Feed\n"
+        "from upscale.train.feed import feed\n"
         "from upscale.train.pictures import load\n"
         "from upscale.train.sources import find\n"
         "pictures = load(find(pathlib.Path(sys.argv[1])), print)\n"
         "pairs = Pairs(pictures, TrainConfig(patch=32, batch=2))\n"
-        "batches = iter(Feed(pairs, lambda i: [range(2)], 0, 50, 1, torch.device('cpu')))\n"
+        "batches = feed(pairs, lambda i: [range(2)], 0, 50, 1, torch.device('cpu'))\n"
         "next(batches)\n"
         "sys.kept = batches\n"  # a module's attribute: there until the last
     )

@@ -31,8 +31,8 @@ def picture_of(source: Any) -> Picture:
 
 
 def pillow_of(picture: Picture) -> Image.Image:
-    """Of 8 bits a channel, in L, LA, RGB or RGBA; colour profile, EXIF and resolution are in
-    `info`, where Pillow's own `save` looks for most of them."""
+    """A Pillow image of 8 bits a channel, in L, LA, RGB or RGBA; colour profile,
+    EXIF and resolution are in `info`, where Pillow's own `save` looks for most of them."""
     grey = picture.grey
     samples = quantised(picture.rgb.mean(2, keepdims=True) if grey else picture.rgb, 8)
     if picture.alpha is not None:

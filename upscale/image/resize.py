@@ -9,6 +9,8 @@ passes and differ.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -40,16 +42,20 @@ def resize(x: Tensor, size: tuple[int, int], kernel: Kernel = "bicubic") -> Tens
 
 def resize_array(a: np.ndarray, size: tuple[int, int], kernel: Kernel = "bicubic") -> np.ndarray:
     """`resize` for float32 numpy (H,W) or (H,W,C) -> (*size) or (*size, C)."""
-    planes = a[..., None] if a.ndim == 2 else a
-    x = torch.from_numpy(np.array(planes.transpose(2, 0, 1)))  # a copy: torch warns of read-only
-    y = resize(x[None], size, kernel)[0].permute(1, 2, 0).contiguous().numpy()
-    return y[..., 0] if a.ndim == 2 else y
+    if a.ndim == 2:
+        return resize_array(a[..., None], size, kernel)[..., 0]
+    return _array(lambda x: resize(x, size, kernel), a)
 
 
 def resize_area(a: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H,W,C) shrunk to `size` by the mean over the area that each pixel covers."""
-    x = torch.from_numpy(np.ascontiguousarray(a)).permute(2, 0, 1)[None]
-    return F.interpolate(x, size, mode="area")[0].permute(1, 2, 0).contiguous().numpy()
+    return _array(lambda x: F.interpolate(x, size, mode="area"), a)
+
+
+def _array(function: Callable[[Tensor], Tensor], a: np.ndarray) -> np.ndarray:
+    """A function of (1,C,H,W) applied to numpy (H,W,C)."""
+    x = torch.from_numpy(np.array(a.transpose(2, 0, 1)))  # a copy: torch warns of read-only
+    return function(x[None])[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:
@@ -68,20 +74,15 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
 
 def blurred(a: np.ndarray, sigma: float) -> np.ndarray:
     """`gaussian` for float32 numpy (H,W,C)."""
-    x = torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)))
-    return gaussian(x[None], sigma)[0].permute(1, 2, 0).contiguous().numpy()
+    return _array(lambda x: gaussian(x, sigma), a)
 
 
-def _bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _bicubic(x: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    y = F.interpolate(wide, tuple(size), mode="bicubic", antialias=True, align_corners=False)
-    return y.to(x.dtype)
-
-
-def _bicubic_plain(x: Tensor, size: tuple[int, int]) -> Tensor:
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    y = F.interpolate(wide, tuple(size), mode="bicubic", align_corners=False)
-    return y.to(x.dtype)
+    made = F.interpolate(
+        wide, tuple(size), mode="bicubic", antialias=antialias, align_corners=False
+    )
+    return made.to(x.dtype)
 
 
 def _lanczos(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -95,4 +96,5 @@ def _lanczos(x: Tensor, size: tuple[int, int]) -> Tensor:
     return y.to(dtype=x.dtype, device=x.device)
 
 
-KERNELS = {"bicubic": _bicubic, "lanczos": _lanczos, "bicubic-plain": _bicubic_plain}
+_plain = partial(_bicubic, antialias=False)
+KERNELS = {"bicubic": _bicubic, "lanczos": _lanczos, "bicubic-plain": _plain}

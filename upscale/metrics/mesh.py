@@ -22,8 +22,8 @@ NEAR, FAR = 1, 3  # bins from a frequency: what a Hann window leaks into, and wh
 
 
 def mesh(sr: np.ndarray | Tensor, hr: np.ndarray | Tensor) -> float:
-    """Of (H,W,3) in [0,1]: `excess`; nan where a side is below WINDOW. 0 is none; grain as strong
-    as hatching that can be seen has a tenth of its value.
+    """`excess` of two pictures (H,W,3) in [0,1]; nan where a side is below WINDOW.
+    0 is none; grain as strong as hatching that can be seen has a tenth of its value.
 
     Float64, nothing is clipped or rounded: do that first if a file does.
     """

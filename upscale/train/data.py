@@ -94,7 +94,7 @@ class Pairs:
         self.chance = self._chance()
 
     def _chance(self) -> np.ndarray | None:
-        """Of each picture to be drawn; None: the same for all."""
+        """How likely each picture is to be drawn; None: all alike."""
         if self.config.whole or self.config.crop not in crops.AREA_WEIGHED:
             return None
         if isinstance(self.pictures, Streamed):

@@ -8,6 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -30,81 +31,64 @@ def default_workers(device: torch.device, processes: int = 1) -> int:
     return min(8, max(1, cores // processes)) if device.type == "cuda" else 0
 
 
-class Feed:
-    """Iterations `start` to `end` of a run, each a list of the batch's parts.
+def feed(
+    pairs: Pairs, places: Places, start: int, end: int, workers: int, device: torch.device
+) -> Iterator[list[Batch]]:
+    """Iterations `start` to `end` of a run, each a list of the batch's parts on the device.
 
     What comes is the same for every number of workers. places: see `dist.shares`.
     """
+    made = _Made(pairs, places)
+    if not workers:
+        for iteration in range(start, end):
+            yield [_moved(part, device) for part in made.parts(iteration)]
+        return
+    others = multiprocessing.active_children()
+    # a fork shares the pictures in memory; where there is none they are copied
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        made,
+        batch_size=None,
+        sampler=range(start, end),
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        multiprocessing_context="fork" if forks else "spawn",
+        worker_init_fn=_begin_worker,
+        collate_fn=_as_it_is,
+        pin_memory=device.type == "cuda",
+    )
+    with warnings.catch_warnings():
+        # of a fork beside threads: the workers never touch what those hold
+        warnings.simplefilter("ignore", DeprecationWarning)
+        batches = iter(loader)
+    processes = [p for p in multiprocessing.active_children() if p not in others]
+    # who leaves the iteration unfinished until Python ends would wait for ever: multiprocessing
+    # ends its processes by the signal that these ignore
+    ending = partial(_end, processes)
+    atexit.register(ending)
+    try:
+        for packed in batches:
+            if isinstance(packed, DiffsrError):
+                raise packed
+            yield [_moved(_unpacked(part), device) for part in packed]
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ResourceError(
+            f"a worker process that prepares pictures was killed ({error}): memory may "
+            f"have run out. Try fewer than --workers {workers}, or less --cache"
+        ) from error
+    finally:
+        del batches  # which ends its workers in good order
+        atexit.unregister(ending)
+        ending()
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        places: Places,
-        start: int,
-        end: int,
-        workers: int,
-        device: torch.device,
-    ) -> None:
-        self.made = _Made(pairs, places)
-        self.start, self.end, self.workers, self.device = start, end, workers, device
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        if not self.workers:
-            for iteration in range(self.start, self.end):
-                yield [self._moved(part) for part in self.made.parts(iteration)]
-            return
-        others = multiprocessing.active_children()
-        with warnings.catch_warnings():
-            # of a fork beside threads: the workers never touch what those hold
-            warnings.simplefilter("ignore", DeprecationWarning)
-            batches = iter(self._loader())
-        workers = [p for p in multiprocessing.active_children() if p not in others]
-        # who leaves the iteration unfinished until Python ends would wait for ever: multiprocessing
-        # ends its processes by the signal that these ignore
-        ending = partial(_end, workers)
-        atexit.register(ending)
-        try:
-            for packed in batches:
-                if isinstance(packed, DiffsrError):
-                    raise packed
-                yield [self._moved(_unpacked(part)) for part in packed]
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ResourceError(
-                f"a worker process that prepares pictures was killed ({error}): memory may "
-                f"have run out. Try fewer than --workers {self.workers}, or less --cache"
-            ) from error
-        finally:
-            del batches  # which ends its workers in good order
-            atexit.unregister(ending)
-            ending()
-
-    def _loader(self) -> DataLoader:
-        # a fork shares the pictures in memory; where there is none they are copied
-        forks = "fork" in multiprocessing.get_all_start_methods()
-        return DataLoader(
-            self.made,
-            batch_size=None,
-            sampler=range(self.start, self.end),
-            num_workers=self.workers,
-            prefetch_factor=AHEAD,
-            multiprocessing_context="fork" if forks else "spawn",
-            worker_init_fn=_begin_worker,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-        )
-
-    def _moved(self, batch: Batch) -> Batch:
-        way = {"device": self.device, "non_blocking": True}
-        return Batch(
-            batch.hr.to(**way, memory_format=torch.channels_last),
-            batch.lr_up.to(**way, memory_format=torch.channels_last),
-            batch.scale.to(**way),
-            [x.to(**way) for x in batch.lr],
-            batch.places,
-            batch.skipped,
-        )
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    way = {"device": device, "non_blocking": True}
+    hr, lr_up = (x.to(**way, memory_format=torch.channels_last) for x in (batch.hr, batch.lr_up))
+    small = [x.to(**way) for x in batch.lr]
+    return replace(batch, hr=hr, lr_up=lr_up, scale=batch.scale.to(**way), lr=small)
 
 
 class _Made(Dataset):

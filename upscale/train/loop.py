@@ -17,7 +17,7 @@ from upscale.errors import NumericalError, OutOfMemory
 from upscale.machine import is_out_of_memory
 from upscale.train import dist
 from upscale.train.data import Batch
-from upscale.train.feed import Feed
+from upscale.train.feed import feed
 from upscale.train.log import Log
 from upscale.train.state import Run
 
@@ -86,14 +86,14 @@ def train(
     log = log or Log(folder)
     clock = Clock(run.world, should_stop, max_minutes, save_minutes)
     last, first_image, skipped = run.config.iterations, run.images_seen, set()
-    feed = iter(Feed(run.pairs, run.shares, run.iteration, last, workers, run.device))
+    coming = feed(run.pairs, run.shares, run.iteration, last, workers, run.device)
     while run.iteration < last:
         clock.tick()
         if clock.save:
             run.save(folder, log)
         if clock.stop:
             break
-        batches = next(feed)
+        batches = next(coming)
         for line in (line for batch in batches for line in batch.skipped if line not in skipped):
             skipped.add(line)
             say(f"skipped ({len(skipped)}): {line}")

@@ -17,7 +17,7 @@ from upscale.machine import available_memory, pick_bf16, pick_device
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
 from upscale.train.distill import teacher_of
-from upscale.train.feed import Feed
+from upscale.train.feed import feed
 from upscale.train.networks import make_net
 from upscale.train.run import spec_of
 from upscale.train.state import Run
@@ -53,12 +53,12 @@ class Estimate:
 
     @property
     def share(self) -> float:
-        """Of the device's matrix rate that the network reaches."""
+        """The share of the device's matrix rate that the network reaches."""
         return self.operations * self.network / self.matrix_rate
 
 
 def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
-    """Of the score loss; the image quality loss's stage takes longer. Raises UsageError."""
+    """What the score loss takes; the image quality loss takes longer. Raises UsageError."""
     place = pick_device(device)
     bf16 = pick_bf16(dtype, place)
     at_once = config.batch // config.accumulate
@@ -69,7 +69,7 @@ def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
     pairs = Pairs(_made_up(config), small)
     torch.manual_seed(0)
     run = Run(make_net(small), spec_of(small), small, pairs, place, bf16, teacher=teacher)
-    (batch,) = next(iter(Feed(pairs, run.shares, 0, 1, 0, place)))
+    (batch,) = next(feed(pairs, run.shares, 0, 1, 0, place))
     with FlopCounterMode(display=False) as counted:
         run.step([batch])
     one, two = (_kept(run, pairs, count) for count in (1, 2))
@@ -113,7 +113,7 @@ def _made_up(config: TrainConfig) -> list[np.ndarray]:
 def _kept(run: Run, pairs: Pairs, count: int) -> int:
     """Bytes that `count` examples keep for the way back, with what is kept only once (the weights
     in another number format)."""
-    (batch,) = next(iter(Feed(pairs, lambda i: [range(count)], 0, 1, 0, run.device)))
+    (batch,) = next(feed(pairs, lambda i: [range(count)], 0, 1, 0, run.device))
     own = {p.untyped_storage().data_ptr() for p in run.net.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -15,7 +15,7 @@ from upscale.image.formats import SUFFIXES
 from upscale.train.sources import Say
 from upscale.weights.hub.tables import fetch
 
-# of what can hold pictures
+# files that can hold pictures
 PATTERNS = (*(f"*{x}" for s in SUFFIXES for x in (s, s.upper())), "*.tar", "*.parquet", "*.mdb")
 
 

@@ -128,10 +128,8 @@ class Validator:
             lr = degraded(truth, side, rng, config.second_order)[None]
         law = model.law
         stage = Stage((side, side), (patch, patch), law.steps, law.temperature)
-        sampling = Sampling(
-            law.sampler, law.spacing, "project" if true else "off", (config.seed, index),
-            bf16=run.autocast,
-        )  # fmt: skip
+        consistency, seed = "project" if true else "off", (config.seed, index)
+        sampling = Sampling(law.sampler, law.spacing, consistency, seed, bf16=run.autocast)
         sr, _ = run_stage(model, lr.to(run.device), stage, sampling)
         sr, lr = sr.float().cpu(), lr.cpu()
         return lr[0], (settle(sr, lr) if true else sr.clamp(-1, 1))[0]

@@ -91,7 +91,7 @@ def _list_path() -> Path:
 
 
 def _own_lists() -> list[Path]:
-    """Of the user: the file that $DIFFSR_WEIGHTS_TOML names, and the one among the settings."""
+    """The user's own: the file that $DIFFSR_WEIGHTS_TOML names, and the one among the settings."""
     named = os.environ.get(LIST_VARIABLE)
     settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     usual = Path(settings) / "diffsr" / "weights.toml"

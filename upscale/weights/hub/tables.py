@@ -27,12 +27,8 @@ def fetch(
                 lambda: client.HfApi().dataset_info(repo, revision=revision, timeout=_SILENCE)
             )
             say(f"fetching {hub} into {folder}")
-            patiently(
-                lambda: client.snapshot_download(
-                    repo, repo_type="dataset", revision=info.sha, local_dir=folder,
-                    allow_patterns=list(patterns),
-                )
-            )  # fmt: skip
+            what = {"repo_type": "dataset", "revision": info.sha, "allow_patterns": list(patterns)}
+            patiently(lambda: client.snapshot_download(repo, local_dir=folder, **what))
     except WeightsError as error:
         raise InputError(str(error)) from error
     card = info.card_data or {}
