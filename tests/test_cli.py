@@ -629,6 +629,10 @@ def test_help_shows_the_common_options_and_help_all_every_one(name):
     assert f"shows all {len(options)}" in " ".join(short.split())
 
 
+def test_help_of_upscale_fits_sixty_lines():
+    assert len(run("upscale", "--help").output.splitlines()) <= 60
+
+
 def test_help_writes_ranges_and_defaults_in_words():
     @click.command(cls=Command, examples=[("diffsr x", "does x")])
     @option("--side", type=click.IntRange(2), default=4, help="Side.", group="Size")

@@ -24,38 +24,49 @@ class Files:
 
     samples: int = asked(
         1, "Write N variants: in_x4_s1.png, in_x4_s2.png, ...",
-        group="Quality", expert=True, least=1, metavar="N",
+        group=FILES, expert=True, least=1, metavar="N",
     )  # fmt: skip
     uncertainty: bool = asked(
         False,
-        "With --samples: also in_x4_std.png, their standard deviation; black is 0, white is 0.25 "
-        "or more of the range from black to white.",
-        group="Quality", expert=True,
+        "With --samples: also write their standard deviation, in_x4_std.png. Black is 0, white is "
+        "0.25 or more of the range from black to white.",
+        group=FILES, expert=True,
     )  # fmt: skip
-    overwrite: bool = asked(False, "Replace results that exist.", group=FILES)
-    skip_existing: bool = asked(False, "Leave out pictures whose results exist.", group=FILES)
-    format: str | None = asked(None, "Format of the results.", group=FILES, shown="the input's")
+    overwrite: bool = asked(False, "Replace existing results.", group=FILES)
+    skip_existing: bool = asked(False, "Skip pictures whose results exist.", group=FILES)
+    format: str | None = asked(
+        None, "Format of the results.", group=FILES, shown="that of the input"
+    )
     quality: int | None = asked(
-        None, "For JPEG, WebP (100: lossless) and AVIF.",
-        group=FILES, least=1, most=100, metavar="1-100",
+        None, "Quality of JPEG, WebP (100: lossless) and AVIF.",
+        group=FILES, expert=True, least=1, most=100, metavar="N",
     )  # fmt: skip
     strip: bool = asked(
         False, "Write no EXIF, colour profile or comment.", group=FILES, expert=True
     )
     frames: str = asked(
-        "error", "What to do with an animation.", group=FILES, expert=True, choices=FRAMES
+        "error",
+        "Treatment of animations: an error, or enlarge the first frame.",
+        group=FILES,
+        expert=True,
+        choices=FRAMES,
     )
     allow_truncated: bool = asked(
-        False, "Take what is there of a file cut short.", group=FILES, expert=True
+        False, "Accept truncated files and enlarge what is there.", group=FILES, expert=True
     )
     max_pixels: int = asked(
-        250_000_000, "Refuse larger inputs.", group=FILES, expert=True, least=1, metavar="N"
+        250_000_000,
+        "Refuse inputs with more pixels.",
+        group=FILES,
+        expert=True,
+        least=1,
+        metavar="N",
     )
 
     def __post_init__(self) -> None:
         checked(self)
         if self.uncertainty and self.samples < 2:
-            raise UsageError("--uncertainty is a deviation between samples: add --samples 8")
+            raise UsageError("--uncertainty compares samples: add --samples 8")
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ GENERAL = "General"  # the last group, with --help
 SHORT = 18  # a command with no more options than this shows all of them
 COLUMN = 28  # where the texts begin at the latest
 ENVIRONMENT = (
-    "Every option can be set by an environment variable, DIFFSR_ and its name: DIFFSR_SCALE=2 "
-    "stands for --scale 2. The command line overrides the environment."
+    "Every option can be set by an environment variable: DIFFSR_ and its name, e.g. "
+    "DIFFSR_SCALE=2. The command line overrides it."
 )
 
 
@@ -91,8 +91,9 @@ class Command(click.Command):
             formatter.write_text(
                 f"These are the {shown} common options; --help-all shows all {len(options)}."
             )
-        if options:
+        elif options:
             formatter.write_paragraph()
+        if options:
             formatter.write_text(ENVIRONMENT)
         super().format_epilog(ctx, formatter)
 

@@ -15,7 +15,6 @@ from click.shell_completion import CompletionItem
 
 from upscale import methods
 from upscale.bench.table import REGISTERED
-from upscale.cli.help import CONTEXT as CONTEXT
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY

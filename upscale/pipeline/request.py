@@ -106,35 +106,50 @@ class Request:
         None, "Exact size of the result, in pixels.", group="Size", metavar="WxH"
     )
     max_side: int | None = asked(
-        None, "Length of the result's longer side.", group="Size", least=1, metavar="N"
+        None,
+        "Length of the longer side of the result, in pixels.",
+        group="Size",
+        expert=True,
+        least=1,
+        metavar="N",
     )
     preset: str | None = asked(
         None,
-        "Speed against quality: the sampler and the steps, where these are not given.",
-        group="Quality", choices=PRESETS, shown=STORED,
+        "Trade speed for quality: sets the sampler and the steps that are not given.",
+        group="Method", choices=PRESETS, shown=STORED,
     )  # fmt: skip
     steps: int | None = asked(
-        None, "Sampler steps.", group="Quality", least=1, shown=STORED, metavar="N"
+        None,
+        "Sampler steps.",
+        group="Sampling",
+        expert=True,
+        least=1,
+        shown=STORED,
+        metavar="N",
     )
     sampler: str | None = asked(
-        None, "How the noise is taken away.",
+        None, "Sampling method.",
         group="Sampling", expert=True, choices=tuple(SAMPLERS), shown=STORED,
     )  # fmt: skip
     spacing: str | None = asked(
-        None, "How the noise levels are spaced.",
+        None, "Spacing of the noise levels.",
         group="Sampling", expert=True, choices=tuple(SPACINGS), shown=STORED,
     )  # fmt: skip
     seed: int = asked(
-        0, "The same seed and picture give the same result.", group="Quality", metavar="N"
+        0,
+        "Seed of all noise. The same seed and picture give the same result.",
+        group="Sampling",
+        expert=True,
+        metavar="N",
     )
     temperature: float | None = asked(
         None,
-        "Strength of the noise; below 1 the result is smoother.",
+        "Strength of the noise. Lower values give smoother results.",
         group="Sampling", expert=True, least=0, shown=STORED, metavar="FLOAT",
     )  # fmt: skip
     parametrisation: str | None = asked(
         None,
-        "How ecdp's two heads are read: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0.",
+        "How the two heads of ecdp are combined: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0.",
         group="Sampling", expert=True, shown=STORED, metavar="NAME",
     )  # fmt: skip
     rtol: float = asked(
@@ -149,21 +164,21 @@ class Request:
     )  # fmt: skip
     consistency: str | None = asked(
         None,
-        "Whether the result, shrunk, must equal the input; with colour only in what is coarse.",
-        group="Quality", expert=True, choices=CONSISTENCY,
-        shown="stored in the weights: project, but off for those that clean up",
+        "Whether the shrunk result must equal the input. colour: only in coarse structure.",
+        group="Sampling", expert=True, choices=CONSISTENCY,
+        shown="stored in the weights: project, or off for real input",
     )  # fmt: skip
     tile: str | int = asked(
         "auto",
-        "Side of the windows that a large picture is worked in; 0: no windows.",
+        "Side of the windows in which large pictures are computed. 0: no windows.",
         group="Machine", expert=True, metavar="auto|0|N",
     )  # fmt: skip
     overlap: int = asked(
-        64, "Pixels that windows share.", group="Machine", expert=True, least=0, metavar="N"
+        64, "Pixels by which windows overlap.", group="Machine", expert=True, least=0, metavar="N"
     )
     one_stage: bool = asked(
         False,
-        "Use the weights at this very scale, also where they were not trained for it.",
+        "Use the weights at exactly this scale, even if they were not trained for it.",
         group="Sampling", expert=True,
     )  # fmt: skip
 
@@ -190,30 +205,27 @@ class Setup:
     """
 
     method: str | None = asked(
-        None, "How to enlarge.", group="Weights",
-        shown="ecdp to 4x, idm at others, sr3 past 8x; for faces sr3 at 4x and 8x, else idm",
+        None, "How to enlarge.", group="Method", shown="the best for scale and domain",
     )  # fmt: skip
     weights: str | None = asked(
         None,
-        "Weights by name (`diffsr weights list`), a .safetensors file, or "
-        "hf:ORG/REPO[@REVISION]/FILE; they bring their method.",
-        group="Weights", metavar="NAME|FILE|hf:...",
+        "A name (`diffsr weights list`), a .safetensors file or hf:ORG/REPO[@REVISION]/FILE.",
+        group="Method", metavar="NAME|FILE|hf:...",
     )  # fmt: skip
-    domain: str = asked("photo", "What is on the pictures, for choosing weights.", group="Weights")
+    domain: str = asked("photo", "What the pictures show.", group="Method")
     input: str = asked(
         "auto",
-        "What the pictures are like: clean (rendered, or made small from large ones) or real (of "
-        "cameras and the web: noisy, compressed, blurred), for choosing weights; auto looks at "
-        "each. Without effect beside --weights.",
-        group="Weights", choices=INPUTS,
+        "Kind of pictures: clean (rendered, or shrunk from large ones) or real (noisy, compressed "
+        "or blurred). auto examines each picture.",
+        group="Method", choices=INPUTS,
     )  # fmt: skip
     device: str = asked("auto", "Where the network runs.", group="Machine")
     dtype: str = asked("auto", "Number format of the network.", group="Machine", expert=True)
     offline: bool = asked(False, "Never use the network.", group="General", expert=True)
     compile: bool = asked(
         False,
-        "Compile the network first (torch.compile): a minute or more, then each call is quicker; "
-        "for long batches, on a GPU above all.",
+        "Compile the network with torch first. This takes a minute or more and suits long batches "
+        "on a GPU.",
         group="Machine", expert=True,
     )  # fmt: skip
 

@@ -17,7 +17,6 @@ from upscale.batch.shard import parse
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONTEXT,
     DEBUG,
     DEVICE,
     DOMAINS,
@@ -33,6 +32,7 @@ from upscale.cli.options import (
     one_of,
     option,
     weights_names,
+    with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale import inputs, run, watch
@@ -90,12 +90,12 @@ def _type_of(one: Field) -> dict[str, Any]:
 
 _OPTIONS = [
     option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH, group=FILES,
-           help="Where to write. A folder exists or ends in /; - is standard output.",
-           show_default="beside the input, in.png -> in_x4.png"),
-    option("--from-file", metavar="FILE|-", type=ANY_PATH, group=FILES,
-           help="Also take the paths in FILE, one a line."),
+           help="Where to write: a file, a folder (exists or ends in /), or - for standard output.",
+           show_default="beside the input"),
+    option("--from-file", metavar="FILE|-", type=ANY_PATH, group=FILES, expert=True,
+           help="Also enlarge the pictures whose paths are in FILE, one per line."),
     option("--null", is_flag=True, group=FILES, expert=True,
-           help="The paths in --from-file end in NUL (find -print0)."),
+           help="Paths in --from-file are separated by NUL (find -print0)."),
     *_asked(Request, "scale", "size", "max_side"),
     *_asked(Setup, "method", "weights", "domain", "input"),
     *_asked(Request, "preset", "steps", "sampler", "spacing", "seed"),
@@ -109,63 +109,63 @@ _OPTIONS = [
             "allow_truncated", "max_pixels"),
     option("--jobs", group=BATCH, expert=True, type=click.IntRange(0, 256), default=2,
            metavar="N",
-           help="Threads that read pictures ahead, and as many that write them; 0: one thing after "
-                "the other."),
-    option("--batch", group=BATCH, type=click.IntRange(1, 256), default=1,
-           metavar="N",
-           help="Pictures that go through the network together: faster for small ones. The last "
-                "bits of a result may then depend on its neighbours."),
-    option("--resume", group=BATCH, metavar="LEDGER.jsonl", type=ANY_PATH,
-           help="Note what is done in this file, and do only what it does not name as done."),
+           help="Threads that read pictures ahead, and as many that write them. 0: read, enlarge and "
+                "write in turn."),
+    option("--batch", group=BATCH, expert=True, type=click.IntRange(1, 256), default=1, metavar="N",
+           help="Pictures per network call, which is faster for small ones. The last bits of a "
+                "result may then depend on its neighbours."),
+    option("--resume", group=FILES, metavar="LEDGER.jsonl", type=ANY_PATH,
+           help="Record finished pictures in this file, and skip those that it records."),
     option("--retry-failed", group=BATCH, expert=True, is_flag=True,
-           help="With --resume: only the pictures that failed last time."),
+           help="With --resume: try only the pictures that failed before."),
     option("--max-failures", group=BATCH, expert=True, type=click.IntRange(1), metavar="N",
-           help="Begin nothing more after N failures."),
+           help="Start no more pictures after N failures."),
     option("--timeout", group=BATCH, expert=True, type=Finite(0, min_open=True), metavar="SECONDS",
-           help="Give up a picture after so long."),
+           help="Give up a picture after this time."),
     option("--shard", group=BATCH, expert=True, metavar="I/N|auto",
-           help="Do only part I (from 0) of N, the same on every machine; auto: as the variables "
-                "SLURM_ARRAY_TASK_* or RANK and WORLD_SIZE say."),
+           help="Do only part I (from 0) of N; the parts are the same on every machine. auto: take "
+                "I and N from SLURM_ARRAY_TASK_*, or from RANK and WORLD_SIZE."),
     option("--watch", group=BATCH, expert=True, is_flag=True,
-           help="With --from-file: do each line as it comes and answer with a JSON line; the model "
-                "stays loaded."),
-    option("--engine", group=BATCH, expert=True, type=Named(("local", "ray")),
-           default="local",
-           help="Who does the work: this process, or workers of a Ray cluster (diffsr[ray])."),
+           help="With --from-file: do each line as it arrives and answer it with a JSON line. The "
+                "network stays loaded."),
+    option("--engine", group=BATCH, expert=True, type=Named(("local", "ray")), default="local",
+           help="Work in this process (local) or on a Ray cluster (ray; needs diffsr[ray])."),
     option("--workers", group=BATCH, expert=True, type=click.IntRange(1), metavar="N",
-           help="Workers of --engine ray.", show_default="as many as its CPUs or GPUs carry"),
+           help="Number of Ray workers.", show_default="as many as fit the CPUs or GPUs"),
     option("--address", group=BATCH, expert=True, metavar="HOST:PORT|auto",
-           help="A running Ray cluster.", show_default="one of its own on this machine"),
+           help="Address of a running Ray cluster.", show_default="start one on this machine"),
     option("--worker-gpus", group=BATCH, expert=True, type=Finite(0), metavar="FLOAT",
-           help="GPUs of each Ray worker; 0.25 lets four share one.",
+           help="GPUs per Ray worker. With 0.25, four workers share one.",
            show_default="1 with --device cuda, else 0"),
     option("--json", "as_json", group=GENERAL, is_flag=True,
-           help="Print an object a line for every picture instead of the paths."),
+           help="Print one JSON object per picture instead of its path."),
     QUIET,
-    option("-v", "--verbose", is_flag=True, group=GENERAL, help="Say more."),
-    option("--dry-run", is_flag=True, group=GENERAL,
-           help="Say what would be done, and do nothing."),
+    option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Print more."),
+    option("--dry-run", is_flag=True, group=GENERAL, expert=True,
+           help="Show what would be done, without doing it."),
     OFFLINE,
     DEBUG,
 ]  # fmt: skip
 
 
-def _with_options(function: Callable) -> Callable:
-    for decorate in reversed(_OPTIONS):
-        function = decorate(function)
-    return function
-
-
-@click.command(name="upscale", cls=Command, context_settings=CONTEXT)
+@click.command(
+    name="upscale",
+    cls=Command,
+    examples=[
+        ("diffsr in.jpg", "write in_x4.jpg beside it"),
+        ("diffsr in.png --size 1000x333 -o out.webp", "to an exact size"),
+        ("diffsr photos/ -o large/ --resume large.jsonl", "a folder, resumable"),
+    ],
+)
 @click.argument("paths", nargs=-1, metavar="INPUTS...", type=ANY_PATH)
-@_with_options
+@with_options(_OPTIONS)
 @click.pass_context
 def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
-    """Enlarge pictures: files, folders (with all below them), quoted patterns, - for standard
-    input.
+    """Enlarge pictures.
 
-    The paths written go to standard output, one a line; everything else to standard error.
-    Options can also be set by environment variables. Exit codes: `diffsr --help`.
+    INPUTS are files, folders (searched recursively), quoted patterns, or - for standard input. The
+    paths written go to standard output, everything else to standard error. `diffsr --help` lists
+    exit codes.
     """
     _check(ctx, paths, options)
     reporter = Reporter(quiet=options["quiet"], verbose=options["verbose"])
@@ -179,7 +179,7 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
         settings = settings_of(setup, request, files, options["batch"])
         job.ledger = Ledger(options["resume"], settings)
         if job.ledger.torn:
-            reporter.note(f"{job.ledger.path}: {job.ledger.torn} torn lines passed over")
+            reporter.note(f"{job.ledger.path}: {job.ledger.torn} incomplete lines skipped")
     account = Account(job, reporter, options)
     try:
         if options["watch"]:
