@@ -109,8 +109,8 @@ _OPTIONS = [
             "allow_truncated", "max_pixels"),
     option("--jobs", group=BATCH, expert=True, type=click.IntRange(0, 256), default=2,
            metavar="N",
-           help="Threads that read pictures ahead, and as many that write them. 0: read, enlarge and "
-                "write in turn."),
+           help="Threads that read pictures ahead, and as many that write them. 0: read, enlarge "
+                "and write in turn."),
     option("--batch", group=BATCH, expert=True, type=click.IntRange(1, 256), default=1, metavar="N",
            help="Pictures per network call, which is faster for small ones. The last bits of a "
                 "result may then depend on its neighbours."),
