@@ -27,7 +27,8 @@ from upscale.image.picture import Picture
 from upscale.image.sheet import sheet
 from upscale.nets.ddpm import CONFIGS, DDPMConfig, DDPMNet
 from upscale.pipeline import generator as generating
-from upscale.pipeline.generator import Generator, Way
+from upscale.pipeline.generator import Generator
+from upscale.pipeline.request import Request
 from upscale.pipeline.upscaler import Upscaler
 from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
@@ -172,7 +173,7 @@ def test_a_checkpoint_of_training_becomes_weights(here, toy_run, toy) -> None:
     run("weights", "import", checkpoint, "-o", "again.safetensors", "--fp16")
     made, own = (Generator(str(path), device="cpu") for path in ("again.safetensors", toy))
     assert made.size == own.size
-    one, two = (g([0], way=Way(steps=2))[0].picture.rgb for g in (made, own))
+    one, two = (g([0], request=Request(steps=2))[0].picture.rgb for g in (made, own))
     assert np.array_equal(one, two)
 
 
@@ -186,7 +187,9 @@ def with_net(generator: Generator, net: DDPMNet) -> Generator:
 
 def test_samples_have_the_colours_of_the_data(generator) -> None:
     def drawn(source: Generator) -> np.ndarray:
-        return np.stack([m.picture.rgb for m in source(range(12), way=Way("ddim", 16))])
+        return np.stack(
+            [m.picture.rgb for m in source(range(12), request=Request(sampler="ddim", steps=16))]
+        )
 
     made, fresh = drawn(generator), drawn(with_net(generator, DDPMNet(CONFIGS["ddpm-tiny"])))
     assert np.abs(fresh.mean((0, 1, 2)) - COLOUR).max() > 0.2
@@ -252,41 +255,45 @@ def by_hand(generator: Generator, index: int, seed: int, steps: int) -> torch.Te
 
 def test_the_chain_is_that_of_algorithm_2(generator) -> None:
     for index in (0, 3):
-        made = generator([index], seed=5, way=Way("ddpm", 12, "phi"))[0].picture.rgb
+        made = generator([index], seed=5, request=Request(sampler="ddpm", steps=12, spacing="phi"))[
+            0
+        ].picture.rgb
         expected = (by_hand(generator, index, 5, 12).clamp(-1, 1) + 1) / 2
         assert np.abs(made - expected.permute(1, 2, 0).numpy()).max() < 1e-4
 
 
 def test_a_picture_is_a_function_of_seed_and_number_alone(generator) -> None:
-    way = Way(steps=4)
-    alone = generator([3], seed=9, way=way)[0].picture.rgb
-    among = generator([2, 3, 4], seed=9, way=way)
+    way = Request(steps=4)
+    alone = generator([3], seed=9, request=way)[0].picture.rgb
+    among = generator([2, 3, 4], seed=9, request=way)
     assert np.array_equal(among[1].picture.rgb, alone)
     assert not np.array_equal(among[0].picture.rgb, alone)
-    other = generator([3], seed=10, way=way)[0].picture.rgb
+    other = generator([3], seed=10, request=way)[0].picture.rgb
     assert np.abs(other - alone).max() > 0.01
 
 
 def test_pictures_that_share_a_call_come_out_as_those_that_do_not(generator) -> None:
-    way = generator.resolved(Way(steps=4))
-    together, calls = generator._drawn([2, 3, 4], 9, way, lambda done, of: None)
+    way = generator.resolved(Request(steps=4, seed=9))
+    together, calls = generator._drawn([2, 3, 4], way, lambda done, of: None)
     assert calls == 4
     for tensor, index in zip(together, (2, 3, 4), strict=True):
-        (alone,), _ = generator._drawn([index], 9, way, lambda done, of: None)
+        (alone,), _ = generator._drawn([index], way, lambda done, of: None)
         assert torch.allclose(tensor, alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp2m", "rk45", "ddpm-posterior"])
 def test_every_sampler_arrives_at_the_same_colours(generator, sampler) -> None:
     steps = None if sampler == "rk45" else 12
-    made = np.stack([m.picture.rgb for m in generator(range(2), way=Way(sampler, steps))])
+    made = np.stack(
+        [m.picture.rgb for m in generator(range(2), request=Request(sampler=sampler, steps=steps))]
+    )
     assert np.abs(made.mean((0, 1, 2)) - COLOUR).max() < 0.15
 
 
 def test_progress_is_told_to_the_end(generator, tiny_weights) -> None:
     seen = []
     cascade = generator.cascade(64, [tiny_weights], [1])
-    generator([0, 1], way=Way(steps=3), cascade=cascade,
+    generator([0, 1], request=Request(steps=3), cascade=cascade,
               on_step=lambda done, of: seen.append((done, of)))  # fmt: skip
     assert seen == sorted(seen) and seen[-1] == (8, 8) and len(seen) == 8
 
@@ -296,7 +303,7 @@ def test_what_is_no_number_is_told(generator) -> None:
     net.unet.out[2].bias.data.fill_(torch.nan)
     broken = with_net(generator, net)
     with pytest.raises(NumericalError, match="output of the network is not finite"):
-        broken([0], way=Way(steps=2))
+        broken([0], request=Request(steps=2))
 
 
 # --- the cascade ------------------------------------------------------------------------------
@@ -315,9 +322,9 @@ def test_the_cascade_takes_fours_then_the_rest() -> None:
 def test_the_result_shrinks_to_what_the_first_network_drew(generator, tiny_weights) -> None:
     from upscale.image.resize import resize_array
 
-    way = Way(steps=4)
-    small = generator([1], way=way)[0].picture.rgb
-    made = generator([1], way=way, cascade=generator.cascade(64, [tiny_weights]))[0]
+    way = Request(steps=4)
+    small = generator([1], request=way)[0].picture.rgb
+    made = generator([1], request=way, cascade=generator.cascade(64, [tiny_weights]))[0]
     assert made.picture.size == (64, 64) and made.report["size"] == [64, 64]
     assert np.abs(resize_array(made.picture.rgb, (SIDE, SIDE)) - small).mean() < 0.03
     first, second = made.report["stages"]

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from upscale.bench.table import REGISTERED
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
-from upscale.pipeline.request import SMALLEST_TILE
+from upscale.pipeline.request import SCALE, SMALLEST_TILE, Setup
 from upscale.pipeline.request import STORED as STORED
 
 GENERATING = {
@@ -202,19 +203,53 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
     return None
 
 
+# what a record's fields do not say: how a text becomes a value here, or what a shell completes
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "scale": {"default": SCALE},
+    "size": {"type": Size()},
+    "seed": {"type": click.IntRange(0, 2**63 - 1)},
+    "temperature": {"type": Finite(0, 10)},
+    "tile": {"type": Tile()},
+    "method": {"type": Named(METHODS, GENERATING)},
+    "weights": {"shell_complete": weights_names},
+    "domain": {"type": Named(DOMAINS)},
+    "device": {"type": Named(("auto", "cpu", "cuda"))},
+    "dtype": {"type": Named(("auto", "fp32", "bf16"))},
+}
+
+
+def asked(record: type, *wanted: str, **more: Any) -> list[Callable]:
+    """The options of some fields of a record that is made of `request.asked`."""
+    known, found = {one.name: one for one in fields(record)}, []
+    for name in wanted:
+        one = known[name]
+        own = {key: one.metadata[key] for key in ("help", "group", "expert", "metavar")}
+        if one.metadata["shown"]:
+            own["show_default"] = one.metadata["shown"]
+        own |= {"default": one.default, **_type_of(one), **_SPECIAL.get(name, {}), **more}
+        found.append(option("--" + name.replace("_", "-"), **own))
+    return found
+
+
+def _type_of(one: Field) -> dict[str, Any]:
+    """How a field's text is read, by its choices, or its annotation and its bounds."""
+    if choices := one.metadata["choices"]:
+        return {"type": Named(choices)}
+    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
+    kind = one.type.split(" ")[0]
+    if kind == "bool":
+        return {"is_flag": True}
+    if kind == "int":
+        return {"type": click.IntRange(least, most)}
+    if kind == "float":
+        low = least if above is None else above
+        return {"type": Finite(low, most, min_open=above is not None)}
+    return {}
+
+
 # what several commands have alike
 MACHINE = "Machine"
-DEVICE = option(
-    "--device", type=Named(("auto", "cpu", "cuda")), default="auto", group=MACHINE,
-    help="Where the network runs.",
-)  # fmt: skip
-DTYPE = option(
-    "--dtype", type=Named(("auto", "fp32", "bf16")), default="auto", group=MACHINE, expert=True,
-    help="Number format of the network.",
-)  # fmt: skip
-OFFLINE = option(
-    "--offline", is_flag=True, group=GENERAL, expert=True, help="Never use the network."
-)
+DEVICE, DTYPE, OFFLINE = asked(Setup, "device", "dtype", "offline")
 QUIET = option("-q", "--quiet", is_flag=True, group=GENERAL, help="Print errors only.")
 DEBUG = option(
     "--debug", is_flag=True, group=GENERAL, expert=True, help="Show tracebacks of errors."

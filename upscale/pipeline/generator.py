@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from upscale import methods
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.noise import noise_at
 from upscale.diffusion.run import run_sampler
-from upscale.diffusion.table import SAMPLERS, SPACINGS
+from upscale.diffusion.table import SAMPLERS
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.machine import is_out_of_memory, pick_bf16, pick_device
@@ -33,21 +33,6 @@ STEP = 4.0  # magnification of a stage
 MOST = 16.0  # magnification of all, as SR3's 64 -> 1024
 NAMES = ("ddpm-face-64",)  # taken where no weights are named, the first that is listed
 OnStep = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Way:
-    """How the network is sampled. sampler, steps, spacing, temperature: None is the weights' own.
-
-    rtol, atol: of the sampler that chooses its own steps.
-    """
-
-    sampler: str | None = None
-    steps: int | None = None
-    spacing: str | None = None
-    temperature: float | None = None
-    rtol: float = Request.rtol
-    atol: float = Request.atol
 
 
 @dataclass(frozen=True)
@@ -99,20 +84,19 @@ class Generator:
         self.model.net.to(self.device).to(memory_format=torch.channels_last)
         self.size = _size_of(self.model.metadata, self.entry.name)
 
-    def resolved(self, way: Way) -> Way:
-        """The same with the weights' own where nothing was asked for. Raises UsageError."""
+    def resolved(self, request: Request) -> Request:
+        """The same with the weights' own sampler, steps, spacing and temperature where none were
+        asked for. Raises UsageError."""
         law = self.model.law
-        sampler = way.sampler or law.sampler
-        if sampler not in SAMPLERS or (way.spacing or law.spacing) not in SPACINGS:
-            raise UsageError(f"no sampler {sampler!r} with spacing {way.spacing!r}; choose from "
-                             f"{', '.join(SAMPLERS)}; {', '.join(SPACINGS)}")  # fmt: skip
-        if SAMPLERS[sampler].adaptive and way.steps is not None:
-            raise UsageError(f"{sampler} chooses its own steps: leave --steps out")
-        steps = way.steps or law.steps if SAMPLERS[sampler].stepped else 1
-        warm = way.temperature
+        name, warm = request.sampler or law.sampler, request.temperature
+        sampler = methods.sampler_of(name)
+        if sampler.adaptive and request.steps is not None:
+            raise UsageError(f"{name} chooses its own steps: leave --steps out")
+        steps = request.steps or law.steps if sampler.stepped else 1
         if warm is None:  # the weights' was chosen for samplers that add no noise of their own
-            warm = 1.0 if SAMPLERS[sampler].stochastic else law.temperature
-        return Way(sampler, steps, way.spacing or law.spacing, warm, way.rtol, way.atol)
+            warm = 1.0 if sampler.stochastic else law.temperature
+        spacing = request.spacing or law.spacing
+        return replace(request, sampler=name, steps=steps, spacing=spacing, temperature=warm)
 
     def cascade(
         self,
@@ -150,33 +134,35 @@ class Generator:
     def __call__(
         self,
         indices: Sequence[int],
+        request: Request | None = None,
         *,
-        seed: int = 0,
-        way: Way | None = None,
         cascade: Sequence[Level] = (),
         on_step: OnStep = lambda done, of: None,
+        **fields: Any,
     ) -> list[Made]:
         """The pictures of these numbers: each a function of seed and number. On a GPU all go
         through the network at once; on a CPU one by one, so that they are equal to the last bit
-        whatever the others are. on_step(done, all) counts the pictures' sampler steps.
+        whatever the others are. on_step(done, all) counts the pictures' sampler steps. fields: of
+        `Request`, of which seed, sampler, steps, spacing, temperature and tolerances count.
 
         Raises NumericalError, OutOfMemory, UsageError, WeightsError.
         """
-        way, started = self.resolved(way or Way()), time.perf_counter()
+        started = time.perf_counter()
+        way = self.resolved(replace(request or Request(), **fields))
         alone = self.device.type == "cpu" or SAMPLERS[way.sampler].adaptive
         groups = [[index] for index in indices] if alone else [list(indices)]
         each = way.steps + sum(level.steps or 1 for level in cascade)
         total, before, made = each * len(indices), 0, []
         for group in groups:
             steps = _Part(on_step, before, len(group), total)
-            drawn, calls = self._drawn(group, seed, way, steps)
+            drawn, calls = self._drawn(group, way, steps)
             before += way.steps * len(group)
             for index, tensor in zip(group, drawn, strict=True):
                 picture = Picture(_pixels(tensor))
-                report = self._report(index, seed, way, calls)
+                report = self._report(index, way, calls)
                 for level in cascade:
                     tell = _Part(on_step, before, 1, total)
-                    picture, account = _enlarged(level, picture, seed, tell)
+                    picture, account = _enlarged(level, picture, way.seed, tell)
                     report["stages"].append(account)
                     report["nfe"] += account["nfe"]
                     before += level.steps or 1
@@ -186,14 +172,12 @@ class Generator:
             one.report["seconds"] = round((time.perf_counter() - started) / len(made), 3)
         return made
 
-    def _drawn(
-        self, group: list[int], seed: int, way: Way, on_step: OnStep
-    ) -> tuple[list[Tensor], int]:
+    def _drawn(self, group: list[int], way: Request, on_step: OnStep) -> tuple[list[Tensor], int]:
         """(pictures (3,H,W) in [-1,1], network calls)."""
         law, calls = self.model.law, 0
 
         def noise(step: int) -> Tensor:  # warm already: a product in this order, as ever
-            parts = [noise_at((seed, index, step), (0, 0), self.size) for index in group]
+            parts = [noise_at((way.seed, index, step), (0, 0), self.size) for index in group]
             return torch.cat(parts).to(self.device) * way.temperature
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -219,7 +203,7 @@ class Generator:
             raise NumericalError("the output of the network is not finite: no picture is made")
         return list(x.float().cpu()), calls
 
-    def _report(self, index: int, seed: int, way: Way, calls: int) -> dict[str, Any]:
+    def _report(self, index: int, way: Request, calls: int) -> dict[str, Any]:
         adaptive = SAMPLERS[way.sampler].adaptive
         first = {
             "weights": self.entry.name, "weights_sha256": self.entry.sha256,
@@ -228,8 +212,8 @@ class Generator:
             "temperature": way.temperature,
         }  # fmt: skip
         return {
-            "index": index, "seed": seed, "size": None, "nfe": calls, "device": str(self.device),
-            "dtype": "bf16" if self.bf16 else "fp32", "stages": [first],
+            "index": index, "seed": way.seed, "size": None, "nfe": calls,
+            "device": str(self.device), "dtype": "bf16" if self.bf16 else "fp32", "stages": [first],
         }  # fmt: skip
 
 

@@ -36,10 +36,11 @@ from upscale.cli.options import (
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale.command import FORMATS
 from upscale.diffusion.table import SAMPLERS, SPACINGS
+from upscale.pipeline.request import Request
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
-    from upscale.pipeline.generator import Generator, Level, Made, Way
+    from upscale.pipeline.generator import Generator, Level, Made
 
 
 def _generating(
@@ -133,7 +134,8 @@ def command(**options: Any) -> int:
     work = work_of(options)
     with Reporter(len(work.items), quiet=options["quiet"], verbose=options["verbose"]) as reporter:
         generator = make_generator(options, reporter)
-        way = _way(generator, options)
+        wanted = some(options, "sampler", "steps", "spacing", "temperature", "seed")
+        way = generator.resolved(Request(**wanted))
         cascade = generator.cascade(
             options["size"], options["upscale_weights"] or (), options["counts"], way.steps
         )
@@ -141,9 +143,7 @@ def command(**options: Any) -> int:
             _planned(work, generator, way, cascade, reporter)
             return 0
         work.prepare()
-        make = partial(
-            generator, seed=options["seed"], way=way, cascade=cascade, on_step=reporter.step
-        )
+        make = partial(generator, request=way, cascade=cascade, on_step=reporter.step)
         most = options["batch"] if generator.device.type != "cpu" else 1  # a file when it can be
         _make(work, make, most, options, reporter)
     return 0
@@ -157,14 +157,8 @@ def make_generator(options: dict[str, Any], reporter: Reporter) -> Generator:
     return Generator(options["weights"], on_bytes=reporter.fetching, **where)
 
 
-def _way(generator: Generator, options: dict[str, Any]) -> Way:
-    from upscale.pipeline.generator import Way
-
-    return generator.resolved(Way(**some(options, "sampler", "steps", "spacing", "temperature")))
-
-
 def _planned(
-    work: Work, generator: Generator, way: Way, cascade: list[Level], reporter: Reporter
+    work: Work, generator: Generator, way: Request, cascade: list[Level], reporter: Reporter
 ) -> None:
     """--dry-run's lines: the stages, then the files."""
     height, width = generator.size

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import Field, fields
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,75 +18,25 @@ from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
     DEBUG,
-    DEVICE,
-    DOMAINS,
-    DTYPE,
-    GENERATING,
-    METHODS,
-    OFFLINE,
     QUIET,
     Finite,
     Named,
-    Size,
-    Tile,
+    asked,
     one_of,
     option,
-    weights_names,
     with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale import inputs, run, watch
 from upscale.cli.upscale.account import Account
 from upscale.errors import UsageError
-from upscale.pipeline.request import SCALE, Request, Setup
+from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
     from upscale.pipeline.upscaler import Upscaler
 
 FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "avif", "gif")
 FILES, BATCH = "Files", "Batches"
-
-# what the records' fields do not say: how a text becomes a value here, or what a shell completes
-_SPECIAL: dict[str, dict[str, Any]] = {
-    "scale": {"default": SCALE},
-    "size": {"type": Size()},
-    "seed": {"type": click.IntRange(0, 2**63 - 1)},
-    "temperature": {"type": Finite(0, 10)},
-    "tile": {"type": Tile()},
-    "method": {"type": Named(METHODS, GENERATING)},
-    "weights": {"shell_complete": weights_names},
-    "domain": {"type": Named(DOMAINS)},
-    "format": {"type": Named(FORMATS)},
-}
-
-
-def _asked(record: type, *wanted: str) -> Iterator[Callable]:
-    """The options of a record's fields."""
-    known = {one.name: one for one in fields(record)}
-    for name in wanted:
-        one = known[name]
-        named = {key: one.metadata[key] for key in ("help", "group", "expert", "metavar")}
-        shown = {"show_default": one.metadata["shown"]} if one.metadata["shown"] else {}
-        flag = "--" + name.replace("_", "-")
-        more = {"default": one.default, **_type_of(one), **named, **shown, **_SPECIAL.get(name, {})}
-        yield option(flag, **more)
-
-
-def _type_of(one: Field) -> dict[str, Any]:
-    """How a field's text is read, by its choices, or its annotation and its bounds."""
-    if choices := one.metadata["choices"]:
-        return {"type": Named(choices)}
-    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
-    kind = one.type.split(" ")[0]
-    if kind == "bool":
-        return {"is_flag": True}
-    if kind == "int":
-        return {"type": click.IntRange(least, most)}
-    if kind == "float":
-        low = least if above is None else above
-        return {"type": Finite(low, most, min_open=above is not None)}
-    return {}
-
 
 _OPTIONS = [
     option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH, group=FILES,
@@ -96,17 +46,16 @@ _OPTIONS = [
            help="Also enlarge the pictures whose paths are in FILE, one per line."),
     option("--null", is_flag=True, group=FILES, expert=True,
            help="Paths in --from-file are separated by NUL (find -print0)."),
-    *_asked(Request, "scale", "size", "max_side"),
-    *_asked(Setup, "method", "weights", "domain", "input"),
-    *_asked(Request, "preset", "steps", "sampler", "spacing", "seed"),
-    *_asked(Files, "samples", "uncertainty"),
-    *_asked(Request, "temperature", "parametrisation", "rtol", "atol"),
-    DEVICE,
-    DTYPE,
-    *_asked(Setup, "compile"),
-    *_asked(Request, "tile", "overlap", "one_stage", "consistency"),
-    *_asked(Files, "overwrite", "skip_existing", "format", "quality", "strip", "frames",
-            "allow_truncated", "max_pixels"),
+    *asked(Request, "scale", "size", "max_side"),
+    *asked(Setup, "method", "weights", "domain", "input"),
+    *asked(Request, "preset", "steps", "sampler", "spacing", "seed"),
+    *asked(Files, "samples", "uncertainty"),
+    *asked(Request, "temperature", "parametrisation", "rtol", "atol"),
+    *asked(Setup, "device", "dtype", "compile"),
+    *asked(Request, "tile", "overlap", "one_stage", "consistency"),
+    *asked(Files, "overwrite", "skip_existing"),
+    *asked(Files, "format", type=Named(FORMATS)),
+    *asked(Files, "quality", "strip", "frames", "allow_truncated", "max_pixels"),
     option("--jobs", group=BATCH, expert=True, type=click.IntRange(0, 256), default=2,
            metavar="N",
            help="Threads that read pictures ahead, and as many that write them. 0: read, enlarge "
@@ -140,10 +89,10 @@ _OPTIONS = [
     option("--json", "as_json", group=GENERAL, is_flag=True,
            help="Print one JSON object per picture instead of its path."),
     QUIET,
-    option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Print more."),
-    option("--dry-run", is_flag=True, group=GENERAL, expert=True,
-           help="Show what would be done, without doing it."),
-    OFFLINE,
+    option("-v", "--verbose", is_flag=True, group=GENERAL, help="Say more."),
+    option("--dry-run", is_flag=True, group=GENERAL,
+           help="Say what would be done, and do nothing."),
+    *asked(Setup, "offline"),
     DEBUG,
 ]  # fmt: skip
 
