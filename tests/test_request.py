@@ -48,7 +48,7 @@ def test_the_command_line_has_an_option_for_every_field() -> None:
         ({"scale": 17}, "--scale must be from 1 to 16"),
         ({"scale": float("nan")}, "--scale"),
         ({"max_side": 0}, "--max-side must be at least 1"),
-        ({"sampler": "eulr"}, "no sampler 'eulr'; have ddpm"),
+        ({"sampler": "eulr"}, "no sampler 'eulr'; choose from ddpm"),
         ({"tile": 100}, "--tile must be auto, 0, or at least 128"),
         ({"tile": "large"}, "--tile"),
         ({"atol": float("inf")}, "above 0"),
