@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from upscale.errors import InputError
 from upscale.image import png16
 from upscale.image.decode import read
+from upscale.image.picture import Extras
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -166,9 +167,7 @@ def test_rows_compressed_in_pieces_are_one_png(monkeypatch, threads, dtype):
     rng = np.random.default_rng(2)
     a = rng.integers(0, np.iinfo(dtype).max, (5, 70, 3)).repeat(60, 0).astype(dtype)  # 300 rows
     file = io.BytesIO()
-    writer = png16.Writer(
-        file, a.shape[:2], 3, 8 * a.itemsize, icc=None, exif=None, dpi=None, software="diffsr"
-    )
+    writer = png16.Writer(file, a.shape[:2], 3, a.dtype, Extras(software="diffsr"))
     for begin, end in ((0, 1), (1, 290), (290, 300)):
         writer.add(a[begin:end])
     writer.close()

@@ -105,10 +105,8 @@ def plan_of(count: int, methods: tuple[str, ...], settings: Settings) -> Design:
     images = settings.images
     if images is None:
         images = max(1, min(50, count - settings.checks - settings.practice))
-    return Design(
-        count, conditions(methods, settings.pairs), settings.tasks, images, settings.checks,
-        settings.practice, settings.seed,
-    )  # fmt: skip
+    own = {name: getattr(settings, name) for name in ("tasks", "checks", "practice", "seed")}
+    return Design(count, conditions(methods, settings.pairs), images=images, **own)
 
 
 def check_free(target: Path) -> None:
@@ -127,11 +125,10 @@ def _write(
     on_picture: Callable[[int, int], None],
 ) -> None:
     (folder / stores.PICTURES).mkdir()
-    meta = {
-        **asdict(settings), "images": design.images, "methods": methods,
-        "conditions": design.conditions, "study": secrets.token_hex(4),
-        "secret": secrets.token_hex(32), "access": secrets.token_urlsafe(16),
-    }  # fmt: skip
+    meta = asdict(settings)
+    meta |= {"images": design.images, "methods": methods, "conditions": design.conditions}
+    meta |= {"study": secrets.token_hex(4), "secret": secrets.token_hex(32)}
+    meta["access"] = secrets.token_urlsafe(16)
     study = stores.create(folder / stores.DATABASE, meta)
     cut = 0
     with study.change() as db:

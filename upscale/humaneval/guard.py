@@ -78,10 +78,7 @@ class Guard:
             if _same(given, self.access):
                 # the token leaves the address bar, so that it is not handed on with a screenshot
                 response: Response = RedirectResponse("/", 303)
-                response.set_cookie(
-                    self.cookie, self.access, max_age=30 * 86400, httponly=True, samesite="lax",
-                    secure=self.secure,
-                )  # fmt: skip
+                keep_cookie(response, self.cookie, self.access, "lax", self.secure)
                 return response
         elif _same(request.cookies.get(self.cookie, ""), self.access):
             return None
@@ -121,6 +118,13 @@ async def posted(request: Request) -> dict[str, Any]:
     if not isinstance(sent, dict):
         raise BadRequest(400, "the body is not an object")
     return sent
+
+
+def keep_cookie(response: Response, name: str, value: str, samesite: str, secure: bool) -> None:
+    """For a month, and out of reach of scripts."""
+    response.set_cookie(
+        name, value, max_age=30 * 86400, httponly=True, samesite=samesite, secure=secure
+    )
 
 
 def _host_of(headers: Headers) -> str:

@@ -14,7 +14,16 @@ from upscale.errors import OutputError, UsageError
 from upscale.humaneval.server import LOOPBACK, application
 from upscale.humaneval.store import Store
 
-_KEEP_ALIVE = 30  # seconds; a subject's next request comes before that
+_UVICORN = {
+    "access_log": False,
+    "log_level": "warning",
+    "server_header": False,
+    "proxy_headers": False,
+    "lifespan": "off",
+    "ws": "none",
+    "timeout_keep_alive": 30,  # seconds; a subject's next request comes before that
+    "timeout_graceful_shutdown": 5,
+}
 
 
 def serve(
@@ -38,20 +47,12 @@ def serve(
     hosts = None  # any: an address of this machine may have many names, and there is the token
     if local:
         hosts = frozenset({*LOOPBACK, *([tunnel_host] if tunnel_host else [])})
-    app = application(
-        store, folder, hosts=hosts, access=access,
-        secure=bool(tunnel and tunnel.startswith("https:")), say=say,
-    )  # fmt: skip
+    secure = bool(tunnel and tunnel.startswith("https:"))
+    app = application(store, folder, hosts=hosts, access=access, secure=secure, say=say)
     with _listening(host, port) as listener:
         base = tunnel.rstrip("/") if tunnel else _address(host, listener.getsockname()[1])
-        config = uvicorn.Config(
-            app, access_log=False, log_level="warning", server_header=False, lifespan="off",
-            timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=5, ws="none",
-            proxy_headers=False,
-        )  # fmt: skip
-        server = _Server(
-            config, lambda: ready(f"{base}/" + (f"?access={access}" if access else ""))
-        )
+        link = f"{base}/" + (f"?access={access}" if access else "")
+        server = _Server(uvicorn.Config(app, **_UVICORN), lambda: ready(link))
         server.run(sockets=[listener])
 
 

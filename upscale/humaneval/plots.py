@@ -43,31 +43,31 @@ def by_picture(rates: list[dict[str, Any]], pictures: list[dict[str, Any]]) -> s
         for axes, task in zip(panels, tasks, strict=True):
             for method in [row["method"] for row in rates if row["task"] == task]:
                 own = sorted(
-                    row["rate"]
+                    100 * row["rate"]
                     for row in pictures
                     if row["task"] == task and row["method"] == method and "against" not in row
                 )
-                axes.step(np.linspace(0, 100, len(own) + 1), [100 * v for v in [*own, own[-1]]],
-                          where="post", label=method)  # fmt: skip
+                share = np.linspace(0, 100, len(own) + 1)
+                axes.step(share, [*own, own[-1]], where="post", label=method)
             axes.axhline(50, color=_GREY, lw=1, ls="--")
-            axes.set(xlim=(0, 100), ylim=(-3, 103), title=TASKS[task],
-                     xlabel="pictures, %, least fooling first", ylabel="fool rate, %")  # fmt: skip
+            axes.set(xlim=(0, 100), ylim=(-3, 103), title=TASKS[task], ylabel="fool rate, %")
+            axes.set_xlabel("pictures, %, least fooling first")
             axes.legend(fontsize=8, frameon=False)
         return _svg(figure)
 
 
 def response_times(answers: list[dict[str, Any]]) -> str | None:
     """Seconds from the end of the display to the choice; None where none were taken."""
-    times = [row["rt_ms"] / 1000 for row in answers
-             if row["excluded"] is None and row["rt_ms"] is not None]  # fmt: skip
+    counted = [row["rt_ms"] for row in answers if row["excluded"] is None]
+    times = [milliseconds / 1000 for milliseconds in counted if milliseconds is not None]
     if not times:
         return None
     with matplotlib.rc_context(_STYLE):
         figure, (axes,) = _panels(1, 2.4)
         top = max(1.0, float(np.percentile(times, 98)))
         axes.hist(np.minimum(times, top), bins=30, range=(0, top), color=_BLUE)
-        axes.set(xlim=(0, top), xlabel="response time, s (the last bin holds all slower ones)",
-                 ylabel="answers")  # fmt: skip
+        axes.set(xlim=(0, top), ylabel="answers")
+        axes.set_xlabel("response time, s (the last bin holds all slower ones)")
         return _svg(figure)
 
 

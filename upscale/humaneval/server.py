@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from upscale.humaneval.guard import BadRequest, Guard, posted
+from upscale.humaneval.guard import BadRequest, Guard, keep_cookie, posted
 from upscale.humaneval.session import Refusal, Sessions
 from upscale.humaneval.store import PICTURES, Failure, Store
 
@@ -43,6 +43,10 @@ class Study:
         line = what.encode("ascii", "backslashreplace").decode()[:300]
         self.say(f"refused: {line}")
         self.store.refuse(line)
+
+    def say_counts(self) -> None:
+        counts = self.store.counts()
+        self.say(f"{counts['enrolled']} began, {counts['finished']} finished")
 
     def subject(self, request: Request) -> int:
         subject = self.sessions.subject(request.cookies.get(self.cookie))
@@ -73,10 +77,9 @@ def application(
             for name, does in posts.items()
         ),
     ]
-    guard = Middleware(
-        Guard, hosts=hosts, access=access, cookie=f"access_{store.meta['study']}", secure=secure,
-        refused=study.refused,
-    )  # fmt: skip
+    cookie = f"access_{store.meta['study']}"
+    how = {"hosts": hosts, "access": access, "cookie": cookie, "secure": secure}
+    guard = Middleware(Guard, **how, refused=study.refused)
     unknown = partial(_unknown, study)
     return Starlette(routes=routes, middleware=[guard], exception_handlers={HTTPException: unknown})
 
@@ -143,12 +146,8 @@ async def _enrol(study: Study, request: Request) -> Response:
     tab = study.sessions.claim(subject)
     response = JSONResponse({**_about(study), **study.sessions.state(subject), "tab": tab})
     if key is not None:
-        response.set_cookie(
-            study.cookie, key, max_age=30 * 86400, httponly=True, samesite="strict",
-            secure=study.secure,
-        )  # fmt: skip
-        counts = study.store.counts()
-        study.say(f"{counts['enrolled']} began, {counts['finished']} finished")
+        keep_cookie(response, study.cookie, key, "strict", study.secure)
+        study.say_counts()
     return response
 
 
@@ -160,10 +159,8 @@ async def _begin(study: Study, request: Request) -> Response:
 
 async def _shown(study: Study, request: Request) -> Response:
     sent = await posted(request)
-    study.sessions.shown(
-        study.subject(request), _text(sent, "tab"), _text(sent, "trial"),
-        sent.get("shown_ms"), sent.get("frame_ms"), sent.get("presented_ms"),
-    )  # fmt: skip
+    times = {name: sent.get(name) for name in ("shown_ms", "frame_ms", "presented_ms")}
+    study.sessions.shown(study.subject(request), _text(sent, "tab"), _text(sent, "trial"), **times)
     return JSONResponse({})
 
 
@@ -173,8 +170,7 @@ async def _answer(study: Study, request: Request) -> Response:
     study.sessions.answer(subject, tab, _text(sent, "trial"), sent.get("side"), sent.get("rt_ms"))
     state = study.sessions.state(subject)
     if state["phase"] == "done":
-        counts = study.store.counts()
-        study.say(f"{counts['enrolled']} began, {counts['finished']} finished")
+        study.say_counts()
     return JSONResponse({**_about(study), **state, "tab": tab})
 
 

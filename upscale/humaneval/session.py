@@ -126,9 +126,14 @@ class Sessions:
             )
 
     def shown(
-        self, subject: int, tab: str, trial: str, shown_ms: float, frame_ms: float,
+        self,
+        subject: int,
+        tab: str,
+        trial: str,
+        shown_ms: float,
+        frame_ms: float,
         presented_ms: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """The pictures are gone again, after their time."""
         times = [_milliseconds(value) for value in (shown_ms, frame_ms, presented_ms)]
         if times[0] is None or times[1] is None:

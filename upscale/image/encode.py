@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,18 +16,7 @@ from upscale import atomic
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory, OutputError, UsageError
 from upscale.image import exif, png16, tiff
 from upscale.image.formats import FORMATS, canonical, check_format, format_of
-from upscale.image.picture import Picture, quantised
-
-
-@dataclass(frozen=True)
-class _Extras:
-    """What goes along with the pixels; None where the format or the user wants none."""
-
-    icc: bytes | None
-    exif: bytes | None
-    dpi: tuple[float, float] | None
-    software: str | None
-    quality: int | None
+from upscale.image.picture import Extras, Picture, quantised
 
 
 def write(
@@ -65,7 +53,10 @@ def write(
     notes = check_format(name, picture.size, picture.bits, alpha=picture.alpha is not None)
     data = io.BytesIO()
     try:
-        notes += _encode(picture, data, name, quality, strip, comment)
+        samples = _samples(picture, name)
+        extras, left_out = _extras(picture, picture.size, name, strip, comment)
+        _encode(name, data, samples, extras, quality)
+        notes += left_out
     except DiffsrError:
         raise
     except MemoryError as error:
@@ -80,37 +71,20 @@ def write(
 
 
 def _encode(
-    picture: Picture, file: BinaryIO, name: str, quality: int | None, strip: bool,
-    comment: str | None,
-) -> list[str]:  # fmt: skip
-    samples = _samples(picture, name)
-    extras, notes = _extras(picture, picture.size, name, quality, strip, comment)
+    name: str, file: BinaryIO, samples: np.ndarray, extras: Extras, quality: int | None
+) -> None:
     if name == "TIFF" or samples.dtype == np.uint16:
-        writer = _row_writer(name, file, picture.size, samples, extras)
+        writer = _ROWS[name](file, samples.shape[:2], samples.shape[2], samples.dtype, extras)
         writer.add(samples)
         writer.close()
     else:
-        image, options = _for_pillow(name, samples, extras)
+        image, options = _for_pillow(name, samples, extras, quality)
         image.save(file, name, **options)
-    return notes
-
-
-def _row_writer(
-    name: str, file: BinaryIO, size: tuple[int, int], samples: np.ndarray, extras: _Extras,
-    folder: Path | None = None,
-) -> png16.Writer | tiff.Writer:  # fmt: skip
-    """What writes rows like those of `samples` as they come, in a format of STREAMED."""
-    form = (file, size, samples.shape[2], samples.itemsize * 8)
-    more = {"icc": extras.icc, "exif": extras.exif, "dpi": extras.dpi}
-    if name == "PNG":
-        return png16.Writer(*form, software=extras.software, **more)
-    return tiff.Writer(*form, folder=folder, **more)
 
 
 def _extras(
-    picture: Picture, size: tuple[int, int], name: str, quality: int | None, strip: bool,
-    comment: str | None,
-) -> tuple[_Extras, list[str]]:  # fmt: skip
+    picture: Picture, size: tuple[int, int], name: str, strip: bool, comment: str | None
+) -> tuple[Extras, list[str]]:
     """What goes along with a picture like `picture`, but of `size`; and what cannot."""
     software = None if strip else comment
     block = None if strip else picture.exif
@@ -131,7 +105,7 @@ def _extras(
     elif block:
         block = None
         notes.append(f"{name} cannot hold EXIF: it was left out")
-    return _Extras(icc, block, None if strip else picture.dpi, software, quality), notes
+    return Extras(icc, block, None if strip else picture.dpi, software), notes
 
 
 def _grey(picture: Picture, name: str) -> bool:
@@ -156,7 +130,8 @@ def _samples(picture: Picture, name: str) -> np.ndarray:
     return np.concatenate([samples, quantised(alpha, bits)[..., None]], 2)
 
 
-STREAMED = ("PNG", "TIFF")  # what `rows_to` can write
+_ROWS = {"PNG": png16.Writer, "TIFF": tiff.Writer}
+STREAMED = tuple(_ROWS)  # what `rows_to` can write
 
 
 @contextmanager
@@ -184,11 +159,12 @@ def rows_to(
             notes: list[str] = []
             samples = _samples(band, name)
             if writer is None:
-                extras, notes = _extras(band, size, name, None, strip, comment)
+                extras, notes = _extras(band, size, name, strip, comment)
                 notes += check_format(name, size, band.bits, alpha=band.alpha is not None)
                 # not beside a pipe or a device
                 folder = None if atomic.is_special(target) else Path(target).parent
-                writer = _row_writer(name, file, size, samples, extras, folder)
+                form = (samples.shape[2], samples.dtype, extras)
+                writer = _ROWS[name](file, size, *form, folder=folder)
             writer.add(samples)
             return notes
 
@@ -211,7 +187,7 @@ _PNG_LEVEL = 4
 
 
 def _for_pillow(
-    name: str, samples: np.ndarray, extras: _Extras
+    name: str, samples: np.ndarray, extras: Extras, quality: int | None
 ) -> tuple[Image.Image, dict[str, object]]:
     """uint8 samples as an image, and the options that it is saved with."""
     image = _image(samples)
@@ -227,7 +203,7 @@ def _for_pillow(
             add = text.add_text if extras.software.isascii() else text.add_itxt
             add("Software", extras.software)
         return image, {"pnginfo": text, "compress_level": _PNG_LEVEL, **options}
-    options["quality"] = extras.quality or (90 if name == "AVIF" else 95)
+    options["quality"] = quality or (90 if name == "AVIF" else 95)
     if name == "JPEG":
         options["subsampling"] = 0
     elif name == "AVIF":

@@ -67,6 +67,17 @@ class Picture:
         return int.from_bytes(digest.digest(), "big") >> 1
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What goes into a file along with the pixels; None where the format or the user wants none.
+    software: a text of that name."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    software: str | None = None
+
+
 def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
     """[0,1] of any shape (H,...) -> uint8 or uint16, to the nearest (a half rounds up), clipped."""
     top = 2**bits - 1

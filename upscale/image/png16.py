@@ -8,10 +8,13 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import png
+
+from upscale.image.picture import Extras
 
 _BAND = 256  # rows filtered at a time
 _PIECE = 1 << 20  # bytes that a thread compresses at a time
@@ -65,16 +68,20 @@ def _mended(file: BinaryIO) -> BinaryIO:
 class Writer:
     """A PNG whose rows come some at a time: `add` them from the top, then `close`.
 
-    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16; software: a text
-    of that name.
+    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; dtype uint8 or uint16. folder:
+    for writers that need one.
     """
 
     def __init__(
-        self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
-        icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None,
-        software: str | None,
-    ) -> None:  # fmt: skip
-        self._file, self._software = file, software
+        self,
+        file: BinaryIO,
+        size: tuple[int, int],
+        channels: int,
+        dtype: np.dtype,
+        extras: Extras,
+        folder: Path | None = None,
+    ) -> None:
+        self._file, self._software, bits = file, extras.software, np.dtype(dtype).itemsize * 8
         self._rest = b""  # filtered, not yet compressed
         self._before = b""  # what was compressed last
         self._checksum = zlib.adler32(b"")
@@ -82,13 +89,13 @@ class Writer:
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, colour_type, 0, 0, 0))
-        if icc:
-            self._chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc))
-        if dpi:
-            per_metre = [round(n / 0.0254) for n in dpi]
+        if extras.icc:
+            self._chunk(b"iCCP", b"icc\0\0" + zlib.compress(extras.icc))
+        if extras.dpi:
+            per_metre = [round(n / 0.0254) for n in extras.dpi]
             self._chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-        if exif:
-            self._chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+        if extras.exif:
+            self._chunk(b"eXIf", extras.exif.removeprefix(b"Exif\0\0"))
         self._chunk(b"IDAT", b"\x78\x5e")  # zlib's header: a window of 32 KiB, a fast level
 
     def add(self, samples: np.ndarray) -> None:

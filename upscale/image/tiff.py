@@ -22,6 +22,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from upscale.errors import InputError
 from upscale.image import exif as exif_blocks
+from upscale.image.picture import Extras
 
 _STRIP_BYTES = 1 << 20
 _SPOOL_BYTES = 64 << 20  # of strips that wait in memory; more of them wait on the disk
@@ -145,18 +146,22 @@ class Writer:
     """A little-endian Deflate TIFF at the start of `file` whose rows come some at a time: `add`
     them from the top, then `close`.
 
-    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; bits 8 or 16. The directory,
-    which stands before the strips, needs their lengths: they wait in a file without a name,
-    in `folder` or where the system has such files.
+    size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; dtype uint8 or uint16. The
+    directory, which stands before the strips, needs their lengths: they wait in a file without a
+    name, in `folder` or where the system has such files.
     """
 
     def __init__(
-        self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int, *,
-        icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None,
+        self,
+        file: BinaryIO,
+        size: tuple[int, int],
+        channels: int,
+        dtype: np.dtype,
+        extras: Extras,
         folder: Path | None = None,
-    ) -> None:  # fmt: skip
-        self._file, self._size, self._channels, self._bits = file, size, channels, bits
-        self._icc, self._exif, self._dpi = icc, exif, dpi
+    ) -> None:
+        self._file, self._size, self._channels, self._extras = file, size, channels, extras
+        self._bits = bits = np.dtype(dtype).itemsize * 8
         self._rows = max(1, _STRIP_BYTES // (size[1] * channels * bits // 8))
         self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
         self._lengths: list[int] = []
@@ -191,7 +196,7 @@ class Writer:
 
     def _tags(self) -> ImageFileDirectory_v2:
         colours = 1 if self._channels < 3 else 3
-        tags = exif_blocks.directory(self._exif)
+        tags = exif_blocks.directory(self._extras.exif)
         tags[256], tags[257] = self._size[1], self._size[0]
         tags[258] = (self._bits,) * self._channels
         tags[259] = _DEFLATE
@@ -201,13 +206,13 @@ class Writer:
         tags[279] = tuple(self._lengths)
         # counted from the end of the directory: Pillow adds where that is
         tags[273] = tuple(itertools.accumulate(self._lengths[:-1], initial=0))
-        tags[282], tags[283] = self._dpi or (1, 1)
-        tags[296] = 2 if self._dpi else 1  # inches, or no unit
+        tags[282], tags[283] = self._extras.dpi or (1, 1)
+        tags[296] = 2 if self._extras.dpi else 1  # inches, or no unit
         tags[317] = 2  # each sample less its left neighbour
         if self._channels > colours:
             tags[338] = _STRAIGHT
-        if self._icc:
-            tags[34675] = self._icc
+        if self._extras.icc:
+            tags[34675] = self._extras.icc
         return tags
 
 

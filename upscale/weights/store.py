@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.errors import DamagedWeights, DiskFull, UntrustedWeights, UsageError, WeightsError
-from upscale.weights.file import PICKLES, metadata_of, read, save
+from upscale.weights.file import PICKLES, metadata_of, read
+from upscale.weights.file import save as save  # beside `load`, for those who use both
 from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
 from upscale.weights.hub.names import Hub, parse
 from upscale.weights.registry import PACKAGE, Entry, entries, scales_of
-
-__all__ = [
-    "Entry", "Hub", "OnBytes", "candidates", "choose",
-    "entries", "find", "load", "locate", "pull", "read", "remove", "save", "sha256_of", "state_of",
-]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
@@ -96,9 +92,13 @@ def candidates(
 
 
 def hashes(
-    method: str | None, weights: str | None, scale: float | None, domain: str,
-    input: str = "auto", offline: bool = False,
-) -> list[str]:  # fmt: skip
+    method: str | None,
+    weights: str | None,
+    scale: float | None,
+    domain: str,
+    input: str = "auto",
+    offline: bool = False,
+) -> list[str]:
     """The sha256 of every file that `pipeline.Models` may use, given what the user names."""
     from upscale.methods import METHODS, preferred
 
@@ -128,10 +128,17 @@ def _local(path: Path) -> Entry:
         raise WeightsError(f"{path}: its header's scales are invalid: {meta['scales']}")
     texts = {key: str(meta.get(key, "")) for key in ("net", "licence", "card")}
     return Entry(
-        name=path.stem, method=meta["method"], domain=str(meta.get("domain", "photo")),
-        scales=scales, any_scale=isinstance(meta.get("scales"), dict), sha256=sha256_of(path),
-        size=path.stat().st_size, path=path, input=_input_of(meta), **texts,
-    )  # fmt: skip
+        name=path.stem,
+        method=meta["method"],
+        domain=str(meta.get("domain", "photo")),
+        scales=scales,
+        any_scale=isinstance(meta.get("scales"), dict),
+        sha256=sha256_of(path),
+        size=path.stat().st_size,
+        path=path,
+        input=_input_of(meta),
+        **texts,
+    )
 
 
 def _input_of(meta: dict[str, Any]) -> str:
@@ -231,8 +238,8 @@ def _only(hub: Hub, found: list[Hub]) -> str:
     if len(found) == 1:
         return found[0].file
     have = ", ".join(f"{hub}/{file.file}" for file in found)
-    raise WeightsError(f"{hub} has no weights (.safetensors)" if not found
-                       else f"{hub} has several weights; name one: {have}")  # fmt: skip
+    several = f"has several weights; name one: {have}"
+    raise WeightsError(f"{hub} {several if found else 'has no weights (.safetensors)'}")
 
 
 def state_of(entry: Entry) -> str:

@@ -91,10 +91,7 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
 @JSON
 @QUIET
 @DEBUG
-def pull(
-    names: tuple[str, ...], revision: str | None, offline: bool, as_json: bool, quiet: bool,
-    debug: bool,
-) -> int:  # fmt: skip
+def pull(names: tuple[str, ...], revision: str | None, offline: bool, **options: Any) -> int:
     """Fetch weights from the Hugging Face Hub into its cache.
 
     Prints their path. hf:ORG/REPO without a file means the only weights in that repository. An
@@ -111,7 +108,7 @@ def pull(
         entry, path = store.pull(name, revision, offline, reporter.fetching)
         return {"name": entry.name, "path": str(path), "sha256": entry.sha256, "size": entry.size}
 
-    return each(names, one, "path", as_json, quiet)
+    return each(names, one, "path", options)
 
 
 @command.command()
@@ -121,9 +118,7 @@ def pull(
 @JSON
 @QUIET
 @DEBUG
-def verify(
-    names: tuple[str, ...], golden: bool, offline: bool, as_json: bool, quiet: bool, debug: bool
-) -> int:
+def verify(names: tuple[str, ...], golden: bool, offline: bool, **options: Any) -> int:
     """Check the sha256 and the content of weights.
 
     Without names, all weights on this machine are checked. --golden runs the network on the input
@@ -147,7 +142,7 @@ def verify(
             row["golden"] = round(check(entry, **fetching), 4)
         return row
 
-    return each(names, one, "name", as_json, quiet)
+    return each(names, one, "name", options)
 
 
 @command.command()
@@ -173,7 +168,7 @@ def path(name: str, as_json: bool, debug: bool) -> int:
 @JSON
 @QUIET
 @DEBUG
-def rm(names: tuple[str, ...], as_json: bool, quiet: bool, debug: bool) -> int:
+def rm(names: tuple[str, ...], **options: Any) -> int:
     """Remove weights from the Hub's cache.
 
     Prints the removed paths.
@@ -186,7 +181,7 @@ def rm(names: tuple[str, ...], as_json: bool, quiet: bool, debug: bool) -> int:
     def one(name: str, reporter: Reporter) -> dict[str, Any]:
         return {"name": name, "path": str(remove(name))}
 
-    return each(names, one, "path", as_json, quiet)
+    return each(names, one, "path", options)
 
 
 command.add_command(import_)

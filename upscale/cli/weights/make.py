@@ -18,6 +18,7 @@ from upscale.cli.options import (
     Named,
     Several,
     option,
+    path_of,
     with_options,
 )
 from upscale.cli.progress import Reporter
@@ -69,9 +70,14 @@ _IMPORT = [
 @click.argument("file", type=ANY_PATH)
 @with_options(_IMPORT)
 def import_(
-    file: str, output: str | None, fp16: bool, overwrite: bool, as_json: bool, debug: bool,
+    file: str,
+    output: str | None,
+    fp16: bool,
+    overwrite: bool,
+    as_json: bool,
+    debug: bool,
     **settings: Any,
-) -> int:  # fmt: skip
+) -> int:
     """Convert a checkpoint to weights.
 
     Takes published checkpoints of SR3, IDM and ECDP (*_gen.pth, checkpoint.pt) and those of
@@ -120,10 +126,7 @@ _PUBLISH = [
 @WHICH
 @click.argument("repo", metavar="ORG/REPO")
 @with_options(_PUBLISH)
-def publish(
-    name: str, repo: str, licence: str | None, card: str | None, private: bool,
-    output: str | None, as_json: bool, quiet: bool, debug: bool,
-) -> int:  # fmt: skip
+def publish(name: str, repo: str, output: str | None, **options: Any) -> int:
     """Upload weights, a card and golden test vectors to the Hub.
 
     Prints the entry for weights.toml. Needs a token with write access: HF_TOKEN, or `hf auth
@@ -136,20 +139,23 @@ def publish(
 
     Hub(repo)  # its name is looked at before the work
     entry = store.find(name)
-    stated = licence or entry.licence
-    made = making.bundle(entry, repo, stated, Path(card) if card else None)
+    stated = options["licence"] or entry.licence
+    made = making.bundle(entry, repo, stated, path_of(options["card"]))
     if output:
         _folder(Path(output))
         making.write(made, Path(output))
         commit = "0" * 40
-        if not quiet:
+        if not options["quiet"]:
             click.echo("Not uploaded: the entry's revision is for you to fill in.", err=True)
     else:
-        with Reporter(quiet=quiet) as reporter:
+        with Reporter(quiet=options["quiet"]) as reporter:
             reporter.line(f"uploading {', '.join(made)} to {repo}")
-            commit = files.upload(repo, made, f"{entry.name}: weights for diffsr", private)
+            commit = files.upload(
+                repo, made, f"{entry.name}: weights for diffsr", options["private"]
+            )
     text = making.listed(entry, Hub(repo, commit, making.file_of(entry)), stated)
     row = {"repo": repo, "revision": None if output else commit, "files": list(made), "entry": text}
+    as_json = options["as_json"]
     click.echo(json.dumps(row) if as_json else text, nl=as_json)
     return 0
 

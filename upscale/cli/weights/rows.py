@@ -24,15 +24,14 @@ def each(
     names: tuple[str, ...],
     one: Callable[[str, Reporter], dict[str, Any]],
     shown: str,
-    as_json: bool,
-    quiet: bool,
+    options: dict[str, Any],
 ) -> int:
     """Do `one` with every name and print its row, or the value at `shown`.
 
     Failures are reported and do not stop the others. Returns the exit code.
     """
     codes = []
-    with Reporter(quiet=quiet, unit="files") as reporter:
+    with Reporter(quiet=options["quiet"], unit="files") as reporter:
         for name in names:
             try:
                 row = one(name, reporter)
@@ -42,7 +41,7 @@ def each(
                 codes.append(error.exit_code)
                 reporter.error(str(error))
                 row = {"name": name, "error": str(error), "kind": type(error).__name__}
-            if as_json:
+            if options["as_json"]:
                 reporter.result(json.dumps(row))
             elif shown in row and "error" not in row:
                 reporter.result(str(row[shown]))
