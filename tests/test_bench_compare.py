@@ -16,6 +16,8 @@ from upscale.bench.stats import difference
 from upscale.cli.main import cli
 from upscale.errors import InputError, UsageError
 
+pytestmark = pytest.mark.packaged
+
 RNG = np.random.default_rng(2)
 DIFFICULTY = RNG.normal(28, 3, 40)  # between pictures far more varies than between methods
 

@@ -16,6 +16,8 @@ from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 
+pytestmark = pytest.mark.packaged
+
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "eval"
 
 

@@ -14,6 +14,8 @@ from upscale.bench import page, published
 from upscale.bench.crops import busiest, cuts
 from upscale.bench.run import make_lr
 
+pytestmark = pytest.mark.packaged
+
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
              "--disable-background-networking", "--disable-component-update",
              "--disable-sync"]  # fmt: skip

@@ -26,6 +26,8 @@ from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics.pixel import psnr_y
 
+pytestmark = pytest.mark.packaged
+
 ROOT = Path(__file__).parents[1]
 
 

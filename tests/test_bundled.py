@@ -15,6 +15,8 @@ from upscale.metrics.pixel import grid_ratio, psnr_y
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights.registry import entries
 
+pytestmark = pytest.mark.packaged
+
 PARROTS = Path(__file__).parent.parent / "examples" / "parrots.png"
 
 

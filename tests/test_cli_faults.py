@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_fake import FakeUpscaler
 from PIL import Image
 from test_cli import picture
 
-from upscale.cli.main import main
+import upscale.cli.main as entry
+import upscale.cli.upscale.command as command_module
 
 ROOT = Path(__file__).parents[1]
 FAKE = [sys.executable, str(Path(__file__).with_name("cli_fake.py"))]
@@ -44,6 +46,26 @@ def started(env, cwd, *args, until):
     while not until() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     return process
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch, capsys):
+    """`diffsr args` in this process, from the console entry on: (exit code, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "_catch_signals", lambda: None)
+    for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
+        monkeypatch.delenv(name)
+
+    def ended(*args: str, fake: bool = True) -> tuple[int, str]:
+        with monkeypatch.context() as patch:
+            if fake:
+                make = lambda *settings, ends, on_bytes: FakeUpscaler()  # noqa: E731
+                patch.setattr(command_module, "make_upscaler", make)
+            with pytest.raises(SystemExit) as end:
+                entry.main(args)
+        return end.value.code, capsys.readouterr().err
+
+    return ended
 
 
 def test_help_is_quick_and_without_torch(env, tmp_path):
@@ -94,15 +116,14 @@ def test_one_bad_file_among_ten(env, tmp_path):
         ([], 2, "Usage"),
     ],
 )
-def test_exit_codes(env, tmp_path, args, code, told):
+def test_exit_codes(inside, tmp_path, args, code, told):
     picture(tmp_path / "ok.png")
     picture(tmp_path / "oom.png", (13, 9))
     picture(tmp_path / "fault.png", (17, 9))
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    made = diffsr(env, tmp_path, *args)
-    text = made.stderr.decode()
-    assert (made.returncode, told in text, "Traceback" in text) == (code, True, False), text
+    ended, text = inside(*args)
+    assert (ended, told in text, "Traceback" in text) == (code, True, False), text
 
 
 def test_debug_shows_the_traceback(env, tmp_path):
@@ -247,10 +268,8 @@ def test_the_real_thing(env, tmp_path):
         assert image.size == (115, 81)
 
 
-def test_weights_that_do_not_exist(tmp_path, monkeypatch, capsys):
-    """In this process, which has torch already."""
-    monkeypatch.setattr("upscale.cli.main._catch_signals", lambda: None)
-    with pytest.raises(SystemExit) as end:
-        main([str(picture(tmp_path / "a.png")), "--weights", "sr3-foto"])
-    assert end.value.code == 5
-    assert "no weights named sr3-foto" in capsys.readouterr().err
+def test_weights_that_do_not_exist(inside, tmp_path):
+    picture(tmp_path / "a.png")
+    code, told = inside("a.png", "--weights", "sr3-foto", fake=False)
+    assert code == 5
+    assert "no weights named sr3-foto" in told

@@ -16,6 +16,8 @@ from upscale.cli.main import cli
 from upscale.weights import store
 from upscale.weights.registry import PACKAGE
 
+pytestmark = pytest.mark.packaged
+
 FILE = "tiny.safetensors"
 SPEC = f"hf:{REPO}/{FILE}"
 COMMANDS = ("list", "show", "pull", "verify", "path", "rm", "import", "publish")

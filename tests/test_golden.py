@@ -16,6 +16,8 @@ from upscale.weights import file, golden, publish, store
 from upscale.weights.hub import files
 from upscale.weights.hub.names import Hub
 
+pytestmark = pytest.mark.packaged
+
 FILE = "tiny.safetensors"
 
 

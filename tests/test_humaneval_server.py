@@ -19,6 +19,8 @@ from humaneval_study import Client, make_study, serving
 from upscale import humaneval
 from upscale.humaneval.guard import MOST_BYTES
 
+pytestmark = pytest.mark.packaged
+
 
 def told(study: Path, sql: str) -> list[tuple]:
     db = sqlite3.connect(study / "study.db")

@@ -18,6 +18,8 @@ from upscale.humaneval.build import CONSENT, Settings, coarse, plan_of
 from upscale.humaneval.session import Refusal, Sessions
 from upscale.humaneval.store import PICTURES, in_memory, open_study
 
+pytestmark = pytest.mark.packaged
+
 
 class Clock:
     def __init__(self):

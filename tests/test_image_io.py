@@ -213,6 +213,7 @@ def test_camera_raw_is_not_mistaken_for_its_thumbnail(tmp_path):
         read(path)
 
 
+@pytest.mark.slow
 def test_heic_with_its_package():
     heif = pytest.importorskip("pillow_heif")
     a = smooth(64, 48)

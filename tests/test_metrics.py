@@ -21,6 +21,8 @@ from upscale.metrics.mesh import mesh
 from upscale.metrics.perceptual import Lpips
 from upscale.weights.store import read, save
 
+pytestmark = pytest.mark.packaged
+
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"
 VGG = SHARED / "lpips" / "lpips_vgg_v0.1_fp16.safetensors"

@@ -20,6 +20,8 @@ from upscale.image.picture import Picture
 from upscale.metrics import files
 from upscale.metrics.niqe import niqe
 
+pytestmark = pytest.mark.packaged
+
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"
 VGG = SHARED / "lpips" / "lpips_vgg_v0.1_fp16.safetensors"
@@ -70,6 +72,7 @@ def test_dists_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- faces --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_identity_tells_a_person_from_another() -> None:
     pytest.importorskip("dlib")
     pytest.importorskip("face_recognition_models")

@@ -26,6 +26,8 @@ from upscale.errors import (
 )
 from upscale.weights import registry, store
 
+pytestmark = pytest.mark.packaged
+
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SR3 = f"""
 [weights.sr3-photo]
