@@ -59,7 +59,7 @@ def inside(tmp_path, monkeypatch, capsys):
     def ended(*args: str, fake: bool = True) -> tuple[int, str]:
         with monkeypatch.context() as patch:
             if fake:
-                make = lambda *settings, ends, on_bytes: FakeUpscaler()  # noqa: E731
+                make = lambda setup, ends, on_bytes: FakeUpscaler()  # noqa: E731
                 patch.setattr(command_module, "make_upscaler", make)
             with pytest.raises(SystemExit) as end:
                 entry.main(args)
