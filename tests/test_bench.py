@@ -15,9 +15,10 @@ import pytest
 from upscale import document
 from upscale.bench import report, testsets
 from upscale.bench.columns import COLUMNS, METRICS
-from upscale.bench.run import Settings, make_lr, run
+from upscale.bench.protocol import make_lr
+from upscale.bench.run import run
 from upscale.bench.testsets import pictures_of
-from upscale.bench.trials import Trial
+from upscale.bench.trials import Settings, Trial
 from upscale.cli.bench import command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
 from upscale.image.decode import read

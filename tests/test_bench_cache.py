@@ -15,7 +15,8 @@ import pytest
 
 from upscale.bench import cache as module
 from upscale.bench.cache import Cache, Measured
-from upscale.bench.run import Settings, run
+from upscale.bench.run import run
+from upscale.bench.trials import Settings
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 

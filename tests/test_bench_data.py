@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from upscale.bench import testsets
-from upscale.bench.run import Settings, make_lr, run
-from upscale.bench.trials import Trial, trials_of
+from upscale.bench.protocol import make_lr
+from upscale.bench.run import run
+from upscale.bench.trials import Settings, Trial, trials_of
 from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture

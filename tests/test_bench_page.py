@@ -12,7 +12,7 @@ import pytest
 
 from upscale.bench import page, published
 from upscale.bench.crops import busiest, cuts
-from upscale.bench.run import make_lr
+from upscale.bench.protocol import make_lr
 
 pytestmark = pytest.mark.packaged
 

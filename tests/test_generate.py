@@ -23,8 +23,7 @@ from upscale.errors import (
     WeightsError,
 )
 from upscale.image.decode import read
-from upscale.image.picture import Picture
-from upscale.image.sheet import sheet
+from upscale.image.picture import Picture, sheet
 from upscale.nets.ddpm import CONFIGS, DDPMConfig, DDPMNet
 from upscale.pipeline import generator as generating
 from upscale.pipeline.generator import Generator

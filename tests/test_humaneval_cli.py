@@ -249,11 +249,10 @@ def test_help_needs_neither_torch_nor_the_extra():
      (["report", "s"], "matplotlib")],
 )  # fmt: skip
 def test_a_missing_extra_is_named(here, monkeypatch, args, missing):
-    from upscale.humaneval import extra
+    def found(name: str) -> object | None:
+        return None if name == missing else object()
 
-    monkeypatch.setattr(
-        extra, "find_spec", lambda name: None if name == missing else object()
-    )  # fmt: skip
+    monkeypatch.setattr(sys.modules["upscale.cli.humaneval.build"], "find_spec", found)
     assert f"needs {missing}" in run(*args, code=2).told
     assert "pip install 'diffsr[humaneval]'" in run(*args, code=2).told
 

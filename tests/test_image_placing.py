@@ -194,3 +194,26 @@ def test_a_closed_pipe_is_the_callers_business():
     os.close(source)
     with open(sink, "wb", buffering=0) as stream, pytest.raises(BrokenPipeError):
         write(picture(), stream, format="PNG")
+
+
+def test_a_file_made_by_name_replaces_and_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "a.bin"
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    with pytest.raises(ValueError), atomic.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise ValueError
+    with (
+        pytest.raises(OutputError, match="exists"),
+        atomic.replacing(path, overwrite=False) as part,
+    ):
+        part.write_bytes(b"other")
+    assert path.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OutputError, match="cannot be written"):
+        with atomic.replacing(tmp_path / "none" / "a.bin") as temporary:
+            temporary.write_bytes(b"")
+    (tmp_path / ".diffsr-0123.part").write_bytes(b"of a process that was killed")
+    atomic.remove_unfinished(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]

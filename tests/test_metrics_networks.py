@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import upscale
-from upscale.bench.run import Settings, run
+from upscale.bench.run import run
+from upscale.bench.trials import Settings
 from upscale.errors import WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture

@@ -18,18 +18,6 @@ _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EN
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def put(
-    data: memoryview,
-    target: Path,
-    *,
-    overwrite: bool,
-    check: Callable[[], None] | None = None,
-) -> None:
-    """Write `data` to `target`: see `placed`."""
-    with placed(target, overwrite=overwrite, check=check) as file:
-        file.write(data)
-
-
 @contextmanager
 def placed(
     target: Path, *, overwrite: bool, check: Callable[[], None] | None = None
@@ -116,7 +104,7 @@ def send(data: memoryview, stream: BinaryIO) -> None:
 
 
 def check_free(target: Path) -> None:
-    """OutputError if something would be overwritten; `put` looks again when it comes to it."""
+    """OutputError if something would be overwritten; `placed` looks again at the end."""
     if os.path.lexists(target) and not is_special(target):
         raise _exists(target)
 

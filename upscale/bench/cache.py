@@ -35,11 +35,11 @@ class Measured:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Cache:
     """Entries in `folder`; None keeps nothing."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    folder: Path | None
 
     def key(self, **parts: Any) -> str:
         """The name of what depends on `parts` (JSON-able) and on this installation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from upscale.bench.cache import Cache, Measured, Row
 from upscale.bench.crops import cuts
-from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair, result_of_others
+from upscale.bench.protocol import in_8_bits, kernel_of, open_pair, result_of_others
 from upscale.bench.score import Case, Scorer
 from upscale.bench.testsets import Pair, pairs_of, partners_of
 from upscale.bench.trials import AUTO, Settings, Trial, trials_of
@@ -20,8 +21,6 @@ from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
 from upscale.weights import store
-
-__all__ = ["Settings", "make_lr", "run"]
 
 Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
 Arrays = dict[str, np.ndarray]
@@ -59,7 +58,9 @@ def run(
     pairs = {scale: pairs_of(dataset, scale) for scale in dict.fromkeys(settings.scales)}
     stems = [pair.hr.stem for pair in pairs[settings.scales[0]]]
     partners = {folder: partners_of(stems, folder) for folder in settings.outputs}
-    bench = _Bench(settings, trials, partners, save, cache or Cache(None), make_upscaler)
+    bench = _Bench(
+        settings, trials, partners, save, cache or Cache(None), make_upscaler or _upscaler
+    )
     count = len(stems[: settings.limit])
     rows: list[Row] = []
     total, features = count * len(bench.trials), {}
@@ -81,28 +82,26 @@ def run(
     return rows
 
 
+@dataclass
 class _Bench:
     """All that stays the same from picture to picture."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        trials: list[Trial],
-        partners: dict[Path, dict[str, Path]],
-        save: Path | None,
-        cache: Cache,
-        make_upscaler: Callable[[Trial, Settings], Upscale] | None,
-    ) -> None:
-        self.settings, self.trials, self.partners = settings, trials, partners
-        self.save, self.cache = save, cache
+    settings: Settings
+    trials: list[Trial]
+    partners: dict[Path, dict[str, Path]]
+    save: Path | None
+    cache: Cache
+    make_upscaler: Callable[[Trial, Settings], Upscale]
+
+    def __post_init__(self) -> None:
+        settings = self.settings
         self.scorers = {
             scale: Scorer(settings.metrics, scale, settings.device, settings.samples)
             for scale in dict.fromkeys(settings.scales)
         }
-        make = make_upscaler or _upscaler
         self.upscalers = {
-            (trial.method, trial.weights): make(trial, settings)
-            for trial in dict.fromkeys(trials)
+            (trial.method, trial.weights): self.make_upscaler(trial, settings)
+            for trial in dict.fromkeys(self.trials)
             if trial.outputs is None
         }
         self.device = str(pick_device(settings.device))

@@ -18,8 +18,6 @@ from upscale.metrics import perceptual, pixel
 from upscale.metrics.perceptual import Lpips
 from upscale.weights.store import sha256_of
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Case", "Scorer", "default_metrics"]
-
 _NETS = {"lpips": "alex", "lpips_vgg": "vgg", "diversity": "alex"}
 _RANKS = {"top1": 1, "top5": 5}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,6 +29,7 @@ HEADERS = {
 NO_ACCESS = "This study is open to those who have its link. Ask for it, and open it whole."
 
 
+@dataclass(eq=False)
 class Guard:
     """ASGI middleware: known host, access token, headers.
 
@@ -36,18 +38,12 @@ class Guard:
     access: the token of the link, or None. cookie: where a browser keeps it.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        hosts: frozenset[str] | None,
-        access: str | None,
-        cookie: str,
-        secure: bool,
-        refused: Callable[[str], None],
-    ) -> None:
-        self.app, self.hosts, self.access, self.cookie = app, hosts, access, cookie
-        self.secure, self.refused = secure, refused
+    app: ASGIApp
+    hosts: frozenset[str] | None
+    access: str | None
+    cookie: str
+    secure: bool
+    refused: Callable[[str], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -64,7 +64,8 @@ def write(
     except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
         raise OutputError(f"{name} cannot be encoded ({error}); try PNG") from error
     if is_path:
-        atomic.put(data.getbuffer(), Path(target), overwrite=overwrite, check=check)
+        with atomic.placed(Path(target), overwrite=overwrite, check=check) as file:
+            file.write(data.getbuffer())
     else:
         atomic.send(data.getbuffer(), target)
     return notes

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+GAP = 2  # white pixels between the pictures of a sheet
 _BAND = 256  # rows quantised at a time, so that a large picture needs no second float copy
 
 
@@ -85,6 +88,18 @@ def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
     for y in range(0, len(plane), _BAND):
         whole[y : y + _BAND] = np.clip(plane[y : y + _BAND], 0, 1) * np.float32(top) + 0.5
     return whole
+
+
+def sheet(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one size, row by row, as many across as down."""
+    height, width = pictures[0].size
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = -(-len(pictures) // columns)
+    whole = np.ones(((height + GAP) * rows - GAP, (width + GAP) * columns - GAP, 3), np.float32)
+    for index, picture in enumerate(pictures):
+        top, left = (height + GAP) * (index // columns), (width + GAP) * (index % columns)
+        whole[top : top + height, left : left + width] = picture.rgb
+    return Picture(whole)
 
 
 def fill_transparent(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

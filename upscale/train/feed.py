@@ -8,7 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -91,11 +91,12 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, hr=hr, lr_up=lr_up, scale=batch.scale.to(**way), lr=small)
 
 
+@dataclass
 class _Made(Dataset):
     """iteration -> its packed parts, or the error for the user."""
 
-    def __init__(self, pairs: Pairs, places: Places) -> None:
-        self.pairs, self.places = pairs, places
+    pairs: Pairs
+    places: Places
 
     def parts(self, iteration: int) -> list[Batch]:
         shares = self.places(iteration)

@@ -36,20 +36,19 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass
 class Clock:
     """When to stop and when to save, agreed by all processes."""
 
-    def __init__(
-        self,
-        world: dist.World,
-        should_stop: Callable[[], bool],
-        max_minutes: float | None,
-        save_minutes: float,
-    ) -> None:
-        self.world, self.should_stop = world, should_stop
-        self.max_minutes, self.save_minutes = max_minutes, save_minutes
+    world: dist.World
+    should_stop: Callable[[], bool]
+    max_minutes: float | None
+    save_minutes: float
+    stop: bool = False
+    save: bool = False
+
+    def __post_init__(self) -> None:
         self.started = self.saved = time.monotonic()
-        self.stop = self.save = False
 
     def tick(self) -> None:
         now = time.monotonic()

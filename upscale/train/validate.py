@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def examples(items: Items, config: TrainConfig, say: Say) -> list[Tensor]:
     return found
 
 
+@dataclass
 class Validator:
     """`validator(run, log)` measures LPIPS, PSNR and Consistency, writes a sheet of samples
     (input, result, truth) and keeps the weights that are best so far in LPIPS. Of a network without
@@ -61,17 +62,15 @@ class Validator:
     describe: a run's metadata; save: writes weights. Every process must call it.
     """
 
-    def __init__(
-        self,
-        truths: Sequence[Tensor],
-        config: TrainConfig,
-        folder: Path,
-        describe: Describe,
-        save: Save,
-        say: Say,
-    ) -> None:
-        self.truths, self.config, self.folder = truths, config, folder
-        self.describe, self.save, self.say = describe, save, say
+    truths: Sequence[Tensor]
+    config: TrainConfig
+    folder: Path
+    describe: Describe
+    save: Save
+    say: Say
+
+    def __post_init__(self) -> None:
+        config = self.config
         self.unpaired = methods.get(config.method).unconditional
         judged = config.patch >= SMALLEST["alex"] and not self.unpaired
         self.lpips = Lpips("alex") if judged else None

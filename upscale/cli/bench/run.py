@@ -24,8 +24,9 @@ def run_bench(
     """The rows, one for every picture and combination; tests put a fake here."""
     from upscale.bench import testsets
     from upscale.bench.cache import Cache
-    from upscale.bench.run import Settings, run
+    from upscale.bench.run import run
     from upscale.bench.score import default_metrics
+    from upscale.bench.trials import Settings
 
     name, folder = testsets.find(options["dataset"], path_of(options["data"]))
     options["dataset_name"] = name

@@ -206,7 +206,7 @@ def _make(
             _tell(one, path, options, reporter)
             reporter.end()
     if work.sheet:
-        from upscale.image.sheet import sheet
+        from upscale.image.picture import sheet
 
         whole = sheet([shown[number] for number, _ in work.items])
         target = sys.stdout.buffer if work.sheet == STDOUT else Path(work.sheet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,16 @@ if TYPE_CHECKING:
     from upscale.humaneval.sources import Sources
 
 _KERNELS = ("bicubic", "nearest")
+
+
+def require(*modules: str) -> None:
+    """UsageError naming the extra where one of `modules` is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"`diffsr humaneval` needs {', '.join(missing)}; install the extra: "
+            "pip install 'diffsr[humaneval]'"
+        )
 
 
 class NamedFolder(click.ParamType):
@@ -142,8 +153,6 @@ def build(**options: Any) -> int:
     Pictures are copied, and a plan says who sees which pair on which side. The folder of the study
     goes to standard output.
     """
-    from upscale.humaneval.extra import require
-
     require("scipy")
     from upscale.humaneval.build import Settings, check_free, plan_of
     from upscale.humaneval.build import build as make

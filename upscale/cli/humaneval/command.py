@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from upscale.cli.help import Group
-from upscale.cli.humaneval.build import build
+from upscale.cli.humaneval.build import build, require
 from upscale.cli.options import ANY_PATH, DEBUG, QUIET, Finite, option, with_options
 from upscale.cli.progress import Reporter
 from upscale.errors import DiffsrError, UsageError
@@ -62,8 +62,6 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     The link goes to standard output. Each answer is on disk before the next page is shown, so the
     server may be stopped or killed and started again at any time.
     """
-    from upscale.humaneval.extra import require
-
     require("starlette", "uvicorn", "scipy")
     from upscale.humaneval.listener import serve as run
     from upscale.humaneval.store import open_study
@@ -124,8 +122,6 @@ def report(study: str, output: str | None, **options: Any) -> int:
 
     Writes report.html, report.json and CSV files. The table of rates goes to standard output.
     """
-    from upscale.humaneval.extra import require
-
     require("scipy", "matplotlib")
     from upscale.humaneval import analysis, simulate
     from upscale.humaneval import report as reports

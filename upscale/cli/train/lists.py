@@ -50,7 +50,7 @@ def planned(
     for key, value in config.to_dict().items():
         click.echo(f"  {key:<24} {value}")
     found = estimate(config, options["device"], options["dtype"])
-    for key, value in _told(config, found):
+    for key, value in _estimated(config, found):
         click.echo(f"{key:<14} {value}")
     click.echo(f"would write {name}.safetensors")
 
@@ -66,7 +66,7 @@ def _data(find: Find, known: bool) -> Data | None:
         return None
 
 
-def _told(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
+def _estimated(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
     needs, has = found.memory / 2**30, found.free / 2**30
     room = "" if needs < has else "; more than is free: raise --accumulate"
     hours = config.images / found.network / 3600

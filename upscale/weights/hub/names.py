@@ -45,7 +45,7 @@ class Hub:
 
 
 def parse(text: str, revision: str | None = None) -> Hub:
-    """hf:ORG/REPO[@REV][/FILE]; `revision` goes before REV. Raises UsageError, UntrustedWeights."""
+    """hf:ORG/REPO[@REV][/FILE]; `revision` overrides REV. Raises UsageError, UntrustedWeights."""
     parts = text.removeprefix("hf:").split("/", 2)
     if not text.startswith("hf:") or len(parts) < 2 or not all(parts):
         raise UsageError(f"{text}: weights on the Hub are written hf:ORG/REPO[@REVISION]/FILE")
