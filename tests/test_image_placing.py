@@ -211,9 +211,9 @@ def test_a_file_made_by_name_replaces_and_leaves_nothing_behind(tmp_path):
     ):
         part.write_bytes(b"other")
     assert path.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(OutputError, match="cannot be written"):
-        with atomic.replacing(tmp_path / "none" / "a.bin") as temporary:
-            temporary.write_bytes(b"")
+    lost = tmp_path / "none" / "a.bin"
+    with pytest.raises(OutputError, match="cannot be written"), atomic.replacing(lost) as new:
+        new.write_bytes(b"")
     (tmp_path / ".diffsr-0123.part").write_bytes(b"of a process that was killed")
     atomic.remove_unfinished(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
