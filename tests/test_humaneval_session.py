@@ -92,7 +92,7 @@ def test_the_order_of_things(sessions):
     refused(403, "unserved", sessions.shown, subject, tab, trial, 50.0, 16.0)
     sessions.begin(subject, tab, trial)
     sessions.store.db.execute("UPDATE meta SET value = '6' WHERE key = 'seconds'")
-    sessions.store._meta = None
+    del sessions.store.meta  # read once, and again now
     sessions.store.clock.now += 5.8
     refused(403, "early", sessions.shown, subject, tab, trial, 6000.0, 16.0)
     refused(403, "unserved", sessions.answer, subject, tab, trial, "left")

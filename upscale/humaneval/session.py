@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 from upscale.humaneval.design import LR, QUESTIONS
@@ -27,11 +28,11 @@ class Refusal(Exception):
         self.status, self.code = status, code
 
 
+@dataclass(frozen=True)
 class Sessions:
     """The subjects of a study."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    store: Store
 
     # --- who --------------------------------------------------------------------------------
 

@@ -121,11 +121,11 @@ def coverage(
     return [rows[key] for key in sorted(rows)]
 
 
+@dataclass
 class _Clock:
     """Time that passes only where the simulation says so."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    now: float = 0.0
 
     def __call__(self) -> float:
         return self.now

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,12 @@ class Store:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")  # an answer outlives a power cut
         db.execute("PRAGMA busy_timeout = 10000")
-        self._meta: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def meta(self) -> dict[str, Any]:
         """What was fixed when the study was built; read once."""
-        if self._meta is None:
-            rows = self.db.execute("SELECT key, value FROM meta")
-            self._meta = {row["key"]: json.loads(row["value"]) for row in rows}
-        return self._meta
+        rows = self.db.execute("SELECT key, value FROM meta")
+        return {row["key"]: json.loads(row["value"]) for row in rows}
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:

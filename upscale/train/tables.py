@@ -13,7 +13,7 @@ from upscale import atomic
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import SUFFIXES
 from upscale.train.sources import Say
-from upscale.weights.hub.tables import fetch
+from upscale.weights.hub.files import fetch_dataset
 
 # files that can hold pictures
 PATTERNS = (*(f"*{x}" for s in SUFFIXES for x in (s, s.upper())), "*.tar", "*.parquet", "*.mdb")
@@ -39,7 +39,7 @@ def fetched(repo: str, root: Path, say: Say, alone: bool = True) -> tuple[Path, 
             f"`diffsr train --dataset hf:{repo} --dry-run`"
         )
     else:
-        known = fetch(name, revision or "main", folder, PATTERNS, say)
+        known = fetch_dataset(name, revision or "main", folder, PATTERNS, say)
         for table in sorted(folder.rglob("*.parquet")):
             repacked(table, say)
         marker.write_text(json.dumps(known), encoding="utf-8")

@@ -12,16 +12,17 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from upscale.errors import DamagedWeights, HubOffline, HubUnreachable, WeightsError
+from upscale.errors import DamagedWeights, HubOffline, HubUnreachable, InputError, WeightsError
 from upscale.weights.hub.failures import explained, hub_client, patiently
 from upscale.weights.hub.names import COMMIT, ETAG, Hub
 
+_SILENCE = 10.0  # seconds without an answer after which the Hub counts as absent
 OnBytes = Callable[[int, int | None], None]  # (bytes so far, of all or None if nobody knows)
 
 
@@ -217,6 +218,29 @@ def _link(blob: Path, pointer: Path) -> None:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:  # a file system without links: as the client does it there
         os.replace(blob, pointer)
+
+
+def fetch_dataset(
+    repo: str, revision: str, folder: Path, patterns: Sequence[str], say: Callable[[str], None]
+) -> dict[str, str]:
+    """A dataset's files of these patterns into `folder`; what is there is kept. {commit, licence}.
+
+    Raises InputError: missing pictures are no matter of weights.
+    """
+    client = hub_client()
+    try:
+        hub = Hub(repo, revision)
+        with explained(hub):
+            info = patiently(
+                lambda: client.HfApi().dataset_info(repo, revision=revision, timeout=_SILENCE)
+            )
+            say(f"fetching {hub} into {folder}")
+            what = {"repo_type": "dataset", "revision": info.sha, "allow_patterns": list(patterns)}
+            patiently(lambda: client.snapshot_download(repo, local_dir=folder, **what))
+    except WeightsError as error:
+        raise InputError(str(error)) from error
+    card = info.card_data or {}
+    return {"commit": str(info.sha), "licence": str(card.get("license") or "not stated")}
 
 
 def listing(hub: Hub, offline: bool = False) -> list[Hub]:
