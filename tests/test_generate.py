@@ -283,10 +283,11 @@ def test_pictures_that_share_a_call_come_out_as_those_that_do_not(generator) -> 
 @pytest.mark.parametrize("sampler", ["dpmpp2m", "rk45", "ddpm-posterior"])
 def test_every_sampler_arrives_at_the_same_colours(generator, sampler) -> None:
     steps = None if sampler == "rk45" else 12
-    made = np.stack(
-        [m.picture.rgb for m in generator(range(2), request=Request(sampler=sampler, steps=steps))]
-    )
+    request = Request(sampler=sampler, steps=steps)
+    made = np.stack([m.picture.rgb for m in generator(range(2), request)])
     assert np.abs(made.mean((0, 1, 2)) - COLOUR).max() < 0.15
+    resolved = generator.resolved(request)  # as the command line does before it asks
+    assert generator.resolved(resolved) == resolved
 
 
 def test_progress_is_told_to_the_end(generator, tiny_weights) -> None:

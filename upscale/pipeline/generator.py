@@ -86,13 +86,13 @@ class Generator:
 
     def resolved(self, request: Request) -> Request:
         """The same with the weights' own sampler, steps, spacing and temperature where none were
-        asked for. Raises UsageError."""
+        asked for; steps stay None for samplers that choose them. Raises UsageError."""
         law = self.model.law
         name, warm = request.sampler or law.sampler, request.temperature
         sampler = methods.sampler_of(name)
         if sampler.adaptive and request.steps is not None:
             raise UsageError(f"{name} chooses its own steps: leave --steps out")
-        steps = request.steps or law.steps if sampler.stepped else 1
+        steps = request.steps or law.steps if sampler.stepped else 1 if sampler.single else None
         if warm is None:  # the weights' was chosen for samplers that add no noise of their own
             warm = 1.0 if sampler.stochastic else law.temperature
         spacing = request.spacing or law.spacing
@@ -151,12 +151,13 @@ class Generator:
         way = self.resolved(replace(request or Request(), **fields))
         alone = self.device.type == "cpu" or SAMPLERS[way.sampler].adaptive
         groups = [[index] for index in indices] if alone else [list(indices)]
-        each = way.steps + sum(level.steps or 1 for level in cascade)
+        own = way.steps or 1
+        each = own + sum(level.steps or 1 for level in cascade)
         total, before, made = each * len(indices), 0, []
         for group in groups:
             steps = _Part(on_step, before, len(group), total)
             drawn, calls = self._drawn(group, way, steps)
-            before += way.steps * len(group)
+            before += own * len(group)
             for index, tensor in zip(group, drawn, strict=True):
                 picture = Picture(_pixels(tensor))
                 report = self._report(index, way, calls)
@@ -189,7 +190,7 @@ class Generator:
         inner = bind(self.model.net, None, law.parametrisation)
         try:
             x = run_sampler(
-                way.sampler, denoise, noise, law.process, way.steps, way.spacing,
+                way.sampler, denoise, noise, law.process, way.steps or 1, way.spacing,
                 tolerances=(way.rtol, way.atol), on_step=on_step,
             )  # fmt: skip
         except FloatingPointError as error:
@@ -204,11 +205,10 @@ class Generator:
         return list(x.float().cpu()), calls
 
     def _report(self, index: int, way: Request, calls: int) -> dict[str, Any]:
-        adaptive = SAMPLERS[way.sampler].adaptive
         first = {
             "weights": self.entry.name, "weights_sha256": self.entry.sha256,
             "size": list(self.size), "sampler": way.sampler,
-            "steps": None if adaptive else way.steps, "nfe": calls, "spacing": way.spacing,
+            "steps": way.steps, "nfe": calls, "spacing": way.spacing,
             "temperature": way.temperature,
         }  # fmt: skip
         return {

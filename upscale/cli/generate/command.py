@@ -162,7 +162,7 @@ def _planned(
 ) -> None:
     """--dry-run's lines: the stages, then the files."""
     height, width = generator.size
-    steps = "" if SAMPLERS[way.sampler].adaptive else f"{way.steps} "
+    steps = f"{way.steps} " if way.steps else ""
     click.echo(f"{width}x{height} by {generator.entry.name}, {steps}{way.sampler} steps", err=True)
     for level in cascade:
         law = "its own" if level.steps is None else level.steps
