@@ -36,11 +36,14 @@ class Fake:
     def __init__(self, trial: Trial | None = None, settings: Settings | None = None) -> None:
         self.asked, self.ways = [], []
 
-    def plan(self, size, *, scale, steps, sampler, spacing):
-        return None
+    def plan(self, picture, request):
+        return request
 
-    def __call__(self, picture, *, scale, steps, sampler, spacing, seed, consistency, **ways):
-        self.asked.append((scale, steps, sampler, spacing, seed, consistency))
+    def run(self, plan, picture, *, sample):
+        scale, steps, sampler, seed = plan.scale, plan.steps, plan.sampler, plan.seed
+        self.asked.append((scale, steps, sampler, plan.spacing, seed, plan.consistency))
+        named = {"temperature": plan.temperature, "parametrisation": plan.parametrisation}
+        ways = {name: value for name, value in named.items() if value is not None}
         self.ways.append(ways)
         if picture.size[1] == 13:
             raise NumericalError("the result is not finite")
@@ -207,7 +210,7 @@ def test_mistakes_that_every_picture_would_repeat_come_at_once(
         bench(dataset, metrics=("lpips_vgg",))
 
     class Unarmed(Fake):
-        def plan(self, size, **rest):
+        def plan(self, picture, request):
             raise WeightsError("no weights for sr3 at x4")
 
     with pytest.raises(WeightsError, match="at x4"):

@@ -43,9 +43,9 @@ def measure(folder: Path, settings: Settings = SETTINGS, **rest) -> tuple[list[d
         class Counting:
             plan = upscaler.plan
 
-            def __call__(self, *args, **kwargs):
+            def run(self, *args, **kwargs):
                 enlarged.append(trial.method)
-                return upscaler(*args, **kwargs)
+                return upscaler.run(*args, **kwargs)
 
         return Counting()
 

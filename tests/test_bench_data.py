@@ -132,10 +132,10 @@ def test_a_grey_picture_is_enlarged_as_grey(tmp_path: Path) -> None:
     seen = []
 
     class Spy:
-        def plan(self, size, **planned):
+        def plan(self, picture, request):
             return None
 
-        def __call__(self, picture, **asked):
+        def run(self, plan, picture, *, sample):
             seen.append(picture.grey)
             return SimpleNamespace(picture=Picture(np.zeros((64, 64, 3), np.float32)), report={})
 

@@ -37,10 +37,12 @@ class Chooser:
     def __init__(self, chooses: bool = True) -> None:
         self.chooses = chooses
 
-    def plan(self, picture, **planned):
+    def plan(self, picture, request):
         assert isinstance(picture, Picture)  # whose pixels say what it is
+        return request
 
-    def __call__(self, picture, *, scale, consistency, **rest):
+    def run(self, plan, picture, *, sample):
+        scale, consistency = plan.scale, plan.consistency
         size = tuple(round(side * scale) for side in picture.size)
         if not self.chooses:
             plain = {"weights": None, "steps": None, "sampler": None, "nfe": 0}

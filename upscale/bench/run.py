@@ -20,6 +20,7 @@ from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
+from upscale.pipeline.request import Request
 from upscale.weights import store
 
 Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
@@ -212,20 +213,18 @@ def _enlarge(
     upscaler: Upscale, lr: Picture, trial: Trial, settings: Settings
 ) -> tuple[Row, list[np.ndarray]]:
     """(what the row says of how it was made, samples of sr in 8 bits)."""
-    planned: Row = {"scale": trial.scale, "steps": trial.steps, "sampler": trial.sampler}
-    planned |= {"spacing": settings.spacing}
-    planned |= {"one_stage": True} if settings.one_stage else {}
-    planned |= {"preset": trial.preset} if trial.preset else {}
-    upscaler.plan(lr, **planned)  # loads the weights, which is not what is timed
-    asked = {"temperature": trial.temperature, "parametrisation": trial.parametrisation}
-    planned |= {name: value for name, value in asked.items() if value is not None}
-    planned |= {"seed": settings.seed, "consistency": settings.consistency}
+    request = Request(
+        scale=trial.scale, preset=trial.preset, steps=trial.steps, sampler=trial.sampler,
+        temperature=trial.temperature, parametrisation=trial.parametrisation,
+        spacing=settings.spacing, one_stage=settings.one_stage, seed=settings.seed,
+        consistency=settings.consistency,
+    )  # fmt: skip
+    plan = upscaler.plan(lr, request)  # loads the weights, which is not what is timed
     made, seconds = [], 0.0
     reset_peak()
     for sample in range(settings.samples):
-        which = {"sample": sample} if settings.samples > 1 else {}
         started = time.perf_counter()
-        result = upscaler(lr, **planned, **which)
+        result = upscaler.run(plan, lr, sample=sample)
         seconds += (time.perf_counter() - started) / settings.samples
         made.append(in_8_bits(result.picture.rgb))
     row = {key: result.report.get(key) for key in _ACCOUNT}
