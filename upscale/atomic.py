@@ -18,6 +18,12 @@ _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EN
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+def write_text(target: Path, text: str) -> None:
+    """A text file in UTF-8, whole or not at all, in the place of what was there: see `placed`."""
+    with placed(target, overwrite=True) as file:
+        file.write(text.encode())
+
+
 @contextmanager
 def placed(
     target: Path, *, overwrite: bool, check: Callable[[], None] | None = None

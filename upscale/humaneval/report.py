@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from upscale import document
-from upscale.errors import OutputError
+from upscale import atomic, document
 from upscale.humaneval import html
 from upscale.humaneval.design import LR, TRUTH
 from upscale.humaneval.session import label
@@ -20,7 +19,7 @@ _ANSWER = ("position", "kind", "task", "name", "left_role", "right_role", "side"
 
 
 def write(found: dict[str, Any], store: Store, study: Path, folder: Path, *, top: int = 3) -> None:
-    """Put everything into `folder`. Raises OutputError."""
+    """Put everything into `folder`. Raises OutputError, DiskFull."""
     thumbnails = _thumbnails(found, store, study, top)
     texts = {
         "report.html": html.page(found, thumbnails, top),
@@ -35,12 +34,8 @@ def write(found: dict[str, Any], store: Store, study: Path, folder: Path, *, top
             for row in found["answers"]
         ),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{folder}: the report cannot be written: {error.strerror}") from error
+    for name, text in texts.items():
+        atomic.write_text(folder / name, text)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from upscale import atomic
 from upscale.bench.columns import METRICS
 from upscale.cli.options import path_of, some
 from upscale.cli.progress import Reporter
-from upscale.errors import OutputError, UsageError
+from upscale.errors import UsageError
 
 Texts = Mapping[str, Callable[[], str]]  # by their kind: json, csv, markdown, html
 
@@ -165,8 +166,5 @@ def put(text: str, target: str, reporter: Reporter) -> None:
     if target == "-":
         click.echo(text, nl=False)
         return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+    atomic.write_text(Path(target), text)
     reporter.note(f"wrote {target}")
