@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,18 +231,11 @@ class Engine:
                 time.sleep(0.01)
 
 
-class _account:
-    """A context: what goes wrong in it is the ticket's. Interruptions pass."""
-
-    def __init__(self, ticket: Ticket) -> None:
-        self.ticket = ticket
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self.ticket.error = error
-        self.ticket.picture = None
-        return True
+@contextmanager
+def _account(ticket: Ticket) -> Iterator[None]:
+    """What goes wrong within is the ticket's. Interruptions pass."""
+    try:
+        yield
+    except Exception as error:
+        ticket.error = error
+        ticket.picture = None

@@ -222,29 +222,26 @@ def asked(record: type, *wanted: str, **more: Any) -> list[Callable]:
     """The options of some fields of a record that is made of `request.asked`."""
     known, found = {one.name: one for one in fields(record)}, []
     for name in wanted:
-        one = known[name]
-        own = {key: one.metadata[key] for key in ("help", "group", "expert", "metavar")}
-        if one.metadata["shown"]:
-            own["show_default"] = one.metadata["shown"]
-        own |= {"default": one.default, **_type_of(one), **_SPECIAL.get(name, {}), **more}
+        rule, own = known[name].metadata["asked"], _type_of(known[name])
+        own |= {"help": rule.help, "group": rule.group, "expert": rule.expert}
+        own |= {"metavar": rule.metavar, "default": known[name].default}
+        own |= {"show_default": rule.shown} if rule.shown else {}
+        own |= _SPECIAL.get(name, {}) | more
         found.append(option("--" + name.replace("_", "-"), **own))
     return found
 
 
 def _type_of(one: Field) -> dict[str, Any]:
     """How a field's text is read, by its choices, or its annotation and its bounds."""
-    if choices := one.metadata["choices"]:
-        return {"type": Named(choices)}
-    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
-    kind = one.type.split(" ")[0]
-    if kind == "bool":
-        return {"is_flag": True}
+    rule, kind = one.metadata["asked"], one.type.split(" ")[0]
+    if rule.choices:
+        return {"type": Named(rule.choices)}
     if kind == "int":
-        return {"type": click.IntRange(least, most)}
+        return {"type": click.IntRange(rule.least, rule.most)}
     if kind == "float":
-        low = least if above is None else above
-        return {"type": Finite(low, most, min_open=above is not None)}
-    return {}
+        low, open_ = (rule.least, False) if rule.above is None else (rule.above, True)
+        return {"type": Finite(low, rule.most, min_open=open_)}
+    return {"is_flag": True} if kind == "bool" else {}
 
 
 # what several commands have alike

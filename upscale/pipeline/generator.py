@@ -155,14 +155,14 @@ class Generator:
         each = own + sum(level.steps or 1 for level in cascade)
         total, before, made = each * len(indices), 0, []
         for group in groups:
-            steps = _Part(on_step, before, len(group), total)
+            steps = _part(on_step, before, len(group), total)
             drawn, calls = self._drawn(group, way, steps)
             before += own * len(group)
             for index, tensor in zip(group, drawn, strict=True):
                 picture = Picture(_pixels(tensor))
                 report = self._report(index, way, calls)
                 for level in cascade:
-                    tell = _Part(on_step, before, 1, total)
+                    tell = _part(on_step, before, 1, total)
                     picture, account = _enlarged(level, picture, way.seed, tell)
                     report["stages"].append(account)
                     report["nfe"] += account["nfe"]
@@ -217,14 +217,9 @@ class Generator:
         }  # fmt: skip
 
 
-class _Part:
+def _part(on_step: OnStep, before: int, times: int, total: int) -> OnStep:
     """`on_step` of one part of the work, reported as that of all."""
-
-    def __init__(self, on_step: OnStep, before: int, times: int, total: int) -> None:
-        self.on_step, self.before, self.times, self.total = on_step, before, times, total
-
-    def __call__(self, done: int, of: int) -> None:
-        self.on_step(min(self.total, self.before + self.times * done), self.total)
+    return lambda done, steps: on_step(min(total, before + times * done), total)
 
 
 def usual() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from upscale.diffusion.table import SAMPLERS, SPACINGS
@@ -23,70 +23,63 @@ INPUTS = ("auto", "clean", "real")
 STORED = "stored in the weights"
 
 
-def asked(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    expert: bool = False,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    flags: str = "",
-    shown: str | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """A field with what `checked` and the command line need to know of it.
+@dataclass(frozen=True)
+class Asked:
+    """What `checked` and the command line need to know of a field.
 
-    least, most, above: bounds of a number. choices: the names that it may have; empty where a table
-    beside torch has them. flags: what its error calls it; its own flag by default. shown: what a
+    least, most, above: bounds of a number. choices: the names that it may have; empty where any
+    name may be meant. flags: what its error calls it; its own flag by default. shown: what a
     default of None means. group, expert, metavar: as in `cli.options.option`.
     """
-    known = {
-        "help": help, "group": group, "expert": expert, "least": least, "most": most,
-        "above": above, "choices": choices, "flags": flags, "shown": shown, "metavar": metavar,
-    }  # fmt: skip
-    return field(default=default, metadata=known)
+
+    help: str
+    group: str
+    expert: bool = False
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    flags: str = ""
+    shown: str | None = None
+    metavar: str | None = None
+
+    @property
+    def bounds(self) -> str:
+        """In words; empty where there are none."""
+        if self.above is not None:
+            return f"above {self.above:g}"
+        if self.most is not None:
+            return f"from {self.least:g} to {self.most:g}"
+        return "" if self.least is None else f"at least {self.least:g}"
+
+    def allows(self, value: float) -> bool:
+        """Whether a number is within the bounds; none that is not finite is."""
+        low = value > self.above if self.above is not None else value >= self.least
+        return low and math.isfinite(value) and (self.most is None or value <= self.most)
+
+
+def asked(default: Any, help: str, **known: Any) -> Any:
+    """A field with this default; known: the other fields of `Asked`."""
+    return field(default=default, metadata={"asked": Asked(help, **known)})
 
 
 def checked(record: Any) -> None:
     """Raises UsageError for the first field whose value is out of its bounds or choices."""
     for one in fields(record):
-        value = getattr(record, one.name)
+        value, rule = getattr(record, one.name), one.metadata["asked"]
         if value is None:
             continue
-        if choices := one.metadata["choices"]:
-            known(value, choices, one.name)
-        elif (bounds := bounds_of(one)) and not _within(value, one):
-            flags = one.metadata["flags"] or "--" + one.name.replace("_", "-")
-            raise UsageError(f"{flags} must be {bounds}, not {value}")
+        if rule.choices:
+            known(value, rule.choices, one.name)
+        elif rule.bounds and not rule.allows(value):
+            flags = rule.flags or "--" + one.name.replace("_", "-")
+            raise UsageError(f"{flags} must be {rule.bounds}, not {value}")
 
 
 def known(name: str, table: Iterable[str], what: str) -> None:
     """Raises UsageError with the names of the table where `name` is none of them."""
     if name not in table:
         raise UsageError(f"no {what} {name!r}; choose from {', '.join(table)}")
-
-
-def bounds_of(one: Field) -> str:
-    """A field's bounds in words; empty where it has none."""
-    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
-    if above is not None:
-        return f"above {above:g}"
-    if most is not None:
-        return f"from {least:g} to {most:g}"
-    return "" if least is None else f"at least {least:g}"
-
-
-def _within(value: float, one: Field) -> bool:
-    least, most, above = (one.metadata[name] for name in ("least", "most", "above"))
-    return (
-        math.isfinite(value)
-        and (least is None or value >= least)
-        and (most is None or value <= most)
-        and (above is None or value > above)
-    )
 
 
 @dataclass(frozen=True)

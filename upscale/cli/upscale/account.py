@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -20,15 +19,23 @@ _FATAL = (DiskFull, WeightsError)  # every further picture would fail in the sam
 _LISTED = 20  # failures that the summary repeats
 
 
-@dataclass
-class Tally:
-    """How it went. codes: of failures, each once."""
+class Account:
+    """Reports how each picture went, on both streams and to the ledger, and counts. options: those
+    of the command line."""
 
-    good: int = 0
-    skipped: int = 0  # of the good: done before, by the ledger
-    bad: int = 0
-    errors: list[str] = field(default_factory=list)  # the first of them
-    codes: set[int] = field(default_factory=set)
+    def __init__(self, job: Job, reporter: Reporter, options: Mapping[str, Any]) -> None:
+        self.job, self.reporter, self.options = job, reporter, options
+        self.good = self.bad = 0
+        self.skipped = 0  # of the good: done before, by the ledger
+        self.errors: list[str] = []  # the first of them
+        self.codes: set[int] = set()
+        self.also: dict[str, Any] = {}  # what else stands in the JSON of the present picture
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are more failures than are wanted."""
+        most = self.options["max_failures"]
+        return most is not None and self.bad >= most
 
     @property
     def exit_code(self) -> int:
@@ -37,27 +44,11 @@ class Tally:
             return 0
         return next(iter(self.codes)) if not self.good and len(self.codes) == 1 else 1
 
-
-class Account:
-    """Reports how each picture went, on both streams and to the ledger, and counts. options: those
-    of the command line."""
-
-    def __init__(self, job: Job, reporter: Reporter, options: Mapping[str, Any]) -> None:
-        self.job, self.reporter, self.options = job, reporter, options
-        self.max_failures = options["max_failures"]
-        self.tally = Tally()
-        self.also: dict[str, Any] = {}  # what else stands in the JSON of the present picture
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are more failures than are wanted."""
-        return self.max_failures is not None and self.tally.bad >= self.max_failures
-
     def outcome(self, item: Item, record: dict[str, Any] | None, error: Exception | None) -> None:
         """Raises what ends the whole run: no upscaler can be made, or one of _FATAL."""
         if error is None:
             assert record is not None
-            self.tally.good += 1
+            self.good += 1
             self.done(item, record)
             return
         if self.job.broken or isinstance(error, BrokenPipeError):
@@ -82,7 +73,7 @@ class Account:
             for path in files:
                 reporter.result(path)
         if record.get("why") == "ledger":
-            self.tally.skipped += 1
+            self.skipped += 1
             return
         reporter.line(f"{item.source.name} -> {', '.join(files)}: {summarised(record)}")
         if record["status"] == "ok":
@@ -92,10 +83,10 @@ class Account:
     def failed(self, name: str, error: DiffsrError) -> None:
         text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
         self.reporter.error(text)
-        self.tally.bad += 1
-        self.tally.codes.add(error.exit_code)
-        if len(self.tally.errors) < _LISTED:
-            self.tally.errors.append(text)
+        self.bad += 1
+        self.codes.add(error.exit_code)
+        if len(self.errors) < _LISTED:
+            self.errors.append(text)
         kind = type(error).__name__
         record = {"status": "failed", "error": text, "kind": kind, "code": error.exit_code}
         if self.options["as_json"]:
@@ -108,26 +99,26 @@ class Account:
             self.reporter.error(
                 f"{left} more pictures not begun, for they would fail in the same way"
             )
-        if self.tally.good:
+        if self.good:
             again = "--resume" if self.job.ledger else "--skip-existing"
-            self.reporter.note(f"{self.tally.good} pictures are done; {again} goes on from there")
+            self.reporter.note(f"{self.good} pictures are done; {again} goes on from there")
 
     def summary(self, left: int = 0) -> None:
-        tally, reporter = self.tally, self.reporter
-        if tally.skipped:
-            reporter.note(f"{tally.skipped} pictures were done before, by {self.job.ledger.path}")
+        reporter = self.reporter
+        if self.skipped:
+            reporter.note(f"{self.skipped} pictures were done before, by {self.job.ledger.path}")
         if self.enough and left:
             reporter.error(
-                f"{tally.bad} failures are as many as --max-failures allows: "
+                f"{self.bad} failures are as many as --max-failures allows: "
                 f"{left} more pictures not begun"
             )
-        total = tally.good + tally.bad
-        if tally.bad and total > 1:
-            reporter.error(f"{tally.bad} of {total} pictures failed:")
-            for text in tally.errors:
+        total = self.good + self.bad
+        if self.bad and total > 1:
+            reporter.error(f"{self.bad} of {total} pictures failed:")
+            for text in self.errors:
                 reporter.plain(f"  {text}")
-            if tally.bad > len(tally.errors):
-                reporter.plain(f"  and {tally.bad - len(tally.errors)} more, named above")
+            if self.bad > len(self.errors):
+                reporter.plain(f"  and {self.bad - len(self.errors)} more, named above")
 
 
 class Hopeless(Exception):

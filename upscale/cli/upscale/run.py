@@ -61,7 +61,7 @@ def run(account: Account, items: list[Item], doing: Run) -> int:
             account.gave_up(len(items) - done, end.error)
             return end.error.exit_code
     account.summary(len(items) - done)
-    return account.tally.exit_code
+    return account.exit_code
 
 
 def here(job: Job, pace: Pace, reporter: Reporter) -> Run:

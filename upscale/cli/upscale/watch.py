@@ -58,7 +58,7 @@ def _answered(
             break
     account.also = {}
     account.summary()
-    return account.tally.exit_code
+    return account.exit_code
 
 
 def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
