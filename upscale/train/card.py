@@ -24,7 +24,9 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
     """What a weights file tells of itself: enough to use it with no flags."""
     config, spec = run.config, run.spec
     law = methods.get(config.method)
-    ranged = config.scale_min < config.scale_max
+    scales: Any = [config.scale_max]
+    if config.scale_min < config.scale_max:
+        scales = {"min": config.scale_min, "max": config.scale_max}
     sampling = {"sampler": methods.TRAINED, "steps": 4}
     if law.single or not config.compact:
         sampling = {"sampler": law.sampler, "steps": law.steps}
@@ -40,9 +42,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         "net": f"{type(run.net).__name__}, {size} parameters",
         "architecture": run.net.architecture(),
         "domain": config.domain,
-        "scales": {"min": config.scale_min, "max": config.scale_max}
-        if ranged
-        else [config.scale_max],
+        "scales": scales,
         "parametrisation": spec.parametrisation,
         "std": spec.std,
         "process": describe(spec.process),
@@ -132,7 +132,7 @@ def _sizes(metadata: dict[str, Any]) -> str:
     scales = metadata["scales"]
     if isinstance(scales, dict):
         return f"magnification {scales['min']:g} to {scales['max']:g}"
-    return f"magnification {', '.join(map(_number, scales))}"
+    return f"magnification {', '.join(f'{scale:g}' for scale in scales)}"
 
 
 def _taught(teacher: dict[str, Any] | None) -> list[str]:
@@ -146,7 +146,3 @@ def _taught(teacher: dict[str, Any] | None) -> list[str]:
 def write_card(path: Path, name: str, metadata: dict[str, Any], best: dict[str, float]) -> None:
     with explained(path):
         path.write_text(card(name, metadata, best), encoding="utf-8")
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"
