@@ -134,7 +134,7 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
         if options["watch"]:
             return watch.run(account, naming, options)
         items = inputs.items_of(paths, naming, shard, account, options)
-        return run.run(account, items, run.way(job, items, reporter, options))
+        return run.run(account, items, options)
     finally:
         if job.ledger:
             job.ledger.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from upscale.batch.engine import Engine, Pace
@@ -20,23 +21,25 @@ if TYPE_CHECKING:
 
 # a picture's end: its record, or why there is none
 Outcome = tuple[Item, dict[str, Any] | None, Exception | None]
-# how the work is done: the items -> their outcomes, and a function that lets no more be begun
-Run = Callable[[Iterable[Item]], tuple[Iterator[Outcome], Callable[[], None]]]
+Outcomes = tuple[Iterator[Outcome], Callable[[], None]]  # and what lets no more be begun
 
 
-def way(job: Job, items: list[Item], reporter: Reporter, options: Mapping[str, Any]) -> Run:
+def outcomes_of(
+    job: Job, items: list[Item], reporter: Reporter, options: Mapping[str, Any]
+) -> Outcomes:
     """Where and how the work is done. Raises UsageError."""
     if options["dry_run"]:
-        return dry(job)
+        return _planned(job, items), lambda: None
     if options["engine"] == "ray":
         if not all(item.outputs and item.source.data is None for item in items):
             raise UsageError("--engine ray is for files; no - for standard input or output")
-        return on_ray(job, options)
-    return here(job, pace_of(options, len(items)), reporter)
+        return _by_ray(job, items, options)
+    engine = Engine(job, pace_of(options, len(items)), reporter.picture)
+    return _here(engine, items), engine.drain
 
 
 def pace_of(options: Mapping[str, Any], count: int) -> Pace:
-    """For so many pictures."""
+    """The pace for so many pictures."""
     jobs = options["jobs"]
     if count == 1 and not options["timeout"]:
         jobs = 0  # nothing to do meanwhile
@@ -44,10 +47,10 @@ def pace_of(options: Mapping[str, Any], count: int) -> Pace:
     return Pace(jobs, options["batch"], options["timeout"])
 
 
-def run(account: Account, items: list[Item], doing: Run) -> int:
+def run(account: Account, items: list[Item], options: Mapping[str, Any]) -> int:
     """Do all `items`; returns the exit code."""
     reporter, done = account.reporter, 0
-    outcomes, drain = doing(items)
+    outcomes, drain = outcomes_of(account.job, items, reporter, options)
     with reporter, closing(outcomes):
         try:
             for item, record, error in outcomes:
@@ -64,23 +67,14 @@ def run(account: Account, items: list[Item], doing: Run) -> int:
     return account.exit_code
 
 
-def here(job: Job, pace: Pace, reporter: Reporter) -> Run:
+def _here(engine: Engine, items: list[Item]) -> Iterator[Outcome]:
     """On this machine, in threads."""
-
-    def doing(items: Iterable[Item]) -> tuple[Iterator[Outcome], Callable[[], None]]:
-        engine = Engine(job, pace, reporter.picture)
-
-        def outcomes() -> Iterator[Outcome]:
-            with closing(engine.run(items)) as tickets:
-                for ticket in tickets:
-                    yield ticket.item, ticket.record, ticket.error
-
-        return outcomes(), engine.drain
-
-    return doing
+    with closing(engine.run(items)) as tickets:
+        for ticket in tickets:
+            yield ticket.item, ticket.record, ticket.error
 
 
-def on_ray(job: Job, options: Mapping[str, Any]) -> Run:
+def _by_ray(job: Job, items: list[Item], options: Mapping[str, Any]) -> Outcomes:
     """By workers of a Ray cluster; outcomes come in no order, and a drain ends the run."""
     try:
         from upscale.batch import ray_engine
@@ -89,43 +83,31 @@ def on_ray(job: Job, options: Mapping[str, Any]) -> Run:
     gpus = options["worker_gpus"]
     if gpus is None:
         gpus = 1.0 if job.setup.device == "cuda" else 0.0
+    outcomes = ray_engine.run(
+        job, items,
+        settings=job.ledger.settings if job.ledger else "",
+        workers=options["workers"], address=options["address"], gpus=gpus,
+        timeout=options["timeout"],
+    )  # fmt: skip
+    drained = Event()
 
-    def doing(items: Iterable[Item]) -> tuple[Iterator[Outcome], Callable[[], None]]:
-        outcomes = ray_engine.run(
-            job, list(items),
-            settings=job.ledger.settings if job.ledger else "",
-            workers=options["workers"], address=options["address"], gpus=gpus,
-            timeout=options["timeout"],
-        )  # fmt: skip
-        wanted = [True]
+    def until_drained() -> Iterator[Outcome]:
+        with closing(outcomes):
+            for outcome in outcomes:
+                yield outcome
+                if drained.is_set():
+                    return
 
-        def until_drained() -> Iterator[Outcome]:
-            with closing(outcomes):
-                for outcome in outcomes:
-                    yield outcome
-                    if not wanted[0]:
-                        return
-
-        return until_drained(), lambda: wanted.__setitem__(0, False)
-
-    return doing
+    return until_drained(), drained.set
 
 
-def dry(job: Job) -> Run:
+def _planned(job: Job, items: list[Item]) -> Iterator[Outcome]:
     """Only what would be done."""
-
-    def doing(items: Iterable[Item]) -> tuple[Iterator[Outcome], Callable[[], None]]:
-        def outcomes() -> Iterator[Outcome]:
-            for item in items:
-                try:
-                    record, error = planned(job, item), None
-                except Exception as wrong:
-                    record, error = None, wrong
-                yield item, record, error
-
-        return outcomes(), lambda: None
-
-    return doing
+    for item in items:
+        try:
+            yield item, planned(job, item), None
+        except Exception as error:
+            yield item, None, error
 
 
 def to_stdout(job: Job) -> Callable[[Ticket, Picture, dict[str, Any]], list[str]]:
