@@ -80,7 +80,7 @@ class Method:
 
     Training. nets: "module:class" of its networks; none where it cannot be trained. net: the
     `--net` that "compact" means. fixed: what its networks' configurations must have. sizes: by name
-    of a configuration, what it has instead. compact_parametrisation: what our own network tells
+    of a configuration, what it has instead. compact_parametrisation: what our network predicts
     where it is not `parametrisation`. residual: it diffuses what the enlarged input lacks, never
     the picture.
     """
@@ -125,7 +125,7 @@ class Method:
 
     @property
     def two_heads(self) -> bool:
-        """Whether the network tells both the noise and the clean target."""
+        """Whether the network predicts both the noise and the clean target."""
         return self.parametrisation.startswith("hybrid")
 
     @property
@@ -258,14 +258,14 @@ def preferred(domain: str) -> tuple[str, ...]:
 
 
 def get(name: str) -> Method:
-    """The line of the table. Raises UsageError with the valid names."""
+    """The row of the table. Raises UsageError with the valid names."""
     if name not in METHODS:
         raise UsageError(f"no method {name!r}; choose from {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def enlarging(name: str) -> Method:
-    """The line of a method that enlarges pictures. Raises UsageError for one that makes them."""
+    """The row of a method that enlarges pictures. Raises UsageError for one that makes them."""
     method = get(name)
     if method.unconditional:
         raise UsageError(f"{name} makes pictures from noise alone, it enlarges none: "

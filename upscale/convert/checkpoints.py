@@ -65,8 +65,8 @@ def _opened(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no family of errors for files that are none of its own
-        told = str(error)
-        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL ([\w.]+)", told))))
+        message = str(error)
+        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL ([\w.]+)", message))))
         if not wanted and isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             wanted = "more than tensors"  # in a newer form, whose names torch does not read
         if wanted:
@@ -75,7 +75,7 @@ def _opened(path: Path) -> Any:
                 "opened. Ask for a file of tensors alone (a state dict, or .safetensors)"
             ) from error
         # what torch says first is how to open it all the same: nobody should
-        detail = told.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+        detail = message.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
         line = next(iter(detail), type(error).__name__)
         raise DamagedWeights(f"{path}: damaged, or no checkpoint of PyTorch ({line})") from error
 
@@ -150,8 +150,8 @@ def _method_of(state: State) -> str | None:
 
 
 def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
-    """The moving average in a checkpoint of `diffsr train`, and what its run would tell of it."""
-    from upscale.train.card import metadata as told
+    """The moving average in a checkpoint of `diffsr train`, and the metadata of its run."""
+    from upscale.train.card import metadata as described
     from upscale.train.config import TrainConfig
     from upscale.train.networks import make_net
     from upscale.train.run import spec_of
@@ -174,7 +174,7 @@ def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
         config=config, spec=spec_of(config), net=net, iteration=iteration, images_seen=seen,
         taught=record.get("teacher", {}),
     )  # fmt: skip
-    metadata = {**told(run, ""), "licence": settings.licence or "not stated"}
+    metadata = {**described(run, ""), "licence": settings.licence or "not stated"}
     if settings.domain:
         metadata["domain"] = settings.domain
     chosen = {"sampler": settings.sampler, "steps": settings.steps}

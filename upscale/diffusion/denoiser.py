@@ -24,7 +24,7 @@ class Denoiser(Protocol):
 
 
 class Eps:
-    """The network tells the noise (SR3, IDM): denoised = x - sigma * raw."""
+    """The network predicts the noise (SR3, IDM): denoised = x - sigma * raw."""
 
     @staticmethod
     def denoised(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Eps:
 
 
 class X0:
-    """The network tells the clean target."""
+    """The network predicts the clean target."""
 
     @staticmethod
     def denoised(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class X0:
 
 
 class V:
-    """The network tells v = sqrt(abar) noise - sqrt(1 - abar) target (Salimans & Ho 2022)."""
+    """The network predicts v = sqrt(abar) noise - sqrt(1 - abar) target (Salimans & Ho 2022)."""
 
     @staticmethod
     def denoised(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -117,12 +117,12 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 def bind(net: Callable, cond: object, name: str) -> Denoiser:
     """The denoiser of one picture (or batch): the network with its condition, computed once.
 
-    name: of the parametrisation, what the network's raw output tells.
+    name: of the parametrisation, what the network predicts.
     """
     law = parametrisation(name)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        # in float64: a network that reads its time from it must tell the last steps apart
+        # in float64: a network that derives its time from it must distinguish the last steps
         c_noise = torch.rsqrt(1 + sigma.double().square())
         raw = net(x * per_example(c_noise, x), cond, c_noise)
         return law.denoised(raw.to(x.dtype), x, per_example(sigma, x))

@@ -1,6 +1,6 @@
 """Noising laws and the noise levels at which a sampler calls the network.
 
-Everything is told in sigma = sqrt((1 - alpha_bar) / alpha_bar), the noise-to-signal ratio: SR3 and
+Levels are given as sigma = sqrt((1 - alpha_bar) / alpha_bar), the noise-to-signal ratio: SR3 and
 IDM noise in 2000 discrete steps, ECDP in continuous time, and a sampler needs to know neither.
 """
 

@@ -172,8 +172,8 @@ def rk45(
 ) -> Tensor:
     """ECDP's probability flow (eq. 12-13) by torchdiffeq's dopri5, in process time.
 
-    Chooses its own steps: of `sigmas` only the first counts, and how many there are for telling
-    `on_step` how much of the time has gone. Tolerances are of the unit-variance
+    Chooses its own steps: of `sigmas` only the first counts, and their number, by which
+    `on_step` learns how much of the time has gone. Tolerances are of the unit-variance
     state r. Stops at the process's smallest noise, as published. FloatingPointError where the
     state is not finite or the tolerances cannot be met; ValueError for tolerances that are none.
     learnt: tensors that get a gradient, by the adjoint method, in memory that does not grow with
@@ -220,7 +220,7 @@ def rk45(
         else:
             with torch.no_grad():
                 r = odeint(slope, r, times, **settings)[1]
-    except AssertionError as error:  # how torchdiffeq tells that its step became too small
+    except AssertionError as error:  # what torchdiffeq raises where its step became too small
         raise FloatingPointError(f"{unmet} ({error})") from error
     on_step(steps, steps)
     return r * math.sqrt(1 + process.sigma_min**2)

@@ -276,7 +276,7 @@ def _mix(h: Tensor, mixed: list[tuple[Tensor, Tensor]], level: int) -> Tensor:
 def _two_heads(raw: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
     """Noise and clean target (B,6,H,W) from what each head adds to the part of x that is it.
 
-    Both heads tell a velocity; written as noise it counts little at high noise, written as clean
+    Both heads predict a velocity; written as noise it counts little at high noise, written as clean
     target little at low noise, so the two losses share out the levels (ECDP section 3.3).
     """
     cos = c_noise[:, None, None, None]

@@ -36,7 +36,7 @@ class CompactIDMConfig(CompactConfig):
     resolution. branch: width of the conditioning CNN. hidden: of the MLPs between levels;
     head_hidden: of the two that draw. max_scale: the M of training's magnifications (1, M].
     conditioning: "adaptive" as in the paper; "encoder", features beside the noise and no CNN;
-    "input", as SR3, the enlarged input alone (Fig. 9). fixed_scale: the network is told this
+    "input", as SR3, the enlarged input alone (Fig. 9). fixed_scale: the network receives this
     magnification whatever it is (Fig. 8); 0: the true one. upsampler: what stands in the
     MLPs' places.
 

@@ -38,10 +38,10 @@ class IDMConfig(Config):
 
     unet: of DDPM's form (no biggan), with two levels or more.
     encoder_blocks, encoder_features: of EDSR. hidden: of the upsamplers' MLPs.
-    max_scale: the M of training's magnifications (1, M]; the network is told (s - 1) / (M - 1).
+    max_scale: the M of training's magnifications (1, M]; the network receives (s - 1) / (M - 1).
     local_ensemble, feature_unfold, cell_decode: LIIF's options, see ImplicitUpsampler.
     The paper's ablations: conditioning "encoder" (features beside the noise, no CNN) or "input" (as
-    SR3, the enlarged input alone; Fig. 9); fixed_scale: the network is told this magnification
+    SR3, the enlarged input alone; Fig. 9); fixed_scale: the network receives this magnification
     whatever it is (Fig. 8), 0 for the true one; upsampler "nearest" or "bilinear", with a
     convolution, in the implicit ones' place.
     published: what the published checkpoints compute, where that is not what the paper says:

@@ -1,7 +1,7 @@
 """The regression baselines that IDM is compared with, in one pass each: EDSR (Lim et al. 2017),
 for one magnification, and LIIF (Chen et al. 2021), for any.
 
-Both read the small picture and tell what is missing from its enlargement.
+Both read the small picture and predict what is missing from its enlargement.
 """
 
 from __future__ import annotations

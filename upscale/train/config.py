@@ -22,6 +22,10 @@ CHOICES = {  # fields that are one of some names
 }
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A run is a function of this record and the pictures; resuming compares it field by field.
@@ -34,7 +38,7 @@ class TrainConfig:
     (IDM's protocol: 16x16 faces); in lr_side_share of the batches. 0: never.
     net_options: "name=value,..." for the network's configuration (`nets/`), for ablations.
     net: "compact", "compact-tiny", or one of the papers' networks (`Net.named`).
-    parametrisation: what the network tells, "" for the method's own (see `run.spec_of`).
+    parametrisation: what the network predicts, "" for the method's own (see `run.spec_of`).
     target: what is diffused, the picture or the residual (hr - lr_up) / std; "auto" is what
     `run.spec_of` says.
     std: of the residual; 0: estimated from the pictures when the run starts.
@@ -55,7 +59,7 @@ class TrainConfig:
     twice over. drawings: share of the examples that are lettering and line art, alone or on the
     picture's part (image/drawings.py). holdout: pictures, evenly spread, that are validated on and
     not trained on.
-    loss: "l1" or "l2" between what the network tells and what it should.
+    loss: "l1" or "l2" between what the network predicts and what it should.
     antithetic: noise levels come in pairs u and 1 - u. accumulate: parts that a batch is computed
     in, one after the other; the result is the whole batch's. clip and clip_value: 0 is none.
     schedule: after the warm-up "cosine", "constant", or "steps": times `decay` at each of the
@@ -148,8 +152,9 @@ class TrainConfig:
             )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
-                raise UsageError(f"{flag} {value!r}: there is none; choose from {', '.join(known)}")
+                have = ", ".join(known)
+                value = getattr(self, name)
+                raise UsageError(f"{_flag(name)} {value!r}: there is none; choose from {have}")
         if self.whole and self.crop != "augmented":
             raise UsageError("--whole is an augmented crop: give it or --crop, not both")
         self._check_parts()
@@ -167,10 +172,9 @@ class TrainConfig:
                 f"--accumulate {self.accumulate} does not divide --quality-batch "
                 f"{self.quality_batch} evenly"
             )
-        if not 0 <= self.second_order <= 1:
-            raise UsageError(f"--second-order is a share in 0 to 1, not {self.second_order}")
-        if not 0 <= self.drawings <= 1:
-            raise UsageError(f"--drawings is a share in 0 to 1, not {self.drawings}")
+        for name in ("second_order", "drawings"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{_flag(name)} is a share in 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.beta2 < 1:
             raise UsageError(f"--beta2 must be in 0 to 1, not {self.beta2}")
 
@@ -195,13 +199,12 @@ class TrainConfig:
 
     def _check_unconditional(self) -> None:
         """What needs an input, or its truth, is not for a network that has none."""
-        default = {f.name: f.default for f in fields(self)}
         if not methods.get(self.method).unconditional:
             return
         for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
-            if getattr(self, name) != default[name]:
+            if getattr(self, name) != getattr(TrainConfig, name):
                 raise UsageError(
-                    f"--{name.replace('_', '-')} is for methods that enlarge a picture; --method "
+                    f"{_flag(name)} is for methods that enlarge a picture; --method "
                     f"{self.method} learns from noise alone: leave it out"
                 )
 
@@ -229,7 +232,7 @@ class TrainConfig:
 
     @property
     def rounds(self) -> int:
-        """Of progressive distillation, down to one step."""
+        """Rounds of progressive distillation, down to one step."""
         return self.distill_steps.bit_length() - 1
 
     def round_of(self, iteration: int) -> int:

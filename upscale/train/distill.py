@@ -54,7 +54,7 @@ class Teacher:
 
     @property
     def calls(self) -> int:
-        """Of the teacher, for one example of an iteration."""
+        """Network calls of the teacher for one example of an iteration."""
         if self.config.progressive:
             return 2
         return methods.sampler_of(self.sampler).calls(self.config.distill_steps)
@@ -65,7 +65,7 @@ class Teacher:
         if compiled:
             self.model.net.compile(backend=compiled)
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """For the records of the run and its weights; the temperature is its own file's."""
         return {
             "name": self.name,
@@ -114,8 +114,8 @@ class Teacher:
             end = torch.lerp(teacher(half, between), half, per_example(after / between, x))
             ratio = per_example(after / now, x)
             wanted = (end - ratio * x) / (1 - ratio)
-        told = bind(net, cond, spec.parametrisation)(x, now)
-        error = (told - wanted) * (1 + s.square().reciprocal()).sqrt()
+        predicted = bind(net, cond, spec.parametrisation)(x, now)
+        error = (predicted - wanted) * (1 + s.square().reciprocal()).sqrt()
         return self.config.distill_weight * (error.square() if spec.squared else error.abs()).mean()
 
     def _levels(self, spec: Spec, iteration: int) -> Tensor:

@@ -81,20 +81,20 @@ def run_training(
     Raises UsageError, InputError, WeightsError.
     """
     options = options or Options()
-    spec_of(config)  # what cannot be trained is told before pictures are read
+    spec_of(config)  # what cannot be trained is refused before pictures are read
     with dist.world(device) as world:
-        told = say if world.first else lambda line: None
+        say = say if world.first else lambda line: None
         names = names_from.read_text().split() if names_from else None
         data = dataset
         if isinstance(dataset, Path):
             data = Data(dataset.name, find(dataset, names))
         if config.std == 0:  # it was measured when the run began
             config = replace(config, std=checkpoint.std_of(output) or 0.0)
-        run, validation = prepared(config, data, world, dtype, options, told, init, net)
+        run, validation = prepared(config, data, world, dtype, options, say, init, net)
         log = Log(output, options.tensorboard and world.first)
         if world.first:
             output.mkdir(parents=True, exist_ok=True)
-        run.resume(output, told, log if world.first else None)
+        run.resume(output, say, log if world.first else None)
         path = output / f"{name or config.method}.safetensors"
         workers = options.workers
         if workers is None:
@@ -103,7 +103,7 @@ def run_training(
             train(
                 run, output, max_minutes=max_minutes, save_minutes=options.save_minutes,
                 should_stop=should_stop, on_progress=on_progress, log=log, workers=workers,
-                say=told, validate=_validator(run, validation, data, output, path, options, told),
+                say=say, validate=_validator(run, validation, data, output, path, options, say),
                 validate_every=options.validate_every,
             )  # fmt: skip
         finally:
@@ -129,7 +129,7 @@ def prepared(
 ) -> tuple[Run, Items | None]:
     """(a run at its beginning, the pictures to validate on)."""
     teacher = None
-    if config.distill:  # what does not fit is told before pictures are read
+    if config.distill:  # what does not fit is refused before pictures are read
         teacher = teacher_of(config, spec_of(config), sizes)
         config = replace(config, std=config.std or teacher.model.std or 0.0)
         teacher.config = config
@@ -197,10 +197,10 @@ def _validator(
 
 
 def spec_of(config: TrainConfig) -> Spec:
-    """What the network of a run tells of what. Raises UsageError.
+    """What the network of a run predicts, of which target. Raises UsageError.
 
-    By itself ours diffuses the residual and tells v (regression the clean target, ECDP noise and
-    clean target); SR3's own network diffuses the picture and tells the noise.
+    By default ours diffuses the residual and predicts v (regression the clean target, ECDP noise
+    and clean target); SR3's own network diffuses the picture and predicts the noise.
     """
     law = methods.get(config.method)
     own = config.compact and law.compact_parametrisation

@@ -74,7 +74,7 @@ class Run:
             )
         self.net, self.teacher = net, teacher
         self.adversary = quality.adversary if quality else None
-        self.taught = teacher.told() if teacher else {}
+        self.taught = teacher.record() if teacher else {}
         if teacher is not None:
             teacher.to(self.device, compiled)
         if not sharded:  # FSDP2 moves its shares itself, and wants them plainly laid out
