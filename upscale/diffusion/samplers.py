@@ -15,7 +15,6 @@ from torch import Tensor
 
 from upscale.diffusion.denoiser import Denoiser
 from upscale.diffusion.process import Process
-from upscale.diffusion.table import SAMPLERS
 
 MOST_CALLS = 2000  # of an adaptive sampler
 Noise = Callable[[int], Tensor]
@@ -224,13 +223,3 @@ def rk45(
         raise FloatingPointError(f"{unmet} ({error})") from error
     on_step(steps, steps)
     return r * math.sqrt(1 + process.sigma_min**2)
-
-
-# for callers that have not moved to the table's rows yet
-STOCHASTIC = frozenset(name for name, row in SAMPLERS.items() if row.stochastic)
-ADAPTIVE = frozenset(name for name, row in SAMPLERS.items() if row.adaptive)
-
-
-def nfe(sampler: str, steps: int) -> int:
-    """Network calls that a sampler spends on `steps` steps; 0: only known afterwards."""
-    return SAMPLERS[sampler].calls(steps)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from upscale.diffusion.denoiser import Denoiser
-    from upscale.diffusion.process import Process
 
 
 @cache
@@ -46,24 +45,14 @@ class Sampler:
         """Whether a number of steps can be asked for."""
         return not self.adaptive and not self.single
 
-    def __call__(
-        self,
-        denoise: Denoiser,
-        x: Tensor,
-        sigmas: Tensor,
-        *,
-        noise: Callable[[int], Tensor] | None = None,
-        process: Process | None = None,
-        rtol: float = 1e-3,
-        atol: float = 1e-3,
-        **rest: Any,
-    ) -> Tensor:
-        """The function's result. It gets those of the arguments that it takes."""
-        own = {"noise": noise} if self.stochastic else {}
-        if self.adaptive:
-            own = {**own, "process": process, "rtol": rtol, "atol": atol}
+    def __call__(self, denoise: Denoiser, x: Tensor, sigmas: Tensor, **given: Any) -> Tensor:
+        """The function's result. It gets those of `noise`, `process`, `rtol` and `atol` that it
+        takes, and all else that is given."""
+        strange = set() if self.stochastic else {"noise"}
+        strange |= set() if self.adaptive else {"process", "rtol", "atol"}
+        own = {name: value for name, value in given.items() if name not in strange}
         function = loaded(self.function) if isinstance(self.function, str) else self.function
-        return function(denoise, x, sigmas, **self.settings, **own, **rest)
+        return function(denoise, x, sigmas, **self.settings, **own)
 
 
 _HOME = "upscale.diffusion.samplers"

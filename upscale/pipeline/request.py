@@ -7,7 +7,7 @@ records. No torch: the command line needs them before it knows whether there is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -38,7 +38,7 @@ class Asked:
     least: float | None = None
     most: float | None = None
     above: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     flags: str = ""
     shown: str | None = None
     metavar: str | None = None
@@ -122,11 +122,11 @@ class Request:
     )
     sampler: str | None = asked(
         None, "Sampling method.",
-        group="Sampling", expert=True, choices=tuple(SAMPLERS), shown=STORED,
+        group="Sampling", expert=True, choices=SAMPLERS, shown=STORED,
     )  # fmt: skip
     spacing: str | None = asked(
         None, "Spacing of the noise levels.",
-        group="Sampling", expert=True, choices=tuple(SPACINGS), shown=STORED,
+        group="Sampling", expert=True, choices=SPACINGS, shown=STORED,
     )  # fmt: skip
     seed: int = asked(
         0,
@@ -188,7 +188,7 @@ class Request:
 class Setup:
     """Which weights enlarge pictures, and where. Raises UsageError for an unknown input.
 
-    method: a name in `methods.METHODS`; None takes the first of `methods.PREFERRED` that has
+    method: a name in `methods.METHODS`; None takes the first of `methods.preferred` that has
     weights for domain and scale. weights: a name in weights.toml, a .safetensors file or
     hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
     fit method and scale. input: real has pictures that are blurred, noisy or compressed done by

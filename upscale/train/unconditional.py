@@ -14,7 +14,6 @@ from upscale.train.state import Run
 
 LEVELS = 8  # noise levels, the middles of equal parts of the training law
 DRAWN = (2, 4)  # pictures on the sheet, rows and columns
-STEPS = 25
 
 
 @torch.no_grad()
@@ -45,9 +44,10 @@ def _drawn(
     rows, columns = DRAWN
     noise = torch.randn((rows * columns, 3, *size), generator=generator).to(run.device)
     law = model.law
+    sampler, steps = law.ladder["best"]
     inner = bind(model.net, None, law.parametrisation)
     x = run_sampler(
-        "dpmpp2m", lambda x, sigma: inner(x, sigma).clamp(-1, 1), lambda step: noise,
-        law.process, STEPS, law.spacing,
+        sampler, lambda x, sigma: inner(x, sigma).clamp(-1, 1), lambda step: noise,
+        law.process, steps, law.spacing,
     ).float().cpu()  # fmt: skip
     return [list(x[row * columns : (row + 1) * columns]) for row in range(rows)]
