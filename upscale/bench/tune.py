@@ -71,7 +71,7 @@ def tune(
     """
     _check(metrics)
     upscaler = Upscaler(weights=weights, device=device, dtype=dtype, offline=offline)
-    law = upscaler.law_at(scale)
+    law = upscaler.models.law_at(scale)
     name = sampler or law.sampler
     if not sampler_of(name).stepped:
         raise UsageError(f"--tune-schedule: {name} has no noise levels to choose")
@@ -82,7 +82,7 @@ def tune(
 
     def measure(schedule: Schedule | None, which: Sequence[Opened]) -> Values:
         if schedule is not None:
-            upscaler.use_schedule(schedule, scale)
+            upscaler.models.use_schedule(schedule, scale)
         found: Values = {metric: [] for metric in metrics}
         for lr, hr in which:
             made = upscaler(lr, scale=scale, steps=steps, sampler=name, seed=seed).picture.rgb

@@ -123,7 +123,8 @@ class Generator:
             scale = math.sqrt(size[0] * size[1] / (here[0] * here[1]))
             name = names[min(index, len(names) - 1)] if names else _usual_after(domain, scale)
             upscaler = Upscaler(weights=name, domain=domain, input="clean", **self.common)
-            law, steps = upscaler.law_at(scale), counts[index] if index < len(counts) else None
+            law = upscaler.models.law_at(scale)
+            steps = counts[index] if index < len(counts) else None
             if not SAMPLERS[law.sampler].adaptive:
                 before = steps = steps or max(1, min(law.steps, before // 2))
             found.append(Level(upscaler, upscaler.models.entry(scale).name, size, steps))

@@ -16,7 +16,7 @@ from upscale.image.estimate import Degradation
 from upscale.image.picture import Picture
 from upscale.image.pillow import picture_of, pillow_of
 from upscale.machine import pick_bf16, pick_device
-from upscale.methods import Method, Schedule
+from upscale.methods import Method
 from upscale.pipeline import consistency
 from upscale.pipeline.bands import Enlarging, joined
 from upscale.pipeline.models import Models, read_as
@@ -52,14 +52,6 @@ class Upscaler:
         self.bf16 = pick_bf16(chosen.dtype, self.device)
         self.models = Models(chosen, self.device, on_bytes)
         self.method = self.models.method
-
-    def use_schedule(self, schedule: Schedule, scale: float) -> None:
-        """Sample so from now on at this scale, whatever the weights say."""
-        self.models.use_schedule(schedule, scale)
-
-    def law_at(self, scale: float) -> Method:
-        """How the weights for this scale sample unless asked for otherwise."""
-        return self.models.law_at(scale)
 
     def plan(
         self, picture: Picture | tuple[int, int], request: Request | None = None, **fields: Any
