@@ -40,7 +40,7 @@ class _Asked:
     def make(self) -> None:
         try:
             self.answer = self.function(*self.args, **self.named)
-        except BaseException as error:  # told to whose call it is
+        except BaseException as error:  # raised in the thread whose call it is
             self.error = error
 
 
@@ -109,7 +109,7 @@ def _make(same: list[_Asked]) -> None:
 
 
 def _shape(value: Any) -> Any:
-    """Of a tree of tuples, lists and dicts: shapes of tensors, anything else as it is."""
+    """A tree of tuples, lists and dicts with the shapes of its tensors, and all else as it is."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     if isinstance(value, (tuple, list)):

@@ -30,7 +30,7 @@ class Shard:
 
 
 def parse(text: str, env: Mapping[str, str]) -> Shard:
-    """Of "I/N", or of what a scheduler says in `env` ("auto"). Raises UsageError."""
+    """The shard that "I/N" names, or a scheduler in `env` ("auto"). Raises UsageError."""
     if text == AUTO:
         return _of_scheduler(env)
     match = re.fullmatch(r"(\d+)/(\d+)", text.strip())

@@ -29,7 +29,7 @@ class Task:
         self.begun = time.monotonic()
         try:
             self._value = self._function()
-        except BaseException as error:  # told to who waits
+        except BaseException as error:  # raised where it is waited for
             self._error = error
         self._function = None  # and what it held
         self._over.set()

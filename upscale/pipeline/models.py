@@ -85,7 +85,7 @@ class Models:
         return net
 
     def law_at(self, scale: float) -> methods.Method:
-        """How the weights for this scale sample unless told otherwise."""
+        """How the weights for this scale sample unless asked for otherwise."""
         entry = self.entry(scale)
         return self.law if entry is None else self.model(entry).law
 

@@ -201,7 +201,7 @@ def _sampler_and_steps(law: Method, request: Request) -> tuple[str, int]:
 
 
 def _choice(taken_for: str | None, found: Degradation | None, entry: Entry | None) -> list[str]:
-    """What a user is told of weights that were chosen by what the picture is taken for."""
+    """Notes about weights that were chosen by what the picture is taken for."""
     if taken_for != "real" or entry is None:
         return []
     if entry.input != "real":
