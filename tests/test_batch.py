@@ -118,7 +118,7 @@ def test_enough_failures_end_the_run(here, calls):  # noqa: F811
 
 def test_a_ledger_needs_files(here, calls):  # noqa: F811
     data = (folder(here / "in", 1) / "000.png").read_bytes()
-    assert "of files" in run("-", "--resume", "l.jsonl", input=data, code=2).told
+    assert "lists files" in run("-", "--resume", "l.jsonl", input=data, code=2).told
     (here / "text").write_text("no\nledger\n")
     assert "is not a ledger" in run("in", "--resume", "text", code=3).told
     run("in", "--resume", "none/l.jsonl", code=1)

@@ -1,29 +1,29 @@
-"""Every error that a user may see, with the exit code that says it to a script.
+"""Every error that a user may see, with its exit code.
 
 DiffsrError                1  some pictures of a batch failed, or anything not named below
-├── UsageError             2  an option or a combination of options that cannot be meant
+├── UsageError             2  a wrong option, or options that exclude each other
 ├── InputError             3  a picture (or folder, or list) that cannot be read
-├── OutputError            1  a picture that cannot be written where and as asked
-├── ResourceError          4  memory or disk ran out, after every retry
+├── OutputError            1  a picture that cannot be written to this place or in this format
+├── ResourceError          4  memory or disk space ran out after every retry
 │   ├── OutOfMemory
 │   └── DiskFull
-├── NumericalError         1  a sampler or network left the real numbers
-├── TimedOut               1  a picture that took longer than it may
-└── WeightsError           5  weights missing, damaged, or not for this job
-    ├── DamagedWeights        other bytes than those that were listed, saved or sent
+├── NumericalError         1  the output of a sampler or network is not finite
+├── TimedOut               1  a picture that took longer than --timeout
+└── WeightsError           5  weights are missing, damaged, or not for this task
+    ├── DamagedWeights        the bytes differ from those listed, saved or sent
     ├── UntrustedWeights      a file that would run code, or a name that leads out of its folder
-    └── HubError              the Hugging Face Hub did not give them:
+    └── HubError              the Hugging Face Hub did not provide them:
         ├── GatedRepo           terms to accept first
         ├── NoRepo              no such repository, or a private one
         ├── NoRevision          no such branch, tag or commit in it
         ├── NoFile              no such file in that revision
-        ├── HubOffline          not on this machine, and the network is not to be used
-        └── HubUnreachable      no answer, a wrong one, or one that broke off
+        ├── HubOffline          not on this machine, and the network must not be used
+        └── HubUnreachable      no answer, a wrong one, or an incomplete one
 """
 
 
 class DiffsrError(Exception):
-    """What went wrong, where, and what to try. The message is shown to the user as it is."""
+    """The message, which is shown to users unchanged, says what failed, where, and what to try."""
 
     exit_code = 1
 
@@ -57,7 +57,7 @@ class NumericalError(DiffsrError):
 
 
 class TimedOut(DiffsrError):
-    """A picture took longer than it may; nothing of it is written."""
+    """A picture took longer than --timeout; nothing of it is written."""
 
 
 class WeightsError(DiffsrError):

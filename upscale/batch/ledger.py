@@ -137,7 +137,7 @@ class Ledger:
             except OSError as error:
                 raise OutputError(f"{self.path}: the ledger: {error.strerror}") from error
         if written < len(data):
-            raise DiskFull(f"{self.path}: the ledger has no room to grow; make room on the disk")
+            raise DiskFull(f"{self.path}: no space left for the ledger; free some disk space")
 
     def close(self) -> None:
         with self._lock:

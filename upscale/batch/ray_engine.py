@@ -147,7 +147,7 @@ def _outcome(job: Job, items: list[Item], row: dict[str, Any]) -> Outcome:
 
 def _connect(address: str | None) -> None:
     """To a cluster, or to one made for this run. Its processes listen on all interfaces: Ray takes
-    the machine's address even where it is told the loopback one."""
+    the machine's address even where it is given the loopback one."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # as urgent as this process, not 15 less
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""Rows kept on disk, so that a benchmark that was killed goes on where it stopped.
+"""Rows kept on disk, so that an interrupted benchmark resumes where it stopped.
 
 One entry a picture and trial, written at once or not at all. Its name is a hash of all that the
 result depends on: the picture's bytes, the trial, the weights' sha256, the libraries' versions and

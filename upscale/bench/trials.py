@@ -84,7 +84,7 @@ def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
     """Each method with each of the weights that are its own; with weights but no methods, theirs.
 
     A method that none of the weights is for takes what fits it, if it is a resize or `AUTO`; others
-    would be measured with weights that nobody asked for."""
+    would be measured with weights that were not requested."""
     owners = {name: store.find(name).method for name in dict.fromkeys(settings.weights)}
     methods = tuple(dict.fromkeys(settings.methods or owners.values()))
     free = {AUTO, *(name for name, law in METHODS.items() if law.kernel)}

@@ -117,7 +117,7 @@ def _weights() -> tuple[dict[str, str], bool]:
 
 
 def _environment() -> dict[str, str]:
-    """Variables that change what diffsr does; secrets are only said to exist."""
+    """Variables that change what diffsr does; the values of secrets are not shown."""
     prefixes = ("DIFFSR_", "HF_", "TORCH_", "OMP_", "MKL_", "CUDA_")
     single = ("NO_COLOR", "FORCE_COLOR", "TERM", "LANG", "XDG_CACHE_HOME")
     return {

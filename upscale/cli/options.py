@@ -64,8 +64,10 @@ def with_options(table: Sequence[Callable]) -> Callable:
 
 
 class Named(click.Choice):
-    """One of some names; for a misspelt one the nearest is proposed. elsewhere: names that another
-    command is for, and what is said of them."""
+    """One of some names; the nearest is proposed for a misspelt one.
+
+    elsewhere: names that belong to another command, and the message for each.
+    """
 
     def __init__(self, choices: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
         super().__init__(choices)

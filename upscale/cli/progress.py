@@ -1,4 +1,4 @@
-"""What is said while the work goes on: all on stderr, the results alone on stdout."""
+"""Progress, notes and errors on standard error, and results on standard output."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Sessions:
         return counts["finished"] >= wanted or counts["enrolled"] >= MOST_BEGUN * wanted
 
     def claim(self, subject: int) -> str:
-        """This tab, and no other, goes on with the subject's trials."""
+        """Make this tab the only one that may continue the subject's trials."""
         tab = secrets.token_urlsafe(12)
         with self.store.change() as db:
             db.execute("UPDATE subject SET tab = ? WHERE id = ?", (tab, subject))
@@ -186,7 +186,7 @@ class Sessions:
         """The trial, if it is the one that this subject has to judge in this tab."""
         row = self.store.row("SELECT tab FROM subject WHERE id = ?", subject)
         if row["tab"] is None or not hmac.compare_digest(row["tab"].encode(), tab.encode()):
-            raise Refusal(409, "tab", "the study goes on in another tab")
+            raise Refusal(409, "tab", "the study continues in another tab")
         due = self._next(subject)
         if due and hmac.compare_digest(self.trial_id(due[0]).encode(), trial.encode()):
             return due[0]

@@ -150,7 +150,7 @@ def upright_dpi(dpi: tuple[float, float] | None, orientation: int) -> tuple[floa
 
 def _plugin(format: str) -> type[Image.Image]:
     """Pillow's class for the format. Called by name, because `Image.open` goes by a limit of
-    pixels that is a global variable, and tries formats that nobody asked for."""
+    pixels that is a global variable, and tries other formats too."""
     if format == "HEIC":
         try:
             return importlib.import_module("pillow_heif").HeifImageFile

@@ -192,7 +192,7 @@ def torchvision_models() -> ModuleType:
 @functools.cache
 def _import_lpips() -> ModuleType:
     """`import lpips`, also beside a torchvision whose C++ library cannot be loaded (a CUDA wheel
-    beside a CPU torch): such a torchvision stops at an operator that nobody has defined. LPIPS
+    beside a CPU torch): such a torchvision stops at an undefined operator. LPIPS
     needs its networks only, so a bare definition is enough."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def activated(fresh: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else reads: in its place where no gradient is wanted."""
+    """SiLU of a tensor without other readers, computed in place where no gradient is needed."""
     return F.silu(fresh, inplace=not torch.is_grad_enabled())
 
 

@@ -1,4 +1,4 @@
-"""What a trained weights file tells of itself: its metadata, and a model card in the form that the
+"""The metadata of a trained weights file, and a model card in the form that the
 Hugging Face Hub reads."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _METRICS = {
 
 
 def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:
-    """What a weights file tells of itself: enough to use it with no flags."""
+    """The metadata of a weights file: enough to use it without further options."""
     config, spec = run.config, run.spec
     law = methods.get(config.method)
     scales: Any = [config.scale_max]

@@ -118,8 +118,8 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         kind = DiskFull if error.errno == errno.ENOSPC else OutputError
         raise kind(
-            f"{path} cannot be written ({error.strerror}). Mend that, and run the same command "
-            "again: it goes on from the last checkpoint"
+            f"{path} cannot be written ({error.strerror}). Fix this, and run the same command "
+            "again: it resumes from the last checkpoint"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """The training loop: iterations, checkpoints, validation, and stopping in good order.
 
-Run the same command again and training goes on where it stopped.
+Run the same command again and training resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def write(files: dict[str, bytes], folder: Path) -> None:
 
 
 def _card(entry: store.Entry, metadata: dict[str, Any], hub: Hub) -> str:
-    """A card from what the file tells of itself."""
+    """A card made from the metadata of the file."""
     law = metadata.get("defaults", {})
     sampling = ", ".join(f"{key} {value}" for key, value in sorted(law.items()))
     rows = {

@@ -180,7 +180,7 @@ def command(ctx: click.Context, **options: Any) -> int:
 
 
 def _check(ctx: click.Context, options: dict[str, Any]) -> None:
-    """What can be known to be wrong before torch is loaded; and the methods that are meant."""
+    """Refuse wrong options before torch is loaded, and set the methods that are to be measured."""
     for folder in options["outputs"]:
         if not Path(folder).is_dir():
             raise InputError(f"--outputs {folder}: there is no such folder")

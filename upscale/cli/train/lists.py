@@ -1,4 +1,4 @@
-"""What `diffsr train` tells without training: its tables, and what a run would take."""
+"""What `diffsr train` prints without training: its tables, and the cost of a run."""
 
 from __future__ import annotations
 

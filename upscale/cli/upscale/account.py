@@ -97,20 +97,21 @@ class Account:
     def gave_up(self, left: int, error: DiffsrError) -> None:
         if left:
             self.reporter.error(
-                f"{left} more pictures not begun, for they would fail in the same way"
+                f"{left} more pictures were not started, because they would fail in the same way"
             )
         if self.good:
             again = "--resume" if self.job.ledger else "--skip-existing"
-            self.reporter.note(f"{self.good} pictures are done; {again} goes on from there")
+            self.reporter.note(f"{self.good} pictures are done; {again} resumes from there")
 
     def summary(self, left: int = 0) -> None:
         reporter = self.reporter
         if self.skipped:
-            reporter.note(f"{self.skipped} pictures were done before, by {self.job.ledger.path}")
+            reporter.note(
+                f"{self.skipped} pictures were done before, according to {self.job.ledger.path}"
+            )
         if self.enough and left:
             reporter.error(
-                f"{self.bad} failures are as many as --max-failures allows: "
-                f"{left} more pictures not begun"
+                f"{self.bad} failures reach --max-failures: {left} more pictures were not started"
             )
         total = self.good + self.bad
         if self.bad and total > 1:

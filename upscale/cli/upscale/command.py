@@ -160,7 +160,7 @@ def make_upscaler(
 
 
 def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Combinations that cannot be meant; of exclusive options the one given stays."""
+    """Refuse wrong combinations; of options that exclude each other, keep the one that is given."""
     wanted = one_of(ctx, ("scale", "size", "max_side"))
     if wanted:
         for name in {"scale", "size", "max_side"} - {wanted}:
@@ -179,27 +179,29 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
             "no input; name pictures, a folder, or - for standard input: diffsr in.png"
         )
     if options["null"] and not options["from_file"]:
-        raise UsageError("--null belongs to --from-file")
+        raise UsageError("--null needs --from-file")
     if options["retry_failed"] and not options["resume"]:
-        raise UsageError("--retry-failed needs the ledger of the last time: --resume LEDGER.jsonl")
+        raise UsageError("--retry-failed needs the earlier run's ledger: --resume LEDGER.jsonl")
     if options["watch"]:
         _check_watch(paths, options)
     if options["engine"] == "local" and (options["workers"] or options["address"]):
-        raise UsageError("--workers and --address belong to --engine ray")
+        raise UsageError("--workers and --address need --engine ray")
     if options["from_file"] == "-" and "-" in paths:
         raise UsageError("standard input cannot be a picture and --from-file at once")
 
 
 def _check_watch(paths: tuple[str, ...], options: dict[str, Any]) -> None:
     if not options["from_file"] or paths:
-        raise UsageError("--watch takes its pictures from --from-file alone: --from-file - --watch")
+        raise UsageError("--watch takes its pictures from --from-file only: --from-file - --watch")
     for name in ("shard", "dry_run", "retry_failed"):
         if options[name]:
             raise UsageError(
-                f"--watch does what comes; --{name.replace('_', '-')} needs a whole list"
+                f"--watch does lines as they arrive; --{name.replace('_', '-')} needs a whole list"
             )
     if options["engine"] == "ray" or options["batch"] > 1 or options["output"] == "-":
-        raise UsageError("--watch does one picture at a time here; no --engine ray, --batch, -o -")
+        raise UsageError(
+            "--watch does one picture at a time: leave out --engine ray, --batch and -o -"
+        )
     options["as_json"] = True
 
 

@@ -47,7 +47,7 @@ def items_of(
     items = names.plan(found.sources, output, naming, many=many) if found.sources else []
     _check_stdout(items, options)
     if found.left_out:
-        account.reporter.note(f"{found.left_out} earlier results in these folders left out")
+        account.reporter.note(f"{found.left_out} earlier results in these folders skipped")
     if items and not options["dry_run"]:
         names.prepare(output, many)
     wanted = shard.has if shard else lambda inside: True
@@ -75,7 +75,7 @@ def _check_stdout(items: list[Item], options: Mapping[str, Any]) -> None:
     if not items or items[0].outputs or options["dry_run"]:
         return
     if options["resume"]:
-        raise UsageError("a ledger is of files; --resume needs -o FILE")
+        raise UsageError("a ledger lists files; --resume needs -o FILE")
     if options["as_json"]:
         raise UsageError("standard output holds the picture; --json needs -o FILE")
     if options["uncertainty"]:
@@ -92,7 +92,7 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
 
     Folders are searched to the bottom, in alphabetical order; hidden files, other files than
     pictures (by suffix), earlier results beside their picture, and the folder `but_not` (where the
-    results go) are passed over. Patterns (`*.png`, `**/*.jpg`) are for quoted ones that the shell
+    results go) are skipped. Patterns (`*.png`, `**/*.jpg`) are for quoted ones that the shell
     left alone; a line of a list is a plain path.
     """
     found = Found()
@@ -220,5 +220,5 @@ def _standard_input() -> Source:
 def stdin() -> BinaryIO:
     """Raises UsageError where it is the terminal."""
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("- reads standard input, and that is the terminal: diffsr - < in.png")
+        raise UsageError("- reads standard input, which is the terminal: diffsr - < in.png")
     return sys.stdin.buffer

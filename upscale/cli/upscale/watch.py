@@ -62,7 +62,7 @@ def _answered(
 
 
 def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
-    """Each as soon as it is whole, without its ending; empty ones are passed over."""
+    """Each as soon as it is whole, without its ending; empty ones are skipped."""
     rest = b""
     read = getattr(stream, "read1", stream.read)
     while block := read(_BLOCK):
