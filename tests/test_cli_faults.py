@@ -251,7 +251,7 @@ def test_no_picture_goes_to_a_terminal(env, tmp_path):
     assert "not written to a terminal" in shown
     code, shown = _on_a_terminal(env, tmp_path, "-")
     assert code == 2
-    assert "that is the terminal" in shown
+    assert "which is the terminal" in shown
 
 
 def test_the_real_thing(env, tmp_path):
