@@ -108,17 +108,11 @@ class Request:
     )
     preset: str | None = asked(
         None,
-        "Trade speed for quality: sets the sampler and the steps that are not given.",
+        "Trade speed for quality: sets sampler and steps where not given.",
         group="Method", choices=PRESETS, shown=STORED,
     )  # fmt: skip
     steps: int | None = asked(
-        None,
-        "Sampler steps.",
-        group="Sampling",
-        expert=True,
-        least=1,
-        shown=STORED,
-        metavar="N",
+        None, "Sampler steps.", group="Method", least=1, shown=STORED, metavar="N"
     )
     sampler: str | None = asked(
         None, "Sampling method.",

@@ -89,7 +89,7 @@ _OPTIONS = [
     option("--json", "as_json", group=GENERAL, is_flag=True,
            help="Print one JSON object per picture instead of its path."),
     QUIET,
-    option("-v", "--verbose", is_flag=True, group=GENERAL, help="Say more."),
+    option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Say more."),
     option("--dry-run", is_flag=True, group=GENERAL,
            help="Say what would be done, and do nothing."),
     *asked(Setup, "offline"),
@@ -102,7 +102,7 @@ _OPTIONS = [
     cls=Command,
     examples=[
         ("diffsr in.jpg", "write in_x4.jpg beside it"),
-        ("diffsr in.png --size 1000x333 -o out.webp", "to an exact size"),
+        ("diffsr in.png --scale 8 --steps 8 -o out.webp", "choose scale, steps, file"),
         ("diffsr photos/ -o large/ --resume large.jsonl", "a folder, resumable"),
     ],
 )
