@@ -108,7 +108,7 @@ class Request:
     )
     preset: str | None = asked(
         None,
-        "Trade speed for quality: sets sampler and steps where not given.",
+        "Trade speed for quality, by sampler and steps.",
         group="Method", choices=PRESETS, shown=STORED,
     )  # fmt: skip
     steps: int | None = asked(
