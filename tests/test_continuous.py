@@ -358,7 +358,7 @@ def test_options_of_the_network_are_given_by_name() -> None:
     paper = made("fixed_scale=4.5,local_ensemble=yes", net="idm-tiny")
     assert paper.config.fixed_scale == 4.5 and paper.config.local_ensemble is True
     for wrong, told in (
-        ("condition=input", "no 'condition'; have .*conditioning"),
+        ("condition=input", "no 'condition'; choose from .*conditioning"),
         ("hidden=many", "--net-options hidden=many: not a int"),
         ("upsampler=cubic", "no upsampler 'cubic'"),
     ):
