@@ -103,7 +103,7 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
         notes += _check_frames(im.n_frames, "frames", frames)
     im, lost = _loaded(im, file, format, allow_truncated)
     if format == "PNG" and png16.is_deep(head):
-        samples = png16.read(file, allow_truncated=allow_truncated)
+        samples = png16.read(file, im)
         planes, bits = colour.split(samples / np.float32(65535)), 16
         icc, said = colour.fitting(im.info.get("icc_profile"))
     else:

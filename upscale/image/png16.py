@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import png
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from upscale.image.picture import Extras
 
@@ -30,39 +31,37 @@ def is_deep(head: bytes) -> bool:
     return len(head) > 24 and head[24] == 16
 
 
-def read(file: BinaryIO, *, allow_truncated: bool = False) -> np.ndarray:
+def read(file: BinaryIO, high: Image.Image) -> np.ndarray:
     """The samples as declared, uint16 (H,W,1..4); a transparent colour becomes an alpha channel.
 
-    Any of pypng's or zlib's errors may pass. With `allow_truncated`, missing rows are 0.
+    high: the decoded file as Pillow gives it, with the high bytes of colours. A second look at the
+    file takes the low ones. Where the first ended too early, missing rows are 0 in both.
     """
-    file.seek(0)
-    file = _mended(file) if allow_truncated else file
-    width, height, rows, info = png.Reader(file=file).read()
-    samples = np.zeros((height, width * info["planes"]), np.uint16)
-    try:
-        for y, row in enumerate(islice(rows, height)):  # past the last one, pypng asks for IEND
-            samples[y] = row
-    except Exception:  # whatever a decoder stumbles over where the file ends
-        if not allow_truncated:
-            raise
-    samples = samples.reshape(height, width, info["planes"])
-    if "transparent" in info:
-        hidden = (samples == np.array(info["transparent"], np.uint16)).all(2, keepdims=True)
-        samples = np.concatenate([samples, np.where(hidden, 0, 65535).astype(np.uint16)], 2)
+    if high.mode == "I;16":  # grey: nothing is lost
+        samples = np.asarray(high)[..., None]
+    else:
+        file.seek(0)
+        low = PngImageFile(file)
+        two = low.tile[0].args == "LA;16B"  # of the same size as four samples of 8 bits
+        raw = "RGBA" if two else f"{low.mode};16L"  # 16L: what comes first is the low byte
+        low.tile = [tile._replace(args=raw) for tile in low.tile]
+        with suppress(OSError, SyntaxError, EOFError):  # `high` has ended there too
+            low.load()
+        low.tile = []
+        fine = np.asarray(low)
+        samples = fine.view(">u2") if two else _together(np.asarray(high), fine)
+    if (hidden := high.info.get("transparency")) is not None:
+        seen = (samples != np.array(hidden, np.uint16)).any(2, keepdims=True)
+        samples = np.concatenate([samples, seen * np.uint16(65535)], 2)
     return samples
 
 
-def _mended(file: BinaryIO) -> BinaryIO:
-    """The chunks that are there, the last as far as it goes: pypng takes no part of a chunk."""
-    whole = io.BytesIO(file.read(8))
-    whole.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        png.write_chunk(whole, kind, file.read(length))
-        file.read(4)  # the checksum, which write_chunk has made anew
-    png.write_chunk(whole, b"IEND")
-    whole.seek(0)
-    return whole
+def _together(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Two uint8 arrays -> uint16."""
+    samples = high.astype(np.uint16)
+    samples <<= 8
+    samples |= low
+    return samples
 
 
 class Writer:
