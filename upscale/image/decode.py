@@ -17,13 +17,14 @@ import numpy as np
 from PIL import Image
 
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
-from upscale.image import colour, exif, png16, tiff
+from upscale.image import colour, exif, jpeg, png16, tiff
 from upscale.image.formats import FORMATS, alien, sniff
 from upscale.image.picture import Picture
 
 Frames: TypeAlias = Literal["error", "first"]
 
 _HEAD = 64  # bytes that tell the format
+_MOST_SCANS = 100
 _END_OF_JPEG = b"\xff\xd9"
 _quiet_lock = threading.Lock()
 _quiet: list[ExitStack] = []  # what the first of several threads put aside, for the last to restore
@@ -98,6 +99,7 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
         return _tiff(file, frames, allow_truncated, max_pixels)
     im = _plugin(format)(file)
     _check_pixels((im.height, im.width), max_pixels)
+    _check_bytes(file, format, im.height * im.width, allow_truncated)
     notes = []
     if getattr(im, "is_animated", False):
         notes += _check_frames(im.n_frames, "frames", frames)
@@ -167,6 +169,22 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
             f"{width} wide and {height} high is {height * width / 1e6:.4g} million pixels, more "
             f"than the limit of {max_pixels / 1e6:.4g}; if you trust the file, raise it with "
             "--max-pixels (max_pixels=)"
+        )
+
+
+def _check_bytes(file: BinaryIO, format: str, pixels: int, allow_truncated: bool) -> None:
+    """InputError where decoding would take time and memory that the bytes have no picture for."""
+    length = file.seek(0, io.SEEK_END)
+    if pixels > length * FORMATS[format].most_pixels and not allow_truncated:
+        raise InputError(
+            f"the {format} is cut short or damaged: {length} bytes cannot hold {pixels} pixels; "
+            "get it again, or take what is there with --allow-truncated (allow_truncated=True)"
+        )
+    file.seek(0)
+    if format == "JPEG" and jpeg.scans(file) > _MOST_SCANS:
+        raise InputError(
+            f"a JPEG of more than {_MOST_SCANS} scans, each of which takes a pass over the "
+            "picture; save it again with another program (progressive JPEGs have about ten)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -18,11 +19,17 @@ class Format:
     profile: bool = False  # holds ICC and EXIF
     plugin: str = ""  # Pillow's class
     writable: bool = True
+    most_pixels: float = math.inf  # of a byte, at its best compression
 
 
 FORMATS: dict[str, Format] = {
     "PNG": Format(
-        (".png", ".apng"), alpha=True, deep=True, profile=True, plugin="PngImagePlugin.PngImageFile"
+        (".png", ".apng"),
+        alpha=True,
+        deep=True,
+        profile=True,
+        plugin="PngImagePlugin.PngImageFile",
+        most_pixels=1032 * 8,  # Deflate's best, of black and white
     ),
     # The marker could say 65535; libjpeg's JPEG_MAX_DIMENSION is "a tad under 64K".
     "JPEG": Format(
@@ -30,6 +37,7 @@ FORMATS: dict[str, Format] = {
         max_side=65500,
         profile=True,
         plugin="JpegImagePlugin.JpegImageFile",
+        most_pixels=8 * 64,  # a bit for each block of 8x8
     ),
     # 14 bits each in the VP8 header
     "WEBP": Format(

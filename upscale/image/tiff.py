@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import shutil
 import tempfile
 import zlib
@@ -27,8 +28,12 @@ from upscale.image.picture import Extras
 _STRIP_BYTES = 1 << 20
 _SPOOL_BYTES = 64 << 20  # of strips that wait in memory; more of them wait on the disk
 _LEVEL = 6  # zlib's own default
-_LZW, _DEFLATE = 5, 8
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CFA, _LINEAR_RAW = 0, 1, 2, 32803, 34892
+_LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD = 5, 8, 32946, 34925, 50000
+_BEST = {1: 1, _LZW: 2731, _DEFLATE: 1032, _OLD_DEFLATE: 1032, 32773: 64}  # bytes of a byte
+_MOST_PAGES = 1_000_000  # counted
+_MOST_SAMPLES = 32  # of a pixel
+_MOST_TILE = 4096**2  # pixels of a tile larger than the picture
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR, _CFA, _LINEAR_RAW = 0, 1, 2, 6, 32803, 34892
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples
 _DNG_VERSION = 50706
 
@@ -48,10 +53,10 @@ class Header:
 def header(file: BinaryIO) -> Header:
     """What the first page declares. InputError for a damaged directory, and for a camera's raw
     file, whose first page is only a thumbnail."""
-    file.seek(0)
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with _opened(file) as tiff:
             page = tiff.pages[0]
+            _check_bounds(page)
             raw = page.photometric in (_CFA, _LINEAR_RAW) or page.is_reduced
             raw = raw or _DNG_VERSION in page.tags
             deep = (
@@ -59,11 +64,14 @@ def header(file: BinaryIO) -> Header:
                 and page.sampleformat == 1
                 and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
             )
-            pages = sum(not p.is_reduced for p in tiff.pages)
             size = (page.imagelength, page.imagewidth)
             ends = [sum(at) for at in zip(page.dataoffsets, page.databytecounts, strict=True)]
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
+            missing = max(missing, _lacking(page))
             icc = page.tags[34675].value if 34675 in page.tags else None
+            pages = _pages(file, tiff)
+    except InputError:
+        raise
     except Exception as error:  # whatever tifffile stumbles over
         raise InputError(
             f"the TIFF's directory is missing or damaged ({error}); the file was probably cut "
@@ -73,6 +81,62 @@ def header(file: BinaryIO) -> Header:
         raise InputError("a camera's raw file; develop it to a TIFF or JPEG first")
     block, orientation, dpi = _said(file)
     return Header(size, pages, deep, missing, block, orientation, dpi, icc)
+
+
+def _opened(file: BinaryIO) -> tifffile.TiffFile:
+    """The file by tifffile, which reads the first page and, of no microscope's files, the others:
+    their pointers may lead in a circle."""
+    file.seek(0)
+    return tifffile.TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False)
+
+
+def _check_bounds(page: tifffile.TiffPage) -> None:
+    """InputError where much more would be decoded than the picture's size says."""
+    if page.samplesperpixel > _MOST_SAMPLES:
+        raise InputError(
+            f"a TIFF of {page.samplesperpixel} samples a pixel; diffsr reads up to {_MOST_SAMPLES}"
+        )
+    tile = page.tilelength * page.tilewidth if page.is_tiled else 0
+    if tile > max(_MOST_TILE, 4 * page.imagelength * page.imagewidth):
+        raise InputError(
+            f"the TIFF has tiles of {page.tilewidth}x{page.tilelength} pixels for a picture of "
+            f"{page.imagewidth}x{page.imagelength}; write it again, in strips"
+        )
+
+
+def _lacking(page: tifffile.TiffPage) -> float:
+    """The share of the pixels that the bytes cannot hold even at their compression's best."""
+    best = _BEST.get(page.compression)
+    if best is None or page.photometric == _YCBCR or 0 in page.databytecounts:  # fewer, or none
+        return 0.0
+    bits = page.imagelength * page.imagewidth * page.samplesperpixel * page.bitspersample
+    return max(0.0, 1 - sum(page.databytecounts) * 8 * best / max(1, bits))
+
+
+def _pages(file: BinaryIO, tiff: tifffile.TiffFile) -> int:
+    """How many full-sized pages there are, up to _MOST_PAGES. Only the links from page to page and
+    the tags that say what a page is are read; a link to where the walk has been ends it."""
+    form, byteorder = tiff.tiff, "little" if tiff.byteorder == "<" else "big"
+    kind = (254).to_bytes(2, byteorder)  # NewSubfileType, the lowest tag there is
+    entry = 20 if form.offsetsize == 8 else 12
+    file.seek(form.offsetsize * 2 if form.offsetsize == 8 else 4)
+    seen: set[int] = set()
+    pages = 0
+    while len(seen) < _MOST_PAGES:
+        link = file.read(form.offsetsize)
+        offset = int.from_bytes(link, byteorder)
+        if len(link) < form.offsetsize or offset == 0 or offset in seen:
+            break
+        seen.add(offset)
+        file.seek(offset)
+        head = file.read(form.tagnosize)
+        count = int.from_bytes(head, byteorder)
+        if len(head) < form.tagnosize or count > 4096:
+            break
+        entries = file.read(count * entry)
+        value = int.from_bytes(entries[entry - form.offsetsize :][:4], byteorder)
+        pages += not (entries[:2] == kind and value & 1)
+    return pages
 
 
 def _said(file: BinaryIO) -> tuple[bytes | None, int, tuple[float, float] | None]:
@@ -90,11 +154,15 @@ def _said(file: BinaryIO) -> tuple[bytes | None, int, tuple[float, float] | None
 
 def read(file: BinaryIO) -> np.ndarray:
     """The first page of a deep file: float32 (H,W,1..4) in [0,1], straight alpha, black is 0."""
-    file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
+    with _opened(file) as tiff:
         page = tiff.pages[0]
-        # tifffile leaves LZW to imagecodecs, a package of 78 MB
-        whole = _lzw(file, page) if page.compression == _LZW else page.asarray()
+        # tifffile leaves these to imagecodecs, a package of 78 MB
+        if page.compression in (_LZW, _LZMA, _ZSTD):
+            whole = _by_libtiff(file, page)
+        elif page.compression in (_DEFLATE, _OLD_DEFLATE):
+            whole = _inflated(tiff, page)
+        else:
+            whole = page.asarray()
         photometric, extra = page.photometric, tuple(page.extrasamples)
         separate = page.planarconfig == 2 and whole.ndim == 3
     samples = np.asarray(whole, np.float32) / np.float32(65535)
@@ -112,23 +180,60 @@ def read(file: BinaryIO) -> np.ndarray:
     return samples
 
 
-def _lzw(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
-    """The uint16 (H,W,C) of an LZW page, unpacked by Pillow's libtiff as if it were bytes.
+def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
+    """The uint16 (H,W,C) or (C,H,W) of a Deflate page. A strip or tile that unpacks to more than
+    its pixels (tifffile would let it) gives no more than these."""
+    planes, depth, height, width, channels = page.shaped
+    rows, columns = (
+        (page.tilelength, page.tilewidth)
+        if page.is_tiled
+        else (min(page.rowsperstrip, height), width)
+    )
+    most = rows * columns * channels * 2
+    page.compression = 1  # for `decode`, which undoes what comes before the compression
+    whole = np.zeros((planes, depth, height, width, channels), np.uint16)
+    there = zip(page.dataoffsets, page.databytecounts, strict=True)
+    for index, (offset, count) in zip(range(math.prod(page.chunked)), there, strict=False):
+        if not count:
+            continue
+        tiff.filehandle.seek(offset)
+        data = zlib.decompressobj().decompress(tiff.filehandle.read(count), most)
+        block, (plane, _, y, x, _), _ = page.decode(data, index)
+        place = whole[plane, 0, y : y + block.shape[1], x : x + block.shape[2]]
+        place[:] = block[0, : place.shape[0], : place.shape[1]]
+    return whole.reshape(page.shape)
+
+
+def _by_libtiff(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """The uint16 (H,W,C) or (C,H,W) of a page, unpacked by Pillow's libtiff as if it were bytes."""
+    separate = page.planarconfig == 2 and page.samplesperpixel > 1
+    count = page.samplesperpixel if separate else 1
+    each = len(page.dataoffsets) // count
+    planes = [
+        _bytes_by_libtiff(file, page, slice(n * each, (n + 1) * each), 1 if separate else None)
+        for n in range(count)
+    ]
+    return np.stack([plane[..., 0] for plane in planes]) if separate else planes[0]
+
+
+def _bytes_by_libtiff(
+    file: BinaryIO, page: tifffile.TiffPage, which: slice, channels: int | None
+) -> np.ndarray:
+    """uint16 (H,W,C) of some of the strips or tiles: all, or those of one plane.
 
     A new directory is put before the file. It declares the same strips, or the tiles as strips
     one below the other, as 8-bit grey of 2 C times the width.
     """
-    channels, (height, width) = page.samplesperpixel, (page.imagelength, page.imagewidth)
-    if page.planarconfig == 2 and channels > 1:
-        raise InputError("16-bit LZW in separate planes; save it interleaved, or with Deflate")
+    channels = channels or page.samplesperpixel
+    height, width = page.imagelength, page.imagewidth
     rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (height, width)
     down, across = -(-height // rows), -(-width // columns)
     order = page.parent.byteorder
     tags = ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
     tags[256], tags[257] = columns * channels * 2, rows * down * across
-    tags[258], tags[259], tags[262], tags[277] = 8, _LZW, _BLACK_IS_ZERO, 1
+    tags[258], tags[259], tags[262], tags[277] = 8, int(page.compression), _BLACK_IS_ZERO, 1
     tags[278] = rows if page.is_tiled else page.rowsperstrip
-    tags[273], tags[279] = tuple(page.dataoffsets), tuple(page.databytecounts)
+    tags[273], tags[279] = tuple(page.dataoffsets[which]), tuple(page.databytecounts[which])
     as_bytes = io.BytesIO()
     tags.save(as_bytes)  # adds its own length to the strips' offsets
     file.seek(0)
