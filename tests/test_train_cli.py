@@ -173,14 +173,16 @@ def test_the_list_names_everything(here) -> None:
 
 
 def test_every_setting_has_an_option_with_its_choices() -> None:
+    from upscale.cli.options import DOMAINS, TRAINABLE
     from upscale.cli.train.command import command
-    from upscale.cli.train.options import _CHOICES
 
     params = {param.name: param for param in command.params}
     for known in fields(TrainConfig):
         assert params[known.name].default == known.default
-        if known.name in _CHOICES:
-            assert tuple(params[known.name].type.choices) == tuple(_CHOICES[known.name])
+        if choices := known.metadata["asked"].choices:
+            assert tuple(params[known.name].type.choices) == choices
+    assert params["method"].type.choices == TRAINABLE
+    assert params["domain"].type.choices == DOMAINS
 
 
 # --- a run --------------------------------------------------------------------------------------

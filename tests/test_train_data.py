@@ -457,7 +457,7 @@ def test_a_share_of_the_examples_is_drawn(photos) -> None:
     assert 0.4 < np.mean(equal) < 0.8  # what is not drawn is the same photograph as ever
     real = Pairs(pictures, replace(config, drawings=1.0, degradation="real")).batch(3)
     assert real.hr.shape == plain.hr.shape and real.hr.isfinite().all()
-    with pytest.raises(UsageError, match="--drawings is a share"):
+    with pytest.raises(UsageError, match="--drawings must be from 0 to 1"):
         replace(config, drawings=1.5)
 
 

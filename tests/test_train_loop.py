@@ -350,7 +350,7 @@ def test_learning_rates() -> None:
     assert cosine[99] == pytest.approx(0.1, abs=1e-3) and cosine[50] == pytest.approx(0.55)
     with pytest.raises(UsageError, match="--milestones"):
         rates(schedule="steps", milestones="half")
-    with pytest.raises(UsageError, match=r"--loss 'l3': there is none; choose from l1, l2"):
+    with pytest.raises(UsageError, match=r"no loss 'l3'; choose from l1, l2"):
         TrainConfig(loss="l3")
 
 

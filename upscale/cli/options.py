@@ -214,6 +214,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "tile": {"type": Tile()},
     "method": {"type": Named(METHODS, GENERATING)},
     "weights": {"shell_complete": weights_names},
+    "distill": {"shell_complete": weights_names},
     "domain": {"type": Named(DOMAINS)},
     "device": {"type": Named(("auto", "cpu", "cuda"))},
     "dtype": {"type": Named(("auto", "fp32", "bf16"))},

@@ -2,211 +2,212 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from upscale import methods
 from upscale.errors import UsageError
+from upscale.pipeline.request import asked, checked
 
 SMALLEST = 48  # side that the feature networks of the quality loss need
-CHOICES = {  # fields that are one of some names
-    "scale_law": ("focus", "log", "uniform"),
-    "target": ("auto", "residual", "picture"),
-    "noise_law": ("logsnr", "process", "cosine"),
-    "quality_gradient": ("direct", "adjoint"),
-    "distill_kind": ("map", "progressive"),
-    "crop": ("augmented", "patch", "square", "stretch"),
-    "degradation": ("bicubic", "real"),
-    "loss": ("l1", "l2"),
-    "optimiser": ("adamw", "adam"),
-    "schedule": ("cosine", "constant", "steps"),
-}
+# sections of the help page
+_RUN, _PICTURES, _NETWORK, _LOSS = "Run", "Pictures", "Network", "Loss"
+_OPTIMISER, _QUALITY, _DISTILLATION = "Optimiser", "Image quality loss", "Distillation"
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _set(group: str, default: Any, help: str, **known: Any) -> Any:
+    """A field for which `diffsr train` has an option; known: other fields of `request.Asked`."""
+    usual: dict[str, Any] = {"expert": True}
+    if "choices" not in known:
+        usual["metavar"] = {str: "NAME", int: "N", float: "FLOAT"}.get(type(default))
+    if type(default) in (int, float):
+        usual["least"] = 0
+    return asked(default, help, group=group, **{**usual, **known})
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A run is a function of this record and the pictures; resuming compares it field by field.
 
-    scale_min, scale_max: magnifications drawn log-uniformly; half of all examples are at
-    `scale_focus`. scale_law "log": all of them log-uniformly; "uniform": s ~ U(scale_min,
-    scale_max] (IDM eq. 10). whole: resize each picture to patch * U(1, 1.15) and crop (aligned
-    faces) instead of cropping at its own size.
-    lr_side: small inputs of this side, and targets of lr_side * s instead of `patch`, one s a batch
-    (IDM's protocol: 16x16 faces); in lr_side_share of the batches. 0: never.
-    net_options: "name=value,..." for the network's configuration (`nets/`), for ablations.
-    net: "compact", "compact-tiny", or one of the papers' networks (`Net.named`).
-    parametrisation: what the network predicts, "" for the method's own (see `run.spec_of`).
-    target: what is diffused, the picture or the residual (hr - lr_up) / std; "auto" is what
-    `run.spec_of` says.
-    std: of the residual; 0: estimated from the pictures when the run starts.
-    noise_law: "logsnr" (ours), "process" (the paper's: SR3's piecewise-uniform one, ECDP's
-    uniform time) or "cosine" (for ddpm).
-    quality_loss_from: iteration from which the image quality loss replaces most of the score loss
-    (0: never); quality_batch: examples sampled in an iteration of that stage. quality_cool: the
-    temperature of their start noise is u ** quality_cool, u uniform in [0, 1]; 0: always 1.
-    quality_gradient: "direct" through the last `quality_depth` of 1 to `quality_calls` calls, or
-    "adjoint", through the whole probability flow solved to quality_tolerance, in constant memory.
-    quality_score: weight of the score loss in that stage (the published code has 0 there).
-    quality_adversarial: weight of what a discriminator says that learns beside (adversary.py).
-    distill: weights (name or file) of a teacher, "" for none, see distill.py. distill_kind: "map",
-    the whole way from noise to picture in few calls, or "progressive", rounds that halve its steps.
-    distill_steps: the teacher's. distill_weight: against the score loss.
-    crop: how a picture becomes an example, see crops.py. degradation: how the small picture is
-    made, "bicubic" or "real" (degrade.py). second_order: share of the "real" ones that are degraded
-    twice over. drawings: share of the examples that are lettering and line art, alone or on the
-    picture's part (image/drawings.py). holdout: pictures, evenly spread, that are validated on and
-    not trained on.
-    loss: "l1" or "l2" between what the network predicts and what it should.
-    antithetic: noise levels come in pairs u and 1 - u. accumulate: parts that a batch is computed
-    in, one after the other; the result is the whole batch's. clip and clip_value: 0 is none.
-    schedule: after the warm-up "cosine", "constant", or "steps": times `decay` at each of the
-    `milestones`, shares of the run.
+    What the texts for users leave to say: magnifications by the law "uniform" are s ~ U(scale_min,
+    scale_max] (IDM eq. 10). whole: each picture is resized to patch * U(1, 1.15), then cropped.
+    lr_side is IDM's protocol (16x16 faces). net: `Net.named` has the papers'; net_options are of
+    the configurations in `nets/`. parametrisation, target: `run.spec_of` says what "" and "auto"
+    are; the residual is (hr - lr_up) / std. noise_law: "logsnr" is ours, "process" the paper's
+    (SR3's piecewise-uniform one, ECDP's uniform time), "cosine" for ddpm. In the published code of
+    the quality loss, quality_score is 0; the adjoint solves the flow in constant memory.
+    quality_adversarial: see adversary.py; distill: distill.py; crop: crops.py; degradation:
+    degrade.py; drawings: drawings.py. holdout: pictures evenly spread over the list.
     """
 
-    method: str = "sr3"
-    domain: str = "photo"
-    patch: int = 96
-    batch: int = 16
-    iterations: int = 10_000
-    learning_rate: float = 4e-4
-    warmup: int = 200
-    final_learning_rate: float = 2e-5
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    scale_min: float = 1.0
-    scale_max: float = 8.0
-    scale_focus: float = 4.0
-    scale_law: str = "focus"
-    lr_side: int = 0
-    lr_side_share: float = 1.0
-    whole: bool = False
-    net: str = "compact"
-    net_options: str = ""
-    parametrisation: str = ""
-    target: str = "auto"
-    std: float = 0.24
-    noise_law: str = "logsnr"
-    quality_loss_from: int = 0
-    quality_batch: int = 8
-    quality_learning_rate: float = 2e-4
-    quality_calls: int = 4
-    quality_cool: float = 2.0
-    quality_gradient: str = "direct"
-    quality_depth: int = 2
-    quality_tolerance: float = 1e-2
-    quality_score: float = 1.0
-    quality_l1: float = 10.0
-    quality_vgg: float = 1.0
-    quality_alex: float = 0.5
-    quality_features: float = 0.0
-    quality_phase: float = 1.0
-    quality_grid: float = 0.0
-    quality_mesh: float = 0.0
-    quality_adversarial: float = 0.0
-    distill: str = ""
-    distill_kind: str = "map"
-    distill_steps: int = 8
-    distill_weight: float = 1.0
-    crop: str = "augmented"
-    degradation: str = "bicubic"
-    second_order: float = 1.0
-    drawings: float = 0.0
-    holdout: int = 0
-    loss: str = "l1"
-    antithetic: bool = False
-    accumulate: int = 1
-    optimiser: str = "adamw"
-    beta2: float = 0.99
-    clip_value: float = 0.0
-    schedule: str = "cosine"
-    milestones: str = "0.6,0.8"
-    decay: float = 0.5
+    # fmt: off
+    method: str = _set(_RUN, "sr3", "What to train.", expert=False, metavar=None)
+    domain: str = _set(_RUN, "photo", "What the pictures show.", expert=False, metavar=None)
+    iterations: int = _set(_RUN, 10_000, "Length of the run.", least=1, expert=False)
+    batch: int = _set(_RUN, 16, "Examples per iteration.", least=1, expert=False)
+    accumulate: int = _set(_RUN, 1, "Compute each batch in this many parts, which takes less "
+        "memory. The result is that of the whole batch.", least=1)
+    seed: int = _set(_RUN, 0, "Seed of all random numbers in the run.")
+
+    patch: int = _set(_PICTURES, 96, "Side of the training examples in pixels, a multiple of 16.")
+    crop: str = _set(_PICTURES, "augmented", "How an example is cut from a picture: our way "
+        "(augmented) or a paper's (docs/training.md).",
+        choices=("augmented", "patch", "square", "stretch"))
+    whole: bool = _set(_PICTURES, False, "Shrink whole pictures (aligned faces) to examples "
+        "instead of cutting parts.")
+    scale_min: float = _set(_PICTURES, 1.0, "Smallest magnification that is learnt.")
+    scale_max: float = _set(_PICTURES, 8.0, "Largest magnification that is learnt.")
+    scale_focus: float = _set(_PICTURES, 4.0, "The magnification of half of the examples.")
+    scale_law: str = _set(_PICTURES, "focus", "How magnifications are drawn: half of them at the "
+        "focus and the rest log-uniformly (focus), all log-uniformly (log), or all uniformly as in "
+        "IDM (uniform).", choices=("focus", "log", "uniform"))
+    lr_side: int = _set(_PICTURES, 0, "Give all inputs this side, so that targets are as large as "
+        "the magnification makes them; each batch has one magnification. 0: targets of --patch.")
+    lr_side_share: float = _set(_PICTURES, 1.0, "Share of the batches that use --lr-side.", most=1)
+    degradation: str = _set(_PICTURES, "bicubic", "How the low-resolution picture is made: bicubic "
+        "as in the papers, or with blur, noise and JPEG (real).", choices=("bicubic", "real"))
+    second_order: float = _set(_PICTURES, 1.0, "With --degradation real: share of the examples "
+        "that are degraded twice. The others are degraded once, and less.", most=1)
+    drawings: float = _set(_PICTURES, 0.0, "Share of the examples that show drawn lettering and "
+        "line art.", most=1)
+    holdout: int = _set(_PICTURES, 0, "Number of pictures that are kept for validation and not "
+        "trained on.")
+
+    net: str = _set(_NETWORK, "compact", "Network: compact, compact-tiny, or a paper's such as "
+        "ecdp-df2k or sr3-16-128. The error for an unknown name lists them all.")
+    net_options: str = _set(_NETWORK, "", "Other values for the network's configuration: "
+        "NAME=VALUE,... with + between several numbers, as in encoder=6,inject=1+3+5. IDM's "
+        "ablations are conditioning=encoder or input, upsampler=nearest or bilinear, and "
+        "fixed_scale=8.")
+    parametrisation: str = _set(_NETWORK, "", "What the network predicts: eps, x0 or v; for ecdp "
+        "hybrid, hybrid:POWER, hybrid-eps or hybrid-x0. Default: the method's own.")
+    target: str = _set(_NETWORK, "auto", "What is diffused: the picture, or its residual to the "
+        "enlarged input. auto: the picture for SR3's and IDM's own networks, otherwise the "
+        "residual.", choices=("auto", "residual", "picture"))
+    std: float = _set(_NETWORK, 0.24, "Standard deviation by which the residual is divided. 0: "
+        "measured at the start.")
+
+    loss: str = _set(_LOSS, "l1", "Distance between the network's prediction and its target.",
+        choices=("l1", "l2"))
+    noise_law: str = _set(_LOSS, "logsnr", "How noise levels are drawn.",
+        choices=("logsnr", "process", "cosine"))
+    antithetic: bool = _set(_LOSS, False, "Draw noise levels in pairs, u and 1 - u.")
+
+    learning_rate: float = _set(_OPTIMISER, 4e-4, "Highest step size of the optimiser.")
+    warmup: int = _set(_OPTIMISER, 200, "Iterations over which the step size rises.")
+    final_learning_rate: float = _set(_OPTIMISER, 2e-5, "Step size at the end of the run.")
+    schedule: str = _set(_OPTIMISER, "cosine", "Course of the step size after the warm-up.",
+        choices=("cosine", "constant", "steps"))
+    milestones: str = _set(_OPTIMISER, "0.6,0.8", "Shares of the run at which --schedule steps "
+        "lowers the step size.")
+    decay: float = _set(_OPTIMISER, 0.5, "Factor by which it is then multiplied.")
+    optimiser: str = _set(_OPTIMISER, "adamw", "Optimisation method.", choices=("adamw", "adam"))
+    beta2: float = _set(_OPTIMISER, 0.99, "Decay rate of the optimiser's second moment.")
+    weight_decay: float = _set(_OPTIMISER, 0.0, "Weight decay of AdamW.")
+    clip: float = _set(_OPTIMISER, 1.0, "Largest norm of the gradient. 0: no limit.")
+    clip_value: float = _set(_OPTIMISER, 0.0, "Largest absolute value in the gradient. 0: no "
+        "limit.")
+    ema: float = _set(_OPTIMISER, 0.999, "Decay of the moving average of the weights. The average "
+        "is what is exported.")
+
+    quality_loss_from: int = _set(_QUALITY, 0, "Iteration from which a loss on finished pictures "
+        "is added. 0: never.")
+    quality_batch: int = _set(_QUALITY, 8, "Examples per iteration in that stage.")
+    quality_learning_rate: float = _set(_QUALITY, 2e-4, "Step size in that stage.")
+    quality_calls: int = _set(_QUALITY, 4, "Largest number of network calls for a finished "
+        "picture.", least=1)
+    quality_cool: float = _set(_QUALITY, 2.0, "Start noise has temperature u^FLOAT, with u uniform "
+        "in [0, 1]. 0: temperature 1 always.")
+    quality_gradient: str = _set(_QUALITY, "direct", "How the gradient reaches the network: "
+        "through the last calls (direct), or by the adjoint of the whole flow.",
+        choices=("direct", "adjoint"))
+    quality_depth: int = _set(_QUALITY, 2, "Number of calls that the direct gradient goes "
+        "through.", least=1)
+    quality_tolerance: float = _set(_QUALITY, 1e-2, "Tolerance of the flow that the adjoint "
+        "solves.", above=0)
+    quality_score: float = _set(_QUALITY, 1.0, "Weight of the score loss in that stage.")
+    quality_l1: float = _set(_QUALITY, 10.0, "Weight of the L1 distance between pixels.")
+    quality_vgg: float = _set(_QUALITY, 1.0, "Weight of LPIPS (vgg).")
+    quality_alex: float = _set(_QUALITY, 0.5, "Weight of LPIPS (alex).")
+    quality_features: float = _set(_QUALITY, 0.0, "Weight of the paper's own distance, L1 between "
+        "the last features of VGG.")
+    quality_phase: float = _set(_QUALITY, 1.0, "Weight of the penalty on a grid that is the same "
+        "all over a picture.")
+    quality_grid: float = _set(_QUALITY, 0.0, "Weight of the penalty on lines that ring at the "
+        "grid's period.")
+    quality_mesh: float = _set(_QUALITY, 0.0, "Weight of the penalty on single waves that stand "
+        "out, such as fine hatching.")
+    quality_adversarial: float = _set(_QUALITY, 0.0, "Weight of a discriminator that learns to "
+        "distinguish the pictures from true ones by LPIPS features (of vgg where it is there, "
+        "otherwise of alex).")
+
+    distill: str = _set(_DISTILLATION, "", "Weights (a name, a file or hf:...) of the teacher of a "
+        "few-step student. The student also starts from them, unless --init is given.",
+        metavar="WEIGHTS")
+    distill_kind: str = _set(_DISTILLATION, "map", "Learn the teacher's pictures in 1, 2 and 4 "
+        "calls (map), or halve its steps in rounds (progressive).", choices=("map", "progressive"))
+    distill_steps: int = _set(_DISTILLATION, 8, "Steps of the teacher; a power of two for "
+        "--distill-kind progressive.")
+    distill_weight: float = _set(_DISTILLATION, 1.0, "Weight of the distance to the teacher.")
+    # fmt: on
 
     def __post_init__(self) -> None:
-        if self.patch % 16:
-            raise UsageError(f"--patch must be a multiple of 16, not {self.patch}")
-        if self.quality_loss_from and self.patch < SMALLEST:
-            raise UsageError(
-                f"the quality loss's feature networks need a --patch of at least {SMALLEST}"
-            )
-        if not 1 <= self.scale_min <= self.scale_max <= self.patch:
-            raise UsageError(
-                f"scales {self.scale_min} to {self.scale_max} do not fit a patch of {self.patch}"
-            )
-        if self.lr_side * self.scale_max > self.patch or not 0 <= self.lr_side_share <= 1:
-            raise UsageError(
-                f"--lr-side {self.lr_side} at x{self.scale_max:g} must not be larger than --patch "
-                f"{self.patch}, and --lr-side-share lies between 0 and 1"
-            )
-        if self.batch < 1 or self.iterations < 1:
-            raise UsageError("--batch and --iterations must be at least 1")
-        if min(self.quality_calls, self.quality_depth) < 1 or not self.quality_tolerance > 0:
-            raise UsageError(
-                "--quality-calls and --quality-depth must be at least 1, "
-                "--quality-tolerance above 0"
-            )
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                have = ", ".join(known)
-                value = getattr(self, name)
-                raise UsageError(f"{_flag(name)} {value!r}: there is none; choose from {have}")
-        if self.whole and self.crop != "augmented":
-            raise UsageError("--whole is an augmented crop: give it or --crop, not both")
-        self._check_parts()
-        self._check_distillation()
-        self._check_unconditional()
+        checked(self)
+        if wrong := next(self._wrong(), None):
+            raise UsageError(wrong)
         self.milestone_shares()
 
-    def _check_parts(self) -> None:
-        if self.accumulate < 1 or self.batch % self.accumulate:
-            raise UsageError(
-                f"--accumulate {self.accumulate} does not divide --batch {self.batch} evenly"
-            )
-        if self.quality_loss_from and self.quality_batch % self.accumulate:
-            raise UsageError(
-                f"--accumulate {self.accumulate} does not divide --quality-batch "
-                f"{self.quality_batch} evenly"
-            )
-        for name in ("second_order", "drawings"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{_flag(name)} is a share in 0 to 1, not {getattr(self, name)}")
-        if not 0 <= self.beta2 < 1:
-            raise UsageError(f"--beta2 must be in 0 to 1, not {self.beta2}")
+    def _wrong(self) -> Iterator[str]:
+        """What does not go together, and what to do about it."""
+        if self.patch % 16:
+            yield f"--patch must be a multiple of 16, not {self.patch}"
+        if self.quality_loss_from and self.patch < SMALLEST:
+            yield f"the quality loss's feature networks need a --patch of at least {SMALLEST}"
+        if not 1 <= self.scale_min <= self.scale_max <= self.patch:
+            scales = f"scales {self.scale_min} to {self.scale_max}"
+            yield f"{scales} do not fit a patch of {self.patch}"
+        if self.lr_side * self.scale_max > self.patch:
+            targets = f"--lr-side {self.lr_side} at x{self.scale_max:g}"
+            yield f"{targets} must not be larger than --patch {self.patch}"
+        if self.whole and self.crop != "augmented":
+            yield "--whole is an augmented crop: give it or --crop, not both"
+        for name in ("batch", "quality_batch") if self.quality_loss_from else ("batch",):
+            if (count := getattr(self, name)) % self.accumulate:
+                yield f"--accumulate {self.accumulate} does not divide {_flag(name)} {count} evenly"
+        if self.beta2 >= 1:
+            yield f"--beta2 must be in 0 to 1, not {self.beta2}"
+        if self.distill:
+            yield from self._wrong_distillation()
+        if methods.get(self.method).unconditional:
+            # what needs an input, or its truth, is not for a network that has none
+            for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
+                if getattr(self, name) != getattr(TrainConfig, name):
+                    yield (
+                        f"{_flag(name)} is for methods that enlarge a picture; --method "
+                        f"{self.method} learns from noise alone: leave it out"
+                    )
 
-    def _check_distillation(self) -> None:
-        if not self.distill:
-            return
+    def _wrong_distillation(self) -> Iterator[str]:
         if self.distill_steps < 2:
-            raise UsageError("--distill-steps must be at least 2: nothing is saved otherwise")
-        if self.progressive:
-            if self.distill_steps & (self.distill_steps - 1):
-                raise UsageError(
-                    f"--distill-steps {self.distill_steps} cannot be halved down to 1: "
-                    "progressive distillation takes 2, 4, 8, 16, ..."
-                )
-            if self.iterations < self.rounds:
-                raise UsageError(f"{self.rounds} rounds need as many --iterations at least")
-        elif self.quality_loss_from and self.quality_gradient == "adjoint":
-            raise UsageError(
+            yield "--distill-steps must be at least 2: nothing is saved otherwise"
+        if self.progressive and self.distill_steps & (self.distill_steps - 1):
+            yield (
+                f"--distill-steps {self.distill_steps} cannot be halved down to 1: "
+                "progressive distillation takes 2, 4, 8, 16, ..."
+            )
+        if self.progressive and self.iterations < self.rounds:
+            yield f"{self.rounds} rounds need as many --iterations at least"
+        through_flow = self.quality_loss_from and self.quality_gradient == "adjoint"
+        if through_flow and not self.progressive:
+            yield (
                 "--distill-kind map trains few calls, --quality-gradient adjoint the whole flow: "
                 "take --quality-gradient direct"
             )
-
-    def _check_unconditional(self) -> None:
-        """What needs an input, or its truth, is not for a network that has none."""
-        if not methods.get(self.method).unconditional:
-            return
-        for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
-            if getattr(self, name) != getattr(TrainConfig, name):
-                raise UsageError(
-                    f"{_flag(name)} is for methods that enlarge a picture; --method "
-                    f"{self.method} learns from noise alone: leave it out"
-                )
 
     def milestone_shares(self) -> tuple[float, ...]:
         """`milestones` as numbers. UsageError."""

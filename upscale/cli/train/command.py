@@ -21,8 +21,10 @@ from upscale.cli.options import (
     DTYPE,
     MACHINE,
     QUIET,
+    TRAINABLE,
     Finite,
     Named,
+    asked,
     option,
     path_of,
     some,
@@ -31,7 +33,6 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.train.lists import listed, planned
-from upscale.cli.train.options import config_options
 from upscale.errors import InputError
 from upscale.train.catalogue import usual_settings
 from upscale.train.config import TrainConfig
@@ -51,6 +52,7 @@ def _recipe_names(
     return [CompletionItem(name) for name in RECIPES if name.startswith(incomplete)]
 
 
+_SETTINGS = [known.name for known in fields(TrainConfig)]
 _OPTIONS = [
     option("--dataset", metavar="WHAT", type=ANY_PATH, group="Run", show_default="the recipe's",
         help="Pictures to train on: a folder (also folder:DIR), tar shards, an LMDB, a name from "
@@ -78,7 +80,8 @@ _OPTIONS = [
         help="Time between checkpoints."),
     option("--scale", type=Finite(1), metavar="FLOAT", group="Run",
         help="Learn this magnification only; replaces --scale-min, --scale-max and --scale-focus."),
-    *config_options(),
+    *asked(TrainConfig, _SETTINGS[0], type=Named(TRAINABLE)),
+    *asked(TrainConfig, *_SETTINGS[1:]),
     option("--names-from", metavar="FILE", type=ANY_PATH, group="Pictures", expert=True,
         help="Use only the pictures whose file names are in this list, one per line."),
     option("--validation", metavar="DIR", type=ANY_PATH, group="Validation", expert=True,
@@ -186,8 +189,7 @@ def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> Tr
     defaults. Raises UsageError."""
     ctx = click.get_current_context()
     by_user = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    names = [known.name for known in fields(TrainConfig)]
-    given = {name: options[name] for name in names if ctx.get_parameter_source(name) in by_user}
+    given = {name: options[name] for name in _SETTINGS if ctx.get_parameter_source(name) in by_user}
     if options["scale"]:
         fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), options["scale"])
         given = fixed | given
