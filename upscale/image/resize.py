@@ -79,6 +79,10 @@ def blurred(a: np.ndarray, sigma: float) -> np.ndarray:
 
 def _bicubic(x: Tensor, size: tuple[int, int], antialias: bool = True) -> Tensor:
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    if antialias and size[1] == 1 and size[0] > 1:
+        # torch 2.13 on a CPU mixes up the rows of a result that is one column wide, in either
+        # order of memory; a single row it makes as it should
+        return _bicubic(x.transpose(2, 3), size[::-1]).transpose(2, 3).contiguous()
     made = F.interpolate(
         wide, tuple(size), mode="bicubic", antialias=antialias, align_corners=False
     )
