@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,28 @@ def test_tiles_change_nothing_that_can_be_seen(upscaler: Upscaler) -> None:
     assert np.abs(whole.picture.rgb - parts.picture.rgb).max() < 2e-3
 
 
+@pytest.mark.parametrize("how", [{}, {"overlap": 0}, {"consistency": "off", "sampler": "ddpm"}])
+def test_tiles_of_a_network_with_a_halo_are_what_the_whole_is(upscaler, how) -> None:
+    rgb = np.random.default_rng(1).random((70, 90, 3), dtype=np.float32)
+    whole = upscaler(Picture(rgb), scale=4, steps=3, tile=0, **how).picture.rgb
+    parts = upscaler(Picture(rgb), scale=4, steps=3, tile=128, **how)
+    assert parts.report["tile"] == 128
+    assert np.abs(whole - parts.picture.rgb).max() < 1e-5
+
+
+def test_tiles_do_not_depend_on_free_memory_unless_a_note_says_so(upscaler, monkeypatch) -> None:
+    rgb = np.random.default_rng(1).random((100, 100, 3), dtype=np.float32)
+    found = {}
+    for free in (10, 100, 0.4):
+        monkeypatch.setattr(
+            "upscale.pipeline.plan.available_memory", lambda device, free=free: int(free * 2**30)
+        )
+        found[free] = upscaler.plan(Picture(rgb), scale=8)
+    assert found[10] == replace(found[100], degradation=found[10].degradation)
+    assert found[10].tile == 0 and not found[10].notes
+    assert found[0.4].tile and "little memory is free" in found[0.4].notes[-1]
+
+
 def test_an_overlap_wider_than_the_tiles_is_made_to_fit(upscaler: Upscaler, scene) -> None:
     assert upscaler(Picture(scene), scale=4, tile=128, overlap=500).picture.size == (240, 176)
 
@@ -160,7 +183,7 @@ def test_memory_running_out_makes_the_tiles_smaller(upscaler, scene, monkeypatch
     forward = CompactNet.forward
 
     def small_only(self, x, cond, c_noise):
-        if x.shape[-1] > 128:
+        if x.shape[-1] > 128 + 2 * 80:  # a tile with its halo
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, x, cond, c_noise)
 

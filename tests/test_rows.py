@@ -55,7 +55,7 @@ class DotNet(Net):
     named: ClassVar = {"compact": DotConfig(), "dot-wide": DotConfig(8)}
     bytes_per_pixel = 64
     cond_bytes_per_pixel = 12
-    local = True
+    halo = 2
 
     def __init__(self, config: DotConfig) -> None:
         super().__init__(config)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from upscale.diffusion.process import VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddpm
-from upscale.diffusion.tiling import MARGIN, tiled, windows
+from upscale.diffusion.tiling import MARGIN, cores, joined, tiled, windows
 from upscale.nets.compact import CompactConfig, CompactNet
 
 
@@ -47,6 +47,31 @@ def test_windows_cover_every_pixel_and_stay_aligned(height, width, window, overl
         assert all(a + window - b >= overlap for a, b in itertools.pairwise(at))
         # none is smaller but for the last, and that by less than the alignment
         assert length - at[-1] > min(window, length) - 16
+
+
+@given(
+    height=st.integers(1, 400),
+    width=st.integers(1, 300),
+    side=st.integers(1, 12).map(lambda n: n * 16),
+    halo=st.integers(0, 4).map(lambda n: n * 16),
+)
+def test_cores_are_all_of_a_picture_once_with_a_halo_around_each(height, width, side, halo):
+    seen = torch.zeros(height, width, dtype=torch.int)
+    for core, window in cores((height, width), side, halo, 16):
+        seen[core.at] += 1
+        assert core.height <= side and core.width <= side
+        assert window.top % 16 == window.left % 16 == 0
+        assert (window.top, window.left) == (max(0, core.top - halo), max(0, core.left - halo))
+        bottom, right = window.top + window.height, window.left + window.width
+        assert bottom == min(height, core.top + core.height + halo)
+        assert right == min(width, core.left + core.width + halo)
+    assert (seen == 1).all()
+
+
+def test_a_core_that_is_not_aligned_is_refused() -> None:
+    for side, halo in ((0, 16), (8, 16), (40, 16), (48, 8)):
+        with pytest.raises(ValueError, match="not aligned"):
+            cores((100, 100), side, halo, 16)
 
 
 @given(
@@ -132,6 +157,17 @@ def test_convolutions_in_tiles_equal_convolutions_on_the_whole() -> None:
     made = tiled(lambda part, sigma, box: net(part), size, boxes, 16)(x, torch.ones(1))
     assert len(boxes) > 4
     torch.testing.assert_close(made, net(x), atol=1e-5, rtol=0)
+
+
+def test_convolutions_with_a_halo_equal_convolutions_on_the_whole() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))).requires_grad_(False)
+    x, size = torch.randn(1, 3, 100, 140).double(), (100, 140)
+    net.double()
+    made = joined(lambda part, sigma, box: net(part), cores(size, 32, 4, 4))(x, torch.ones(1))
+    torch.testing.assert_close(made, net(x), atol=1e-14, rtol=0)
+    less = joined(lambda part, sigma, box: net(part), cores(size, 32, 0, 4))(x, torch.ones(1))
+    assert (less - net(x)).abs().max() > 1e-3
 
 
 def test_a_picture_in_tiles_has_one_trajectory() -> None:

@@ -1,7 +1,9 @@
 """A denoiser made of a denoiser on overlapping windows.
 
 The state, the noise and the schedule stay those of the whole picture; only the estimate of each
-step is put together from windows. So a picture has one trajectory, whatever its tiles.
+step is put together from windows. So a picture has one trajectory, whatever its tiles. Where a
+network sees no further than a halo, only what lies a halo inside each window is kept, and the
+estimate is that of the whole picture (`joined`); elsewhere windows are blended (`tiled`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,18 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
+
+    @property
+    def at(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return (
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+
+    def within(self, outer: Box) -> tuple[slice, slice]:
+        """Its rows and columns in a window that it lies in."""
+        return self._replace(top=self.top - outer.top, left=self.left - outer.left).at
 
 
 def starts(length: int, window: int, overlap: int, align: int) -> list[int]:
@@ -50,6 +64,39 @@ def windows(size: tuple[int, int], window: int, overlap: int, align: int) -> lis
         for left in starts(width, window, overlap, align):
             boxes.append(Box(top, left, min(window, height - top), min(window, width - left)))
     return boxes
+
+
+def cores(size: tuple[int, int], side: int, halo: int, align: int) -> list[tuple[Box, Box]]:
+    """(core, window): the cores, at most `side` a side, are all of (height, width) with nothing
+    shared; each window is its core with `halo` around it where there is any picture. All start at
+    multiples of `align`. Raises ValueError where side or halo is none."""
+    if side < align or side % align or halo % align:
+        raise ValueError(f"a core of {side} with {halo} around it is not aligned to {align}")
+    axes = []
+    for length in size:
+        spans = [(a, min(a + side, length)) for a in range(0, length, side)]
+        axes.append([(a, b, max(0, a - halo), min(length, b + halo)) for a, b in spans])
+    return [
+        (Box(a, c, b - a, d - c), Box(top, left, bottom - top, right - left))
+        for a, b, top, bottom in axes[0]
+        for c, d, left, right in axes[1]
+    ]
+
+
+def joined(
+    denoise_window: Callable[[Tensor, Tensor, Box], Tensor], parts: list[tuple[Box, Box]]
+) -> Denoiser:
+    """`denoise_window(x of the window, sigma, window)` on the windows of `cores`, of which only the
+    cores are kept. An error in a window ends the call with nothing kept."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        whole = torch.empty_like(x)
+        for core, window in parts:
+            made = denoise_window(x[(..., *window.at)], sigma, window)
+            whole[(..., *core.at)] = made[(..., *core.within(window))]
+        return whole
+
+    return denoise
 
 
 def _ramp(length: int, overlap: int, before: bool, after: bool, like: Tensor) -> Tensor:
@@ -96,7 +143,7 @@ def tiled(
                 row_sum[box.top : box.top + box.height] += rows
             if box.top == 0:
                 column_sum[box.left : box.left + box.width] += columns
-            at = (..., slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
+            at = (..., *box.at)
             total[at].addcmul_(denoise_window(x[at], sigma, box), rows * columns)
         return total.div_(row_sum).div_(column_sum)
 

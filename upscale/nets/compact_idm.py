@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscale.nets.compact import CompactConfig, CompactNet, Cond
-from upscale.nets.edsr import EDSR, each_size
+from upscale.nets.edsr import EDSR, each_size, reach
 from upscale.nets.idm import check_ablations
 from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
 
@@ -98,13 +98,13 @@ class CompactIDM(CompactNet):
     named: ClassVar = {"compact": CONFIGS["photo"]}
     strips = False  # its head interpolates over coordinates of the whole
     reads_lr = True
-    lr_margin = 8
     bytes_per_pixel = 900  # 541 at 4x, more at 1x
     cond_bytes_per_pixel = 60
 
     def __init__(self, config: CompactIDMConfig | None = None) -> None:
         c = config or CONFIGS["photo"]
         super().__init__(c)
+        self.lr_margin = reach(c.encoder_blocks) + 2  # the convolution and interpolation after it
         width, levels = c.channels, len(c.channels)
         if c.conditioning != "input":
             self.edsr = EDSR(c.encoder_blocks, c.encoder_features)

@@ -35,6 +35,11 @@ class _Block(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
+def reach(blocks: int) -> int:
+    """How many pixels to each side a feature of an `EDSR` with so many blocks depends on."""
+    return 2 * blocks + 2
+
+
 class EDSR(nn.Module):
     """(B,3,h,w) -> (B,features,h,w): the paper's baseline without its upsampling.
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale.nets.edsr import EDSR, each_size
+from upscale.nets.edsr import EDSR, each_size, reach
 from upscale.nets.implicit import ImplicitUpsampler, Place, sampled
 from upscale.nets.net import Config, Net
 
@@ -63,8 +63,8 @@ def _steps(factor: int) -> list[int]:
 class _OneCall(Net):
     """A network without noise: `encode` does everything, `forward` hands it out."""
 
+    halo = 0  # its layers all look around in the small picture
     reads_lr = True
-    lr_margin = 8
     cond_bytes_per_pixel = 12
 
     def encode(
@@ -102,6 +102,7 @@ class LIIFNet(_OneCall):
         c = config or LIIFConfig()
         super().__init__(c)
         self.encoder = EDSR(c.blocks, c.features)
+        self.lr_margin = reach(c.blocks) + 3  # unfolding and the local ensemble
         self.decoder = ImplicitUpsampler(
             c.features,
             3,
@@ -134,6 +135,7 @@ class EDSRNet(_OneCall):
         c = config or EDSRConfig()
         super().__init__(c)
         self.encoder = EDSR(c.blocks, c.features)
+        self.lr_margin = reach(c.blocks) + 4  # the convolutions of `grow` and `last`
         self.steps = _steps(c.factor)
         self.grow = nn.ModuleList(
             nn.Conv2d(c.features, c.features * step**2, 3, padding=1) for step in self.steps

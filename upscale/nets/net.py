@@ -38,11 +38,13 @@ class Net(nn.Module):
     bytes_per_pixel: of the output, while a call runs in float32 (measured: peak memory).
     cond_bytes_per_pixel: of the output, what `encode` keeps.
     align: windows of a picture must start at multiples of this to be computed alike.
-    local: what is far away changes nothing, so that a picture can be done in blocks.
+    halo: a pixel of the output depends on nothing that is further away, in pixels of the output;
+    None: it depends on all of the picture. With a halo a picture can be done in blocks and windows
+    that give what the whole gives.
     wide: has hundreds of channels, for which `nets.winograd` is quicker.
     reads_lr: `encode` needs `lr`, the small picture (B,3,h,w), or B of (3,h,w) of any sizes.
     lr_margin: where above 0 it also takes `place`, where lr_up lies over lr, and a window's lr has
-    so many pixels around it.
+    so many pixels around it: as many as its layers there see.
     one_scale: a configuration is for one magnification.
     """
 
@@ -52,7 +54,7 @@ class Net(nn.Module):
     bytes_per_pixel: int
     cond_bytes_per_pixel: int
     align: int = 1
-    local: bool = False
+    halo: int | None = None
     wide: bool = False
     reads_lr: bool = False
     lr_margin: int = 0

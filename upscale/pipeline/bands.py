@@ -62,7 +62,7 @@ class Enlarging:
 
     def _made(self, rgb: np.ndarray, block: Block, grey: bool, index: int, many: int) -> np.ndarray:
         """float32 (h,w,3) in [0,1]: the core of a block."""
-        part = np.ascontiguousarray(rgb[_at(block.source)])
+        part = np.ascontiguousarray(rgb[block.source.at])
         lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
         sr = self._sampled(lr, block, index, many)
         if self.sampling.bf16 and not torch.isfinite(sr).all():
@@ -106,12 +106,8 @@ class Enlarging:
         if alpha is None:
             return None
         across = Box(block.source.top, 0, block.source.height, alpha.shape[1])
-        large = resize_array(alpha[_at(across)], (block.made.height, self.plan.size_out[1]))
+        large = resize_array(alpha[across.at], (block.made.height, self.plan.size_out[1]))
         return np.clip(large[block.inside[0]], 0, 1)
-
-
-def _at(box: Box) -> tuple[slice, slice]:
-    return slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
 
 
 def joined(bands: Iterator[Picture], size: tuple[int, int]) -> Picture:

@@ -18,9 +18,7 @@ from upscale.diffusion.tiling import Box
 FROM_PIXELS = 6_000_000
 FROM_PIXELS_CUDA = 24_000_000
 PART_BYTES = 2_000_000_000  # what a block may take with its halo
-# Pixels of the output, at least. Measured with the bundled weights: what comes from further away
-# is 2e-6 of the range from black to white at most; at 64 pixels 7e-5.
-HALO = 96
+HALO = 96  # pixels of the output around a block, where no network says more
 # Of the input. A projection reads 4 pixels around (down and up, 2 each), and there is one per step
 # and three at the end; past the first their influence is hundredths of the last one's.
 HALO_IN = 24
@@ -41,12 +39,12 @@ class Block:
     @property
     def inside(self) -> tuple[slice, slice]:
         """The core's rows and columns in what is made."""
-        return _within(self.core, self.made)
+        return self.core.within(self.made)
 
     @property
     def inside_source(self) -> tuple[slice, slice]:
         """`below`'s rows and columns in the source."""
-        return _within(self.below, self.source)
+        return self.below.within(self.source)
 
 
 def whole(size_in: tuple[int, int], size_out: tuple[int, int]) -> Block:
@@ -61,15 +59,18 @@ def blocks_of(
     align: int,
     side: int,
     stage: tuple[int, int] | None = None,
+    halo: int = HALO,
+    seen: int = 0,
 ) -> tuple[tuple[Block, ...], ...]:
     """Rows of blocks, from the top, whose cores are all of the output.
 
     stage: the size at which the network draws, where its result is then resized to the output.
     There a block with its halo is about `side` wide and high, and starts at a multiple of `align`.
-    All grids agree where a block starts. Empty where there is no such grid, as for an odd --size.
+    All grids agree where a block starts. halo: the network's. seen: pixels of the input around
+    that its layers at that size see. Empty where there is no such grid, as for an odd --size.
     """
     lengths = zip(size_in, size_out, stage or size_out, strict=True)
-    axes = [_cuts(*along, align, side) for along in lengths]
+    axes = [_cuts(*along, align, side, halo, max(HALO_IN, seen)) for along in lengths]
     return tuple(
         tuple(Block(*map(_box, down, across)) for across in axes[1]) for down in axes[0] if axes[1]
     )
@@ -83,7 +84,9 @@ def drawn(source: Box, size_in: tuple[int, int], stage: tuple[int, int]) -> Box:
     return Box(top, int(source.left * across), height, int(source.width * across))
 
 
-def _cuts(small: int, large: int, drawn: int, align: int, side: int) -> list[tuple[range, ...]]:
+def _cuts(
+    small: int, large: int, drawn: int, align: int, side: int, halo: int, halo_in: int
+) -> list[tuple[range, ...]]:
     """Along one axis: source, made, core, below of each block; empty where no grids meet.
     drawn: its length as the network draws it."""
     factor, own = Fraction(large, small), Fraction(drawn, small)
@@ -94,7 +97,7 @@ def _cuts(small: int, large: int, drawn: int, align: int, side: int) -> list[tup
         return [(range(small), range(large), range(large), range(small))]
     if unit > UNIT:
         return []
-    halo = max(HALO_IN, HALO / own) + (math.ceil(RESIZED / factor) if drawn != large else 0)
+    halo = max(halo_in, halo / own) + (math.ceil(RESIZED / factor) if drawn != large else 0)
     halo = -(-halo // unit) * unit
     room = max(side // own - 2 * halo, unit)
     count = -(-small // room)
@@ -105,11 +108,6 @@ def _cuts(small: int, large: int, drawn: int, align: int, side: int) -> list[tup
         source, below = range(max(0, start - halo), min(small, end + halo)), range(start, end)
         found.append((source, _enlarged(source, factor), _enlarged(below, factor), below))
     return found
-
-
-def _within(inner: Box, outer: Box) -> tuple[slice, slice]:
-    top, left = inner.top - outer.top, inner.left - outer.left
-    return slice(top, top + inner.height), slice(left, left + inner.width)
 
 
 def _enlarged(span: range, factor: Fraction) -> range:

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from upscale.diffusion.table import SAMPLERS
-from upscale.diffusion.tiling import Box, windows
+from upscale.diffusion.tiling import Box, cores, windows
 from upscale.errors import UsageError
 from upscale.machine import available_memory
-from upscale.pipeline.blocks import FROM_PIXELS, FROM_PIXELS_CUDA, PART_BYTES, blocks_of, drawn
+from upscale.pipeline.blocks import (
+    FROM_PIXELS,
+    FROM_PIXELS_CUDA,
+    HALO,
+    PART_BYTES,
+    blocks_of,
+    drawn,
+)
 from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Request
 from upscale.weights.registry import Entry
 
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from upscale.methods import Method
     from upscale.pipeline.blocks import Block
 
+WHOLE_BYTES = 4 << 30  # what a network may take for a picture that is not cut into windows
+LARGEST_TILE = 1024
 STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
 RESIZE_BYTES = 48  # the same where there is no network
 
@@ -171,28 +180,42 @@ def windows_of(size: tuple[int, int], side: int, overlap: int, align: int) -> li
     return windows(size, side, min(overlap, side // 2), align)
 
 
+def parts_of(size: tuple[int, int], side: int, net: torch.nn.Module) -> list[tuple[Box, Box]]:
+    """The tiles of a network with a halo, each with the window that it is computed in."""
+    return cores(size, side, -(-net.halo // net.align) * net.align, net.align)
+
+
 def tile_side(
     size: tuple[int, int], tile: str | int, net: torch.nn.Module, device: torch.device
-) -> int:
-    """Side of the square windows for an output; 0 where it is done at once."""
+) -> tuple[int, bool]:
+    """Side of the square tiles for an output, 0 where it is done at once; and whether it is less
+    than it would be if more memory were free. A network's halo comes around each."""
     if tile != "auto":
         side = int(tile)
-        return 0 if side == 0 or side >= max(size) else side // net.align * net.align
-    budget = available_memory(device) // 2 - size[0] * size[1] * STATE_BYTES
-    if size[0] * size[1] * net.bytes_per_pixel <= min(max(budget, 0), 4 << 30):
-        return 0
-    side = int(math.sqrt(max(budget, 0) / net.bytes_per_pixel))
-    side = max(SMALLEST_TILE * 2, min(side, 1024)) // net.align * net.align
-    return 0 if side >= max(size) else side
+        return 0 if side == 0 or side >= max(size) else side // net.align * net.align, False
+    around = 2 * (net.halo or 0)
+    free = max(0, available_memory(device) // 2 - size[0] * size[1] * STATE_BYTES)
+
+    def side_for(memory: int) -> int:
+        if size[0] * size[1] * net.bytes_per_pixel <= memory:
+            return 0
+        side = min(math.isqrt(memory // net.bytes_per_pixel) - around, LARGEST_TILE)
+        side = max(SMALLEST_TILE * 2, side) // net.align * net.align
+        return 0 if side >= max(size) else side
+
+    side, fitting = side_for(WHOLE_BYTES), side_for(min(free, WHOLE_BYTES))
+    return fitting, fitting != side
 
 
 def fitted(plan: Plan, net: torch.nn.Module | None, device: torch.device) -> Plan:
     """The plan with its blocks, tiles and bytes. net: None for a mere resize."""
     request, size, fixed = plan.request, plan.stages[-1].size_out, 0
     state = STATE_BYTES if net else RESIZE_BYTES
-    blocks = _blocks(plan, net, state, device)
+    blocks, notes = _blocks(plan, net, state, device), plan.notes
     if blocks:  # then there is one stage
         stage = plan.stages[0].size_out
+        if stage[0] * stage[1] <= _whole_pixels(device):
+            notes = (*notes, "little memory is free: done in blocks")
         parts = [drawn(b.source, plan.size_in, stage) for row in blocks for b in row]
         size = max(box.height for box in parts), max(box.width for box in parts)
         # the input, the rows that are ready, as floats and as they are written
@@ -200,14 +223,22 @@ def fitted(plan: Plan, net: torch.nn.Module | None, device: torch.device) -> Pla
         fixed = plan.size_in[0] * plan.size_in[1] * 24 + rows * 18
     pixels = size[0] * size[1]
     if net is None:
-        return replace(plan, memory=fixed + pixels * state, blocks=blocks)
+        return replace(plan, notes=notes, memory=fixed + pixels * state, blocks=blocks)
     sizes = [*(stage.size_out for stage in plan.stages[:-1]), size]
-    sides = [tile_side(each, request.tile, net, device) for each in sizes]
-    side = sides[-1]
-    boxes = windows_of(size, side, request.overlap, net.align) if side else [None]
-    area = min(pixels, side * side) if side else pixels
+    found = [tile_side(each, request.tile, net, device) for each in sizes]
+    sides = [side for side, _ in found]
+    side, boxes, area = sides[-1], [Box(0, 0, *size)], pixels
+    if any(less for _, less in found):
+        notes = (*notes, f"little memory is free: done in tiles of {min(filter(None, sides))}")
+    if side and net.halo is not None:
+        boxes = [window for _, window in parts_of(size, side, net)]
+    elif side:
+        boxes = windows_of(size, side, request.overlap, net.align)
+    if side:
+        area = max(box.height * box.width for box in boxes)
     return replace(
         plan,
+        notes=notes,
         stages=tuple(replace(s, tile=t) for s, t in zip(plan.stages, sides, strict=True)),
         tiles=len(boxes) * (sum(map(len, blocks)) or 1),
         memory=fixed + pixels * state + area * net.bytes_per_pixel,
@@ -215,18 +246,25 @@ def fitted(plan: Plan, net: torch.nn.Module | None, device: torch.device) -> Pla
     )
 
 
+def _whole_pixels(device: torch.device) -> int:
+    """Pixels of the largest output that is made at once where there is memory."""
+    return FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
+
+
 def _blocks(plan: Plan, net: torch.nn.Module | None, state: int, device: torch.device) -> tuple:
     """Rows of blocks, or none: for small pictures, several stages, and networks that look at all of
     the picture."""
     stage = plan.stages[0].size_out
     pixels = stage[0] * stage[1]
-    most = FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
-    large = pixels > most or pixels * state > available_memory(device) // 2
+    large = pixels > _whole_pixels(device) or pixels * state > available_memory(device) // 2
     if SAMPLERS[plan.sampler].adaptive:  # it would choose other steps for every block
         return ()
     whole = plan.request.tile == 0 or len(plan.stages) > 1
-    if whole or not large or (net and not net.local):
+    if whole or not large or (net and net.halo is None):
         return ()
-    align, needed = (net.align, net.bytes_per_pixel) if net else (1, 0)
-    side = math.isqrt(PART_BYTES // (state + needed))
-    return blocks_of(plan.size_in, plan.size_out, align, side, stage)
+    if net is None:
+        side = math.isqrt(PART_BYTES // state)
+        return blocks_of(plan.size_in, plan.size_out, 1, side, stage)
+    side = math.isqrt(PART_BYTES // (state + net.bytes_per_pixel))
+    halo, seen = max(HALO, net.halo), net.lr_margin
+    return blocks_of(plan.size_in, plan.size_out, net.align, side, stage, halo, seen)

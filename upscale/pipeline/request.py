@@ -88,8 +88,8 @@ class Request:
     for names that are no fields.
 
     One of scale, size (height, width) and max_side says how large; without any it is SCALE.
-    None is otherwise what the weights say. The same seed gives the same pixels whatever the tile or
-    the order of pictures.
+    None is otherwise what the weights say. The same seed gives the same pixels whatever the
+    order of pictures, and the same up to rounding whatever the tile.
     """
 
     scale: float | None = asked(
@@ -157,11 +157,16 @@ class Request:
     )  # fmt: skip
     tile: str | int = asked(
         "auto",
-        "Side of the windows in which large pictures are computed. 0: no windows.",
+        "Side of the tiles in which large pictures are computed. 0: no tiles.",
         group="Machine", expert=True, metavar="auto|0|N",
     )  # fmt: skip
     overlap: int = asked(
-        64, "Pixels by which windows overlap.", group="Machine", expert=True, least=0, metavar="N"
+        64,
+        "Pixels by which tiles overlap, for networks that look at all of the picture.",
+        group="Machine",
+        expert=True,
+        least=0,
+        metavar="N",
     )
     one_stage: bool = asked(
         False,

@@ -14,14 +14,14 @@ from torch import Tensor
 from upscale.diffusion.denoiser import Denoiser, bind, consistent
 from upscale.diffusion.noise import noise_at
 from upscale.diffusion.run import run_sampler
-from upscale.diffusion.tiling import Box, tiled
+from upscale.diffusion.tiling import Box, joined, tiled
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory
 from upscale.image.resize import resize
 from upscale.machine import available_memory, is_out_of_memory
 from upscale.methods import Model
 from upscale.nets.implicit import Place
 from upscale.pipeline.consistency import IN_STEPS, towards
-from upscale.pipeline.plan import Stage, windows_of
+from upscale.pipeline.plan import Stage, parts_of, windows_of
 from upscale.pipeline.request import SMALLEST_TILE, Request
 
 OnStep = Callable[[int, int], None]
@@ -195,18 +195,21 @@ def _network(
         return bound(lr, None, lr_up)
 
     def part(box: Box) -> Denoiser:
-        rows = slice(box.top, box.top + box.height)
-        columns = slice(box.left, box.left + box.width)
-        enlarged = lr_up[..., rows, columns]
+        enlarged = lr_up[(..., *box.at)]
         if net.lr_margin:
             return bound(*_around(lr, box, size, net.lr_margin), enlarged)
         return bound(_below(lr, box, factor), None, enlarged)
 
     if lr_up[0, 0].numel() * net.cond_bytes_per_pixel < available_memory(lr.device) // 4:
         part = cache(part)  # the windows' features are kept from step to step
+
+    def denoise_window(x: Tensor, sigma: Tensor, box: Box) -> Tensor:
+        return part(box)(x, sigma)
+
+    if net.halo is not None:
+        return joined(denoise_window, parts_of(size, side, net))
     boxes = windows_of(size, side, sampling.overlap, net.align)
-    blend = min(sampling.overlap, side // 2)
-    return tiled(lambda x, sigma, box: part(box)(x, sigma), size, boxes, blend)
+    return tiled(denoise_window, size, boxes, min(sampling.overlap, side // 2))
 
 
 def _below(lr: Tensor, box: Box, factor: float) -> Tensor:
