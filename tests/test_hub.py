@@ -350,7 +350,35 @@ def test_what_the_client_links_to_elsewhere_is_known_by_its_own_name(hub, tmp_pa
     blob.symlink_to(elsewhere)
     files.check_sent(path)
     files.discard(path)
-    assert not elsewhere.exists() and not blob.is_symlink() and not path.is_symlink()
+    assert elsewhere.is_file() and not blob.is_symlink() and not path.is_symlink()
+
+
+def test_a_users_own_file_behind_a_link_is_never_removed(hub, tmp_path) -> None:
+    path = fetch()
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(b"damaged, but the user's")
+    path.unlink()
+    path.symlink_to(own)
+    with (
+        pytest.raises(DamagedWeights, match="removed from the cache"),
+        files.removing_damaged(path),
+    ):
+        files.check_sent(path)
+        raise DamagedWeights("its content")
+    assert own.is_file() and not path.is_symlink()
+    assert fetch() == path and path.read_bytes() == CONTENT
+
+
+def test_a_download_goes_through_no_link(hub, cache, tmp_path) -> None:
+    path = fetch()
+    own = tmp_path / "notes.txt"
+    own.write_text("mine")
+    blob = path.resolve()
+    partial = blob.with_name(f"{blob.name}.diffsr.incomplete")
+    blob.unlink()
+    partial.symlink_to(own)
+    assert fetch().read_bytes() == CONTENT and not partial.is_symlink()
+    assert own.read_text() == "mine"
 
 
 def test_a_part_of_another_file_is_found_out_and_dropped(hub, cache) -> None:

@@ -5,12 +5,12 @@ Nothing here needs torch until a network is wanted: rows name networks and noisi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from upscale.diffusion.table import SAMPLERS, Sampler, loaded
+from upscale.diffusion.table import SAMPLERS, SPACINGS, Sampler, loaded
 from upscale.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ Ladder: TypeAlias = dict[str, tuple[str, int]]
 _CALLS = {"fast": 4, "balanced": 8, "best": 25}
 MOST_FEW = 4  # network calls that the quality loss goes through
 BEST_OF_FEW = 4  # steps: measured, docs/performance.md
-# what a weights file may say of its sampling; the rest of a row is for nobody else to set
-STORED = {"sampler", "steps", "spacing", "temperature", "schedules", "presets", "ladder"}
+MOST_STEPS = 10_000  # that a weights file may ask for
 TRAINED = "ddim"  # the sampler that training's losses go through, and that its weights name
 
 
@@ -274,40 +273,103 @@ def enlarging(name: str) -> Method:
 
 
 def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
-    """The model that a weights file describes: strict keys, float32, eval mode."""
+    """The model that a weights file describes: strict keys, float32, eval mode. Raises
+    WeightsError; what is described is compared with the tensors before any of it is made."""
     from upscale.diffusion.denoiser import parametrisation
     from upscale.image.resize import KERNELS
+    from upscale.nets.net import at_most
 
     try:
         architecture = dict(metadata["architecture"])
         name = metadata["method"]
-        net = network_of(architecture.pop("kind"), name).from_dict(architecture)
-        defaults = dict(metadata.get("defaults", {}))
-        if strange := sorted(defaults.keys() - STORED):
-            raise ValueError(f"defaults {strange}")
-        found = (dict(raw) for raw in defaults.pop("schedules", ()))
-        schedules = tuple(Schedule(**{**raw, "sigmas": tuple(raw["sigmas"])}) for raw in found)
-        law = replace(get(name), **defaults, schedules=schedules)
+        if name not in METHODS:
+            raise ValueError(f"method {str(name)[:60]!r}")
+        network = network_of(architecture.pop("kind"), name)
+        with at_most(100 + 2 * len(state)):  # some are made and left again
+            _check_tensors(network.from_dict(architecture).state_dict(), state)
+        defaults = checked_defaults(metadata.get("defaults", {}))
+        law = replace(METHODS[name], **defaults)
         law = replace(law, parametrisation=metadata["parametrisation"])
         parametrisation(law.parametrisation)
         law = replace(law, noising=metadata.get("process", law.noising))
         law.process  # noqa: B018  it is made here, where what is wrong with it can be said
-    except (KeyError, TypeError, ValueError) as error:
+        std, kernel = metadata.get("std"), metadata.get("kernel", "bicubic")
+        if std is not None and not _number(std, above=0):
+            raise ValueError(f"std must be a number above 0, not {str(std)[:60]}")
+        if kernel not in list(KERNELS):
+            raise ValueError(f"kernel {str(kernel)[:60]!r}: choose from {', '.join(KERNELS)}")
+        net = network.from_dict(architecture)
+    # the last three: sizes that no tensor has
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise WeightsError(
-            f"this version cannot build the network of these weights ({error!r}): "
+            f"this version cannot build the network of these weights ({error!r:.400}): "
             "update diffsr, or train them again"
         ) from error
-    try:
-        net.load_state_dict({k: v.float() for k, v in state.items()})
-    except RuntimeError as error:
-        raise WeightsError(f"weights and their own description disagree: {error}") from error
-    std = metadata.get("std")
-    if std is not None and not (isinstance(std, int | float) and 0 < std < math.inf):
-        raise WeightsError(f"the weights' std is {std!r}: it must be a number above 0")
-    kernel = metadata.get("kernel", "bicubic")
-    if kernel not in KERNELS:
-        raise WeightsError(f"the weights' kernel is {kernel!r}: choose from {', '.join(KERNELS)}")
+    net.load_state_dict({k: v.float() for k, v in state.items()})
     return Model(name, net.eval().requires_grad_(False), law, std, metadata, kernel)
+
+
+def _check_tensors(described: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError where a network's tensors are not those of the file."""
+    wrong = described.keys() ^ state.keys()
+    wrong |= {k for k in described.keys() & state.keys() if described[k].shape != state[k].shape}
+    wrong |= {k for k, v in state.items() if not v.is_floating_point()}
+    if wrong:
+        few = ", ".join(sorted(wrong)[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise WeightsError(
+            f"weights and their own description disagree about {len(wrong)} tensors ({few:.300}): "
+            "make them again"
+        )
+
+
+def _number(value: Any, above: float = -math.inf, most: float = 1e6) -> bool:
+    return type(value) in (int, float) and above < value <= most
+
+
+def _rung(value: Any) -> bool:
+    """Whether it is a sampler and its steps."""
+    if not (isinstance(value, list | tuple) and len(value) == 2):
+        return False
+    return value[0] in list(SAMPLERS) and _DEFAULTS["steps"](value[1])
+
+
+def _rungs(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and value.keys() <= set(PRESETS) and all(map(_rung, value.values()))
+    )
+
+
+def _scheduled(raw: Any) -> bool:
+    return (
+        isinstance(raw, dict)
+        and _rung((raw.get("sampler"), raw.get("steps")))
+        and isinstance(raw.get("sigmas"), list | tuple)
+        and all(map(_number, raw["sigmas"]))
+        and _number(raw.get("temperature", 1.0))
+    )
+
+
+_DEFAULTS: dict[str, Callable[[Any], bool]] = {
+    "sampler": lambda value: value in list(SAMPLERS),
+    "steps": lambda value: type(value) is int and 1 <= value <= MOST_STEPS,
+    "spacing": lambda value: value in list(SPACINGS),
+    "temperature": lambda value: _number(value, above=-1e-9, most=100),
+    "schedules": lambda v: isinstance(v, list | tuple) and len(v) < 100 and all(map(_scheduled, v)),
+    "presets": _rungs,
+    "ladder": _rungs,
+}
+
+
+def checked_defaults(raw: Any) -> dict[str, Any]:
+    """How a weights file says it samples, as fields of `Method`. Raises TypeError, ValueError."""
+    defaults = dict(raw)
+    for key, value in defaults.items():
+        if key not in _DEFAULTS or not _DEFAULTS[key](value):
+            raise ValueError(f"defaults {key:.60} cannot be {str(value)[:60]}")
+    made = (
+        Schedule(**{**one, "sigmas": tuple(one["sigmas"])}) for one in defaults.pop("schedules", ())
+    )
+    return {**defaults, "schedules": tuple(made)}
 
 
 def network_of(kind: str, first: str = "") -> type[Net]:

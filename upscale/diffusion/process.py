@@ -16,6 +16,8 @@ from torch import Tensor
 
 from upscale.diffusion.table import SPACINGS, loaded
 
+_MOST_STEPS = 100_000
+
 
 def sigma_of(alpha_bar: Tensor) -> Tensor:
     """Noise-to-signal ratio of a cumulative signal power in (0, 1]."""
@@ -29,6 +31,12 @@ class VPDiscrete:
     steps: int = 2000
     beta_start: float = 1e-6
     beta_end: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if not (type(self.steps) is int and 1 <= self.steps <= _MOST_STEPS):
+            raise ValueError(f"no noising process has {self.steps} steps")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"no noising process: beta {self.beta_start} to {self.beta_end}")
 
     @cached_property
     def alpha_bar(self) -> Tensor:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 if TYPE_CHECKING:
     from typing import Self
+
+
+_LARGEST = 1 << 16  # number in a network's configuration: channels, blocks, gains
+_LONGEST = 64  # list in one
 
 
 class Config:
@@ -21,12 +29,52 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`, also through JSON, which knows no tuples. TypeError, ValueError."""
+        """Inverse of `to_dict`, also through JSON, which knows no tuples. Raises TypeError and
+        ValueError, also for values of another type, or larger than in any network."""
+        kinds = get_type_hints(cls)
+        for name, value in values.items():
+            if name in kinds and not _fits(value, kinds[name]):
+                raise ValueError(f"{name} cannot be {str(value)[:60]}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def fitted(self, largest: float) -> Self:
         """The same for training up to this magnification; itself where that changes nothing."""
         return self
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of a configuration is of the type that its field is annotated with, with
+    numbers between 0 and _LARGEST."""
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        short = isinstance(value, list | tuple) and len(value) <= _LONGEST
+        return short and all(_fits(one, inner) for one in value)
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value <= _LARGEST
+    if kind is int:
+        return type(value) is int and 0 <= value <= _LARGEST
+    return isinstance(value, kind)
+
+
+@contextmanager
+def at_most(tensors: int) -> Iterator[None]:
+    """Within it, this thread makes networks of no more parameters, and none that hold any memory:
+    a look at what a description means. Raises ValueError."""
+    made, thread = 0, threading.get_ident()
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        if threading.get_ident() == thread:
+            made += 1
+            if made > tensors:
+                raise ValueError(f"it describes a network of more than {tensors} tensors")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        hook.remove()
 
 
 class Net(nn.Module):

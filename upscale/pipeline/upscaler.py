@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from upscale.diffusion.table import SAMPLERS
-from upscale.errors import UsageError
+from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation
 from upscale.image.picture import Picture
 from upscale.image.pillow import picture_of, pillow_of
@@ -21,7 +21,7 @@ from upscale.pipeline import consistency
 from upscale.pipeline.bands import Enlarging, joined
 from upscale.pipeline.models import Models, read_as
 from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warmed
-from upscale.pipeline.request import CONSISTENCY, Request, Setup, known
+from upscale.pipeline.request import CONSISTENCY, Request, Setup
 from upscale.pipeline.sampling import Call, OnStep, Sampling, directly
 from upscale.weights.store import Entry, OnBytes
 
@@ -81,8 +81,12 @@ class Upscaler:
                 continuous=law.continuous, one_stage=request.one_stage,
             )  # fmt: skip
             way = tuple(warmed(stage, law, sampler, request) for stage in way)
-            mode = request.consistency or model.metadata.get("consistency") or "project"
-            known(mode, CONSISTENCY, "consistency")
+            stored = model.metadata.get("consistency") or "project"
+            if stored not in CONSISTENCY:
+                raise WeightsError(
+                    f"{entry.name}: these weights name no consistency: {stored!r:.80}"
+                )
+            mode = request.consistency or stored
         plan = Plan(
             request, size_in, size, factor, way, sampler, request.spacing or law.spacing, mode,
             nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way) if model else 0,

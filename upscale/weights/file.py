@@ -17,6 +17,8 @@ from upscale.errors import DamagedWeights, UntrustedWeights, WeightsError
 if TYPE_CHECKING:
     import torch
 
+_MOST_TEXT = 4 << 20  # characters of description; bundled files have 2000
+_DEEPEST = 32  # levels of tables and lists in it; bundled files have 5
 PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
@@ -88,13 +90,26 @@ def header_of(path: str | Path) -> dict[str, str]:
 
 def metadata_of(path: str | Path) -> dict[str, Any]:
     """What `save` was given, read from the header alone; {} for other programs' files."""
+    text = header_of(path).get("diffsr", "{}")
+    if len(text) > _MOST_TEXT:
+        raise _broken(path, f"its header holds {len(text)} characters of description")
     try:
-        meta = json.loads(header_of(path).get("diffsr", "{}"))
-    except ValueError as error:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise _broken(path, error) from error
     if not isinstance(meta, dict):
         raise _broken(path, "its header is not a table")
+    if not _shallow(meta, _DEEPEST):
+        raise _broken(path, f"its header is nested in more than {_DEEPEST} levels")
     return meta
+
+
+def _shallow(value: Any, levels: int) -> bool:
+    """Whether tables and lists lie in each other at most so deep."""
+    if not isinstance(value, dict | list):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_shallow(one, levels - 1) for one in inside)
 
 
 def _broken(path: str | Path, why: object) -> WeightsError:

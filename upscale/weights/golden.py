@@ -92,8 +92,14 @@ def check(
     if made_from.get("weights_sha256") != entry.sha256:
         raise WeightsError(f"{path} holds the golden vectors of other weights than {entry.name}")
     model = methods.build(*weights.load(entry, offline=offline, on_bytes=on_bytes))
-    sigmas = tuple(float(sigma) for sigma in made_from["sigmas"])
-    made = _answers(model, state["lr"], state["noise"], sigmas, float(made_from["scale"]))
+    sigmas, scale = made_from.get("sigmas"), made_from.get("scale")
+    if not (isinstance(sigmas, list) and 0 < len(sigmas) < 100 and _positive(scale, *sigmas)):
+        raise DamagedWeights(f"{path} does not say at which noise it was made")
+    size = tuple(max(1, math.floor(side * scale + 0.5)) for side in SIZE)
+    shapes = {"lr": (1, 3, *SIZE), "noise": (1, 3, *size), "output": (len(sigmas), 3, *size)}
+    if scale > 64 or any(tuple(state[key].shape) != shape for key, shape in shapes.items()):
+        raise DamagedWeights(f"{path} holds golden vectors of another size")
+    made = _answers(model, state["lr"].float(), state["noise"].float(), tuple(sigmas), scale)
     if made.shape != state["output"].shape:
         raise WeightsError(f"{entry.name}: its golden vectors have another size: {path}")
     allowed = TOLERANCE * (1 + torch.tensor(sigmas))[:, None, None, None]
@@ -104,6 +110,10 @@ def check(
             f"{worst:.3g} times what is allowed; report it with the output of `diffsr doctor`"
         )
     return worst
+
+
+def _positive(*values: object) -> bool:
+    return all(type(one) in (int, float) and 0 < one < math.inf for one in values)
 
 
 def _beside(entry: weights.Entry, offline: bool, on_bytes: weights.OnBytes | None) -> Path:

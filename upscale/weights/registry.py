@@ -213,9 +213,9 @@ def scales_of(raw: Any) -> tuple[float, ...] | None:
         if set(raw) != {"min", "max"}:
             return None
         numbers = [raw["min"], raw["max"]]
-    if not isinstance(numbers, list):
+    if not isinstance(numbers, list) or len(numbers) > 100:
         return None
-    if any(type(n) not in (int, float) or not 0 < n < math.inf for n in numbers):
+    if any(type(n) not in (int, float) or not 0 < n < 1e6 for n in numbers):
         return None
     if isinstance(raw, dict) and numbers[0] > numbers[1]:
         return None

@@ -119,18 +119,21 @@ def _listed(names: tuple[str, ...], domain: str, input: str = "clean") -> list[E
 def _local(path: Path) -> Entry:
     """The entry of a file that is not in the list, from the metadata `save` put into it."""
     meta = metadata_of(path)
-    if not isinstance(meta.get("method"), str):
+    if not _named(meta.get("method")):
         raise WeightsError(
             f"{path}: its header does not say which method it is for; was it saved by diffsr?"
         )
     scales = scales_of(meta.get("scales", []))
     if scales is None:
-        raise WeightsError(f"{path}: its header's scales are invalid: {meta['scales']}")
-    texts = {key: str(meta.get(key, "")) for key in ("net", "licence", "card")}
+        raise WeightsError(f"{path}: its header's scales are invalid: {meta['scales']!r:.80}")
+    for key in _TEXTS:
+        if not _named(meta.get(key, "")):
+            raise WeightsError(f"{path}: its header's {key} is no line of text: save it again")
+    texts = {key: meta.get(key, "") for key in ("net", "licence", "card")}
     return Entry(
         name=path.stem,
         method=meta["method"],
-        domain=str(meta.get("domain", "photo")),
+        domain=meta.get("domain", "photo"),
         scales=scales,
         any_scale=isinstance(meta.get("scales"), dict),
         sha256=sha256_of(path),
@@ -139,6 +142,14 @@ def _local(path: Path) -> Entry:
         input=_input_of(meta),
         **texts,
     )
+
+
+_TEXTS = ("net", "licence", "card", "domain", "consistency", "parametrisation")
+
+
+def _named(value: Any) -> bool:
+    """Whether it is a text that can stand in a line of a terminal."""
+    return isinstance(value, str) and len(value) <= 1000 and value.isprintable()
 
 
 def _input_of(meta: dict[str, Any]) -> str:

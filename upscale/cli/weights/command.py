@@ -80,8 +80,13 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
         click.echo(json.dumps({**row, "file": own} if own else row, indent=2))
         return 0
     for key, value in {**own, **row}.items():
-        click.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
+        click.echo(f"{key:<16} {_shown(value)}")
     return 0
+
+
+def _shown(value: Any) -> str:
+    """A text as it is, unless a terminal would take some of it for orders; else as JSON."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 @command.command()

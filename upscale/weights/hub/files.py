@@ -34,8 +34,12 @@ def cached(hub: Hub) -> Path | None:
 
 def pinned_by(path: Path) -> str:
     """The commit of a path that `cached` or `fetch` gave."""
-    parts = path.parts
-    return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1]
+    return path.parts[_snapshots(path) + 1]
+
+
+def _snapshots(path: Path) -> int:
+    """Where in a path of the cache the folder of commits stands."""
+    return len(path.parts) - 1 - path.parts[::-1].index("snapshots")
 
 
 def check_sent(path: Path) -> None:
@@ -62,10 +66,13 @@ def removing_damaged(path: Path | None) -> Iterator[None]:
 
 
 def discard(path: Path) -> None:
-    """Remove a cached file and what it links to, so that it is fetched anew."""
+    """Remove a cached file, so that it is fetched anew. What a link in the cache leads to outside
+    of it is somebody's own: only the link is removed."""
+    store = Path(*path.parts[: _snapshots(path)]).absolute()
     try:
-        for place in (path.resolve(), _blob(path), path):
-            place.unlink(missing_ok=True)
+        for place in (_blob(path), path):
+            if Path(os.path.abspath(place)).is_relative_to(store):
+                place.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be removed: {error.strerror}") from error
 
@@ -127,6 +134,7 @@ def fetch(
         with client.utils.WeakFileLock(lock):
             if not blob.is_file():
                 partial = blob.with_name(f"{etag}.diffsr.incomplete")
+                _unlink_link(partial)
                 _download(exact, partial, size or head.size, on_bytes)
                 _accept(hub, partial, size or head.size, sha256 or etag)
                 os.replace(partial, blob)
@@ -135,6 +143,7 @@ def fetch(
         if not hub.pinned:
             reference = store / "refs" / hub.revision
             reference.parent.mkdir(parents=True, exist_ok=True)
+            _unlink_link(reference)
             reference.write_text(commit)
         return pointer
 
@@ -207,6 +216,12 @@ def _accept(hub: Hub, partial: Path, size: int | None, digest: str) -> None:
         f"{hub}: what came is not the file that was asked for ({why}); it is removed. "
         "Run again, or set HF_ENDPOINT to another mirror"
     )
+
+
+def _unlink_link(path: Path) -> None:
+    """Nothing is written through a link that stands where the cache has files of its own."""
+    if path.is_symlink():
+        path.unlink()
 
 
 def _link(blob: Path, pointer: Path) -> None:
