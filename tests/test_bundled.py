@@ -48,6 +48,24 @@ def test_default_run(default) -> None:
     assert grid_ratio(default.picture.rgb) < 1.5
 
 
+@pytest.mark.parametrize(
+    "method", ["ecdp", "sr3", "idm", "regression", "liif", "bicubic", "lanczos"]
+)
+@pytest.mark.parametrize("size", [(40, 1), (1, 40), (1, 1), (40, 2), (130, 1)])
+def test_thin_pictures_shrunk_equal_the_input(method, size) -> None:
+    rng = np.random.default_rng(0)
+    grey = np.linspace(0.2, 0.8, max(size))[:, None] + 0.03 * rng.standard_normal((max(size), 2))
+    grey = (grey[:, : min(size)] if size[0] >= size[1] else grey[:, : size[0]].T).astype(np.float32)
+    opacity = np.linspace(0.3, 1, grey.size, dtype=np.float32).reshape(size)
+    picture = Picture(np.repeat(grey[..., None], 3, 2), alpha=opacity, bits=16, grey=True)
+    made = Upscaler(method)(picture, scale=4)
+    assert made.report["lr_psnr"] > 38
+    assert np.ptp(made.picture.rgb, axis=2).max() < 1e-6
+    if min(size) == 1:  # one line in, equal lines out
+        again = resize_array(made.picture.alpha, size)
+        assert np.abs(again - opacity).max() < 0.01
+
+
 @pytest.mark.parametrize("method", ["ecdp", "sr3", "idm", "regression", "liif"])
 def test_tiles_give_the_picture_that_the_whole_gives(parrots, method) -> None:
     rgb = np.ascontiguousarray(parrots.rgb[:48, :64])

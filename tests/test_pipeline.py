@@ -16,6 +16,7 @@ from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.nets.compact import CompactNet
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
+from upscale.pipeline import consistency
 from upscale.pipeline.plan import output_size
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
@@ -145,6 +146,40 @@ def test_reported_consistency_is_the_outputs(upscaler: Upscaler, scene) -> None:
     result = upscaler(Picture(scene), scale=4)
     error = np.mean((resize_array(result.picture.rgb, (60, 44)) - scene) ** 2)
     assert result.report["consistency"] == pytest.approx(error * 1e5, abs=1e-3)
+
+
+def chessboard(size: int) -> np.ndarray:
+    board = np.indices((size, size)).sum(0) % 2
+    return np.repeat(board[..., None], 3, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", ["project", "blend", "colour", "off"])
+def test_a_result_that_contradicts_its_report_is_told_or_refused(mode, scene) -> None:
+    free = mode in ("colour", "off")
+    spread = consistency.variance(scene) + (1e-2 if free else 1e-3)
+    assert consistency.variance(scene) == pytest.approx(scene.var((0, 1)).mean(), abs=1e-6)
+    assert consistency.doubts(0.45 * spread, scene, mode) == []
+    assert "far from the input" in consistency.doubts(0.95 * spread, scene, mode)[0]
+    with pytest.raises(NumericalError, match="nothing like the picture"):
+        consistency.doubts(1.05 * spread, scene, mode)
+    assert consistency.doubts(0.004 if free else 4e-4, np.ones_like(scene), mode) == []  # flat
+
+
+@pytest.mark.parametrize("mode", ["project", "off"])
+def test_the_hardest_pictures_are_not_doubted(upscaler: Upscaler, mode) -> None:
+    noise = np.random.default_rng(0).random((24, 24, 3), dtype=np.float32).round()
+    for rgb in (chessboard(24), noise, chessboard(24) * 0, np.ones((3, 3, 3), np.float32)):
+        notes = upscaler(Picture(rgb), scale=4, consistency=mode).report["notes"]
+        assert not any("far from" in note for note in notes)
+
+
+def test_a_network_that_draws_something_else_is_refused(upscaler, scene, monkeypatch) -> None:
+    def inverted(self, x, cond, c_noise):
+        return torch.full_like(x, 40.0) * torch.sign(x)
+
+    monkeypatch.setattr(CompactNet, "forward", inverted)
+    with pytest.raises(NumericalError, match="nothing like the picture"):
+        upscaler(Picture(scene), scale=4, consistency="off")
 
 
 def test_report_is_json(upscaler: Upscaler, scene) -> None:

@@ -15,7 +15,7 @@ from upscale.image.picture import Picture, fill_transparent
 from upscale.image.resize import Kernel, resize, resize_array
 from upscale.methods import Model
 from upscale.pipeline.blocks import Block, drawn, whole
-from upscale.pipeline.consistency import settle, squared_error, tinge
+from upscale.pipeline.consistency import doubts, settle, squared_error, tinge
 from upscale.pipeline.plan import Plan
 from upscale.pipeline.sampling import Call, OnStep, Sampling, sampled
 
@@ -39,7 +39,8 @@ class Enlarging:
     error: float = 0.0
 
     def bands(self, source: Picture) -> Iterator[Picture]:
-        """The result from the top. Raises NumericalError, OutOfMemory."""
+        """The result from the top. Raises NumericalError, after the last band where all of it is
+        nothing like the input; OutOfMemory."""
         self.notes = list(self.plan.notes)
         rgb, alpha = source.rgb, source.alpha
         rgb = rgb if alpha is None else fill_transparent(rgb, alpha)
@@ -59,6 +60,7 @@ class Enlarging:
                 band[:, block.core.left : block.core.left + block.core.width] = made
             yield replace(source, rgb=band, alpha=self._alpha(alpha, row[0]))
         self.error /= rgb.size
+        self.notes += doubts(self.error, rgb, self.plan.consistency)
 
     def _made(self, rgb: np.ndarray, block: Block, grey: bool, index: int, many: int) -> np.ndarray:
         """float32 (h,w,3) in [0,1]: the core of a block."""

@@ -8,9 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upscale.errors import NumericalError
 from upscale.image.resize import gaussian, resize, resize_array
 
 IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> strength of each step's projection
+# What the shrunk result's mean squared error against the input is measured by: the variance of the
+# input's pixels, which an even grey would have for an error, and noise that may have been taken
+# out. Over 3 x 160 crops of photographs, shrunk, cut out, compressed, noisy, black and white and
+# dithered, at six scales, it stayed below 0.26 of that where results are held to the input and 0.48
+# where not; a chessboard of single pixels, the hardest there is, has 0.40 and 0.73.
+NOISE = {"project": 1e-3, "blend": 1e-3}  # mode -> variance; of the others:
+NOISE_FREE = 1e-2
+DOUBTFUL = {"project": 0.5, "blend": 0.5}
+DOUBTFUL_FREE = 0.8
+NONSENSE = 1.0
 COARSE = 4.0  # sigma in pixels of the input: noise and blocks are finer, colours are not
 
 
@@ -39,6 +50,35 @@ def tinge(sr: Tensor, lr: Tensor) -> Tensor:
 def squared_error(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
     """(h,w,C): the output, shrunk, against the input."""
     return (resize_array(sr, lr.shape[:2]) - lr) ** 2
+
+
+def doubts(error: float, rgb: np.ndarray, mode: str) -> list[str]:
+    """What a user must know of a result whose mean squared error, shrunk, against the input rgb
+    (h,w,3) contradicts the mode that it was made in. Raises NumericalError where an even grey would
+    be nearer to the input."""
+    doubtful, noise = DOUBTFUL.get(mode, DOUBTFUL_FREE), NOISE.get(mode, NOISE_FREE)
+    if error <= doubtful * noise:
+        return []  # and no look at the pixels of all the others
+    share = error / (variance(rgb) + noise)
+    if share <= doubtful:
+        return []
+    decibel = report(error)["lr_psnr"]
+    if share > NONSENSE:
+        raise NumericalError(
+            f"the result is nothing like the picture (lr_psnr {decibel:g} dB), so none is written: "
+            "try other weights or --consistency project"
+        )
+    return [f"shrunk, the result is far from the input (lr_psnr {decibel:g} dB): look at it"]
+
+
+def variance(rgb: np.ndarray) -> float:
+    """The mean over the channels of (h,w,3)'s variance, row by row, so that no copy is made."""
+    total, squares = np.zeros(3), np.zeros(3)
+    for row in rgb:
+        row = row.astype(np.float64)
+        total, squares = total + row.sum(0), squares + (row * row).sum(0)
+    count = rgb.shape[0] * rgb.shape[1]
+    return float((squares / count - (total / count) ** 2).mean())
 
 
 def report(error: float) -> dict[str, float]:
