@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscale.nets.implicit import ImplicitUpsampler, nearest
-from upscale.nets.layers import Attention
+from upscale.nets.unet import Attention
 
 if TYPE_CHECKING:
     from speed import Call

@@ -369,7 +369,7 @@ def test_options_of_the_network_are_given_by_name() -> None:
 def test_lr_sides_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="--lr-side 16 at x8"):
         TrainConfig(method="idm", patch=96, lr_side=16)
-    with pytest.raises(UsageError, match="--scale-law 'linear'"):
+    with pytest.raises(UsageError, match="no scale law 'linear'"):
         TrainConfig(scale_law="linear")
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from upscale.convert.ecdp import ecdp_from_published
 from upscale.nets import ecdp
 from upscale.nets.ecdp import CONFIGS, ECDPConfig, ECDPNet, time_of
-from upscale.nets.rrdb import RRDBEncoder
+from upscale.nets.encoders import RRDBEncoder
 
 FOLDER = Path(__file__).parent / "fixtures" / "ecdp"
 PUBLISHED = load_file(FOLDER / "weights.safetensors")
@@ -232,20 +232,20 @@ def test_low_resolution_picture_is_needed() -> None:
         lively(TINY).encode(torch.zeros(1, 3, 8, 8), torch.tensor([4.0]))
 
 
-def test_encoder_takes_other_channels_and_its_blocks_in_order() -> None:
+def test_encoder_takes_its_blocks_in_order() -> None:
     torch.manual_seed(0)
-    net = RRDBEncoder(3, (2, 0), features=6, growth=4, in_channels=12)
-    made = net(torch.randn(2, 12, 5, 7))
+    net = RRDBEncoder(3, (2, 0), features=6, growth=4)
+    made = net(torch.randn(2, 3, 5, 7))
     assert made.shape == (2, 12, 5, 7)
-    x = net.conv_first(torch.ones(1, 12, 2, 3))
+    x = net.conv_first(torch.ones(1, 3, 2, 3))
     first = net.blocks[0](x)
     last = net.blocks[2](net.blocks[1](first))
-    torch.testing.assert_close(net(torch.ones(1, 12, 2, 3)), torch.cat([last, first], 1))
+    torch.testing.assert_close(net(torch.ones(1, 3, 2, 3)), torch.cat([last, first], 1))
     # a fresh dense block's weights are so small that it hardly changes what passes
     assert (first - 1.2 * x).norm() < 0.05 * x.norm()
     for wrong in ((), (3,), (-1,)):
         with pytest.raises(ValueError, match="selection"):
-            RRDBEncoder(3, wrong)
+            ECDPConfig(encoder_blocks=3, encoder_selection=wrong)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ from upscale.convert.sr3 import sr3_from_published
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPDiscrete, sigma_of
 from upscale.diffusion.samplers import ddpm
-from upscale.nets.layers import Attention, NoiseEmbedding, ResBlock
 from upscale.nets.sr3 import CONFIGS, SR3Net
-from upscale.nets.unet import UNetConfig
+from upscale.nets.unet import Attention, NoiseEmbedding, ResBlock, UNetConfig
 
 FOLDER = Path(__file__).parent / "fixtures" / "sr3"
 SMALL = CONFIGS["sr3-tiny"]
@@ -355,12 +354,13 @@ def test_paper_blocks_start_as_their_input_over_root_two() -> None:
 def test_paper_sums_are_over_root_two() -> None:
     torch.manual_seed(0)
     x, embedding = torch.randn(2, 8, 3, 5), torch.randn(2, 4)
-    sizes = {"embedding": 4, "groups": 4, "dropout": 0.0, "scale_shift": True}
-    block, plain = (ResBlock(8, 8, **sizes, rescale=rescale) for rescale in (True, False))
+    paper = UNetConfig(inner=4, groups=4)
+    published = replace(paper, biggan=False)
+    block, plain = (ResBlock(config, 8, 8) for config in (paper, published))
     block.load_state_dict(plain.state_dict())
     wanted = plain(x, embedding) * 0.5**0.5
     torch.testing.assert_close(block(x, embedding), wanted)
-    looks, plain = (Attention(8, 4, 1, rescale=rescale) for rescale in (True, False))
+    looks, plain = (Attention(config, 8) for config in (paper, published))
     looks.load_state_dict(plain.state_dict())
     torch.testing.assert_close(looks(x), plain(x) * 0.5**0.5)
 
@@ -368,8 +368,7 @@ def test_paper_sums_are_over_root_two() -> None:
 @pytest.mark.parametrize("scale_shift", [True, False])
 def test_noise_level_enters_a_block_as_configured(scale_shift) -> None:
     torch.manual_seed(0)
-    sizes = {"embedding": 4, "groups": 4, "dropout": 0.0, "rescale": False}
-    block = ResBlock(8, 12, **sizes, scale_shift=scale_shift)
+    block = ResBlock(UNetConfig(4, groups=4, biggan=False, scale_shift=scale_shift), 8, 12)
     x, embedding = torch.randn(2, 8, 3, 5), torch.randn(2, 4)
     h = block.conv1(F.silu(block.norm1(x)))
     if scale_shift:
@@ -396,7 +395,7 @@ def test_dropout_works_in_training_only(name) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 7)])
 def test_attention_equals_its_definition(heads, size) -> None:
     torch.manual_seed(0)
-    net = Attention(8, 4, heads, rescale=False)
+    net = Attention(UNetConfig(4, groups=4, heads=heads, biggan=False), 8)
     x = torch.randn(2, 8, *size)
     q, k, v = net.qkv(net.norm(x)).flatten(2).view(2, heads, 3, 8 // heads, -1).unbind(2)
     weights = F.softmax(q.transpose(2, 3) @ k / (8 / heads) ** 0.5, -1)  # (B,heads,N,N)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale.nets.layers import Halving, activated, added
+from upscale.nets.layers import Halving, activated, added, zeroed
 from upscale.nets.net import Config, Net
 
 _STEMS = (1, 2, 4)
@@ -94,13 +94,9 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
-        self.film = nn.Linear(embedding, 2 * channels)
+        self.film = zeroed(nn.Linear(embedding, 2 * channels))
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedding: Tensor, extra: Tensor | None = None) -> Tensor:
         gain, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
@@ -156,17 +152,13 @@ class CompactNet(Net):
             for w, n in zip(width[:-1], c.up, strict=True)
         )
         self._build_head()
-        self.head3 = nn.Conv2d(c.head[1], 3 * c.heads, 3, padding=1)
-        nn.init.zeros_(self.head3.weight)
-        nn.init.zeros_(self.head3.bias)
+        self.head3 = zeroed(nn.Conv2d(c.head[1], 3 * c.heads, 3, padding=1))
         if c.inject:
-            # a 1x1 convolution per block of the U-Net; at zero they start as if not there
+            # a 1x1 convolution per block of the U-Net
             self.inject = nn.ModuleList(
                 nn.Conv2d(len(c.inject) * width[0], width[level], 1) for level in self._levels()
             )
-            for conv in self.inject:
-                nn.init.zeros_(conv.weight)
-                nn.init.zeros_(conv.bias)
+            zeroed(self.inject)
 
     def _build_head(self) -> None:
         c = self.config

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upscale.nets.compact import CompactConfig, CompactNet, Cond
-from upscale.nets.edsr import EDSR, each_size, reach
+from upscale.nets.encoders import EDSR, each_size, reach
 from upscale.nets.idm import check_ablations
 from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
+from upscale.nets.layers import zeroed
 
 _SLOPE = 0.2
 _DELTA = 1e-8  # eqs. 6 and 7
@@ -109,26 +110,17 @@ class CompactIDM(CompactNet):
         if c.conditioning != "input":
             self.edsr = EDSR(c.encoder_blocks, c.encoder_features)
             self.tail = nn.Conv2d(c.encoder_features, c.initial, 3, padding=1)
-            self.enter = nn.Conv2d(c.initial * c.stem**2, width[0], 1)
-            nn.init.zeros_(self.enter.weight)
-            nn.init.zeros_(self.enter.bias)
+            self.enter = zeroed(nn.Conv2d(c.initial * c.stem**2, width[0], 1))
         self.rise = nn.ModuleList(
             self._upsampler(b, a, c.hidden) for a, b in zip(width[:-1], width[1:], strict=True)
         )
-        for layer in (
-            *self.rise,
-            *self.draw,
-        ):  # the plain enlargement beside them is enough at first
-            nn.init.zeros_(layer.second.weight)
-            nn.init.zeros_(layer.second.bias)
+        for layer in (*self.rise, *self.draw):  # beside them is the plain enlargement
+            zeroed(layer.second)
         if c.conditioning == "adaptive":
             self.cnn = nn.ModuleList(
                 nn.Conv2d(a, c.branch, 3, padding=1) for a in (width[0], *[c.branch] * (levels - 1))
             )
-            self.project = nn.ModuleList(nn.Conv2d(c.branch, n, 1) for n in width)
-            for conv in self.project:
-                nn.init.zeros_(conv.weight)
-                nn.init.zeros_(conv.bias)
+            self.project = zeroed(nn.ModuleList(nn.Conv2d(c.branch, n, 1) for n in width))
             self.proportions = nn.ModuleList(_Proportions(n) for n in width)
 
     @classmethod
@@ -146,8 +138,7 @@ class CompactIDM(CompactNet):
         self.refine = nn.ModuleList(
             [nn.Conv2d(c.head[1], 16, 3, padding=1), nn.Conv2d(16, c.head[1], 3, padding=1)]
         )
-        nn.init.zeros_(self.refine[1].weight)
-        nn.init.zeros_(self.refine[1].bias)
+        zeroed(self.refine[1])
 
     def _upsampler(self, inputs: int, outputs: int, hidden: int, **options: bool) -> nn.Module:
         if self.config.upsampler != "implicit":

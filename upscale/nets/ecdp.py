@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upscale.nets.encoders import RRDBEncoder
 from upscale.nets.layers import Down, Up, activated, added
 from upscale.nets.net import Config, Net
-from upscale.nets.rrdb import RRDBEncoder
 
 RESIZES = ("antialias", "plain")
 # Output pixels up to which `encode` also stores what is larger than the input: together 2.4 kB a
@@ -163,10 +163,7 @@ class ECDPNet(Net):
         # a window starts on a pixel of the lowest level and on one of the input
         self.align = math.lcm(2 ** (levels - 1), c.scale)
         self.encoder = RRDBEncoder(
-            c.encoder_blocks,
-            c.encoder_selection,
-            features=c.encoder_features,
-            growth=c.encoder_growth,
+            c.encoder_blocks, c.encoder_selection, c.encoder_features, c.encoder_growth
         )
         self.time = nn.Sequential(
             nn.Linear(c.time_channels, c.time_hidden),

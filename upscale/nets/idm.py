@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale.nets.edsr import EDSR, each_size
+from upscale.nets.encoders import EDSR, each_size
 from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, repeated, sampled
 from upscale.nets.layers import Halving, Up
 from upscale.nets.net import Config, Net

@@ -13,8 +13,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale.nets.edsr import EDSR, each_size, reach
+from upscale.nets.encoders import EDSR, each_size, reach
 from upscale.nets.implicit import ImplicitUpsampler, Place, sampled
+from upscale.nets.layers import zeroed
 from upscale.nets.net import Config, Net
 
 Pictures = Tensor | Sequence[Tensor]  # (B,3,h,w), or B of (3,h,w)
@@ -112,8 +113,7 @@ class LIIFNet(_OneCall):
             unfold=c.feature_unfold,
             cell=c.cell_decode,
         )
-        nn.init.zeros_(self.decoder.second.weight)
-        nn.init.zeros_(self.decoder.second.bias)
+        zeroed(self.decoder.second)
 
     def answer(self, lr: Tensor, size: tuple[int, int], place: Place) -> Tensor:
         return self.decoder(self.encoder(lr), size, place)
@@ -140,9 +140,7 @@ class EDSRNet(_OneCall):
         self.grow = nn.ModuleList(
             nn.Conv2d(c.features, c.features * step**2, 3, padding=1) for step in self.steps
         )
-        self.last = nn.Conv2d(c.features, 3, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zeroed(nn.Conv2d(c.features, 3, 3, padding=1))
 
     @classmethod
     def sizes(cls, name: str, domain: str, largest: float) -> EDSRConfig:

@@ -1,13 +1,15 @@
-"""The U-Net skeleton of SR3, in its paper's form and in that of the published checkpoints."""
+"""The U-Net of SR3, in its paper's form and in that of the published checkpoints."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from upscale.nets.layers import Attention, Down, NoiseEmbedding, ResBlock, Up
+from upscale.nets.layers import Down, Up, activated, added, zeroed
 from upscale.nets.net import Config
 
 
@@ -55,13 +57,102 @@ class UNetConfig(Config):
             raise ValueError(f"heads {self.heads} must divide the channels where attention is")
 
 
+class NoiseEmbedding(nn.Module):
+    """Continuous noise level (B,) -> (B,C): sinusoids (WaveGrad, Chen et al. 2021, eq. 13), MLP.
+
+    gain multiplies the level first: WaveGrad's is 5000, the published SR3 code's is 1, at which
+    most sinusoids hardly vary.
+    """
+
+    def __init__(self, channels: int, gain: float) -> None:
+        super().__init__()
+        self.channels, self.gain = channels, gain
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels)
+        )
+
+    def forward(self, level: Tensor) -> Tensor:
+        count = self.channels // 2
+        steps = torch.arange(count, dtype=level.dtype, device=level.device) / count
+        angles = self.gain * level[:, None] * torch.exp(-math.log(1e4) * steps)
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], 1))
+
+
+class ResBlock(nn.Module):
+    """GroupNorm-SiLU-conv, noise embedding, GroupNorm-SiLU-dropout-conv, plus the input.
+
+    resample "down" or "up" changes the size inside, on both ways (BigGAN, Brock et al. 2019).
+    With scale_shift the embedding gives gain and shift of the second norm; else it is added before
+    it. With biggan the sum is divided by sqrt(2) (SR3 section 2.5).
+    """
+
+    def __init__(self, c: UNetConfig, inputs: int, outputs: int, resample: str = "") -> None:
+        super().__init__()
+        self.resample, self.rescale, self.scale_shift = resample, c.biggan, c.scale_shift
+        self.norm1 = nn.GroupNorm(c.groups, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        width = outputs * (2 if c.scale_shift else 1)
+        self.film = nn.Linear(c.inner, width) if c.noisy_input else None
+        self.norm2 = nn.GroupNorm(c.groups, outputs)
+        self.dropout = nn.Dropout(c.dropout)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        if c.biggan:
+            zeroed(self.conv2)
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        h = self.conv1(self._resized(activated(self.norm1(x))))
+        if self.film is None or embedding is None:
+            h = self.norm2(h)
+        elif self.scale_shift:
+            gain, shift = self.film(F.silu(embedding))[:, :, None, None].chunk(2, 1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + gain)
+        else:
+            h = self.norm2(added(self.film(embedding)[:, :, None, None], h))
+        h = added(self.skip(self._resized(x)), self.conv2(self.dropout(activated(h))))
+        return h * math.sqrt(0.5) if self.rescale else h
+
+    def _resized(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2.0) if self.resample == "up" else x
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions, any height and width; fused, no N x N matrix kept."""
+
+    def __init__(self, c: UNetConfig, channels: int) -> None:
+        super().__init__()
+        self.heads, self.rescale = c.heads, c.biggan
+        self.norm = nn.GroupNorm(c.groups, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(batch, self.heads, 3, channels // self.heads, -1)
+        q, k, v = qkv.transpose(3, 4).unbind(2)  # (B,heads,HW,d) each
+        h = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(h.transpose(2, 3).reshape(batch, channels, height, width))
+        return x * math.sqrt(0.5) if self.rescale else x
+
+
 class Layer(nn.Module):
     """A residual block, with attention after it or without."""
 
-    def __init__(self, block: ResBlock, attention: Attention | None = None) -> None:
+    def __init__(
+        self,
+        c: UNetConfig,
+        inputs: int,
+        outputs: int,
+        *,
+        attention: bool = False,
+        resample: str = "",
+    ) -> None:
         super().__init__()
-        self.block = block
-        self.attention = attention
+        after = Attention(c, outputs) if attention else None  # its weights are drawn first
+        self.block = ResBlock(c, inputs, outputs, resample)
+        self.attention = after
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         x = self.block(x, embedding)
@@ -72,26 +163,25 @@ class UNet(nn.Module):
     """(B,inputs,H,W), noise level (B,) -> (B,outputs,H,W); H and W multiples of
     2**(levels - 1)."""
 
-    def __init__(self, config: UNetConfig, inputs: int, outputs: int = 3) -> None:
+    def __init__(self, c: UNetConfig, inputs: int, outputs: int = 3) -> None:
         super().__init__()
-        c = config
         self.embed = NoiseEmbedding(c.inner, c.noise_gain) if c.noisy_input else None
         here, saved = c.inner, [c.inner]
         downs: list[nn.Module] = [nn.Conv2d(inputs, here, 3, padding=1)]
         for level, mult in enumerate(c.mults):
             for _ in range(c.res_blocks):
-                downs.append(self._layer(c, here, c.inner * mult, level in c.attention))
+                downs.append(Layer(c, here, c.inner * mult, attention=level in c.attention))
                 here = c.inner * mult
                 saved.append(here)
             if level < len(c.mults) - 1:
                 downs.append(self._resampler(c, here, "down"))
                 saved.append(here)
-        middle = [self._layer(c, here, here, True), self._layer(c, here, here, False)]
+        middle = [Layer(c, here, here, attention=True), Layer(c, here, here)]
         ups: list[nn.Module] = []
         for level, mult in reversed(list(enumerate(c.mults))):
             for _ in range(c.res_blocks + 1):
-                inputs_here = here + saved.pop()
-                ups.append(self._layer(c, inputs_here, c.inner * mult, level in c.attention))
+                both, looks = here + saved.pop(), level in c.attention
+                ups.append(Layer(c, both, c.inner * mult, attention=looks))
                 here = c.inner * mult
             if level:
                 ups.append(self._resampler(c, here, "up"))
@@ -101,31 +191,12 @@ class UNet(nn.Module):
             nn.GroupNorm(c.groups, here), nn.SiLU(), nn.Conv2d(here, outputs, 3, padding=1)
         )
         if c.biggan:
-            nn.init.zeros_(self.out[2].weight)
-            nn.init.zeros_(self.out[2].bias)
+            zeroed(self.out[2])
 
     @staticmethod
-    def _block(c: UNetConfig, inputs: int, outputs: int, resample: str = "") -> ResBlock:
-        return ResBlock(
-            inputs,
-            outputs,
-            embedding=c.inner if c.noisy_input else 0,
-            groups=c.groups,
-            dropout=c.dropout,
-            scale_shift=c.scale_shift,
-            rescale=c.biggan,
-            resample=resample,
-        )
-
-    @classmethod
-    def _layer(cls, c: UNetConfig, inputs: int, outputs: int, attention: bool) -> Layer:
-        looks = Attention(outputs, c.groups, c.heads, c.biggan) if attention else None
-        return Layer(cls._block(c, inputs, outputs), looks)
-
-    @classmethod
-    def _resampler(cls, c: UNetConfig, channels: int, way: str) -> nn.Module:
+    def _resampler(c: UNetConfig, channels: int, way: str) -> nn.Module:
         if c.biggan:
-            return Layer(cls._block(c, channels, channels, way))
+            return Layer(c, channels, channels, resample=way)
         return Down(channels) if way == "down" else Up(channels)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:

@@ -83,15 +83,12 @@ class WinogradConv2d(nn.Conv2d):
         height, width = x.shape[-2:]
         tiles = len(x) * -(-height // _OUT) * -(-width // _OUT)
         usable = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
-        if not usable or torch.is_grad_enabled() or tiles < FEWEST_TILES or _autocast():
+        usable = usable and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+        if not usable or tiles < FEWEST_TILES:
             return F.conv2d(x, self.weight, self.bias, padding=1)
         if self._wide is None:
             self._wide = transformed(self.weight)
         return convolved(x, self._wide, self.bias)
-
-
-def _autocast() -> bool:
-    return torch.is_autocast_enabled("cpu")
 
 
 def _fits(module: nn.Module) -> bool:

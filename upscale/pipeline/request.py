@@ -70,7 +70,7 @@ def checked(record: Any) -> None:
         if value is None:
             continue
         if rule.choices:
-            known(value, rule.choices, one.name)
+            known(value, rule.choices, one.name.replace("_", " "))
         elif rule.bounds and not rule.allows(value):
             flags = rule.flags or "--" + one.name.replace("_", "-")
             raise UsageError(f"{flags} must be {rule.bounds}, not {value}")
