@@ -23,7 +23,7 @@ figure { margin: 0; } figcaption { font-size: .85em; }
 
 
 def markdown(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
-    """The lines of a table."""
+    """A table as lines of Markdown."""
     heads = list(heads)
     lines = (heads, ["---"] * len(heads), *rows)
     return [
@@ -32,7 +32,7 @@ def markdown(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """All rows, with every column that occurs; an empty cell for nothing, inf and nan as such."""
+    """Rows as CSV with every column that occurs; missing values are empty, inf and nan stay."""
     text = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -42,7 +42,7 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for what is infinite or no number, which JSON cannot say."""
+    """The same with None for infinities and nan, which JSON cannot hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -56,7 +56,7 @@ def finite(value: Any) -> Any:
 
 
 def page(title: str, body: str, style: str = "", script: str = "") -> str:
-    """A whole page. It may fetch nothing, and its own policy forbids it."""
+    """A whole HTML page, whose content security policy forbids it to load anything."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     if script:
         policy += "; script-src 'unsafe-inline'"
@@ -71,6 +71,8 @@ def page(title: str, body: str, style: str = "", script: str = "") -> str:
 
 
 def table(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table as HTML."""
+
     def line(tag: str, cells: Iterable[object]) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
 
@@ -78,5 +80,5 @@ def table(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """kind: png, webp ..."""
+    """A picture's bytes as a data URL. kind: png, webp ..."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""The machine: which device, which number format, how much memory is left or was taken."""
+"""The machine: its device, number format, free memory and peak memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The word auto means CUDA where there is a usable one, else the CPU. Raises UsageError."""
+    """The device of this name; auto is CUDA where it is usable, else the CPU. UsageError."""
     if name not in DEVICES:
         raise UsageError(f"no device {name!r}; choose from {', '.join(DEVICES)}")
     if name == "auto":
@@ -50,8 +50,8 @@ def pick_bf16(name: str, device: torch.device) -> bool:
 
 
 def keep_pages() -> bool:
-    """Tell glibc's malloc to keep what is freed for what is next taken, for all of this process;
-    False where there is another malloc.
+    """Make glibc's malloc keep freed memory for later use, in the whole process; False where there
+    is another malloc.
 
     Without it every activation above 32 MiB is mapped and unmapped, and the kernel clears each of
     its pages anew (docs/performance.md has what that costs).
@@ -64,7 +64,7 @@ def keep_pages() -> bool:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can still be taken: of the GPU, or of this machine or its cgroup."""
+    """Free memory in bytes: the GPU's, or the smaller of this machine's and its cgroup's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [_proc("/proc/meminfo", "MemAvailable") or _physical()]
@@ -78,7 +78,7 @@ def available_memory(device: torch.device) -> int:
         try:
             found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
         except (OSError, ValueError):
-            continue  # no such cgroup, or "max": no limit
+            continue  # no such cgroup, or "max", which is no limit
     return max(64 << 20, min(found))
 
 
@@ -91,7 +91,7 @@ def _physical() -> int:
 
 
 def _proc(path: str, key: str) -> int | None:
-    """A line of a file of Linux's about memory, in bytes; None where there is none."""
+    """The value of a line of a memory file in /proc, in bytes; None where there is none."""
     with suppress(OSError):
         for line in Path(path).read_text().splitlines():
             if line.startswith(f"{key}:"):
@@ -100,7 +100,7 @@ def _proc(path: str, key: str) -> int | None:
 
 
 def reset_peak() -> None:
-    """Start anew. Where the system cannot (only Linux can), the peak is the process's so far."""
+    """Restart the peak of `peak_memory`; only Linux can, elsewhere it is the process's so far."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # another system, or a container that forbids it
@@ -108,7 +108,7 @@ def reset_peak() -> None:
 
 
 def peak_memory() -> int | None:
-    """Bytes: of the GPU if one is in use, else of the whole process; None where unknown."""
+    """Peak memory in bytes: the GPU's if one is in use, else the process's; None if unknown."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     found = _proc("/proc/self/status", "VmHWM")
@@ -133,7 +133,7 @@ def versions() -> str:
 
 @functools.cache
 def processor(device: str) -> str:
-    """The graphics card, or the processor with the threads that torch takes."""
+    """The name of the graphics card, or of the processor with torch's number of threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     names = []
@@ -145,7 +145,7 @@ def processor(device: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch has three ways to say it."""
+    """Whether an error means that memory ran out; torch reports that in three ways."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

@@ -1,6 +1,7 @@
-"""THE table of methods, and how a weights file becomes a network ready to be called.
+"""The table of methods, and how a weights file becomes a network ready to be called.
 
-Nothing here needs torch until a network is wanted: rows name networks and noising laws."""
+Nothing here needs torch until a network is built: rows only name networks and noising laws.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Schedule:
     """Noise levels found for one sampler and step count (SR3, section 4.6; `bench.tune`).
 
-    sigmas: one a step, descending, above 0. temperature: of the noise, found with them.
+    sigmas: one per step, descending, above 0. temperature: factor of the noise, found with them.
     """
 
     sampler: str
@@ -47,8 +48,8 @@ Ladder: TypeAlias = dict[str, tuple[str, int]]
 _CALLS = {"fast": 4, "balanced": 8, "best": 25}
 MOST_FEW = 4  # network calls that the quality loss goes through
 BEST_OF_FEW = 4  # steps: measured, docs/performance.md
-MOST_STEPS = 10_000  # that a weights file may ask for
-TRAINED = "ddim"  # the sampler that training's losses go through, and that its weights name
+MOST_STEPS = 10_000  # the most that a weights file may ask for
+TRAINED = "ddim"  # the sampler of training's losses, stored in the weights it makes
 
 
 def sampler_of(name: str) -> Sampler:
@@ -63,25 +64,24 @@ class Method:
     """All that distinguishes a method, and how it samples unless the weights file or the user says
     otherwise.
 
-    Sampling. noising: the process, as `diffusion.process.process_from` takes it. temperature: of
-    the start noise, for samplers that add no other; below 1 a few-step sampler leaves less noise in
-    the picture. schedules: noise levels that were searched for, which override `spacing`. ladder:
-    sampler and steps of each preset, for weights that were trained by the score alone: about 4, 8
-    and 25 network calls. presets: the same where a weights file says so. deterministic: the sampler
-    of fixed steps and no noise that is nearest to the method. clamped: estimates of the picture
-    itself are kept in [-1,1].
+    Sampling. noising: the process, as `diffusion.process.process_from` takes it. temperature:
+    factor of the start noise, for samplers that add no other noise; below 1 a few-step sampler
+    leaves less noise in the picture. schedules: noise levels found by a search, which override
+    `spacing`. ladder: sampler and steps of each preset, for weights that were trained by the score
+    alone: about 4, 8 and 25 network calls. presets: the same, as stored in a weights file.
+    deterministic: the sampler with fixed steps and without noise that is nearest to the method.
+    clamped: estimates of the picture itself are kept in [-1,1].
 
-    Kind. kernel: set for methods without a network, the name of the resize they are. continuous:
-    made for every magnification, so past those that the weights were trained for it is used as it
-    is, where others go in two stages. unconditional: made from noise alone, so that there is
-    nothing to enlarge. preferred: by domain, its place among the methods that a user gets who names
-    none (measured: docs/results.md).
+    Kind. kernel: the resize that a method without a network applies. continuous: made for every
+    magnification, so that it takes one stage even beyond its weights' range, where other methods
+    take two. unconditional: makes pictures from noise alone and enlarges none. preferred: by
+    domain, its rank among the default methods (measured: docs/results.md).
 
-    Training. nets: "module:class" of its networks; none where it cannot be trained. net: the
-    `--net` that "compact" means. fixed: what its networks' configurations must have. sizes: by name
-    of a configuration, what it has instead. compact_parametrisation: what our network predicts
-    where it is not `parametrisation`. residual: it diffuses what the enlarged input lacks, never
-    the picture.
+    Training. nets: its networks as "module:class"; empty where it cannot be trained. net: the
+    network that `--net compact` means. fixed: values that its networks' configurations must have.
+    sizes: other values of single configurations, by their names. compact_parametrisation: what our
+    network predicts where it is not `parametrisation`. residual: it diffuses what the enlarged
+    input lacks, never the picture.
     """
 
     parametrisation: str = "eps"
@@ -135,8 +135,8 @@ class Method:
     def preset(self, name: str) -> tuple[str, int]:
         """Sampler and steps of a rung of the ladder. Raises UsageError for an unknown name.
 
-        Weights whose own way takes few calls were trained through them, by the quality loss: they
-        know one call more or less, and no other sampler.
+        Weights that take few calls by default were trained through these calls by the quality loss:
+        they work with slightly more or fewer calls, and with no other sampler.
         """
         if name not in PRESETS:
             raise UsageError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
@@ -144,18 +144,18 @@ class Method:
         if own.single:
             return self.sampler, self.steps
         if name in self.presets:
-            return tuple(self.presets[name])  # a list where it comes from a file
+            return tuple(self.presets[name])  # a list if it comes from a file
         if own.calls(self.steps) <= MOST_FEW and not own.adaptive:
             return self.sampler, {"fast": 1, "balanced": self.steps, "best": BEST_OF_FEW}[name]
         return self.ladder[name]
 
     def tuned(self, sampler: str, steps: int) -> Schedule | None:
-        """What a search found for just that, if one was made."""
+        """The schedule that a search found for this sampler and step count, or None."""
         found = (s for s in self.schedules if (s.sampler, s.steps) == (sampler, steps))
         return next(found, None)
 
     def with_schedule(self, schedule: Schedule) -> Method:
-        """The same with `schedule` in the place of one for its sampler and steps."""
+        """The method with `schedule`, which replaces one for the same sampler and steps."""
         own = self.tuned(schedule.sampler, schedule.steps)
         others = tuple(s for s in self.schedules if s is not own)
         return replace(self, schedules=(*others, schedule))
@@ -212,9 +212,9 @@ METHODS: dict[str, Method] = {
 
 
 class Diffused:
-    """Between a picture and the target that diffuses, in [-1,1]: (hr - lr_up) / std, or hr itself
-    where std is None. In sigma coordinates the two differ by a shift and a scale only: SR3's
-    process is the same."""
+    """Converts between a picture in [-1,1] and the target that diffuses: (hr - lr_up) / std, or hr
+    itself where std is None. In sigma coordinates the two differ by a shift and a scale only:
+    SR3's process is the same."""
 
     std: float | None
 
@@ -236,17 +236,17 @@ class Model(Diffused):
     law: Method
     std: float | None
     metadata: dict[str, Any]
-    kernel: str = "bicubic"  # that enlarges the input to the mean
+    kernel: str = "bicubic"  # the resize that enlarges the input to the mean
 
 
 def domains() -> tuple[str, ...]:
-    """What pictures may be of."""
+    """What pictures can show, as far as there are default methods for it."""
     return tuple(dict.fromkeys(domain for row in METHODS.values() for domain in row.preferred))
 
 
 def preferred(domain: str) -> tuple[str, ...]:
-    """The methods that a user gets who names none, best first; the last one also goes past the
-    range of its weights. Raises UsageError for domains that have none."""
+    """The default methods for a domain, best first; the last one is also used beyond the range of
+    its weights. Raises UsageError for domains that have none."""
     found = {
         name: row.preferred[domain] for name, row in METHODS.items() if domain in row.preferred
     }
@@ -373,7 +373,7 @@ def checked_defaults(raw: Any) -> dict[str, Any]:
 
 
 def network_of(kind: str, first: str = "") -> type[Net]:
-    """The network of this kind; the method `first` has is looked through first. KeyError."""
+    """The network class of this kind; those of method `first` are tried first. KeyError."""
     rows = [METHODS[first]] if first in METHODS else []
     for row in (*rows, *METHODS.values()):
         for network in row.networks:
@@ -383,15 +383,15 @@ def network_of(kind: str, first: str = "") -> type[Net]:
 
 
 def named(method: str) -> Iterator[tuple[str, type[Net]]]:
-    """The names that `--net` takes for a method, and whose configurations they are."""
+    """The names that `--net` takes for a method, each with its network class."""
     for network in get(method).networks:
         for name in network.named:
             yield name, network
 
 
 def network_named(name: str, method: str) -> type[Net]:
-    """The network that `--net` means. Raises UsageError for a name that is another method's, or
-    none's."""
+    """The network class that `--net` means. Raises UsageError for another method's name or an
+    unknown one."""
     own = dict(named(method))
     if name in own:
         return own[name]
@@ -402,8 +402,8 @@ def network_named(name: str, method: str) -> type[Net]:
 
 
 def adjusted(config: Config, method: str, name: str = "") -> Config:
-    """A network's configuration as the method needs it; `name` is the one it has in the network's
-    table, if it is from there."""
+    """A network's configuration as the method needs it. name: its name in the network's table, ""
+    if it is not from there."""
     row = get(method)
     changes = {**row.sizes.get(name, {}), **row.fixed}
     own = {key: value for key, value in changes.items() if hasattr(config, key)}

@@ -1,4 +1,4 @@
-"""Help pages: options in named groups, the common ones first, all of them behind --help-all."""
+"""Help pages: options in named groups; --help shows the common ones, --help-all all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 GENERAL = "General"  # the last group, with --help
 SHORT = 18  # a command with no more options than this shows all of them
-COLUMN = 28  # where the texts begin at the latest
+COLUMN = 28  # the texts begin here at the latest
 ENVIRONMENT = (
     "Every option can be set by an environment variable: DIFFSR_ and its name, e.g. "
     "DIFFSR_SCALE=2. The command line overrides it."
@@ -21,7 +21,7 @@ class Option(click.Option):
     """An option that belongs to a group of the help page.
 
     group: the section's title. expert: shown by --help-all only. Range and default follow the help
-    text in brackets; `show_default` may be a text, for defaults that are known later.
+    text in brackets; `show_default` may be a text where the default is only known later.
     """
 
     def __init__(self, *names: Any, group: str = "Options", expert: bool = False, **settings: Any):
@@ -50,7 +50,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help page has examples and groups. examples: (command, what it does)."""
+    """A command whose help page has examples and groups. examples: (command, its effect)."""
 
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **settings: Any):
         super().__init__(*args, **{"context_settings": CONTEXT, **settings})
@@ -113,7 +113,7 @@ class Group(click.Group):
 
 
 def format_examples(examples: Sequence[tuple[str, str]], formatter: click.HelpFormatter) -> None:
-    """A section of commands and what each does."""
+    """Write a section of commands and what each does."""
     if examples:
         with formatter.section("Examples"):
             formatter.write_dl(examples, col_max=100)

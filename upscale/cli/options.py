@@ -1,4 +1,4 @@
-"""What an option may be: its types, its environment variable, and which exclude each other."""
+"""Options: their types, environment variables and defaults, and which exclude each other."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ TRAINABLE = tuple(name for name, row in methods.METHODS.items() if row.nets)
 DOMAINS = methods.domains()
 
 
-# For the shell's completion only: what a path is and may is looked at where it is used, so that
-# one unreadable picture does not end a batch.
+# For the shell's completion only: paths are checked where they are used, so that one unreadable
+# picture does not end a batch.
 ANY_PATH = click.Path(allow_dash=True, readable=False)
 
 
 def option(*names: str, group: str = "Options", expert: bool = False, **settings: Any) -> Callable:
     """`click.option` in a group of the help page, with the environment variable DIFFSR_<LONG NAME>.
 
-    group: the title of its section; the sections stand as they first appear. expert: only
-    --help-all shows it. The range, and a default that is neither None nor a flag's, are appended
-    to `help` by `upscale.cli.help`; show_default="a text" says what a default of None means.
+    group: the title of its section; sections appear in the order of their first options. expert:
+    only --help-all shows it. `upscale.cli.help` appends the range to `help`, and a default that is
+    neither None nor a flag's; show_default="a text" says what a default of None means.
     """
     long = next(name for name in names if name.startswith("--"))
     variable = "DIFFSR_" + long.split("/")[0][2:].replace("-", "_").upper()
@@ -64,7 +64,7 @@ def with_options(table: Sequence[Callable]) -> Callable:
 
 
 class Named(click.Choice):
-    """One of some names; the nearest is proposed for a misspelt one.
+    """A choice of names; a misspelt one gets the nearest as a proposal.
 
     elsewhere: names that belong to another command, and the message for each.
     """
@@ -112,7 +112,7 @@ class Several(click.ParamType):
 
 
 class Finite(click.FloatRange):
-    """A number in a range; nan is in none, though it compares so."""
+    """A finite number in a range; click's own range accepts nan."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -158,7 +158,7 @@ class Tile(click.ParamType):
 
 
 def some(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """These options alone."""
+    """The named options alone."""
     return {name: options[name] for name in names}
 
 
@@ -169,7 +169,7 @@ def path_of(text: str | None) -> Path | None:
 def weights_names(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """For the shell: the names in weights.toml, else files."""
+    """Shell completion: the names in weights.toml, else files."""
     from upscale.weights.registry import entries
 
     names = [name for name, entry in entries().items() if entry.domain in DOMAINS]
@@ -180,7 +180,7 @@ def weights_names(
 def dataset_names(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """For the shell: the sets that have names, else folders."""
+    """Shell completion: the datasets that have names, else folders."""
     found = [CompletionItem(name) for name in REGISTERED if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="dir")]
 
@@ -205,7 +205,7 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
     return None
 
 
-# what a record's fields do not say: how a text becomes a value here, or what a shell completes
+# what a record's fields do not hold: how a text becomes a value, or what a shell completes
 _SPECIAL: dict[str, dict[str, Any]] = {
     "scale": {"default": SCALE},
     "size": {"type": Size()},
@@ -222,7 +222,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def asked(record: type, *wanted: str, **more: Any) -> list[Callable]:
-    """The options of some fields of a record that is made of `request.asked`."""
+    """The options for some fields of a record; `request.asked` makes such fields."""
     known, found = {one.name: one for one in fields(record)}, []
     for name in wanted:
         rule, own = known[name].metadata["asked"], _type_of(known[name])
@@ -235,7 +235,7 @@ def asked(record: type, *wanted: str, **more: Any) -> list[Callable]:
 
 
 def _type_of(one: Field) -> dict[str, Any]:
-    """How a field's text is read, by its choices, or its annotation and its bounds."""
+    """How a field's text is read: by its choices, or by its annotation and bounds."""
     rule, kind = one.metadata["asked"], one.type.split(" ")[0]
     if rule.choices:
         return {"type": Named(rule.choices)}
@@ -247,7 +247,7 @@ def _type_of(one: Field) -> dict[str, Any]:
     return {"is_flag": True} if kind == "bool" else {}
 
 
-# what several commands have alike
+# options that several commands share
 MACHINE = "Machine"
 DEVICE, DTYPE, OFFLINE = asked(Setup, "device", "dtype", "offline")
 QUIET = option("-q", "--quiet", is_flag=True, group=GENERAL, help="Print errors only.")

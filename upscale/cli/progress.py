@@ -19,9 +19,9 @@ def on_terminal() -> bool:
 
 
 class Reporter:
-    """A bar on a terminal, lines elsewhere, errors only if `quiet`. A context manager.
+    """Shows a bar on a terminal, lines elsewhere, only errors if `quiet`. A context manager.
 
-    total: how many pieces of work; above one they get a bar of their own. unit: their name.
+    total: the number of pieces of work, which have a bar of their own if several. unit: their name.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Reporter:
             self._work = self.live.add_task(_short(name), total=None)
 
     def step(self, done: int, of: int) -> None:
-        """`done` of `of` parts of it are finished."""
+        """`done` of `of` parts of the piece of work are finished."""
         if self.live and self._work is not None:
             self.live.update(self._work, completed=done, total=of)
 
@@ -81,7 +81,7 @@ class Reporter:
                 self.live.advance(self._batch)
 
     def fetching(self, done: int, of: int | None) -> None:
-        """`done` of `of` bytes of weights have come (None: nobody knows of how many)."""
+        """`done` of `of` bytes of weights have come (None: the size is unknown)."""
         total = None if of is None else of >> 10
         if self._fetch is None:
             self._fetch = self.live.add_task("weights, KiB", total=total) if self.live else -1
@@ -94,17 +94,17 @@ class Reporter:
             self._fetch = None
 
     def line(self, text: str) -> None:
-        """One for every piece of work, where there is no bar."""
+        """Print a line for a piece of work, where there is no bar."""
         if not self.quiet and (self.verbose or not self.live):
             self._stderr(text)
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Print what the user should know."""
         if not self.quiet:
             self._stderr(text)
 
     def detail(self, text: str) -> None:
-        """Something for --verbose."""
+        """Print what only --verbose shows."""
         if self.verbose:
             self._stderr(text)
 
@@ -112,13 +112,13 @@ class Reporter:
         self._stderr(f"Error: {text}", style="red")
 
     def plain(self, text: str) -> None:
-        """Goes on from an error; said even if quiet."""
+        """Print a line that continues an error, even if quiet."""
         self._stderr(text)
 
     def result(self, text: str) -> None:
-        """A line of stdout, in the file system's own encoding."""
+        """Print a line on standard output, in the file system's encoding."""
         if self.live and sys.stdout.isatty():
-            self._stderr(text)  # the same terminal; only so does the bar not run through it
+            self._stderr(text)  # the same terminal: this keeps the bar out of the line
             return
         stream = sys.stdout.buffer
         stream.write(os.fsencode(text + "\n"))

@@ -63,11 +63,11 @@ class V:
 
 @dataclass(frozen=True)
 class Hybrid:
-    """A network with two heads, raw (B,6,H,W) = noise, clean target (ECDP eq. 18).
+    """The network has two heads, raw (B,6,H,W) = noise and clean target (ECDP eq. 18).
 
     denoised = w D_eps + (1 - w) D_x0 with w = alpha_bar ** power: the noise head counts where
-    there is little noise, the target head where there is much. power 1 is published; 0 leaves
-    the noise head alone, infinity the target head.
+    there is little noise, the target head where there is much. The paper has power 1; 0
+    uses the noise head alone, infinity the target head alone.
     """
 
     power: float = 1.0
@@ -94,7 +94,10 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
 
 
 def parametrisation(name: str) -> Parametrisation:
-    """By its name; "hybrid:0.5" is the hybrid of another power. ValueError with the names."""
+    """The parametrisation of this name; "hybrid:0.5" is the hybrid with that power.
+
+    Raises ValueError with the valid names.
+    """
     kind, colon, power = name.partition(":")
     if colon and kind == "hybrid":
         try:
@@ -117,7 +120,7 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 def bind(net: Callable, cond: object, name: str) -> Denoiser:
     """The denoiser of one picture (or batch): the network with its condition, computed once.
 
-    name: of the parametrisation, what the network predicts.
+    name: the parametrisation, what the network predicts.
     """
     law = parametrisation(name)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 256  # pixels a side: one seed each, drawn whole whatever part of it is wanted
+BLOCK = 256  # pixels a side; each block has its own seed and is always drawn whole
 
 
 def noise_at(seed: tuple[int, ...], origin: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Normal (1,3,*size) whose first pixel is at `origin` of the picture, on the CPU.
+    """Unit noise (1,3,*size) for the part of a picture that begins at `origin`, on the CPU.
 
-    The same seed gives the same noise at the same place, whatever part is asked for.
+    origin: (top, left). The same seed gives the same noise at the same place, whatever the part.
     """
     (top, left), (height, width) = origin, size
     field = torch.empty((1, 3, height, width))
@@ -27,7 +27,7 @@ def noise_at(seed: tuple[int, ...], origin: tuple[int, int], size: tuple[int, in
 
 
 def _shared(index: int, start: int, length: int) -> tuple[slice, slice]:
-    """Along one side: where block `index` lies in the part, and which of the block that is."""
+    """Along one axis: the pixels of the part that block `index` covers, and those of the block."""
     first, last = max(index * BLOCK, start), min((index + 1) * BLOCK, start + length)
     return slice(first - start, last - start), slice(first - index * BLOCK, last - index * BLOCK)
 

@@ -152,13 +152,13 @@ PROCESSES: dict[str, type[VPDiscrete] | type[VPLinear]] = {
 
 
 def describe(process: Process) -> dict[str, float | str]:
-    """What `process_from` needs to make it again."""
+    """The values from which `process_from` makes the process again."""
     kind = next(name for name, law in PROCESSES.items() if type(process) is law)
     return {"kind": kind, **asdict(process)}
 
 
 def process_from(values: dict) -> Process:
-    """Inverse of `describe`; without a kind it is SR3's. KeyError, TypeError, ValueError."""
+    """Inverse of `describe`; SR3's where no kind is given. KeyError, TypeError, ValueError."""
     values = dict(values)
     return PROCESSES[values.pop("kind", "vp-discrete")](**values)
 
@@ -167,8 +167,8 @@ def process_from(values: dict) -> Process:
 class LogSNRLaw:
     """A training law for compact networks: log-SNR = high - (high - low) * u ** power.
 
-    Spends its examples evenly over the decades of noise that matter for few-step sampling, where
-    SR3's law spends most of them on nearly pure noise. Only a law: sampling uses a process.
+    It spends its examples evenly over the decades of noise that matter for few-step sampling, where
+    SR3's law spends most of them on nearly pure noise. Only training uses it.
     """
 
     low: float = -6.0
@@ -189,7 +189,7 @@ class CosineLaw:
     """A training law uniform in the angle phi = atan(sigma), from clean to `sigma_max`: the cosine
     schedule (Nichol & Dhariwal 2021, eq. 17) in continuous time.
 
-    Reaches the noise that sampling starts from, where a network without a condition settles what
+    It reaches the noise that sampling starts from, where a network without a condition settles what
     the whole picture has in common: its brightness and colour.
     """
 
@@ -205,13 +205,13 @@ class CosineLaw:
 
 
 def _stratified(count: int, generator: torch.Generator) -> Tensor:
-    """Float64 (count,) in [0, 1): one in each of as many equal parts, in any order."""
+    """Float64 (count,) in [0, 1): one in each of `count` equal intervals, in random order."""
     offset = torch.rand(1, generator=generator, dtype=torch.float64)
     return (torch.randperm(count, generator=generator) + offset) / count
 
 
 def log_snr_grid(process: Process, steps: int) -> Tensor:
-    """Uniform in log-SNR between the process's ends."""
+    """Levels uniform in log-SNR between the process's largest and smallest sigma."""
     return torch.exp(
         torch.linspace(
             math.log(process.sigma_max), math.log(process.sigma_min), steps, dtype=torch.float64
@@ -220,18 +220,18 @@ def log_snr_grid(process: Process, steps: int) -> Tensor:
 
 
 def phi_grid(process: Process, steps: int) -> Tensor:
-    """Uniform in the angle phi = atan(sigma), in which DDIM rotates at constant speed."""
+    """Levels uniform in the angle phi = atan(sigma), in which DDIM rotates at constant speed."""
     top = math.atan(process.sigma_max)
     return torch.tan(top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
 
 
 def t_grid(process: Process, steps: int) -> Tensor:
-    """Uniform in process time (a strided table)."""
+    """Levels uniform in process time (a strided table)."""
     return process.sigma_of_t(torch.arange(steps, 0, -1, dtype=torch.float64) / steps)
 
 
 def beta_grid(process: Process, steps: int) -> Tensor:
-    """SR3's own inference tables: `steps` linear betas of their own.
+    """SR3's inference tables: `steps` linear betas, other than those of training.
 
     The paper searches the end points for each budget; here the first beta is the training table's,
     scaled to the step count, and the last one is solved so that the table starts from the same

@@ -26,10 +26,10 @@ def run_sampler(
     tolerances: tuple[float, float] | None = None,
     on_step: OnStep = lambda done, steps: None,
 ) -> Tensor:
-    """A clean target (B,3,H,W).
+    """Run a sampler and return the clean target (B,3,H,W).
 
-    noise(i) is unit noise (B,3,H,W) for step i, and for the start where i is -1. levels: descending
-    sigmas above 0, one a step, in the place of `spacing`. temperature: factor of all noise.
+    noise(i) is unit noise (B,3,H,W) for step i; i is -1 for the start. levels: descending
+    sigmas above 0, one per step, instead of `spacing`. temperature: factor of all noise.
     tolerances: rtol and atol of samplers that choose their steps; None takes the sampler's own.
     Raises FloatingPointError where an adaptive sampler fails.
     """

@@ -16,13 +16,13 @@ from torch import Tensor
 from upscale.diffusion.denoiser import Denoiser
 from upscale.diffusion.process import Process
 
-MOST_CALLS = 2000  # of an adaptive sampler
+MOST_CALLS = 2000  # network calls of an adaptive sampler in one run
 Noise = Callable[[int], Tensor]
 OnStep = Callable[[int, int], None]
 
 
 def _quiet(step: int, steps: int) -> None:
-    """The progress callback of callers who gave none."""
+    """A progress callback that does nothing."""
 
 
 def _call(denoise: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def midpoint(denoise: Denoiser, x: Tensor, sigmas: Tensor, *, on_step: OnStep = 
     """The midpoint method on ECDP's probability flow as a rotation, dr/dphi = v.
 
     Second order; two calls a step. The chord 2 sin(h/2) in the place of the arc h makes the step
-    exact where the network's two answers stay what they are, so that few steps do no harm.
+    exact where the network's two outputs do not change, whatever the number of steps.
     """
     steps = len(sigmas) - 1
     for i in range(steps):
@@ -171,16 +171,17 @@ def rk45(
 ) -> Tensor:
     """ECDP's probability flow (eq. 12-13) by torchdiffeq's dopri5, in process time.
 
-    Chooses its own steps: of `sigmas` only the first counts, and their number, by which
-    `on_step` learns how much of the time has gone. Tolerances are of the unit-variance
-    state r. Stops at the process's smallest noise, as published. FloatingPointError where the
-    state is not finite or the tolerances cannot be met; ValueError for tolerances that are none.
-    learnt: tensors that get a gradient, by the adjoint method, in memory that does not grow with
-    the number of calls; without any there is no gradient.
+    It chooses its own steps. Only the first of `sigmas` is used, and their number, in which
+    `on_step` reports the elapsed time. The tolerances apply to the unit-variance state r. It stops
+    at the process's smallest noise, as published.
+
+    learnt: tensors that get a gradient by the adjoint method, in memory that does not grow with the
+    number of calls; without any, no gradient is computed. Raises FloatingPointError where the state
+    is not finite or the tolerances cannot be met, ValueError for tolerances that are not positive.
     """
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"tolerances must be above 0, not rtol {rtol:g}, atol {atol:g}")
-    from torchdiffeq import odeint, odeint_adjoint  # 0.2 s, and nobody else needs it
+    from torchdiffeq import odeint, odeint_adjoint  # takes 0.2 s, and only this needs it
 
     steps = len(sigmas) - 1
     unmet = f"rtol {rtol:g}, atol {atol:g} cannot be met in {str(x.dtype)[6:]}"
@@ -191,13 +192,13 @@ def rk45(
     def slope(t: Tensor, r: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls > MOST_CALLS:  # its own end, a step too small to change the time, takes hours
+        if calls > MOST_CALLS:  # torchdiffeq's own limit, a vanishing step, takes hours
             raise FloatingPointError(
                 f"rtol {rtol:g}, atol {atol:g} are not met within {MOST_CALLS} network calls"
             )
-        # torchdiffeq's search for a first step may look outside of the interval
+        # torchdiffeq's search for a first step may leave the interval
         t = t.detach().clamp(times[1], times[0])
-        if t.isnan():  # that search again, where the tolerances are out of all proportion
+        if t.isnan():  # the same search, with extreme tolerances
             raise FloatingPointError(unmet)
         sigma = process.sigma_of_t(t)
         v = _velocity(denoise, r * float((1 + sigma**2).sqrt()), sigma)[1]
@@ -209,7 +210,7 @@ def rk45(
     def accepted(t: Tensor, r: Tensor, step: Tensor) -> None:
         on_step(int(steps * (1 - float(t - step))), steps)
 
-    slope.callback_accept_step = accepted  # torchdiffeq's; calls themselves go back and forth
+    slope.callback_accept_step = accepted  # for torchdiffeq; `slope`'s own times go both ways
     r = x / float((1 + sigmas[0] ** 2).sqrt())
     # no step goes past the end: sigma would be the root of a negative number there
     settings = {"rtol": rtol, "atol": atol, "method": "dopri5", "options": {"jump_t": times[1:]}}

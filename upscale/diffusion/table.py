@@ -1,5 +1,7 @@
-"""THE table of samplers, and that of spacings. The functions are loaded at their first call, so
-that who only asks for names and facts does not pay for torch."""
+"""The tables of samplers and spacings.
+
+Functions are loaded at their first call, so that reading names and facts needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,20 @@ if TYPE_CHECKING:
 
 @cache
 def loaded(place: str) -> Any:
-    """What "module:name" names."""
+    """The object that "module:name" names."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler, and what others must know of it.
+    """A sampler and what its callers must know about it.
 
-    function: itself, or its "module:name"; see `diffusion.samplers` for its arguments.
+    function: the function, or its "module:name"; its arguments are in `diffusion.samplers`.
     calls: network calls for a number of steps; 0 where they are only known afterwards.
     stochastic: adds noise, so it takes `noise`. adaptive: chooses its own steps, so it takes
     `process`, `rtol` and `atol`. single: makes one call, whatever the steps.
-    settings: arguments that it always gets.
+    settings: arguments that the function always gets.
     """
 
     function: Callable[..., Tensor] | str
@@ -46,8 +48,8 @@ class Sampler:
         return not self.adaptive and not self.single
 
     def __call__(self, denoise: Denoiser, x: Tensor, sigmas: Tensor, **given: Any) -> Tensor:
-        """The function's result. It gets those of `noise`, `process`, `rtol` and `atol` that it
-        takes, and all else that is given."""
+        """Call the function with those of `noise`, `process`, `rtol` and `atol` that it takes, and
+        with all other arguments that are given."""
         strange = set() if self.stochastic else {"noise"}
         strange |= set() if self.adaptive else {"process", "rtol", "atol"}
         own = {name: value for name, value in given.items() if name not in strange}
@@ -68,7 +70,7 @@ SAMPLERS: dict[str, Sampler] = {
     "once": Sampler(f"{_HOME}:once", calls=lambda steps: 1, single=True),
 }
 
-# how noise levels are spread over the process: functions (process, steps) -> sigmas without the 0
+# how noise levels are spaced: functions (process, steps) -> sigmas without the final 0
 SPACINGS: dict[str, str] = {
     "logsnr": "upscale.diffusion.process:log_snr_grid",
     "phi": "upscale.diffusion.process:phi_grid",

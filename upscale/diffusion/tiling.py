@@ -1,7 +1,7 @@
-"""A denoiser made of a denoiser on overlapping windows.
+"""A denoiser that calls another one on overlapping windows.
 
 The state, the noise and the schedule stay those of the whole picture; only the estimate of each
-step is put together from windows. So a picture has one trajectory, whatever its tiles. Where a
+step is assembled from windows. So a picture has one trajectory, whatever its tiles. Where a
 network sees no further than a halo, only what lies a halo inside each window is kept, and the
 estimate is that of the whole picture (`joined`); elsewhere windows are blended (`tiled`).
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upscale.diffusion.denoiser import Denoiser
 
-MARGIN = 4  # the outer 1/MARGIN of an overlap is dropped: there a window's padding shows
+MARGIN = 4  # the outer 1/MARGIN of an overlap has weight 0: a window's padding shows there
 
 
 class Box(NamedTuple):
@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 
 def starts(length: int, window: int, overlap: int, align: int) -> list[int]:
-    """First pixels of windows that cover `length`, multiples of `align`, `overlap` shared."""
+    """First pixels, multiples of `align`, of windows that cover `length` and share `overlap`."""
     if window >= length:
         return [0]
     stride = (window - overlap) // align * align
@@ -57,8 +57,8 @@ def starts(length: int, window: int, overlap: int, align: int) -> list[int]:
 
 
 def windows(size: tuple[int, int], window: int, overlap: int, align: int) -> list[Box]:
-    """Boxes that cover (height, width) as a full grid of rows and columns; one where the picture
-    fits. Raises ValueError where the window leaves no room for the overlap, or that is negative."""
+    """Boxes that cover (height, width) as a full grid of rows and columns; one if the picture fits.
+    Raises ValueError for an overlap that is negative or too large for the window."""
     (height, width), boxes = size, []
     for top in starts(height, window, overlap, align):
         for left in starts(width, window, overlap, align):
@@ -121,11 +121,11 @@ def tiled(
     boxes: list[Box],
     overlap: int,
 ) -> Denoiser:
-    """`denoise_window(x of the box, sigma, box)` on every box, blended over the overlaps.
+    """A denoiser that calls `denoise_window(x of the box, sigma, box)` and blends the overlaps.
 
-    `boxes` are those of `windows(size, ...)`. The weights are separable, and so is their sum, which
-    is divided out side by side: an identity stays an identity, and no map of the whole picture is
-    made besides the estimate. An error in a window ends the call with nothing kept.
+    `boxes` are those of `windows(size, ...)`. The weights and their sum are separable, and the sum
+    is divided out along each axis: an identity stays an identity, and the estimate is the only map
+    of the whole picture. An error in a window ends the call.
     """
     height, width = size
 

@@ -45,8 +45,8 @@ class Dists:
         with np.load(Path(__file__).parent / "data" / "dists.npz", allow_pickle=False) as file:
             alpha, beta = (torch.from_numpy(file[name]).to(device) for name in ("alpha", "beta"))
         total = alpha.sum() + beta.sum()
-        self.texture = (alpha / total).split(_CHANNELS)  # of the means
-        self.structure = (beta / total).split(_CHANNELS)  # of the correlations
+        self.texture = (alpha / total).split(_CHANNELS)  # weights of the means
+        self.structure = (beta / total).split(_CHANNELS)  # weights of the correlations
         self.mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
         window = torch.tensor([0.5, 1.0, 0.5], device=device)  # Hann
@@ -82,7 +82,7 @@ class Dists:
         return found
 
     def _pooled(self, x: Tensor) -> Tensor:
-        """L2 pooling in the place of VGG's maxima: eq. 2, no aliasing."""
+        """L2 pooling instead of VGG's max pooling: eq. 2, no aliasing."""
         kernel = self.window.expand(x.shape[1], 1, 3, 3)
         square = F.conv2d(x**2, kernel, stride=2, padding=1, groups=x.shape[1])
         return (square + 1e-12).sqrt()

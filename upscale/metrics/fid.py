@@ -29,7 +29,7 @@ _HOW = f"Fetch {_FILE} from torch-fidelity's releases, and set {VARIABLE} to the
 
 
 class Inception:
-    """The features that FID is made of, on `device`. Raises WeightsError."""
+    """The network whose features FID compares, on `device`. Raises WeightsError."""
 
     def __init__(
         self, device: str | torch.device = "cpu", weights: str | Path | None = None
@@ -54,8 +54,8 @@ class Inception:
 
 
 def fid(made: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
-    """The distance of two sets of features (2048,); nan for fewer than two pictures. Of few
-    pictures it is far too large: compare only sets of one size."""
+    """The distance between two sets of features (2048,); nan for fewer than two pictures. For few
+    pictures it is far too large: compare only sets of equal size."""
     if min(len(made), len(real)) < 2:
         return math.nan
     package = _package("metric_fid")

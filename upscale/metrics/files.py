@@ -1,4 +1,4 @@
-"""Weights of the larger metric networks: files of the user's, opened without trusting them."""
+"""Weights of the larger metric networks: the user's files, opened without trusting them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def state_of(path: Path) -> dict[str, Tensor]:
         return store.read(path)[0]
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each have their own
+    except Exception as error:  # pickle, zip and torch each raise their own
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(f"{path}: damaged, or it holds more than tensors ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

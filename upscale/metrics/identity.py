@@ -18,7 +18,7 @@ _SMALLEST = 40  # pixels: dlib's detector finds no smaller face, enlarged twice
 
 
 class Identity:
-    """Distance of faces. Raises WeightsError if its packages are not installed."""
+    """Distance between faces. Raises WeightsError if its packages are not installed."""
 
     def __init__(self) -> None:
         dlib, models = _packages()
@@ -29,11 +29,11 @@ class Identity:
         )
 
     def distance(self, sr: np.ndarray, hr: np.ndarray) -> float:
-        """Euclidean distance of the descriptors of the largest face of two (H,W,3) in [0,1]; dlib
-        takes two pictures for one person below 0.6. nan where the original shows no face.
+        """Euclidean distance between the descriptors of the largest face in two (H,W,3) in [0,1];
+        below 0.6 dlib takes them for one person. nan where the original shows no face.
 
         The face is found and turned upright in the original, and the same place is taken from
-        the result: its being badly drawn must not move the window."""
+        the result, so that a badly drawn face does not move the window."""
         sr, hr = quantised(sr, 8), quantised(hr, 8)
         if min(hr.shape[:2]) < _SMALLEST:
             return math.nan

@@ -23,7 +23,7 @@ NEAR, FAR = 1, 3  # bins from a frequency: what a Hann window leaks into, and wh
 
 def mesh(sr: np.ndarray | Tensor, hr: np.ndarray | Tensor) -> float:
     """`excess` of two pictures (H,W,3) in [0,1]; nan where a side is below WINDOW.
-    0 is none; grain as strong as hatching that can be seen has a tenth of its value.
+    0 means none; grain as strong as visible hatching has a tenth of the hatching's value.
 
     Float64, nothing is clipped or rounded: do that first if a file does.
     """
@@ -37,11 +37,11 @@ def excess(
     grey_level: float,
     mean: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> Tensor:
-    """(B,3,H,W) both, sides of WINDOW or more -> scalar: mean over frequencies of the square of how
-    far each stands out of those around it in sr, less the same in hr, where positive.
+    """Two (B,3,H,W), sides of WINDOW or more -> scalar: how much further each frequency stands out
+    of those around it in sr than in hr, where positive, squared, as a mean over frequencies.
 
-    In squared nepers of power. grey_level: of the pictures' values; noise of one is added. mean:
-    over processes that hold parts of the batch, differentiable.
+    In squared nepers of power. grey_level: one grey level in the pictures' units; noise of that
+    size is added. mean: a differentiable mean over processes that hold parts of the batch.
     """
     more = _standing_out(mean(_spectrum(sr, grey_level)))
     return (more - _standing_out(mean(_spectrum(hr, grey_level)))).clamp_min(0).square().mean()
@@ -63,7 +63,7 @@ def _spectrum(x: Tensor, grey_level: float) -> Tensor:
 
 
 def _standing_out(spectrum: Tensor) -> Tensor:
-    """Each bin less the mean of those around it, NEAR left out. Rows go round, columns reflect."""
+    """Each bin minus the mean of those FAR around it, without NEAR. Rows wrap, columns reflect."""
     wide = F.pad(spectrum[None, None], (0, 0, FAR, FAR), mode="circular")
     wide = F.pad(wide, (FAR, FAR, 0, 0), mode="reflect")
     side = 2 * FAR + 1

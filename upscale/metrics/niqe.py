@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from upscale.metrics.pixel import Image
 
 BLOCK = 96  # pixels; the authors' size, for which the natural statistics were made
-_RADIUS, _SIGMA = 3, 7 / 6  # of the local mean: a 7x7 Gaussian window
+_RADIUS, _SIGMA = 3, 7 / 6  # local mean: a 7x7 Gaussian window
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # neighbours: right, below, the two diagonals
 
 
@@ -52,14 +52,14 @@ def niqe(sr: Image) -> float:
 
 
 def _normalised(grey: np.ndarray) -> np.ndarray:
-    """Local mean off, local deviation out: eq. 1."""
+    """Subtract the local mean, divide by the local deviation: eq. 1."""
     mean = _smoothed(grey)
     deviation = np.sqrt(np.abs(_smoothed(grey**2) - mean**2))
     return (grey - mean) / (deviation + 1)
 
 
 def _halved(grey: np.ndarray) -> np.ndarray:
-    """By MATLAB's bicubic, which mirrors the picture at its edges; even sides."""
+    """Half the size by MATLAB's bicubic, which mirrors at the edges; sides must be even."""
     margin = 4  # pixels that the kernel reaches, and even
     wide = np.pad(grey / 255.0, margin, "symmetric").astype(np.float32)
     half = resize_array(wide, (wide.shape[0] // 2, wide.shape[1] // 2))
@@ -72,8 +72,8 @@ def _smoothed(plane: np.ndarray) -> np.ndarray:
 
 
 def _features(block: np.ndarray) -> list[float]:
-    """18 numbers of a normalised block (n,n): its own law's shape and spread, then shape, mean
-    and the two spreads of its products with each of four neighbours (wrapping round)."""
+    """18 numbers for a normalised block (n,n): shape and spread of its distribution, then shape,
+    mean and the two spreads of its products with each of four neighbours (wrapping round)."""
     shape, left, right = _asymmetric_fit(block)
     found = [shape, (left + right) / 2]
     for shift in _SHIFTS:

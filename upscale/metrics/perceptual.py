@@ -29,8 +29,8 @@ _HOW = (
     f"diffsr ships AlexNet's only: set {VGG_VARIABLE} to a safetensors file with VGG-16's features "
     "and LPIPS's v0.1 heads"
 )
-_TINY = 1e-12  # to squared lengths of features, whose square must not vanish in float32
-Features: TypeAlias = tuple[Tensor, ...]  # of a batch, one a level
+_TINY = 1e-12  # added to squared lengths of features, so that no square vanishes in float32
+Features: TypeAlias = tuple[Tensor, ...]  # a batch's features, one tensor per level
 
 _schemas: list[torch.library.Library] = []  # torch forgets a definition with its Library object
 
@@ -62,7 +62,7 @@ class Lpips:
     ) -> None:
         self.name = net
         self.path = weights_file(net, weights)
-        # (faster on a CPU than the plain layout)
+        # channels_last is faster on a CPU
         model = _fill(_skeleton(net), self.path).to(device).to(memory_format=torch.channels_last)
         self.trunk = Trunk(model.scaling_layer, model.net)
         self.heads = [lin.model[-1].weight for lin in model.lins]  # (1,C,1,1)
@@ -90,7 +90,7 @@ class Lpips:
 
     def compared(self, sr: Features, hr: Features) -> Tensor:
         """`loss` of two pictures' features, (B,), with its square written out: a third of the time
-        there and back, and for equal features 0 only up to rounding. For training."""
+        forward and backward, and for equal features 0 only up to rounding. For training."""
         total = torch.zeros(len(sr[0]), device=sr[0].device)
         with torch.autocast(total.device.type, enabled=False):  # a difference of nearly equal sums
             for a, b, head in zip(sr, hr, self.heads, strict=True):
@@ -107,8 +107,8 @@ class Lpips:
     def last_compared(sr: Features, hr: Features) -> Tensor:
         """L1 between the last of two pictures' features, (B,), differentiable.
 
-        ECDP eq. 19, which takes VGG-19's conv5_4; here it is the trunk that LPIPS has (VGG-16's
-        relu5_3, AlexNet's relu5)."""
+        ECDP eq. 19, which takes VGG-19's conv5_4; here they are those of LPIPS's trunk
+        (VGG-16's relu5_3, AlexNet's relu5)."""
         return (sr[-1] - hr[-1]).abs().mean((1, 2, 3))
 
     def _batch(self, picture: np.ndarray | Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def available(net: str) -> bool:
 
 
 def unit(features: Tensor) -> Tensor:
-    """Length 1 over the channels. The tiny term keeps the gradient finite where all are zero."""
+    """Features of length 1 over the channels; the gradient is finite where all are zero."""
     return features / ((features**2).sum(1, keepdim=True) + 1e-20).sqrt()
 
 

@@ -38,7 +38,7 @@ class Recogniser:
         self.device = torch.device(device)
 
     def rank(self, sr: np.ndarray, label: int | None) -> float:
-        """How many classes are held likelier than `label` in (H,W,3) in [0,1]; 0 is recognised.
+        """How many classes are rated above `label` for (H,W,3) in [0,1]; 0 means recognised.
         nan without a label."""
         if label is None:
             return math.nan
