@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,9 +186,9 @@ def enlarge(
                 earlier[-2].result(ticket.limit)  # no more than two large pictures wait
             last = None
     if spread:
-        grey = replace(
-            result.picture, rgb=spread.map(), alpha=None, bits=8, grey=True, icc=None, exif=None
-        )
+        from upscale.image.picture import Picture
+
+        grey = Picture(spread.map(), grey=True)
         last = _writing(job, ticket, grey, item.deviation, reports[0])
     said, ticket.picture = picture.notes, None
 

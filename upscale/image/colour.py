@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from upscale.errors import InputError
+from upscale.image import profile
 
 # rgb float32 (H,W,3) in [0,1], alpha float32 (H,W) or None, grey or not
 Planes: TypeAlias = "tuple[np.ndarray, np.ndarray | None, bool]"
@@ -76,6 +77,32 @@ def fitting(icc: bytes | None) -> tuple[bytes | None, list[str]]:
     return icc or None, []
 
 
+def to_srgb(samples: np.ndarray, icc: bytes) -> np.ndarray | None:
+    """uint8 (H,W,1..4) whose colours a profile says -> the same in sRGB; None for a profile that is
+    damaged or for something else."""
+    colours = 1 if samples.shape[2] < 3 else 3
+    shown = np.ascontiguousarray(samples[..., :colours])
+    grey = profile.space(icc) == b"GRAY"
+    if grey:
+        image = Image.fromarray(np.ascontiguousarray(shown[..., 0]))
+    else:
+        image = Image.fromarray(shown if colours == 3 else shown.repeat(3, 2))
+    if grey and colours == 3:
+        return None
+    try:
+        rgb = ImageCms.profileToProfile(
+            image,
+            ImageCms.ImageCmsProfile(io.BytesIO(icc)),
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    made = np.asarray(rgb)[..., :colours]
+    return np.concatenate([made, samples[..., colours:]], 2)
+
+
 def _is_grey_palette(im: Image.Image) -> bool:
     """GIF has no other way to be grey."""
     if im.mode != "P" or im.palette is None or im.palette.mode != "RGB":
@@ -101,17 +128,21 @@ def _from_cmyk(im: Image.Image, icc: bytes | None) -> tuple[Image.Image, None, l
     return im.convert("RGB"), None, ["CMYK without a usable profile: its colours are a guess"]
 
 
-def upright(planes: Planes, orientation: int) -> Planes:
-    """As stored -> as seen, for an EXIF orientation 1..8 (EXIF 2.3, 4.6.4 A)."""
-    rgb, alpha, grey = planes
-    return _turned(rgb, orientation), None if alpha is None else _turned(alpha, orientation), grey
+def upright(
+    planes: tuple[np.ndarray, np.ndarray | None], orientation: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """rgb and alpha as stored -> as seen, for an EXIF orientation 1..8 (EXIF 2.3, 4.6.4 A)."""
+    rgb, alpha = planes
+    return _turned(rgb, orientation), None if alpha is None else _turned(alpha, orientation)
 
 
 def _turned(plane: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation == 1:
+        return np.ascontiguousarray(plane)
     if orientation in (5, 6, 7, 8):
         plane = plane.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         plane = plane[::-1]
     if orientation in (2, 3, 6, 7):
         plane = plane[:, ::-1]
-    return np.ascontiguousarray(plane)
+    return np.array(plane, order="C")  # of one row or column, others may keep negative strides

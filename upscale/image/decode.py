@@ -9,7 +9,8 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
@@ -17,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
-from upscale.image import colour, exif, jpeg, png16, tiff
+from upscale.image import colour, exif, jpeg, png16, profile, tiff, xmp
+from upscale.image.carried import Carried, carried
 from upscale.image.formats import FORMATS, alien, sniff
 from upscale.image.picture import Picture
 
@@ -25,7 +27,6 @@ Frames: TypeAlias = Literal["error", "first"]
 
 _HEAD = 64  # bytes that tell the format
 _MOST_SCANS = 100
-_END_OF_JPEG = b"\xff\xd9"
 _quiet_lock = threading.Lock()
 _quiet: list[ExitStack] = []  # what the first of several threads put aside, for the last to restore
 _decoding = 0
@@ -50,7 +51,19 @@ def read(
     if frames not in ("error", "first"):
         raise UsageError(f"frames is {frames!r}; choose from error, first")
     with _opened(source) as file, _explained(source):
-        return _decoded(file, frames, allow_truncated, max_pixels)
+        try:
+            return _decoded(file, frames, allow_truncated, max_pixels)
+        except _CutShort as error:
+            advice = "get it again"
+            with suppress(Exception):  # advice that would fail is not given
+                file.seek(0)
+                _decoded(file, frames, True, max_pixels)
+                advice += ", or take what is there with --allow-truncated (allow_truncated=True)"
+            raise InputError(f"{error}; {advice}") from error.__cause__
+
+
+class _CutShort(InputError):
+    """Part of a picture may be there."""
 
 
 def size_of(source: str | Path | BinaryIO) -> tuple[int, int]:
@@ -74,11 +87,16 @@ def _explained(source: str | Path | BinaryIO) -> Iterator[None]:
         except DiffsrError as error:
             raise type(error)(f"{name}: {error}") from error.__cause__
         except Image.DecompressionBombError as error:  # a limit of Pillow's own, of some formats
-            raise InputError(f"{name}: too many pixels for Pillow ({error})") from error
+            raise InputError(f"{name}: too many pixels for its format's decoder") from error
         except MemoryError as error:
             raise OutOfMemory(f"{name}: not enough memory to decode it") from error
+        except ImportError as error:
+            raise InputError(
+                f"{name}: a variant whose decoder is not installed; save it as PNG or as TIFF "
+                "without compression first"
+            ) from error
         except Exception as error:  # decoders raise whatever they stumble over in a damaged file
-            raise InputError(f"{name}: the file is damaged ({error}); get it again") from error
+            raise InputError(f"{name}: the file is damaged; get it again") from error
 
 
 def _format_of(file: BinaryIO) -> tuple[str, bytes]:
@@ -97,25 +115,64 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
     format, head = _format_of(file)
     if format == "TIFF":
         return _tiff(file, frames, allow_truncated, max_pixels)
-    im = _plugin(format)(file)
+    found, pixels = carried(file, format)
+    im = _plugin(format)(pixels)
     _check_pixels((im.height, im.width), max_pixels)
     _check_bytes(file, format, im.height * im.width, allow_truncated)
     notes = []
     if getattr(im, "is_animated", False):
         notes += _check_frames(im.n_frames, "frames", frames)
-    im, lost = _loaded(im, file, format, allow_truncated)
+    im, lost = _loaded(im, pixels, format, allow_truncated)
     if format == "PNG" and png16.is_deep(head):
-        samples = png16.read(file, im)
+        samples = png16.read(pixels, im)
         planes, bits = colour.split(samples / np.float32(65535)), 16
-        icc, said = colour.fitting(im.info.get("icc_profile"))
+        icc, said = colour.fitting(found.icc)
     else:
-        im, icc, said = colour.plain(im, im.info.get("icc_profile"))
+        im, icc, said = colour.plain(im, found.icc)
         planes, bits = colour.planes(im), 8
-    block, orientation = _exif(im)
-    rgb, alpha, grey = colour.upright(planes, orientation)
-    dpi = upright_dpi(im.info.get("dpi"), orientation)
-    notes = (*notes, *lost, *said)
-    return Picture(rgb, alpha, bits, grey, icc, block, dpi, format, notes)
+    taken = exif.taken(found.exif)
+    orientation = taken.orientation
+    if format in ("AVIF", "HEIC"):  # turned by boxes, whatever EXIF says; HEIC is turned already
+        own = exif.taken(im.info.get("exif")) if format == "AVIF" else exif.Taken()
+        orientation = own.orientation
+        lost = [*lost, *_reduced(found.bits)]
+    return _with(
+        Picture(*colour.upright(planes[:2], orientation), bits, planes[2], icc, format=format),
+        found, taken, orientation, (*notes, *lost, *said),
+    )  # fmt: skip
+
+
+def _with(
+    picture: Picture, found: Carried, taken: exif.Taken, orientation: int, notes: tuple[str, ...]
+) -> Picture:
+    """The picture with what its file carries."""
+    icc, colours, said = picture.icc, found.colours, []
+    if icc is None and colours:
+        icc, name = profile.of_chunks(colours, picture.grey)
+        if name and icc is None:
+            said.append(f"colours by {name} are not understood: they are taken for sRGB")
+    packet = xmp.alone(found.xmp) if found.xmp else None
+    if packet and (orientation != 1 or picture.format in ("AVIF", "HEIC")):
+        packet = xmp.turned(packet)
+    dpi = found.dpi or taken.dpi
+    aspect = None if dpi else found.aspect or taken.aspect
+    return replace(
+        picture,
+        icc=icc,
+        exif=taken.block,
+        dpi=upright_dpi(dpi, orientation),
+        aspect=upright_dpi(aspect, orientation),
+        xmp=packet,
+        iptc=found.iptc,
+        comments=tuple(found.comments),
+        texts=tuple(found.texts),
+        colours=tuple(colours),
+        notes=tuple(dict.fromkeys([*notes, *found.notes, *taken.notes, *said])),
+    )
+
+
+def _reduced(bits: int) -> list[str]:
+    return [f"{bits} bits a channel were reduced to 8"] if bits > 8 else []
 
 
 def _tiff(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int) -> Picture:
@@ -123,23 +180,23 @@ def _tiff(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int
     _check_pixels(header.size, max_pixels)
     notes = _check_frames(header.pages, "pages", frames) if header.pages > 1 else []
     if header.missing and not allow_truncated:
-        raise InputError(
-            f"the TIFF is cut short ({header.missing:.0%} of its strips are not all there); get it "
-            "again, or try what is there with --allow-truncated (allow_truncated=True)"
+        raise _CutShort(
+            f"the TIFF is cut short ({header.missing:.0%} of its strips are not all there)"
         )
-    icc, orientation = header.icc, header.orientation
+    found = header.carried
     if header.deep:
         planes, bits = colour.split(tiff.read(file)), 16
-        icc, lost = colour.fitting(icc)
+        icc, said = colour.fitting(found.icc)
     else:
-        file.seek(0)
-        im, cut = _loaded(_plugin("TIFF")(file), file, "TIFF", allow_truncated)
-        im, icc, said = colour.plain(im, icc)
-        planes, bits, orientation = colour.planes(im), 8, 1  # Pillow has turned it
-        lost = cut + said
-    rgb, alpha, grey = colour.upright(planes, orientation)
-    dpi = upright_dpi(header.dpi, header.orientation)
-    return Picture(rgb, alpha, bits, grey, icc, header.exif, dpi, "TIFF", (*notes, *lost))
+        im, cut = _loaded(tiff.image(file), file, "TIFF", allow_truncated)
+        im, icc, said = colour.plain(im, found.icc)
+        planes, bits = colour.planes(im), 8
+        said += cut + _reduced(found.bits)
+    orientation = header.taken.orientation
+    return _with(
+        Picture(*colour.upright(planes[:2], orientation), bits, planes[2], icc, format="TIFF"),
+        found, header.taken, orientation, (*notes, *said),
+    )  # fmt: skip
 
 
 def upright_dpi(dpi: tuple[float, float] | None, orientation: int) -> tuple[float, float] | None:
@@ -209,18 +266,43 @@ def _loaded(
         im.tile = []  # what was decoded is all there is
         share = _share(im)
         there = f" ({share:.0%} of its rows are there)" if 0 < share < 1 else ""
-        if share == 0 and format != "JPEG":
-            raise InputError(f"the {format} is cut short or damaged ({error})") from error
-        if not allow_truncated:
+        if format == "JPEG":
+            file.seek(0)
+            data = file.read()
+            if (whole := _without_end(data)) is not None:
+                return whole, ["the JPEG's end is not marked; all of its pixels are there"]
+            data = jpeg.mended(data)
+        if (share == 0 and format != "JPEG") or (format == "JPEG" and data is None):
             raise InputError(
-                f"the {format} is cut short or damaged{there}; get it again, or take what is "
-                "there with --allow-truncated (allow_truncated=True)"
+                f"the {format} is cut short or damaged before its first pixels; get it again"
             ) from error
+        if not allow_truncated:
+            raise _CutShort(f"the {format} is cut short or damaged{there}") from error
     if format == "JPEG":  # a progressive one is all there, but coarse, once the end is marked
-        file.seek(0)
-        im = _plugin(format)(io.BytesIO(file.read() + _END_OF_JPEG))
-        im.load()
+        im = _jpeg_of(data)
     return im, [f"the {format} is cut short{there}"]
+
+
+# Two ways to go on that have nothing in common: pixels that need more than is there are made of it
+_GUESSES = (b"", bytes([0x5A, 0x3C, 0x91]) * 99, bytes([0x12, 0xE7, 0xB4, 0x08]) * 99)
+
+
+def _without_end(data: bytes) -> Image.Image | None:
+    """The picture of a JPEG that lacks nothing but the mark of its end."""
+    data = data.rstrip(b"\xff")
+    if not jpeg.lacks_only_end(data):
+        return None
+    try:
+        first, *others = (_jpeg_of(data + guess + jpeg.END) for guess in _GUESSES)
+    except (OSError, SyntaxError):
+        return None
+    return first if all(other.tobytes() == first.tobytes() for other in others) else None
+
+
+def _jpeg_of(data: bytes) -> Image.Image:
+    im = _plugin("JPEG")(io.BytesIO(data))
+    im.load()
+    return im
 
 
 def _share(im: Image.Image) -> float:
@@ -230,13 +312,6 @@ def _share(im: Image.Image) -> float:
     except OSError:  # it had not even begun
         return 0.0
     return 0.0 if reached.size == 0 else (int(reached[-1]) + 1) / im.height
-
-
-def _exif(im: Image.Image) -> tuple[bytes | None, int]:
-    try:
-        return exif.taken(im.getexif())
-    except Exception:  # a damaged block; the pixels do not need it
-        return None, 1
 
 
 @contextmanager

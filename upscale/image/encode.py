@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from upscale import atomic
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory, OutputError, UsageError
-from upscale.image import exif, png16, tiff
+from upscale.image import colour, exif, gif, jpeg, png16, profile, tiff, xmp
 from upscale.image.formats import FORMATS, canonical, check_format, format_of
 from upscale.image.picture import Extras, Picture, quantised
 
@@ -62,7 +62,7 @@ def write(
     except MemoryError as error:
         raise OutOfMemory(f"not enough memory to encode the {name}") from error
     except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
-        raise OutputError(f"{name} cannot be encoded ({error}); try PNG") from error
+        raise OutputError(f"{name} cannot be encoded; try PNG") from error
     if is_path:
         with atomic.placed(Path(target), overwrite=overwrite, check=check) as file:
             file.write(data.getbuffer())
@@ -80,39 +80,107 @@ def _encode(
         writer.close()
     else:
         image, options = _for_pillow(name, samples, extras, quality)
-        image.save(file, name, **options)
+        if name not in _SPLICED:
+            image.save(file, name, **options)
+            return
+        plain = io.BytesIO()
+        image.save(plain, name, **options)
+        file.write(_SPLICED[name](plain.getvalue(), extras))
+
+
+# formats whose extras are put in beside Pillow, which has no words for some and loses bytes of some
+_SPLICED = {
+    "PNG": png16.with_extras, "JPEG": jpeg.with_extras, "GIF": gif.with_extras,
+}  # fmt: skip
+
+
+# what is said of a field that a format cannot hold
+_WORDS = {
+    "icc": "the colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC",
+    "comments": "the comment", "texts": "the PNG's texts", "dpi": "the resolution",
+    "aspect": "pixels that are not square",
+}  # fmt: skip
 
 
 def _extras(
     picture: Picture, size: tuple[int, int], name: str, strip: bool, comment: str | None
 ) -> tuple[Extras, list[str]]:
     """What goes along with a picture like `picture`, but of `size`; and what cannot."""
-    software = None if strip else comment
-    block = None if strip else picture.exif
-    icc = None if strip else picture.icc
-    notes = []
-    # GIF and BMP have no place for a profile; a profile for grey does not fit RGB
-    unfit = icc is not None and icc[16:20] == b"GRAY" and not _grey(picture, name)
-    if icc and (not FORMATS[name].profile or unfit):
-        icc = None
-        notes.append(f"{name} cannot hold the colour profile: it was left out")
-    if FORMATS[name].profile:
-        # PNG has a text for the software
-        tagged = None if name == "PNG" else software
-        made = exif.updated(block, size, tagged, for_jpeg=name == "JPEG")
-        if block and not made:
+    if strip:
+        return Extras(), []
+    holds, notes = FORMATS[name].holds, []
+    found = {field: getattr(picture, field) for field in (*_WORDS, "colours")}
+    if found["xmp"]:
+        found["xmp"] = xmp.updated(found["xmp"], size)
+    # what an earlier run said of itself
+    found["texts"] = tuple(t for t in found["texts"] if not t[1].startswith(b"Software\0diffsr "))
+    found["icc"], found["colours"], said = _colours(picture, name)
+    notes += said
+    for field, words in _WORDS.items():
+        if found[field] and field not in holds:
+            if field == "texts":
+                keywords = [data.split(b"\0")[0].decode("latin-1") for _, data in found["texts"]]
+                words += f" ({', '.join(dict.fromkeys(keywords))})"
+            if field != "icc":  # of which `_colours` has spoken
+                notes.append(f"{name} cannot hold {words}: left out")
+            found[field] = () if isinstance(found[field], tuple) and field != "dpi" else None
+    if "exif" in holds:
+        made = exif.updated(
+            found["exif"],
+            size,
+            None if name == "PNG" else comment,  # PNG has a text for the software
+            dpi=found["dpi"],
+            aspect=found["aspect"],
+            needed=name in ("WEBP", "AVIF"),
+            for_jpeg=name == "JPEG",
+            turned_tag=name != "AVIF",
+        )
+        if found["exif"] and not made:
             notes.append(f"{name} cannot hold so long an EXIF block: it was left out")
-        block = made
-    elif block:
-        block = None
-        notes.append(f"{name} cannot hold EXIF: it was left out")
-    return Extras(icc, block, None if strip else picture.dpi, software), notes
+        found["exif"] = made
+    extras = Extras(**found, software=comment)
+    if name == "JPEG":
+        for field in ("xmp", "iptc", "comments"):
+            if getattr(extras, field) and not jpeg.fits(extras, field):
+                notes.append(f"JPEG cannot hold so long {_WORDS[field]}: left out")
+                extras = replace(extras, **{field: () if field == "comments" else None})
+    return extras, notes
+
+
+def _colours(
+    picture: Picture, name: str
+) -> tuple[bytes | None, tuple[tuple[bytes, bytes], ...], list[str]]:
+    """The profile to write, what a PNG says of its colours besides, and notes."""
+    icc, chunks, holds, notes = picture.icc, picture.colours, FORMATS[name].holds, []
+    if "icc" not in holds:
+        if icc:
+            usable = (
+                colour.to_srgb(np.zeros((1, 1, 1 if _grey(picture, name) else 3), np.uint8), icc)
+                is not None
+            )
+            done = "the colours were converted to sRGB" if usable else "it was left out"
+            notes.append(f"{name} cannot hold the colour profile: {done}")
+        return None, (), notes
+    if chunks:
+        made, words = profile.of_chunks(chunks, picture.grey)
+        if icc == made:
+            if "colours" in holds:
+                return None, chunks, []
+            if made:
+                notes.append(f"{name} cannot hold {words}: a colour profile was made of it")
+    fitting = profile.fitted(icc, _grey(picture, name)) if icc else None
+    if icc and not fitting:
+        notes.append(f"{name} cannot hold the colour profile: it was left out")
+    return fitting, chunks if "colours" in holds else (), notes
 
 
 def _grey(picture: Picture, name: str) -> bool:
-    """Whether one channel is written: WebP has no grey, AVIF none with alpha."""
+    """Whether one channel is written: WebP has no grey, AVIF none with alpha, and some profiles
+    are for colours alone."""
     alpha = picture.alpha is not None and FORMATS[name].alpha
-    return picture.grey and not (name == "WEBP" or (name == "AVIF" and alpha))
+    if not picture.grey or name == "WEBP" or (name == "AVIF" and alpha):
+        return False
+    return picture.icc is None or profile.fitted(picture.icc, grey=True) is not None
 
 
 def _samples(picture: Picture, name: str) -> np.ndarray:
@@ -123,9 +191,12 @@ def _samples(picture: Picture, name: str) -> np.ndarray:
     if alpha is not None and not FORMATS[name].alpha:
         rgb, alpha = rgb * alpha[..., None] + (1 - alpha[..., None]), None
     # no channel of a grey picture is privileged
-    colour = rgb.mean(2, keepdims=True) if _grey(picture, name) else rgb
+    colours = rgb.mean(2, keepdims=True) if _grey(picture, name) else rgb
     bits = picture.bits if FORMATS[name].deep else 8
-    samples = quantised(colour, bits)
+    samples = quantised(colours, bits)
+    if picture.icc and "icc" not in FORMATS[name].holds:
+        converted = colour.to_srgb(samples, picture.icc)
+        samples = samples if converted is None else converted
     if alpha is None:
         return samples
     return np.concatenate([samples, quantised(alpha, bits)[..., None]], 2)
@@ -193,34 +264,28 @@ def _for_pillow(
     """uint8 samples as an image, and the options that it is saved with."""
     image = _image(samples)
     if name == "GIF":
-        return _for_gif(image, samples, {"comment": extras.software} if extras.software else {})
+        return _for_gif(image, samples)
     if name == "BMP":
-        return image, {"dpi": extras.dpi or (96, 96)}
-    carried = {"icc_profile": extras.icc, "exif": extras.exif, "dpi": extras.dpi}
-    options: dict[str, object] = {key: value for key, value in carried.items() if value}
+        return image, {"dpi": extras.dpi or (0, 0)}
     if name == "PNG":
-        text = PngInfo()
-        if extras.software:
-            add = text.add_text if extras.software.isascii() else text.add_itxt
-            add("Software", extras.software)
-        return image, {"pnginfo": text, "compress_level": _PNG_LEVEL, **options}
-    options["quality"] = quality or (90 if name == "AVIF" else 95)
+        return image, {"compress_level": _PNG_LEVEL}
+    options: dict[str, object] = {"quality": quality or (90 if name == "AVIF" else 95)}
     if name == "JPEG":
-        options["subsampling"] = 0
-    elif name == "AVIF":
+        return image, {"subsampling": 0, **options}
+    carried = {"icc_profile": extras.icc, "exif": extras.exif, "xmp": extras.xmp}
+    options |= {key: value for key, value in carried.items() if value}
+    if name == "AVIF":
         options["subsampling"] = "4:0:0" if samples.shape[2] == 1 else "4:4:4"
     else:  # WebP; exact: without it, lossless too would change the colours under alpha 0
         options["lossless"] = options["exact"] = options["quality"] == 100
     return image, options
 
 
-def _for_gif(
-    image: Image.Image, samples: np.ndarray, options: dict[str, object]
-) -> tuple[Image.Image, dict[str, object]]:
+def _for_gif(image: Image.Image, samples: np.ndarray) -> tuple[Image.Image, dict[str, object]]:
     channels = samples.shape[2]
     if channels in (1, 3):
-        return image if channels == 1 else image.quantize(256), options
+        return image if channels == 1 else image.quantize(256), {}
     colour = samples[..., :-1] if channels == 4 else samples[..., :1].repeat(3, 2)
     indices = _image(colour).quantize(255)  # the last one is for what is transparent
     indices.paste(255, mask=Image.fromarray(np.uint8(255) * (samples[..., -1] < 128)))
-    return indices, {"transparency": 255, **options}
+    return indices, {"transparency": 255}

@@ -1,20 +1,31 @@
-"""EXIF blocks: cleaned when read, brought up to date when written.
+"""EXIF blocks and TIFF directories as bytes: every tag on its own.
 
-A block is what Pillow's `exif=` takes: b"Exif\\0\\0" and a small TIFF file.
+A block is b"Exif\\0\\0" and a small TIFF file. It is taken apart into tags, whose values stay the
+bytes that they are, and laid out anew; a tag that cannot be read costs only itself. Pillow's own
+EXIF loses bytes of texts, and loses all tags where one is of an unexpected type.
 """
 
 from __future__ import annotations
 
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+import io
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO, TypeAlias
 
-_ORIENTATION = 0x0112
+from PIL import ExifTags
+
+PREFIX = b"Exif\0\0"
+ORIENTATION = 0x0112
+_X, _Y, _UNIT = 282, 283, 296  # resolution
 _SOFTWARE = 0x0131
-_EXIF = 0x8769
-_GPS = 0x8825
-_INTEROP = 0xA005
+_EXIF, _GPS, _INTEROP = 0x8769, 0x8825, 0xA005
+_POINTERS = (_EXIF, _GPS, _INTEROP)
 _MAKER_NOTE = 0x927C
 _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
+_SUBJECT = {0x9214, 0xA214}  # places in the picture, in pixels of the old size
 
 # How a TIFF lays out and describes its own pixels: of no meaning once they are decoded. Includes
 # the profile, XMP, IPTC and Photoshop blocks, which an EXIF block does not hold.
@@ -25,66 +36,352 @@ _LAYOUT = {
 }  # fmt: skip
 # What a TIFF's own directory says about the picture rather than the file; the rest is private
 # tags of scanners, maps and microscopes, some of them larger than the pixels.
-_ABOUT = {
-    270, 271, 272, _ORIENTATION, _SOFTWARE, 306, 315, 316, 18246, 18249, 33432, _EXIF, _GPS,
-    40091, 40092, 40093, 40094, 40095,
+ABOUT = {
+    270, 271, 272, ORIENTATION, _SOFTWARE, 306, 315, 316, _X, _Y, _UNIT, 18246, 18249, 33432, _EXIF,
+    _GPS, 40091, 40092, 40093, 40094, 40095,
 }  # fmt: skip
+
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, UTF8 = 1, 2, 3, 4, 5, 7, 13, 129
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, UTF8: 1}
+_BIG = {16: 8, 17: 8, 18: 8}  # types of BigTIFF alone
+_TEXT, _WHOLE = (ASCII, UTF8, BYTE, UNDEFINED), (SHORT, LONG)
+_EXPECTED = dict.fromkeys((270, 271, 272, 305, 306, 315, 316, 33432, 0x9003, 0x9004), _TEXT) | {
+    ORIENTATION: _WHOLE, _X: (RATIONAL,), _Y: (RATIONAL,), _UNIT: _WHOLE,
+    _PIXELS_X: _WHOLE, _PIXELS_Y: _WHOLE,
+}  # fmt: skip
+
+_ENTRIES, _VALUE_BYTES = 2000, 64 << 20  # no honest directory has more
 _MARKER = 65533  # bytes in a JPEG marker
 
 
-def taken(exif: Image.Exif, *, from_tiff: bool = False) -> tuple[bytes | None, int]:
-    """What a file said -> (block with the orientation reset to 1 or None, orientation 1..8)."""
-    orientation = exif.get(_ORIENTATION, 1)
-    if orientation not in range(1, 9):
-        orientation = 1
-    for tag in list(exif):
-        if tag in _LAYOUT or (from_tiff and tag not in _ABOUT):
-            del exif[tag]
-    if _ORIENTATION in exif:
-        exif[_ORIENTATION] = 1
-    return (exif.tobytes() if set(exif) - {_ORIENTATION} else None), orientation
+@dataclass(frozen=True)
+class Value:
+    """kind: TIFF's type; data: its bytes in the directory's order; at: where they lay, if moving
+    them would spoil them."""
+
+    kind: int
+    data: bytes
+    at: int | None = None
+
+
+Tags: TypeAlias = "dict[int, Value | Tags]"
+
+
+@dataclass
+class Read:
+    """order: "<" or ">"; lost: names of tags that could not be read; orientation 1..8."""
+
+    order: str
+    tags: Tags
+    lost: list[str]
+    orientation: int
+
+    @property
+    def notes(self) -> list[str]:
+        if not self.lost:
+            return []
+        names = ", ".join(dict.fromkeys(self.lost))
+        return [f"EXIF tags that are damaged or of an unexpected type were left out: {names}"]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def parsed(file: BinaryIO) -> Read | None:
+    """The first directory of a TIFF, a BigTIFF or the inside of an EXIF block, and those below it
+    that EXIF defines. None where there is no directory."""
+    file.seek(0)
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 8:
+        return None
+    magic = struct.unpack(f"{order}H", head[2:4])[0]
+    if magic == 43 and len(head) == 16:
+        big, (at,) = True, struct.unpack(f"{order}Q", head[8:])
+    else:
+        big, (at,) = False, struct.unpack(f"{order}I", head[4:8])
+    lost: list[str] = []
+    tags = _directory(file, at, order, big, lost, {0})
+    return None if tags is None else Read(order, tags, lost, _orientation(file, at, order, big))
+
+
+def _orientation(file: BinaryIO, at: int, order: str, big: bool) -> int:
+    """1..8, whatever integer type it has, and whatever else is in the directory."""
+    for tag, kind, count, field in _fields(file, at, order, big) or ():
+        if tag == ORIENTATION and count == 1 and kind in (1, 3, 4, 6, 8, 9):
+            size = _BYTES[kind]
+            number = int.from_bytes(field[:size], "little" if order == "<" else "big")
+            return number if 1 <= number <= 8 else 1
+    return 1
+
+
+def _fields(
+    file: BinaryIO, at: int, order: str, big: bool
+) -> list[tuple[int, int, int, bytes]] | None:
+    """(tag, type, count, what stands in place of the value) of a directory, as far as it goes."""
+    try:
+        file.seek(at)
+        head = file.read(8 if big else 2)
+    except (OSError, OverflowError, ValueError):
+        return None
+    if len(head) < (8 if big else 2):
+        return None
+    (count,) = struct.unpack(order + ("Q" if big else "H"), head)
+    form, size = (f"{order}HHQ8s", 20) if big else (f"{order}HHI4s", 12)
+    data = file.read(min(count, _ENTRIES) * size)
+    return list(struct.iter_unpack(form, data[: len(data) // size * size]))
+
+
+def _directory(
+    file: BinaryIO, at: int, order: str, big: bool, lost: list[str], seen: set[int]
+) -> Tags | None:
+    fields = _fields(file, at, order, big)
+    if fields is None or at in seen:
+        return None
+    seen.add(at)
+    tags: Tags = {}
+    for tag, kind, count, field in fields:
+        if tag in tags or tag in _LAYOUT - {700, 33723, 34377, 34675}:
+            continue
+        value = _value(file, tag, kind, count, field, order)
+        if value is None:
+            lost.append(_name(tag))
+            continue
+        if tag in _POINTERS:
+            below = _directory(file, _number(value, order), order, big, lost, seen)
+            if below is None:
+                lost.append(_name(tag))
+            else:
+                tags[tag] = below
+        else:
+            tags[tag] = value
+    return tags
+
+
+def _value(
+    file: BinaryIO, tag: int, kind: int, count: int, field: bytes, order: str
+) -> Value | None:
+    """None where the type is unknown or unexpected, or where the bytes are not all there."""
+    size = _BYTES.get(kind) or (_BIG.get(kind) if len(field) == 8 else None)
+    expected = (LONG, IFD, 16, 18) if tag in _POINTERS else _EXPECTED.get(tag)
+    if size is None or (expected and kind not in expected) or count * size > _VALUE_BYTES:
+        return None
+    if tag in _POINTERS and count != 1:
+        return None
+    length, at = count * size, None
+    if length <= len(field):
+        data = field[:length]
+    else:
+        (at,) = struct.unpack(order + ("Q" if len(field) == 8 else "I"), field)
+        try:
+            file.seek(at)
+        except (OSError, OverflowError, ValueError):
+            return None
+        data = file.read(length)
+        if len(data) < length:
+            return None
+    if kind in _BIG and tag not in _POINTERS:  # a directory of 32 bits has no such numbers
+        numbers = struct.unpack(f"{order}{count}Q", data)
+        if kind == 17 or max(numbers, default=0) >= 2**32:
+            return None
+        kind, data = LONG, struct.pack(f"{order}{count}I", *numbers)
+    fixed = at if tag == _MAKER_NOTE and at is not None and at + length <= _MARKER else None
+    return Value(kind, data, fixed)
+
+
+def _number(value: Value | Tags, order: str) -> int:
+    assert isinstance(value, Value)
+    return int.from_bytes(value.data, "little" if order == "<" else "big")
+
+
+def _name(tag: int) -> str:
+    return ExifTags.TAGS.get(tag) or ExifTags.GPSTAGS.get(tag) or f"{tag:#06x}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a file said: block without orientation and resolution, or None; orientation 1..8; dpi
+    (across, down) as stored; aspect: the same where no unit is named."""
+
+    block: bytes | None = None
+    orientation: int = 1
+    dpi: tuple[float, float] | None = None
+    aspect: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def taken(block: bytes | None) -> Taken:
+    """Of a block, with its prefix or without."""
+    if not block:
+        return Taken()
+    read = parsed(io.BytesIO(block.removeprefix(PREFIX)))
+    if read is None:
+        return Taken(notes=("the EXIF block is damaged: it was left out",))
+    return taken_of(read)
+
+
+def taken_of(read: Read, *, from_tiff: bool = False) -> Taken:
+    """Of a directory; of a TIFF's own, only what is about the picture."""
+    tags = {
+        tag: value
+        for tag, value in read.tags.items()
+        if tag not in _LAYOUT and (tag in ABOUT or not from_tiff)
+    }
+    dpi, aspect = _resolution(tags, read.order)
+    for tag in (ORIENTATION, _X, _Y, _UNIT):
+        tags.pop(tag, None)
+    block = PREFIX + laid_out(read.order, tags) if tags else None
+    return Taken(block, read.orientation, dpi, aspect, tuple(read.notes))
+
+
+def _resolution(
+    tags: Tags, order: str
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    found = []
+    for tag in (_X, _Y):
+        value = tags.get(tag)
+        if not isinstance(value, Value) or len(value.data) != 8:
+            return None, None
+        above, below = struct.unpack(f"{order}II", value.data)
+        if not above or not below:
+            return None, None
+        found.append(above / below)
+    unit = _number(tags[_UNIT], order) if _UNIT in tags else 2
+    per_inch = {2: 1.0, 3: 2.54}.get(unit)  # 3: per centimetre; 1: no unit
+    if per_inch is None:
+        return None, (found[0], found[1]) if unit == 1 and found[0] != found[1] else None
+    return (found[0] * per_inch, found[1] * per_inch), None
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def laid_out(order: str, tags: Tags) -> bytes:
+    """A TIFF file of tags alone. Values that must not move stay where they were."""
+    fixed = [v for v in _values(tags) if v.at is not None and v.at >= 8]
+    room = _Room(fixed[0].at, len(fixed[0].data)) if fixed else _Room()
+    if fixed:
+        room.put(fixed[0].at, fixed[0].data)
+    root = room.free(2 + 12 * len(tags) + 4)
+    _lay(order, tags, root, room)
+    room.put(0, {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, root))
+    return bytes(room.data)
+
+
+def _values(tags: Tags) -> Iterable[Value]:
+    for value in tags.values():
+        if isinstance(value, Value):
+            yield value
+        else:
+            yield from _values(value)
+
+
+class _Room:
+    """Where the parts of a file lie: one of them may be fixed, the others go around it."""
+
+    def __init__(self, fixed: int | None = None, length: int = 0) -> None:
+        self.data, self._next = bytearray(8), 8
+        self._fixed = (fixed, fixed + length) if fixed is not None else None
+
+    def free(self, length: int) -> int:
+        """The place of a part of a length; even, as TIFF wants it."""
+        at = self._next
+        if self._fixed and at < self._fixed[1] and at + length > self._fixed[0]:
+            at = self._fixed[1] + self._fixed[1] % 2
+        self._next = at + length + length % 2
+        return at
+
+    def put(self, at: int, data: bytes) -> None:
+        self.data.extend(bytes(max(0, at + len(data) + len(data) % 2 - len(self.data))))
+        self.data[at : at + len(data)] = data
+
+
+def _lay(order: str, tags: Tags, at: int, room: _Room) -> None:
+    entries = b""
+    for tag in sorted(tags):
+        value = tags[tag]
+        if not isinstance(value, Value):
+            place = room.free(2 + 12 * len(value) + 4)
+            _lay(order, value, place, room)
+            value = Value(LONG, struct.pack(f"{order}I", place))
+        count = len(value.data) // _BYTES[value.kind]
+        field = value.data.ljust(4, b"\0")
+        if len(value.data) > 4:
+            place = value.at
+            if place is None or bytes(room.data[place : place + len(value.data)]) != value.data:
+                place = room.free(len(value.data))
+                room.put(place, value.data)
+            field = struct.pack(f"{order}I", place)
+        entries += struct.pack(f"{order}HHI", tag, value.kind, count) + field
+    room.put(at, struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
+
+
+def text(words: str) -> Value:
+    """In UTF-8, which most readers of ASCII take as it is."""
+    return Value(ASCII, words.encode() + b"\0")
+
+
+def whole(order: str, kind: int, *numbers: int) -> Value:
+    """RATIONAL takes two numbers, the others one each."""
+    form = "H" if kind == SHORT else "I"
+    return Value(kind, struct.pack(f"{order}{len(numbers)}{form}", *numbers))
+
+
+def resolution(order: str, densities: tuple[float, float], unit: int) -> Tags:
+    """Tags of a resolution; unit 1 (none), 2 (inches)."""
+    made: Tags = {_UNIT: whole(order, SHORT, unit)}
+    for tag, density in zip((_X, _Y), densities, strict=True):
+        fraction = Fraction(density).limit_denominator(10000)
+        pair = (fraction.numerator, fraction.denominator)
+        if not 0 < pair[0] < 2**32:
+            pair = (1, 1)
+        made[tag] = whole(order, RATIONAL, *pair)
+    return made
+
+
+def tags_of(block: bytes | None) -> tuple[str, Tags]:
+    """(byte order, tags) of a block; none of what cannot be read."""
+    read = parsed(io.BytesIO(block.removeprefix(PREFIX))) if block else None
+    return (read.order, read.tags) if read else ("<", {})
 
 
 def updated(
-    block: bytes | None, size: tuple[int, int], software: str | None, *, for_jpeg: bool = False
+    block: bytes | None,
+    size: tuple[int, int],
+    software: str | None,
+    *,
+    dpi: tuple[float, float] | None = None,
+    aspect: tuple[float, float] | None = None,
+    needed: bool = False,
+    for_jpeg: bool = False,
+    turned_tag: bool = True,
 ) -> bytes | None:
     """The block for a picture of `size` (height, width), made by `software`; None if none is left.
 
     The embedded thumbnail went when the block was read: it shows the picture before the work.
-    A block too long for a JPEG loses the maker's note, and if that is not enough, everything.
+    turned_tag: the orientation 1 is written, for formats that have no other field for it. needed:
+    resolution goes into the block although there is none, for formats without a field for
+    it. A block too long for a JPEG loses the maker's note, and if that is not enough, everything.
     """
-    exif = _loaded(block)
+    order, tags = tags_of(block)
+    if tags and turned_tag:
+        tags[ORIENTATION] = whole(order, SHORT, 1)
     if software:
-        exif[_SOFTWARE] = software
-    if _EXIF in exif:
-        details = exif.get_ifd(_EXIF)
-        new = {_PIXELS_Y: size[0], _PIXELS_X: size[1]}
-        details.update({tag: n for tag, n in new.items() if tag in details})
-    if not len(exif):
+        tags[_SOFTWARE] = text(software)
+    details = tags.get(_EXIF)
+    if isinstance(details, dict):
+        for tag, side in ((_PIXELS_Y, size[0]), (_PIXELS_X, size[1])):
+            if tag in details:
+                details[tag] = whole(order, LONG, side)
+        for tag in _SUBJECT:
+            details.pop(tag, None)
+    densities = dpi or aspect
+    if densities and (tags or needed) and all(math.isfinite(n) and n > 0 for n in densities):
+        tags |= resolution(order, densities, 2 if dpi else 1)
+    if not tags:
         return None
-    made = exif.tobytes()
-    if for_jpeg and len(made) > _MARKER and _EXIF in exif:
-        exif.get_ifd(_EXIF).pop(_MAKER_NOTE, None)
-        made = exif.tobytes()
+    made = PREFIX + laid_out(order, tags)
+    if for_jpeg and len(made) > _MARKER and isinstance(details, dict):
+        details.pop(_MAKER_NOTE, None)
+        made = PREFIX + laid_out(order, tags)
     return None if for_jpeg and len(made) > _MARKER else made
-
-
-def directory(block: bytes | None) -> ImageFileDirectory_v2:
-    """The start of a TIFF's own directory, little-endian, holding what the block says."""
-    exif = _loaded(block)
-    tags = ImageFileDirectory_v2()
-    for tag in exif:
-        if tag in _ABOUT and tag not in (_EXIF, _GPS):
-            tags[tag] = exif[tag]
-    for tag in (_EXIF, _GPS):
-        if tag in exif:
-            # an offset into the old file, which Pillow follows for the block but not for a TIFF
-            tags[tag] = {t: v for t, v in exif.get_ifd(tag).items() if t != _INTEROP}
-    return tags
-
-
-def _loaded(block: bytes | None) -> Image.Exif:
-    exif = Image.Exif()
-    if block:
-        exif.load(block)
-    return exif

@@ -16,18 +16,20 @@ class Format:
     max_bytes: int | None = None  # of the pixels, uncompressed
     alpha: bool = False
     deep: bool = False  # holds 16 bits a channel
-    profile: bool = False  # holds ICC and EXIF
+    holds: frozenset[str] = frozenset()  # fields of a Picture besides pixels
     plugin: str = ""  # Pillow's class
     writable: bool = True
     most_pixels: float = math.inf  # of a byte, at its best compression
 
+
+_TAGS = frozenset({"exif", "icc", "xmp", "dpi", "aspect"})
 
 FORMATS: dict[str, Format] = {
     "PNG": Format(
         (".png", ".apng"),
         alpha=True,
         deep=True,
-        profile=True,
+        holds=_TAGS | {"iptc", "comments", "texts", "colours"},
         plugin="PngImagePlugin.PngImageFile",
         most_pixels=1032 * 8,  # Deflate's best, of black and white
     ),
@@ -35,13 +37,13 @@ FORMATS: dict[str, Format] = {
     "JPEG": Format(
         (".jpg", ".jpeg", ".jpe", ".jfif"),
         max_side=65500,
-        profile=True,
+        holds=_TAGS | {"iptc", "comments"},
         plugin="JpegImagePlugin.JpegImageFile",
         most_pixels=8 * 64,  # a bit for each block of 8x8
     ),
     # 14 bits each in the VP8 header
     "WEBP": Format(
-        (".webp",), max_side=16383, alpha=True, profile=True, plugin="WebPImagePlugin.WebPImageFile"
+        (".webp",), max_side=16383, alpha=True, holds=_TAGS, plugin="WebPImagePlugin.WebPImageFile"
     ),
     # Offsets are 32 bits; the margin is for the tags.
     "TIFF": Format(
@@ -49,15 +51,26 @@ FORMATS: dict[str, Format] = {
         max_bytes=2**32 - 2**24,
         alpha=True,
         deep=True,
-        profile=True,
+        holds=_TAGS | {"iptc"},
         plugin="TiffImagePlugin.TiffImageFile",
     ),
-    "BMP": Format((".bmp", ".dib"), max_bytes=2**32 - 2**16, plugin="BmpImagePlugin.BmpImageFile"),
+    "BMP": Format(
+        (".bmp", ".dib"),
+        max_bytes=2**32 - 2**16,
+        holds=frozenset({"dpi"}),
+        plugin="BmpImagePlugin.BmpImageFile",
+    ),
     # AV1 could hold 65536, but libavif, and so nearly every reader, refuses above 32768.
     "AVIF": Format(
-        (".avif",), max_side=32768, alpha=True, profile=True, plugin="AvifImagePlugin.AvifImageFile"
+        (".avif",), max_side=32768, alpha=True, holds=_TAGS, plugin="AvifImagePlugin.AvifImageFile"
     ),
-    "GIF": Format((".gif",), max_side=65535, alpha=True, plugin="GifImagePlugin.GifImageFile"),
+    "GIF": Format(
+        (".gif",),
+        max_side=65535,
+        alpha=True,
+        holds=frozenset({"xmp", "comments", "aspect"}),
+        plugin="GifImagePlugin.GifImageFile",
+    ),
     "HEIC": Format((".heic", ".heif", ".hif"), writable=False),
 }
 

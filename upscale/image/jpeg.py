@@ -1,12 +1,26 @@
-"""What the markers of a JPEG say, without decoding it."""
+"""What the markers of a JPEG say, without decoding it; and those that are put into one."""
 
 from __future__ import annotations
 
 import re
+import struct
+from collections.abc import Iterator
 from typing import BinaryIO
+
+from upscale.errors import InputError
+from upscale.image.picture import Extras
 
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")  # of those that end or begin something
 _SCAN, _END = b"\xda", b"\xd9"
+END = b"\xff\xd9"
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+PHOTOSHOP = b"Photoshop 3.0\0"
+IPTC_RESOURCE = 0x0404
+MOST = 65533  # bytes in a segment
+_NOT_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_LOSSLESS, _HIERARCHICAL = {0xC3, 0xCB}, {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+SCAN, EOI, CUT = 0xDA, 0xD9, 0
 
 
 def scans(file: BinaryIO) -> int:
@@ -21,3 +35,105 @@ def scans(file: BinaryIO) -> int:
         length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
         at = marker.end() + max(2, length)
     return found
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, where its data begins, where they end), pixels being passed over, to the end of the
+    picture (EOI). Where a segment is not all there, CUT and the place where it begins."""
+    at = 2
+    while found := _NOT_PIXELS.search(data, at):
+        at, marker = found.start(), data[found.end() - 1]
+        if marker == EOI:
+            yield EOI, at + 2, at + 2
+            return
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if end > len(data) or len(data) < at + 4:
+            yield CUT, at, len(data)
+            return
+        yield marker, at + 4, end
+        at = max(end, at + 4)
+
+
+def check_frame(marker: int, bits: int) -> None:
+    """InputError for the kinds of JPEG that are not read."""
+    kind = "a hierarchical JPEG" if marker in _HIERARCHICAL else None
+    kind = "a lossless JPEG (process 14)" if marker in _LOSSLESS else kind
+    if bits != 8 and kind is None:
+        kind = f"a JPEG of {bits} bits a sample"
+    if kind:
+        raise InputError(
+            f"{kind}, which diffsr cannot read; save it as PNG or TIFF with another program first"
+        )
+
+
+def mended(data: bytes) -> bytes | None:
+    """What is whole of a file that was cut short, with an end; None if there are no pixels."""
+    cut, pixels = len(data), False
+    for marker, start, _ in segments(data):
+        if marker == CUT:
+            cut = start
+        pixels |= marker == SCAN
+    return data[:cut].rstrip(b"\xff") + END if pixels else None
+
+
+def lacks_only_end(data: bytes) -> bool:
+    """Whether no end is marked, and every coefficient has a scan with its last bit. (A scan may
+    still be cut short.)"""
+    components: dict[int, list[int]] = {}
+    for marker, start, end in segments(data):
+        body = data[start:end]
+        if marker in (CUT, EOI):
+            return False
+        if marker in FRAMES and len(body) >= 6:
+            components = {number: [99] * 64 for number in body[6 : 6 + 3 * body[5] : 3]}
+        elif marker == SCAN and len(body) >= 4 + 2 * body[0]:
+            first, last, place = body[1 + 2 * body[0] :][:3]
+            for i in range(body[0]):
+                bits = components.get(body[1 + 2 * i], [])
+                bits[first : last + 1] = [place & 15] * len(bits[first : last + 1])
+    return bool(components) and not any(any(bits) for bits in components.values())
+
+
+def photoshop(iptc: bytes) -> bytes:
+    """The segment of IPTC's records."""
+    pad = bytes(len(iptc) % 2)
+    return PHOTOSHOP + b"8BIM" + struct.pack(">HHI", IPTC_RESOURCE, 0, len(iptc)) + iptc + pad
+
+
+def fits(extras: Extras, name: str) -> bool:
+    """Whether a field is short enough for a segment, of those that go into one."""
+    longest = {
+        "xmp": len(XMP + (extras.xmp or b"")), "iptc": len(photoshop(extras.iptc or b"")),
+        "comments": max(map(len, extras.comments), default=0),
+    }  # fmt: skip
+    return longest[name] <= MOST
+
+
+def with_extras(data: bytes, extras: Extras) -> bytes:
+    """A file that begins with JFIF's segment, with what goes along behind it."""
+    (length,) = struct.unpack(">H", data[4:6])
+    jfif = bytearray(data[2 : 4 + length])
+    if densities := extras.dpi or extras.aspect:
+        # pixels without a unit have a ratio alone
+        scale = 1.0 if extras.dpi else 1000 / max(densities)
+        whole = [min(65535, max(1, round(n * scale))) for n in densities]
+        jfif[11:16] = struct.pack(">BHH", 1 if extras.dpi else 0, *whole)
+    added = bytes(jfif)
+    if extras.exif:
+        added += _segment(0xE1, extras.exif)
+    if extras.xmp:
+        added += _segment(0xE1, XMP + extras.xmp)
+    if extras.icc:
+        step = MOST - 14
+        parts = [extras.icc[i : i + step] for i in range(0, len(extras.icc), step)]
+        for number, part in enumerate(parts, 1):
+            added += _segment(0xE2, b"ICC_PROFILE\0" + bytes([number, len(parts)]) + part)
+    if extras.iptc:
+        added += _segment(0xED, photoshop(extras.iptc))
+    for comment in extras.comments:
+        added += _segment(0xFE, comment)
+    return data[:2] + added + data[4 + length :]
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", 2 + len(body)) + body

@@ -22,8 +22,14 @@ class Picture:
     bits   8 or 16: the depth the source declared, however dark its pixels are
     grey   the source had one colour channel; the mean of the three is written back
     icc    colour profile of rgb; None means sRGB
-    exif   an Exif block whose orientation is applied and reset to 1
+    exif   an Exif block without orientation, which is applied, and without resolution
     dpi    (horizontal, vertical)
+    aspect (horizontal, vertical) density of pixels that are not square, where no unit is known
+    xmp    a packet
+    iptc   IPTC's records (IIM)
+    comments  those of a JPEG or GIF
+    texts  chunks of a PNG: (tEXt, zTXt or iTXt; data)
+    colours  chunks of a PNG that say what its colours are, besides a profile: (kind, data)
     format Pillow's name of the source's format
     notes  what reading changed or left out, for the user
     """
@@ -37,6 +43,12 @@ class Picture:
     dpi: tuple[float, float] | None = None
     format: str = "PNG"
     notes: tuple[str, ...] = ()
+    aspect: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    texts: tuple[tuple[bytes, bytes], ...] = ()
+    colours: tuple[tuple[bytes, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.float32:
@@ -72,13 +84,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Extras:
-    """What goes into a file along with the pixels; None where the format or the user wants none.
-    software: a text of that name."""
+    """What goes into a file along with the pixels, as in Picture; none of what the format or the
+    user wants none of. software: a text of that name."""
 
     icc: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
     software: str | None = None
+    aspect: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    texts: tuple[tuple[bytes, bytes], ...] = ()
+    colours: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def quantised(plane: np.ndarray, bits: int) -> np.ndarray:

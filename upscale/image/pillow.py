@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,15 @@ def _of_image(image: Image.Image) -> Picture:
             *colour.split(np.asarray(image)[..., None] / np.float32(65535))[:1], bits=16, grey=True
         )
     plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
-    block, orientation = exif.taken(image.getexif())
-    rgb, alpha, grey = colour.upright(colour.planes(plain), orientation)
-    dpi = upright_dpi(image.info.get("dpi"), orientation)
-    return Picture(rgb, alpha, 8, grey, icc, block, dpi, image.format or "PNG", tuple(notes))
+    block = image.info.get("exif")
+    with suppress(Exception):  # Pillow loses all tags where one is odd; then what was read stands
+        block = image.getexif().tobytes()
+    taken = exif.taken(block)
+    rgb, alpha, grey = colour.planes(plain)
+    rgb, alpha = colour.upright((rgb, alpha), taken.orientation)
+    dpi = upright_dpi(image.info.get("dpi") or taken.dpi, taken.orientation)
+    notes = (*notes, *taken.notes)
+    return Picture(rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes)
 
 
 def _of_array(array: np.ndarray) -> Picture:

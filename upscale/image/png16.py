@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +66,54 @@ def _together(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     return samples
 
 
+def chunks(extras: Extras) -> Iterator[tuple[bytes, bytes]]:
+    """What goes along, to stand before the pixels: (kind, data)."""
+    yield from extras.colours
+    if extras.icc:
+        yield b"iCCP", b"icc\0\0" + zlib.compress(extras.icc)
+    if densities := extras.dpi or extras.aspect:
+        # pixels without a unit have a ratio alone
+        scale = 1 / 0.0254 if extras.dpi else 1 if min(densities) >= 1 else 1000 / max(densities)
+        whole = [min(2**31 - 1, max(1, round(n * scale))) for n in densities]
+        yield b"pHYs", struct.pack(">IIB", *whole, extras.dpi is not None)
+    if extras.exif:
+        yield b"eXIf", extras.exif.removeprefix(b"Exif\0\0")
+    if extras.xmp:
+        yield b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + extras.xmp
+    if extras.iptc:  # as ImageMagick and exiftool do it: PNG has no place of its own for it
+        hexadecimal = extras.iptc.hex().encode()
+        lines = b"\n".join(hexadecimal[i : i + 72] for i in range(0, len(hexadecimal), 72))
+        profile = b"\niptc\n%8d\n%s\n" % (len(extras.iptc), lines)
+        yield b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(profile)
+    for comment in extras.comments:
+        yield _text(b"Comment", comment)
+    yield from extras.texts
+    if extras.software:
+        yield _text(b"Software", extras.software.encode())
+
+
+def _text(keyword: bytes, words: bytes) -> tuple[bytes, bytes]:
+    """In UTF-8 where it is that, else in Latin-1."""
+    words = words.rstrip(b"\0").replace(b"\0", b" ")
+    try:
+        words.decode()
+    except UnicodeDecodeError:
+        return b"tEXt", keyword + b"\0" + words
+    if words.isascii():
+        return b"tEXt", keyword + b"\0" + words
+    return b"iTXt", keyword + b"\0\0\0\0\0" + words
+
+
+def with_extras(data: bytes, extras: Extras) -> bytes:
+    """A PNG with what goes along behind its header."""
+    whole = io.BytesIO()
+    whole.write(data[:33])
+    for kind, body in chunks(extras):
+        png.write_chunk(whole, kind, body)
+    whole.write(data[33:])
+    return whole.getvalue()
+
+
 class Writer:
     """A PNG whose rows come some at a time: `add` them from the top, then `close`.
 
@@ -80,7 +130,7 @@ class Writer:
         extras: Extras,
         folder: Path | None = None,
     ) -> None:
-        self._file, self._software, bits = file, extras.software, np.dtype(dtype).itemsize * 8
+        self._file, bits = file, np.dtype(dtype).itemsize * 8
         self._rest = b""  # filtered, not yet compressed
         self._before = b""  # what was compressed last
         self._checksum = zlib.adler32(b"")
@@ -88,13 +138,8 @@ class Writer:
         colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, colour_type, 0, 0, 0))
-        if extras.icc:
-            self._chunk(b"iCCP", b"icc\0\0" + zlib.compress(extras.icc))
-        if extras.dpi:
-            per_metre = [round(n / 0.0254) for n in extras.dpi]
-            self._chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-        if extras.exif:
-            self._chunk(b"eXIf", extras.exif.removeprefix(b"Exif\0\0"))
+        for kind, data in chunks(extras):
+            self._chunk(kind, data)
         self._chunk(b"IDAT", b"\x78\x5e")  # zlib's header: a window of 32 KiB, a fast level
 
     def add(self, samples: np.ndarray) -> None:
@@ -136,14 +181,9 @@ class Writer:
 
     def close(self) -> None:
         """All rows are there."""
-        software = self._software
         self._squeeze(len(self._rest))
         last = zlib.compressobj(wbits=-15).flush()
         self._chunk(b"IDAT", last + struct.pack(">I", self._checksum))
-        if software and software.isascii():
-            self._chunk(b"tEXt", b"Software\0" + software.encode())
-        elif software:
-            self._chunk(b"iTXt", b"Software\0\0\0\0\0" + software.encode())
         self._chunk(b"IEND", b"")
 
     def discard(self) -> None:

@@ -1,7 +1,7 @@
 """TIFF: what its directory declares, its 16-bit samples, and writing it at either depth.
 
-tifffile reads. Writing lays the strips behind a directory made by Pillow, for tifffile's writer
-cannot keep an Exif or GPS directory, and Pillow's cannot write 16-bit colour.
+tifffile reads. Writing lays the strips behind a directory made here, for tifffile's writer cannot
+keep an Exif or GPS directory, and Pillow's loses bytes of texts and cannot write 16-bit colour.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from upscale.errors import InputError
-from upscale.image import exif as exif_blocks
+from upscale.image import exif
+from upscale.image.carried import Carried, of_tiff
 from upscale.image.picture import Extras
 
 _STRIP_BYTES = 1 << 20
@@ -33,7 +34,14 @@ _BEST = {1: 1, _LZW: 2731, _DEFLATE: 1032, _OLD_DEFLATE: 1032, 32773: 64}  # byt
 _MOST_PAGES = 1_000_000  # counted
 _MOST_SAMPLES = 32  # of a pixel
 _MOST_TILE = 4096**2  # pixels of a tile larger than the picture
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR, _CFA, _LINEAR_RAW = 0, 1, 2, 6, 32803, 34892
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR, _LAB = 0, 1, 2, 5, 6, 8
+_CFA, _LINEAR_RAW = 32803, 34892
+_PHOTOMETRICS = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, 3, _CMYK, _YCBCR, _LAB}
+_DEEP_COMPRESSIONS = {1, _LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD, 32773}
+_COMPRESSIONS = _DEEP_COMPRESSIONS | {2, 3, 4, 6, 7, 32771, 32809}
+_INSTEAD = (
+    "save it in grey or RGB, with 8 or 16 bits a channel, by LZW, Deflate or without compression"
+)
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples
 _DNG_VERSION = 50706
 
@@ -44,10 +52,8 @@ class Header:
     pages: int  # full-sized ones
     deep: bool  # 16-bit grey or RGB: for `read`; the rest is for Pillow
     missing: float  # the share of the strips or tiles that lie beyond the end of the file
-    exif: bytes | None
-    orientation: int
-    dpi: tuple[float, float] | None
-    icc: bytes | None
+    taken: exif.Taken
+    carried: Carried
 
 
 def header(file: BinaryIO) -> Header:
@@ -68,19 +74,53 @@ def header(file: BinaryIO) -> Header:
             ends = [sum(at) for at in zip(page.dataoffsets, page.databytecounts, strict=True)]
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
             missing = max(missing, _lacking(page))
-            icc = page.tags[34675].value if 34675 in page.tags else None
             pages = _pages(file, tiff)
+            unread = None if raw else _unread(page, deep)
+            notes = _left_out(page)
+            bits = max(np.atleast_1d(page.bitspersample))
     except InputError:
         raise
     except Exception as error:  # whatever tifffile stumbles over
         raise InputError(
-            f"the TIFF's directory is missing or damaged ({error}); the file was probably cut "
-            "short: get it again"
+            "the TIFF's directory is missing or damaged; the file was probably cut short: get it "
+            "again"
         ) from error
     if raw:
         raise InputError("a camera's raw file; develop it to a TIFF or JPEG first")
-    block, orientation, dpi = _said(file)
-    return Header(size, pages, deep, missing, block, orientation, dpi, icc)
+    if unread:
+        raise InputError(f"a TIFF {unread}, which diffsr cannot read; {_INSTEAD}")
+    read = exif.parsed(file) or exif.Read("<", {}, [], 1)
+    found = of_tiff(read)
+    found.bits, found.notes = int(bits), notes
+    return Header(size, pages, deep, missing, exif.taken_of(read, from_tiff=True), found)
+
+
+def _unread(page: tifffile.TiffPage, deep: bool) -> str | None:
+    """What there is about a page that neither tifffile nor Pillow reads here."""
+    samples = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+    kinds, bits = set(np.atleast_1d(page.sampleformat)), set(np.atleast_1d(page.bitspersample))
+    if odd := kinds & samples.keys():
+        return (
+            f"of {samples[odd.pop()]} samples of {max(bits)} bits, which have no known black and "
+            "white"
+        )
+    if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16}:
+        return f"of {', '.join(map(str, sorted(bits)))} bits a sample"
+    if page.photometric not in _PHOTOMETRICS:
+        return f"of {getattr(page.photometric, 'name', page.photometric)} colours"
+    if page.compression not in (_DEEP_COMPRESSIONS if deep else _COMPRESSIONS):
+        return f"compressed by {getattr(page.compression, 'name', page.compression)}"
+    return None
+
+
+def _left_out(page: tifffile.TiffPage) -> list[str]:
+    colours = {_RGB: 3, _YCBCR: 3, _LAB: 3, _CMYK: 4}.get(page.photometric, 1)
+    more = page.samplesperpixel - colours
+    if page.extrasamples and page.extrasamples[0] in (_PREMULTIPLIED, _STRAIGHT):
+        more -= 1
+    if more <= 0:
+        return []
+    return [f"{more} more channels, which the TIFF does not name as transparency, were left out"]
 
 
 def _opened(file: BinaryIO) -> tifffile.TiffFile:
@@ -139,17 +179,22 @@ def _pages(file: BinaryIO, tiff: tifffile.TiffFile) -> int:
     return pages
 
 
-def _said(file: BinaryIO) -> tuple[bytes | None, int, tuple[float, float] | None]:
-    """EXIF block, orientation, dpi."""
-    said = Image.Exif()
+class _AsStored(TiffImageFile):
+    """Without Pillow's turning, which fails on odd tags."""
+
+    def load_end(self) -> None:
+        pass
+
+
+def image(file: BinaryIO) -> Image.Image:
+    """A file that is not deep, by Pillow, as stored. InputError for kinds that it cannot read."""
     file.seek(0)
     try:
-        said.load_from_fp(file)
-        dpi = _dpi(said)
-        block, orientation = exif_blocks.taken(said, from_tiff=True)
-    except Exception:  # BigTIFF, or tags that Pillow cannot repeat: the pixels do not need them
-        return None, 1, None
-    return block, orientation, dpi
+        im = _AsStored(file)
+    except (SyntaxError, KeyError) as error:
+        raise InputError(f"a TIFF of a kind that diffsr cannot read; {_INSTEAD}") from error
+    im._size = im._tile_size
+    return im
 
 
 def read(file: BinaryIO) -> np.ndarray:
@@ -248,7 +293,7 @@ def _bytes_by_libtiff(
 
 
 class Writer:
-    """A little-endian Deflate TIFF at the start of `file` whose rows come some at a time: `add`
+    """A Deflate TIFF at the start of `file` whose rows come some at a time: `add`
     them from the top, then `close`.
 
     size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; dtype uint8 or uint16. The
@@ -266,6 +311,7 @@ class Writer:
         folder: Path | None = None,
     ) -> None:
         self._file, self._size, self._channels, self._extras = file, size, channels, extras
+        self._order, self._said = exif.tags_of(extras.exif)  # whose bytes stay as they are
         self._bits = bits = np.dtype(dtype).itemsize * 8
         self._rows = max(1, _STRIP_BYTES // (size[1] * channels * bits // 8))
         self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
@@ -285,7 +331,7 @@ class Writer:
         """All rows are there."""
         if self._waiting is not None and len(self._waiting):
             self._add_strip(self._waiting)
-        self._tags().save(self._file)
+        self._file.write(self._directory())
         self._strips.seek(0)
         shutil.copyfileobj(self._strips, self._file, _STRIP_BYTES)
         self.discard()
@@ -295,41 +341,45 @@ class Writer:
         self._strips.close()
 
     def _add_strip(self, rows: np.ndarray) -> None:
-        strip = _strip(rows)
+        strip = _strip(rows, self._order)
         self._strips.write(strip)
         self._lengths.append(len(strip))
 
-    def _tags(self) -> ImageFileDirectory_v2:
+    def _directory(self) -> bytes:
+        order, said, extras = self._order, self._said, self._extras
         colours = 1 if self._channels < 3 else 3
-        tags = exif_blocks.directory(self._extras.exif)
-        tags[256], tags[257] = self._size[1], self._size[0]
-        tags[258] = (self._bits,) * self._channels
-        tags[259] = _DEFLATE
-        tags[262] = _RGB if colours == 3 else _BLACK_IS_ZERO
-        tags[277] = self._channels
-        tags[278] = self._rows
-        tags[279] = tuple(self._lengths)
-        # counted from the end of the directory: Pillow adds where that is
-        tags[273] = tuple(itertools.accumulate(self._lengths[:-1], initial=0))
-        tags[282], tags[283] = self._extras.dpi or (1, 1)
-        tags[296] = 2 if self._extras.dpi else 1  # inches, or no unit
-        tags[317] = 2  # each sample less its left neighbour
+
+        def short(*numbers: int) -> exif.Value:
+            return exif.whole(order, exif.SHORT, *numbers)
+
+        def long(*numbers: int) -> exif.Value:
+            return exif.whole(order, exif.LONG, *numbers)
+
+        tags = {tag: value for tag, value in said.items() if tag in exif.ABOUT}
+        tags[256], tags[257] = long(self._size[1]), long(self._size[0])
+        tags[258] = short(*[self._bits] * self._channels)
+        tags[259] = short(_DEFLATE)
+        tags[262] = short(_RGB if colours == 3 else _BLACK_IS_ZERO)
+        tags[277] = short(self._channels)
+        tags[278] = long(self._rows)
+        tags[279] = long(*self._lengths)
+        densities, unit = extras.dpi or extras.aspect or (1, 1), 2 if extras.dpi else 1
+        tags |= exif.resolution(order, densities, unit)
+        tags[317] = short(2)  # each sample less its left neighbour
         if self._channels > colours:
-            tags[338] = _STRAIGHT
-        if self._extras.icc:
-            tags[34675] = self._extras.icc
-        return tags
+            tags[338] = short(_STRAIGHT)
+        blocks = {700: (exif.BYTE, extras.xmp), 33723: (exif.UNDEFINED, extras.iptc),
+                  34675: (exif.UNDEFINED, extras.icc)}  # fmt: skip
+        tags |= {tag: exif.Value(kind, data) for tag, (kind, data) in blocks.items() if data}
+        starts = list(itertools.accumulate(self._lengths[:-1], initial=0))
+        tags[273] = long(*starts)
+        first = len(exif.laid_out(order, tags))  # where the strips begin
+        tags[273] = long(*(first + start for start in starts))
+        return exif.laid_out(order, tags)
 
 
-def _dpi(said: Image.Exif) -> tuple[float, float] | None:
-    per_inch = {2: 1.0, 3: 2.54}.get(said.get(296, 2))  # 3: per centimetre; 1: no unit
-    if per_inch is None or 282 not in said or 283 not in said:
-        return None
-    return float(said[282]) * per_inch, float(said[283]) * per_inch
-
-
-def _strip(rows: np.ndarray) -> bytes:
-    """uint8 or uint16 (h,W,C) -> predicted and compressed, little-endian."""
+def _strip(rows: np.ndarray, order: str) -> bytes:
+    """uint8 or uint16 (h,W,C) -> predicted and compressed, in a byte order."""
     difference = rows.copy()
     difference[:, 1:] -= rows[:, :-1]  # modulo 256 or 65536, as the predictor is
-    return zlib.compress(difference.astype(rows.dtype.newbyteorder("<")).tobytes(), _LEVEL)
+    return zlib.compress(difference.astype(rows.dtype.newbyteorder(order)).tobytes(), _LEVEL)

@@ -1,0 +1,507 @@
+"""What a file carries besides its pixels, read from its bytes: each format's segments, chunks or
+boxes, and each of them on its own, so that a damaged one costs only itself."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from upscale.image import exif, jpeg, profile
+from upscale.image.formats import alien, sniff
+
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+_MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
+_UNPACKED_BYTES = 64 << 20  # of a text that must be read; others go through as they are
+_CHUNK_BYTES = 256 << 20  # of a chunk besides pixels that is kept
+# Of a PNG, what its pixels need
+_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+COLOURS = {b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"mDCv", b"cLLI", b"cLLi", b"sBIT"}
+
+
+@dataclass
+class Carried:
+    """exif: a block, with or without prefix; comments: of JPEG and GIF; texts and colours: chunks
+    of a PNG (kind, data); bits: of a sample, as declared; dpi and aspect: (across, down) as
+    stored; orientation: 1..8 where the format has one of its own."""
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    icc: bytes | None = None
+    comments: list[bytes] = field(default_factory=list)
+    texts: list[tuple[bytes, bytes]] = field(default_factory=list)
+    colours: list[tuple[bytes, bytes]] = field(default_factory=list)
+    dpi: tuple[float, float] | None = None
+    aspect: tuple[float, float] | None = None
+    bits: int = 8
+    notes: list[str] = field(default_factory=list)
+
+
+def carried(file: BinaryIO, format: str) -> tuple[Carried, BinaryIO]:
+    """(what the file carries, a file with the pixels alone where the rest could disturb their
+    decoder, else the same file). InputError for a variant that is not supported."""
+    found = Carried()
+    reader = _READERS.get(format)
+    pixels = reader(file, found) if reader else None
+    file.seek(0)
+    return found, pixels or file
+
+
+# --- JPEG -----------------------------------------------------------------------------------------
+
+
+def _jpeg(file: BinaryIO, found: Carried) -> None:
+    file.seek(0)
+    data = file.read()
+    parts: dict[int, bytes] = {}
+    more_xmp, seconds, end = False, 0, None
+    for marker, start, stop in jpeg.segments(data):
+        body = data[start:stop]
+        if marker == jpeg.EOI:
+            end = start
+        elif marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 12:
+            _density(found, body[7], struct.unpack(">HH", body[8:12]))
+        elif marker == 0xE1 and body.startswith(b"Exif\0") and found.exif is None:
+            found.exif = body[6:]
+        elif marker == 0xE1 and body.startswith(jpeg.XMP) and found.xmp is None:
+            found.xmp = body[len(jpeg.XMP) :]
+        elif marker == 0xE1 and body.startswith(_MORE_XMP):
+            more_xmp = True
+        elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
+            parts.setdefault(body[12], body[14:])
+        elif marker == 0xE2 and body.startswith(b"MPF\0"):
+            seconds = _pictures(body[4:]) - 1
+        elif marker == 0xED and body.startswith(jpeg.PHOTOSHOP) and found.iptc is None:
+            found.iptc = _iptc(body[len(jpeg.PHOTOSHOP) :])
+        elif marker == 0xFE:
+            found.comments.append(body)
+        elif marker in jpeg.FRAMES and body:
+            jpeg.check_frame(marker, body[0])
+    found.icc = b"".join(parts[number] for number in sorted(parts)) or None
+    if more_xmp:
+        found.notes.append("the second part of a long XMP was left out")
+    if seconds > 0:
+        found.notes.append(
+            f"the first of {seconds + 1} pictures in the file (a stereo pair, a gain map or a "
+            "preview): the others were left out"
+        )
+    elif end is not None:
+        _after(data[end : end + 4096], found)
+
+
+def _density(found: Carried, unit: int, pair: tuple[int, int]) -> None:
+    if 0 in pair:
+        return
+    if unit in (1, 2):
+        scale = 1.0 if unit == 1 else 2.54
+        found.dpi = (pair[0] * scale, pair[1] * scale)
+    elif pair[0] != pair[1]:
+        found.aspect = (float(pair[0]), float(pair[1]))
+
+
+def _pictures(mpf: bytes) -> int:
+    """How many pictures a Multi-Picture Format index declares (CIPA DC-007)."""
+    read = exif.parsed(io.BytesIO(mpf))
+    value = read.tags.get(0xB001) if read else None
+    if not isinstance(value, exif.Value) or len(value.data) != 4:
+        return 1
+    return struct.unpack(f"{read.order}I", value.data)[0]
+
+
+def _iptc(resources: bytes) -> bytes | None:
+    """IPTC's records among Photoshop's resources."""
+    at = 0
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        (kind,) = struct.unpack(">H", resources[at + 4 : at + 6])
+        at += 6 + (resources[at + 6] + 2) // 2 * 2  # a name, padded to be even
+        (length,) = struct.unpack(">I", resources[at : at + 4].ljust(4, b"\0"))
+        if kind == jpeg.IPTC_RESOURCE:
+            return resources[at + 4 : at + 4 + length] or None
+        at += 4 + length + length % 2
+    return None
+
+
+def _after(tail: bytes, found: Carried) -> None:
+    """What follows a picture in the same stream."""
+    rest = tail.lstrip(b"\0\r\n")[:64]
+    format = sniff(rest) if len(rest) > 8 else None
+    if format:
+        found.notes.append(f"another picture ({format}) follows the first: it was left out")
+    elif rest[4:8] == b"ftyp" and alien(rest) == "a video":
+        found.notes.append("a video follows the picture: it was left out")
+
+
+# --- PNG ------------------------------------------------------------------------------------------
+
+
+class Spliced(io.RawIOBase):
+    """Parts (start, end) of a file as one; seekable, for reading."""
+
+    def __init__(self, file: BinaryIO, parts: list[tuple[int, int]]) -> None:
+        self._file, self._parts, self._at = file, parts, 0
+        self._starts = [0]
+        for start, end in parts:
+            self._starts.append(self._starts[-1] + end - start)
+        self._part = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, self._starts[-1])[whence])
+        self._part = 0
+        return self._at
+
+    def readinto(self, buffer: bytearray) -> int:
+        while self._part < len(self._parts) and self._at >= self._starts[self._part + 1]:
+            self._part += 1
+        if self._part == len(self._parts):
+            return 0
+        inside = self._at - self._starts[self._part]
+        start, end = self._parts[self._part]
+        self._file.seek(start + inside)
+        data = self._file.read(min(len(buffer), end - start - inside))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _png(file: BinaryIO, found: Carried) -> BinaryIO:
+    """Of a PNG, and the chunks that its pixels need as a file of their own."""
+    parts, at, bad = [(0, 8)], 8, []
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            parts.append((at, at + len(head)))
+            break
+        length, kind = struct.unpack(">I4s", head)
+        if kind in _PIXELS or not _ancillary(kind):
+            parts.append((at, at + 12 + length))
+        elif length <= _CHUNK_BYTES:
+            data, tail = file.read(length), file.read(4)
+            if len(tail) < 4:
+                parts.append((at, at + 12 + length))  # the file ends here
+                break
+            if zlib.crc32(kind + data) == struct.unpack(">I", tail)[0]:
+                _png_chunk(kind, data, found)
+            else:
+                bad.append(kind.decode("latin-1"))
+        else:
+            bad.append(kind.decode("latin-1"))
+        at += 12 + length
+        if kind == b"IEND":
+            file.seek(at)
+            _after(file.read(4096), found)
+            break
+    if bad:
+        found.notes.append(f"damaged chunks of the PNG were left out: {', '.join(bad)}")
+    return io.BufferedReader(Spliced(file, parts), 1 << 16)
+
+
+def _ancillary(kind: bytes) -> bool:
+    return kind.isalpha() and bool(kind[0] & 0x20)
+
+
+def _png_chunk(kind: bytes, data: bytes, found: Carried) -> None:
+    if kind == b"eXIf":
+        found.exif = found.exif or data
+    elif kind == b"iCCP":
+        try:
+            found.icc = _unpacked(data.split(b"\0", 1)[1][1:])
+        except (IndexError, zlib.error, ValueError):
+            found.notes.append("a damaged colour profile was left out")
+    elif kind == b"pHYs" and len(data) == 9:
+        across, down, unit = struct.unpack(">IIB", data)
+        if across and down and unit == 1:
+            found.dpi = (across * 0.0254, down * 0.0254)
+        elif across and down and across != down:
+            found.aspect = (float(across), float(down))
+    elif kind in COLOURS:
+        found.colours.append((kind, data))
+    elif kind in _TEXTS:
+        _png_text(kind, data, found)
+
+
+def _png_text(kind: bytes, data: bytes, found: Carried) -> None:
+    """XMP and what other programs hide in texts (as hexadecimal numbers) goes to its place; other
+    texts are kept as they are."""
+    keyword = data.split(b"\0", 1)[0]
+    place = {
+        XMP_KEYWORD: "xmp",
+        b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif",
+        b"Raw profile type xmp": "xmp", b"Raw profile type iptc": "iptc",
+    }.get(keyword)  # fmt: skip
+    if place:
+        try:
+            content = _png_words(kind, data)
+            if keyword != XMP_KEYWORD:
+                content = bytes.fromhex(content.split(None, 2)[2].decode("ascii"))
+        except (IndexError, ValueError, zlib.error):
+            content = None
+        if content and place == "iptc" and content.startswith(b"8BIM"):
+            content = _iptc(content)
+        if content and content.startswith(jpeg.XMP):
+            place, content = "xmp", content[len(jpeg.XMP) :]
+        if content:
+            if getattr(found, place) is None:
+                setattr(found, place, content)
+            return
+    found.texts.append((kind, data))
+
+
+def _png_words(kind: bytes, data: bytes) -> bytes:
+    """The words of a text chunk, unpacked. ValueError, IndexError or zlib.error if damaged."""
+    _, rest = data.split(b"\0", 1)
+    if kind == b"tEXt":
+        return rest
+    if kind == b"zTXt":
+        return _unpacked(rest[1:])
+    language_and_on = rest[2:].split(b"\0", 2)
+    words = language_and_on[2]
+    return _unpacked(words) if rest[0] else words
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    made = unpacker.decompress(data, _UNPACKED_BYTES)
+    if unpacker.unconsumed_tail:
+        raise ValueError("too long")
+    return made
+
+
+# --- WebP, GIF, BMP -------------------------------------------------------------------------------
+
+
+def _webp(file: BinaryIO, found: Carried) -> None:
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", head)
+        name = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "icc"}.get(kind)
+        if name and length <= _CHUNK_BYTES and getattr(found, name) is None:
+            data = file.read(length)
+            setattr(found, name, data if len(data) == length else None)
+            file.seek(length % 2, 1)
+        else:
+            file.seek(length + length % 2, 1)
+
+
+def _gif(file: BinaryIO, found: Carried) -> None:
+    file.seek(0)
+    data = file.read()
+    if len(data) < 13:
+        return
+    if data[12]:  # the pixels' width to height is (this + 15) / 64
+        found.aspect = (64.0, data[12] + 15.0)
+    at = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+    while data[at : at + 1] == b"!":
+        label, at = data[at + 1 : at + 2], at + 2
+        blocks, at = _gif_blocks(data, at)
+        if label == b"\xfe":
+            found.comments.append(b"".join(blocks))
+        elif label == b"\xff" and blocks and blocks[0] == b"XMP DataXMP":
+            # a packet that no reader of blocks understands, and then a ramp that all do
+            start = data.find(b"XMP DataXMP") + 11
+            end = data.find(b"\x01\xff\xfe", start)
+            found.xmp = data[start:end] if end > 0 else None
+
+
+def _gif_blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
+    blocks = []
+    while at < len(data) and data[at]:
+        blocks.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return blocks, at + 1
+
+
+def _bmp(file: BinaryIO, found: Carried) -> None:
+    file.seek(0)
+    head = file.read(54)
+    if len(head) == 54 and struct.unpack("<I", head[14:18])[0] >= 40:
+        across, down = struct.unpack("<ii", head[38:46])
+        if across > 0 and down > 0:
+            found.dpi = (across * 0.0254, down * 0.0254)
+
+
+# --- AVIF and HEIC --------------------------------------------------------------------------------
+
+_FULL = {b"meta", b"iinf", b"infe", b"iloc", b"ipma", b"pitm", b"pixi"}  # boxes with a version
+
+
+def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, where its content begins, where it ends) of boxes in a row."""
+    at = start
+    while at + 8 <= end:
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        begin = at + 8
+        if length == 1 and at + 16 <= end:
+            (length,) = struct.unpack(">Q", data[at + 8 : at + 16])
+            begin = at + 16
+        length = length or end - at
+        if length < begin - at or at + length > end:
+            return
+        yield kind, begin + (4 if kind in _FULL and kind not in (b"infe",) else 0), at + length
+        at += length
+
+
+def _heif(file: BinaryIO, found: Carried) -> BinaryIO:
+    """Of AVIF and HEIC; and the file with its EXIF item hidden: decoders turn the picture by
+    other boxes, and their readers of EXIF fail on odd tags."""
+    file.seek(0)
+    data = bytearray(file.read())
+    try:
+        _items(data, found)
+    except (struct.error, IndexError, OverflowError):
+        found.notes.append("metadata of the file are damaged: they were left out")
+    return io.BytesIO(data)
+
+
+def _items(data: bytearray, found: Carried) -> None:
+    meta = next(((b, e) for kind, b, e in _boxes(data, 0, len(data)) if kind == b"meta"), None)
+    if meta is None:
+        return
+    inside = {kind: (b, e) for kind, b, e in _boxes(data, *meta)}
+    idat = inside.get(b"idat", (0, 0))[0]
+    places = _places(data, *inside[b"iloc"]) if b"iloc" in inside else {}
+    if b"iinf" in inside:
+        start, end = inside[b"iinf"]
+        wide = data[start - 4]  # version
+        for kind, b, e in _boxes(data, start + (4 if wide else 2), end):
+            if kind != b"infe" or data[b] < 2:
+                continue
+            size = 2 if data[b] == 2 else 4
+            number = int.from_bytes(data[b + 4 : b + 4 + size], "big")
+            at = b + 4 + size + 2
+            what = bytes(data[at : at + 4])
+            parts = [
+                bytes(data[(idat if how == 1 else 0) + where :][:length])
+                for how, where, length in places.get(number, [])
+            ]
+            content = b"".join(parts)
+            if what == b"Exif" and len(content) > 4:
+                skip = int.from_bytes(content[:4], "big")
+                found.exif = found.exif or content[4 + skip :]
+                data[at : at + 4] = b"xExf"
+            elif what == b"mime" and b"application/rdf+xml" in data[at + 4 : e]:
+                found.xmp = found.xmp or content
+    properties = inside.get(b"iprp")
+    if properties:
+        _properties(data, inside, *properties, found)
+
+
+def _places(data: bytearray, start: int, end: int) -> dict[int, list[tuple[int, int, int]]]:
+    """iloc: item -> (construction method, offset, length) of its parts."""
+    version, at = data[start - 4], start + 2
+    sizes = [data[start] >> 4, data[start] & 15, data[start + 1] >> 4, data[start + 1] & 15]
+    if version == 0:
+        sizes[3] = 0
+
+    def take(size: int) -> int:
+        nonlocal at
+        if at + size > end:
+            raise IndexError("iloc is too short")
+        at += size
+        return int.from_bytes(data[at - size : at], "big")
+
+    places: dict[int, list[tuple[int, int, int]]] = {}
+    for _ in range(take(2 if version < 2 else 4)):
+        number = take(2 if version < 2 else 4)
+        how = take(2) & 15 if version else 0
+        take(2)
+        base = take(sizes[2])
+        places[number] = []
+        for _ in range(take(2)):
+            take(sizes[3])
+            where, length = take(sizes[0]), take(sizes[1])
+            places[number].append((how, base + where, length))
+    return places
+
+
+def _properties(
+    data: bytearray, inside: dict[bytes, tuple[int, int]], start: int, end: int, found: Carried
+) -> None:
+    """Depth and colour of the main picture."""
+    listed: list[tuple[bytes, int, int]] = []
+    mine: set[int] | None = None
+    pitm = inside.get(b"pitm")
+    for kind, b, e in _boxes(data, start, end):
+        if kind == b"ipco":
+            listed = list(_boxes(data, b, e))
+        elif kind == b"ipma" and pitm:
+            size = 2 if data[pitm[0] - 4] == 0 else 4
+            main = int.from_bytes(data[pitm[0] : pitm[0] + size], "big")
+            mine = _associated(data, b, main)
+    for index, (kind, b, e) in enumerate(listed, 1):
+        if mine is not None and index not in mine:
+            continue
+        if kind == b"pixi" and e > b + 1:
+            found.bits = max(data[b + 1 : b + 1 + data[b]], default=8)
+        elif kind == b"av1C" and e >= b + 3:
+            high, twelve = data[b + 2] >> 6 & 1, data[b + 2] >> 5 & 1
+            found.bits = max(found.bits, 8 + 2 * high + 2 * (high & twelve))
+        elif kind == b"hvcC" and e >= b + 19:
+            found.bits = max(found.bits, 8 + (data[b + 17] & 7))
+        elif kind == b"colr":
+            if data[b : b + 4] in (b"prof", b"rICC"):
+                found.icc = bytes(data[b + 4 : e])
+            elif data[b : b + 4] == b"nclx" and e >= b + 10:
+                primaries, transfer = struct.unpack(">HH", data[b + 4 : b + 8])
+                if primaries < 256 and transfer < 256:
+                    found.colours = [(b"cICP", bytes([primaries, transfer, 0, 1]))]
+    if found.icc or profile.of_chunks(found.colours, grey=False) == (None, None):
+        found.colours = []  # a profile goes before them; and sRGB needs no words
+
+
+def _associated(data: bytearray, at: int, item: int) -> set[int] | None:
+    """ipma: the numbers of an item's properties."""
+    version, wide = data[at - 4], data[at - 1] & 1
+    (count,) = struct.unpack(">I", data[at : at + 4])
+    at += 4
+    for _ in range(count):
+        size = 2 if version == 0 else 4
+        number, many = int.from_bytes(data[at : at + size], "big"), data[at + size]
+        at += size + 1
+        step = 2 if wide else 1
+        mask = 0x7FFF if wide else 0x7F
+        if number == item:
+            return {
+                int.from_bytes(data[at + i * step : at + (i + 1) * step], "big") & mask
+                for i in range(many)
+            }
+        at += many * step
+    return None
+
+
+# --- TIFF -----------------------------------------------------------------------------------------
+
+_XMP, _IPTC, _PHOTOSHOP, _ICC = 700, 33723, 34377, 34675
+
+
+def of_tiff(read: exif.Read) -> Carried:
+    """The blocks in a TIFF's own directory."""
+
+    def block(tag: int) -> bytes | None:
+        value = read.tags.get(tag)
+        return value.data if isinstance(value, exif.Value) and value.data else None
+
+    data = block(_IPTC)
+    if data is None and (resources := block(_PHOTOSHOP)):
+        data = _iptc(resources)
+    return Carried(xmp=block(_XMP), iptc=data, icc=block(_ICC))
+
+
+_READERS: dict[str, Callable[[BinaryIO, Carried], BinaryIO | None]] = {
+    "JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif, "BMP": _bmp,
+    "AVIF": _heif, "HEIC": _heif,
+}  # fmt: skip
