@@ -130,9 +130,10 @@ def _after(tail: bytes, found: Carried) -> None:
     """What follows a picture in the same stream."""
     rest = tail.lstrip(b"\0\r\n")[:64]
     format = sniff(rest) if len(rest) > 8 else None
+    boxes = tail.find(b"ftyp", 0, 64) - 4
     if format:
         found.notes.append(f"another picture ({format}) follows the first: it was left out")
-    elif rest[4:8] == b"ftyp" and alien(rest) == "a video":
+    elif boxes >= 0 and alien(tail[boxes:][:64]) == "a video":
         found.notes.append("a video follows the picture: it was left out")
 
 

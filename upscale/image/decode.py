@@ -184,8 +184,8 @@ def _tiff(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int
             f"the TIFF is cut short ({header.missing:.0%} of its strips are not all there)"
         )
     found = header.carried
-    if header.deep:
-        planes, bits = colour.split(tiff.read(file)), 16
+    if header.ours:
+        planes, bits = colour.split(tiff.read(file)), found.bits
         icc, said = colour.fitting(found.icc)
     else:
         im, cut = _loaded(tiff.image(file), file, "TIFF", allow_truncated)

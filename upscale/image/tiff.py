@@ -37,8 +37,8 @@ _MOST_TILE = 4096**2  # pixels of a tile larger than the picture
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR, _LAB = 0, 1, 2, 5, 6, 8
 _CFA, _LINEAR_RAW = 32803, 34892
 _PHOTOMETRICS = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, 3, _CMYK, _YCBCR, _LAB}
-_DEEP_COMPRESSIONS = {1, _LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD, 32773}
-_COMPRESSIONS = _DEEP_COMPRESSIONS | {2, 3, 4, 6, 7, 32771, 32809}
+_OUR_COMPRESSIONS = {1, _LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD, 32773}
+_COMPRESSIONS = _OUR_COMPRESSIONS | {2, 3, 4, 6, 7, 32771, 32809}
 _INSTEAD = (
     "save it in grey or RGB, with 8 or 16 bits a channel, by LZW, Deflate or without compression"
 )
@@ -50,7 +50,7 @@ _DNG_VERSION = 50706
 class Header:
     size: tuple[int, int]  # as stored, before any orientation
     pages: int  # full-sized ones
-    deep: bool  # 16-bit grey or RGB: for `read`; the rest is for Pillow
+    ours: bool  # for `read`: grey or RGB of 16 bits, or of 8 where Pillow cannot; the rest is its
     missing: float  # the share of the strips or tiles that lie beyond the end of the file
     taken: exif.Taken
     carried: Carried
@@ -65,8 +65,9 @@ def header(file: BinaryIO) -> Header:
             _check_bounds(page)
             raw = page.photometric in (_CFA, _LINEAR_RAW) or page.is_reduced
             raw = raw or _DNG_VERSION in page.tags
-            deep = (
-                page.bitspersample == 16
+            strange = tiff.is_bigtiff and tiff.byteorder == ">"  # to Pillow
+            ours = (
+                (page.bitspersample == 16 or (strange and page.bitspersample == 8))
                 and page.sampleformat == 1
                 and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
             )
@@ -75,7 +76,7 @@ def header(file: BinaryIO) -> Header:
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
             missing = max(missing, _lacking(page))
             pages = _pages(file, tiff)
-            unread = None if raw else _unread(page, deep)
+            unread = None if raw else _unread(page, ours)
             notes = _left_out(page)
             bits = max(np.atleast_1d(page.bitspersample))
     except InputError:
@@ -88,14 +89,14 @@ def header(file: BinaryIO) -> Header:
     if raw:
         raise InputError("a camera's raw file; develop it to a TIFF or JPEG first")
     if unread:
-        raise InputError(f"a TIFF {unread}, which diffsr cannot read; {_INSTEAD}")
+        raise InputError(f"a TIFF {unread}; {_INSTEAD}")
     read = exif.parsed(file) or exif.Read("<", {}, [], 1)
     found = of_tiff(read)
     found.bits, found.notes = int(bits), notes
-    return Header(size, pages, deep, missing, exif.taken_of(read, from_tiff=True), found)
+    return Header(size, pages, ours, missing, exif.taken_of(read, from_tiff=True), found)
 
 
-def _unread(page: tifffile.TiffPage, deep: bool) -> str | None:
+def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
     """What there is about a page that neither tifffile nor Pillow reads here."""
     samples = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
     kinds, bits = set(np.atleast_1d(page.sampleformat)), set(np.atleast_1d(page.bitspersample))
@@ -105,11 +106,13 @@ def _unread(page: tifffile.TiffPage, deep: bool) -> str | None:
             "white"
         )
     if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16}:
-        return f"of {', '.join(map(str, sorted(bits)))} bits a sample"
-    if page.photometric not in _PHOTOMETRICS:
-        return f"of {getattr(page.photometric, 'name', page.photometric)} colours"
-    if page.compression not in (_DEEP_COMPRESSIONS if deep else _COMPRESSIONS):
-        return f"compressed by {getattr(page.compression, 'name', page.compression)}"
+        return f"of {' and '.join(map(str, sorted(bits)))} bits a sample, which diffsr cannot read"
+    for value, known, words in (
+        (page.photometric, _PHOTOMETRICS, "of {} colours"),
+        (page.compression, _OUR_COMPRESSIONS if ours else _COMPRESSIONS, "compressed by {}"),
+    ):
+        if value not in known:
+            return words.format(getattr(value, "name", value)) + ", which diffsr cannot read"
     return None
 
 
@@ -120,7 +123,8 @@ def _left_out(page: tifffile.TiffPage) -> list[str]:
         more -= 1
     if more <= 0:
         return []
-    return [f"{more} more channels, which the TIFF does not name as transparency, were left out"]
+    channels = "a further channel" if more == 1 else f"{more} further channels"
+    return [f"{channels} of the TIFF, not named as transparency, left out"]
 
 
 def _opened(file: BinaryIO) -> tifffile.TiffFile:
@@ -198,7 +202,8 @@ def image(file: BinaryIO) -> Image.Image:
 
 
 def read(file: BinaryIO) -> np.ndarray:
-    """The first page of a deep file: float32 (H,W,1..4) in [0,1], straight alpha, black is 0."""
+    """The first page of a file that is `ours`: float32 (H,W,1..4) in [0,1], straight alpha, black
+    is 0."""
     with _opened(file) as tiff:
         page = tiff.pages[0]
         # tifffile leaves these to imagecodecs, a package of 78 MB
@@ -210,7 +215,7 @@ def read(file: BinaryIO) -> np.ndarray:
             whole = page.asarray()
         photometric, extra = page.photometric, tuple(page.extrasamples)
         separate = page.planarconfig == 2 and whole.ndim == 3
-    samples = np.asarray(whole, np.float32) / np.float32(65535)
+    samples = np.asarray(whole, np.float32) / np.float32(np.iinfo(whole.dtype).max)
     samples = np.atleast_3d(samples.transpose(1, 2, 0) if separate else samples)
     colours = 3 if photometric == _RGB else 1
     if photometric == _WHITE_IS_ZERO:
@@ -226,7 +231,7 @@ def read(file: BinaryIO) -> np.ndarray:
 
 
 def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
-    """The uint16 (H,W,C) or (C,H,W) of a Deflate page. A strip or tile that unpacks to more than
+    """uint8 or uint16 (H,W,C) or (C,H,W) of a Deflate page. A strip or tile that unpacks to more than
     its pixels (tifffile would let it) gives no more than these."""
     planes, depth, height, width, channels = page.shaped
     rows, columns = (
@@ -234,9 +239,9 @@ def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
         if page.is_tiled
         else (min(page.rowsperstrip, height), width)
     )
-    most = rows * columns * channels * 2
+    most = rows * columns * channels * page.dtype.itemsize
     page.compression = 1  # for `decode`, which undoes what comes before the compression
-    whole = np.zeros((planes, depth, height, width, channels), np.uint16)
+    whole = np.zeros((planes, depth, height, width, channels), page.dtype)
     there = zip(page.dataoffsets, page.databytecounts, strict=True)
     for index, (offset, count) in zip(range(math.prod(page.chunked)), there, strict=False):
         if not count:
@@ -250,7 +255,8 @@ def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
 
 
 def _by_libtiff(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
-    """The uint16 (H,W,C) or (C,H,W) of a page, unpacked by Pillow's libtiff as if it were bytes."""
+    """uint8 or uint16 (H,W,C) or (C,H,W) of a page, unpacked by Pillow's libtiff as if it were
+    bytes."""
     separate = page.planarconfig == 2 and page.samplesperpixel > 1
     count = page.samplesperpixel if separate else 1
     each = len(page.dataoffsets) // count
@@ -264,10 +270,10 @@ def _by_libtiff(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
 def _bytes_by_libtiff(
     file: BinaryIO, page: tifffile.TiffPage, which: slice, channels: int | None
 ) -> np.ndarray:
-    """uint16 (H,W,C) of some of the strips or tiles: all, or those of one plane.
+    """uint8 or uint16 (H,W,C) of some of the strips or tiles: all, or those of one plane.
 
     A new directory is put before the file. It declares the same strips, or the tiles as strips
-    one below the other, as 8-bit grey of 2 C times the width.
+    one below the other, as 8-bit grey of C or 2 C times the width.
     """
     channels = channels or page.samplesperpixel
     height, width = page.imagelength, page.imagewidth
@@ -275,7 +281,7 @@ def _bytes_by_libtiff(
     down, across = -(-height // rows), -(-width // columns)
     order = page.parent.byteorder
     tags = ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
-    tags[256], tags[257] = columns * channels * 2, rows * down * across
+    tags[256], tags[257] = columns * channels * page.dtype.itemsize, rows * down * across
     tags[258], tags[259], tags[262], tags[277] = 8, int(page.compression), _BLACK_IS_ZERO, 1
     tags[278] = rows if page.is_tiled else page.rowsperstrip
     tags[273], tags[279] = tuple(page.dataoffsets[which]), tuple(page.databytecounts[which])
@@ -284,10 +290,10 @@ def _bytes_by_libtiff(
     file.seek(0)
     as_bytes.write(file.read())
     as_bytes.seek(0)
-    samples = np.asarray(TiffImageFile(as_bytes)).view(f"{order}u2")
+    samples = np.asarray(TiffImageFile(as_bytes)).view(f"{order}u{page.dtype.itemsize}")
     samples = samples.reshape(down, across, rows, columns, channels)
     if page.predictor == 2:
-        samples = np.cumsum(samples, 3, np.uint16)  # modulo 65536, as the predictor is
+        samples = np.cumsum(samples, 3, page.dtype)  # modulo 256 or 65536, as the predictor is
     samples = samples.swapaxes(1, 2).reshape(down * rows, across * columns, channels)
     return samples[:height, :width]
 
