@@ -231,8 +231,8 @@ def read(file: BinaryIO) -> np.ndarray:
 
 
 def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
-    """uint8 or uint16 (H,W,C) or (C,H,W) of a Deflate page. A strip or tile that unpacks to more than
-    its pixels (tifffile would let it) gives no more than these."""
+    """uint8 or uint16 (H,W,C) or (C,H,W) of a Deflate page. A strip or tile that unpacks to more
+    than its pixels (tifffile would let it) gives no more than these."""
     planes, depth, height, width, channels = page.shaped
     rows, columns = (
         (page.tilelength, page.tilewidth)
