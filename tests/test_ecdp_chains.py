@@ -15,7 +15,8 @@ from levels import alpha_bar_of
 from safetensors.torch import load_file
 from torch import Tensor
 
-from upscale.convert.ecdp import ecdp_from_published
+from upscale.convert import ecdp
+from upscale.convert.table import Settings
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPLinear, sigma_of, sigmas
 from upscale.diffusion.samplers import ddim, rk45
@@ -49,8 +50,8 @@ def io() -> dict[str, Tensor]:
 def nets() -> dict[str, ECDPNet]:
     published, made = load_file(FOLDER / "weights.safetensors"), {}
     for name, (features, _) in VARIANTS.items():
-        config, state = ecdp_from_published(published, resize=features, selection=(0, 2))
-        made[name] = ECDPNet(config).eval().requires_grad_(False)
+        net, state, _ = ecdp.converted(published, Settings(resize=features, selection=(0, 2)))
+        made[name] = net.eval().requires_grad_(False)
         made[name].load_state_dict(state)
     return made
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from upscale.convert.ecdp import ecdp_from_published
+from upscale.convert import ecdp as published
+from upscale.convert.table import Settings
 from upscale.nets import ecdp
 from upscale.nets.ecdp import CONFIGS, ECDPConfig, ECDPNet, time_of
 from upscale.nets.encoders import RRDBEncoder
@@ -25,6 +26,12 @@ TINY = ECDPConfig(
     encoder_blocks=2, encoder_selection=(0, 1), encoder_features=8, encoder_growth=4,
 )  # fmt: skip
 NETWORK, ENCODER = "model.diffusion.network.", "model.lr_feats."
+
+
+def ecdp_from_published(state, **settings):
+    """(configuration, state) of a published checkpoint."""
+    net, own, _ = published.converted(state, Settings(**settings))
+    return net.config, own
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -32,48 +32,32 @@ _LAYERS = (
     (re.compile(r"^out\.0\."), "out_conv.0."),
     (re.compile(r"^out\.2\."), "out_conv.2.network."),
 )
-_DOWN = re.compile(re.escape(_NETWORK) + r"downs\.(\d{1,4})\.(.+)")
 _RRDB = re.compile(re.escape(_ENCODER) + r"blocks\.(\d{1,4})\..+")
-# any of these tells a block's width, so that one missing key is still named as the missing one
 _WIDTH = ("conv1.network", "conv2.network", "norm2")
 
 
 def converted(
     state: dict[str, Tensor], settings: Settings
 ) -> tuple[ECDPNet, dict[str, Tensor], dict[str, Any]]:
-    """(network, its state, metadata) of a published checkpoint. UsageError, ValueError."""
-    scale = settings.scale
-    if scale is not None and scale != int(scale):
-        raise UsageError(f"ecdp's networks enlarge by a whole number, not by {scale:g}")
-    config, state = ecdp_from_published(
-        state, resize=settings.resize, selection=settings.selection,
-        scale=None if scale is None else int(scale),
-    )  # fmt: skip
-    # r = 5 (x - mu) on [0, 1] is (x - mu) / 0.4 on [-1, 1]
-    kernel = "bicubic" if settings.resize == "antialias" else "bicubic-plain"
-    return ECDPNet(config), state, {"scales": [float(config.scale)], "std": 0.4, "kernel": kernel}
-
-
-def ecdp_from_published(
-    state_dict: dict[str, Tensor],
-    *,
-    resize: str = "antialias",
-    selection: tuple[int, ...] | None = None,
-    scale: int | None = None,
-) -> tuple[ECDPConfig, dict[str, Tensor]]:
-    """(config, state dict for ECDPNet) of a checkpoint's "model" or, better, "model_avg".
+    """(network, its state, metadata) of a checkpoint's "model" or, better, "model_avg".
 
     The tensors are not copied. Widths and depths are read off the shapes. What leaves no trace in
     a file: `resize` (antialias: the weights were trained with torchvision 0.17 or later),
     `selection` of encoder blocks (default: the paper's, see SELECTIONS) and `scale` (default: 8
-    for the paper's CelebA encoder of 8 blocks, else 4).
+    for the paper's CelebA encoder of 8 blocks, else 4). UsageError for a scale that is not whole.
 
     ValueError names, as the file does, every key that is missing, unknown or of another shape than
     the rest implies.
     """
-    published = Published("ECDP", state_dict, SCHEDULE_KEYS)
-    config = _config(published, resize, selection, scale)
-    return config, published.named(ECDPNet, config, _published)
+    scale = settings.scale
+    if scale is not None and scale != int(scale):
+        raise UsageError(f"ecdp's networks enlarge by a whole number, not by {scale:g}")
+    published = Published("ECDP", state, SCHEDULE_KEYS)
+    config = _config(published, settings)
+    state = published.named(ECDPNet, config, _published)
+    # r = 5 (x - mu) on [0, 1] is (x - mu) / 0.4 on [-1, 1]
+    kernel = "bicubic" if settings.resize == "antialias" else "bicubic-plain"
+    return ECDPNet(config), state, {"scales": [float(config.scale)], "std": 0.4, "kernel": kernel}
 
 
 def _published(key: str) -> str:
@@ -85,49 +69,33 @@ def _published(key: str) -> str:
     return _NETWORK + key
 
 
-def _config(
-    published: Published, resize: str, selection: tuple[int, ...] | None, scale: int | None
-) -> ECDPConfig:
+def _config(published: Published, settings: Settings) -> ECDPConfig:
     state, size = published.state, published.size
     time = f"{_NETWORK}time_in."
     encoder_blocks = 1 + max((int(f[1]) for k in state if (f := _RRDB.fullmatch(k))), default=-1)
     rrdbs = [f"{_ENCODER}blocks.{i}.block{j}." for i in range(encoder_blocks) for j in (1, 2, 3)]
-    if selection is None and encoder_blocks and encoder_blocks not in SELECTIONS:
+    selection = settings.selection or SELECTIONS.get(encoder_blocks, ())
+    if not selection and encoder_blocks:
         raise ValueError(
             f"{encoder_blocks} encoder blocks are none of the paper's networks, which have "
             f"{', '.join(map(str, SELECTIONS))}: give the selection of those that are read"
         )
-    channels, blocks = _levels(published)
+    levels = published.levels(f"{_NETWORK}downs", "downconv", _WIDTH)
+    if not all(levels):
+        widths = [[width for width, _ in level] for level in levels]
+        raise ValueError(
+            f"{published.wrong} downs have widths {widths}, but every level needs blocks"
+        )
     return ECDPConfig(
         in_conv=size([f"{_NETWORK}in_conv.network."]),
-        channels=channels,
-        blocks=blocks,
+        channels=tuple(level[0][0] for level in levels),
+        blocks=tuple(map(len, levels)),
         time_channels=size([f"{time}0.weight"], 1),
         time_hidden=size([f"{time}0.", f"{time}2.bias"]),
         encoder_features=size([f"{_ENCODER}conv_first."]),
         encoder_growth=size([f"{rrdb}conv1." for rrdb in rrdbs] or [f"{_ENCODER}blocks.0"]),
         encoder_blocks=encoder_blocks,
-        encoder_selection=SELECTIONS[encoder_blocks] if selection is None else tuple(selection),
-        scale=(8 if encoder_blocks == 8 else 4) if scale is None else scale,
-        resize=resize,
+        encoder_selection=tuple(selection),
+        scale=int(settings.scale or (8 if encoder_blocks == 8 else 4)),
+        resize=settings.resize,
     )
-
-
-def _levels(published: Published) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and blocks per level, off the way down, whose levels end in a convolution."""
-    modules: dict[int, set[str]] = {}
-    for key in published.state:
-        if found := _DOWN.fullmatch(key):
-            modules.setdefault(int(found[1]), set()).add(found[2])
-    levels: list[list[int]] = [[]]
-    for index, names in sorted(modules.items()):
-        if any(name.startswith("downconv.") for name in names):
-            levels.append([])
-            continue
-        at = f"{_NETWORK}downs.{index}."
-        levels[-1].append(published.size(f"{at}{layer}." for layer in _WIDTH))
-    if not all(levels):
-        raise ValueError(
-            f"{published.wrong} downs have widths {levels}, but every level needs blocks"
-        )
-    return tuple(level[0] for level in levels), tuple(len(level) for level in levels)

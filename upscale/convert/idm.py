@@ -27,48 +27,37 @@ _MLP = re.compile(r"denoise_fn\.ups\.\d+\.imnet\.0")
 def converted(
     state: dict[str, Tensor], settings: Settings
 ) -> tuple[IDMNet, dict[str, Tensor], dict[str, Any]]:
-    """(network, its state, metadata) of a published checkpoint. ValueError."""
-    groups, largest = settings.norm_groups, settings.max_scale
-    config, state = idm_from_published(state, norm_groups=groups, max_scale=largest)
-    return IDMNet(config), state, {"scales": {"min": 1.0, "max": largest}, "std": None}
+    """(network, its state, metadata) of a published checkpoint.
 
-
-def idm_from_published(
-    state_dict: dict[str, Tensor],
-    *,
-    norm_groups: int = 32,
-    max_scale: float = 8.0,
-    dropout: float = 0.0,
-) -> tuple[IDMConfig, dict[str, Tensor]]:
-    """(config, state dict for IDMNet) of a published checkpoint.
-
-    Sizes and attention are read off the shapes; the other arguments leave no trace in a file.
+    Sizes and attention are read off the shapes; the settings leave no trace in a file.
     What the published layers multiply at every call, equalised learning rates and the sqrt(2) of
     a leaky ReLU, is multiplied in once. ValueError names, as the file does, every key that is
     missing, unknown or of another shape than the rest implies.
     """
-    published = Published("IDM", state_dict, SCHEDULE_KEYS | {"ddim_c1"})
-    config = _config(published, norm_groups, max_scale, dropout)
+    published = Published("IDM", state, SCHEDULE_KEYS | {"ddim_c1"})
+    config = _config(published, settings)
     # the published CNN goes one level deeper than what is read of it
     last = f"denoise_fn.conv_body_down.{len(config.unet.mults) - 1}."
     published.drop(lambda key: bool(_DEAD.fullmatch(key)) or key.startswith(last))
     with torch.device("meta"):
         net = IDMNet(config)
     state = published.named(IDMNet, config, lambda key: _published(key, net))
-    return config, {key: _folded(_published(key, net), value) for key, value in state.items()}
+    state = {key: _folded(_published(key, net), value) for key, value in state.items()}
+    scales = {"min": 1.0, "max": settings.max_scale}
+    return IDMNet(config), state, {"scales": scales, "std": None}
 
 
-def _config(published: Published, norm_groups: int, max_scale: float, dropout: float) -> IDMConfig:
+def _config(published: Published, settings: Settings) -> IDMConfig:
     state = published.state
     blocks = [int(m[1]) + bool(m[2]) for k in state if (m := _BODY.fullmatch(k))]
     hidden = [v.shape[0] for k, v in state.items() if _MLP.match(k) and v.ndim]
     try:
         return IDMConfig(
-            unet=unet_config(published, norm_groups, dropout),
+            unet=unet_config(published, settings.norm_groups),
             encoder_blocks=max(blocks, default=0),
             encoder_features=published.size(["encoder.head.0."]),
             hidden=max(set(hidden), key=hidden.count, default=256),
-            max_scale=max_scale,
+            max_scale=settings.max_scale,
             published=True,
         )
     except ValueError as error:

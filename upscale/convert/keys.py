@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +39,26 @@ class Published:
             if value is not None and value.ndim > dimension and value.shape[dimension]:
                 return value.shape[dimension]
         raise ValueError(f"{self.wrong} missing {keys[0]}")
+
+    def levels(
+        self, prefix: str, end: str, layers: Sequence[str], first: int = 0
+    ) -> list[list[tuple[int, set[str]]]]:
+        """What the way down consists of, PREFIX.INDEX from `first` on, level by level: of each
+        block its width, which one of `layers` tells (so that one missing key is still named as the
+        missing one), and the names of its tensors. A module with names in `end` ends a level.
+        """
+        modules: dict[int, set[str]] = {}
+        for key in self.state:
+            if found := re.fullmatch(rf"{re.escape(prefix)}\.(\d{{1,4}})\.(.+)", key):
+                modules.setdefault(int(found[1]), set()).add(found[2])
+        levels: list[list[tuple[int, set[str]]]] = [[]]
+        for index, names in sorted(modules.items()):
+            if any(name.startswith(f"{end}.") for name in names):
+                levels.append([])
+            elif index >= first:
+                width = self.size(f"{prefix}.{index}.{layer}." for layer in layers)
+                levels[-1].append((width, names))
+        return levels
 
     def named(self, network: type[Net], config: Config, theirs: Callable[[str], str]) -> State:
         """The tensors, not copied, under this project's keys; `theirs` gives the published ones.

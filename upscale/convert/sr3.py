@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import Tensor
@@ -35,31 +34,24 @@ _NAMES = (
     (".block.skip.", ".res_block.res_conv."),
     (".attention.", ".attn."),
 )
-_DOWN = re.compile(r"denoise_fn\.downs\.(\d{1,4})\.(.+)")
-# any of these tells a block's width, so that one missing key is still named as the missing one
-_WIDTH = tuple(f"res_block.block{b}.block.{i}" for b, i in [("2", "3"), ("1", "3"), ("2", "0")])
+_WIDTH = tuple(
+    f"res_block.{layer}" for layer in ("block2.block.3", "block1.block.3", "block2.block.0")
+)
 
 
 def converted(
     state: dict[str, Tensor], settings: Settings
 ) -> tuple[SR3Net, dict[str, Tensor], dict[str, Any]]:
-    """(network, its state, metadata) of a published checkpoint. ValueError."""
-    config, state = sr3_from_published(state, norm_groups=settings.norm_groups)
-    return SR3Net(config), state, {"scales": [settings.scale or 8.0], "std": None}
+    """(network, its state, metadata) of a published checkpoint; the tensors are not copied.
 
-
-def sr3_from_published(
-    state_dict: dict[str, Tensor], *, norm_groups: int, dropout: float = 0.0
-) -> tuple[UNetConfig, dict[str, Tensor]]:
-    """(config, state dict for SR3Net) of a published checkpoint; the tensors are not copied.
-
-    Widths, depths and attention are read off the shapes; `norm_groups` (32, or 16 in the
-    64 -> 512 config) and `dropout` leave no trace in a file. ValueError names, as the file does,
-    every key that is missing, unknown or of another shape than the rest implies.
+    Widths, depths and attention are read off the shapes; the number of groups (32, or 16 in the
+    64 -> 512 config) leaves no trace in a file. ValueError names, as the file does, every key that
+    is missing, unknown or of another shape than the rest implies.
     """
-    published = Published("SR3", state_dict, SCHEDULE_KEYS)
-    config = unet_config(published, norm_groups, dropout)
-    return config, published.named(SR3Net, config, published_key)
+    published = Published("SR3", state, SCHEDULE_KEYS)
+    config = unet_config(published, settings.norm_groups)
+    state = published.named(SR3Net, config, published_key)
+    return SR3Net(config), state, {"scales": [settings.scale or 8.0], "std": None}
 
 
 def published_key(key: str) -> str:
@@ -69,21 +61,11 @@ def published_key(key: str) -> str:
     return key
 
 
-def unet_config(published: Published, norm_groups: int, dropout: float) -> UNetConfig:
+def unet_config(published: Published, norm_groups: int) -> UNetConfig:
     """Read the sizes off the way down, whose levels end in a strided convolution."""
-    modules: dict[int, list[str]] = {}
-    for key in published.state:
-        if found := _DOWN.fullmatch(key):
-            modules.setdefault(int(found[1]), []).append(found[2])
-    modules.pop(0, None)
     inner = published.size(["denoise_fn.downs.0."])
-    levels: list[list[tuple[int, bool]]] = [[]]
-    for index, names in sorted(modules.items()):
-        if any(name.startswith("conv.") for name in names):
-            levels.append([])
-            continue
-        width = published.size(f"denoise_fn.downs.{index}.{layer}." for layer in _WIDTH)
-        levels[-1].append((width, any(name.startswith("attn.") for name in names)))
+    levels = published.levels("denoise_fn.downs", "conv", _WIDTH, first=1)
+    looking = [any("attn." in name for _, names in level for name in names) for level in levels]
     if not all(levels) or any(level[0][0] % inner for level in levels):
         widths = [[width for width, _ in level] for level in levels]
         raise ValueError(
@@ -94,9 +76,8 @@ def unet_config(published: Published, norm_groups: int, dropout: float) -> UNetC
         inner=inner,
         mults=tuple(level[0][0] // inner for level in levels),
         res_blocks=max(len(level) for level in levels),
-        attention=tuple(i for i, level in enumerate(levels) if any(looks for _, looks in level)),
+        attention=tuple(i for i, looks in enumerate(looking) if looks),
         groups=norm_groups,
-        dropout=dropout,
         noise_gain=1.0,
         biggan=False,
         scale_shift=False,
