@@ -44,6 +44,9 @@ class Files:
     strip: bool = asked(
         False, "Write no EXIF, colour profile or comment.", group=FILES, expert=True
     )
+    preserve_times: bool = asked(
+        False, "Give results the file dates of their inputs.", group=FILES, expert=True
+    )
     frames: str = asked(
         "error",
         "Treatment of animations: an error, or enlarge the first frame.",

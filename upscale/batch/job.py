@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from upscale.batch.files import Files
 from upscale.batch.ledger import Content, Ledger, content_of
-from upscale.batch.names import Item
+from upscale.batch.names import Item, check_apart
 from upscale.batch.records import Spread, comment
 from upscale.batch.remote import Remote
 from upscale.errors import OutputError
@@ -99,6 +99,7 @@ def look(job: Job, ticket: Ticket) -> None:
     """Whether there is anything to do: sets `record` if not. Raises OutputError where something
     stands in the way of a result."""
     item, files, ledger = ticket.item, job.files, job.ledger
+    check_apart(item)
     _check_writable(item)
     if ledger and ledger.done(item):
         ticket.record = {"status": "skipped", "why": "ledger"}
@@ -197,12 +198,25 @@ def enlarge(
             last()
         for write in earlier:
             write.result(ticket.limit)
+        if files.preserve_times:
+            ticket.kept += _dated(item)
         record = _account(reports, [*said, *ticket.kept], ticket.seconds)
         if job.ledger:
             job.ledger.add(item.source.name, record, item, ticket.content)
         ticket.record = record
 
     ticket.last = submit(finish)
+
+
+def _dated(item: Item) -> list[str]:
+    """The results get the dates of the file that they were made from; returns notes."""
+    try:
+        of = os.stat(item.source.name)
+        for path in item.files:
+            os.utime(path, ns=(of.st_atime_ns, of.st_mtime_ns))
+    except (OSError, TypeError, ValueError):  # standard input, or a store of objects
+        return ["there are no dates to keep, or none can be set"]
+    return []
 
 
 def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:

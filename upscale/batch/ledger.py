@@ -207,7 +207,10 @@ def line_of(
 
 
 # what no result depends on: where and when it is made, and which files are left alone
-_APART = {"weights", "device", "offline", "compile", "overwrite", "skip_existing", "max_pixels"}
+_APART = {
+    "weights", "device", "offline", "compile", "overwrite", "skip_existing", "max_pixels",
+    "preserve_times",
+}  # fmt: skip
 
 
 def settings_of(setup: Setup, request: Request, files: Files, batch: int = 1) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,11 +111,12 @@ def plan(sources: list[Source], output: str | None, naming: Naming, *, many: boo
     if output and not folder:
         return [_to_file(sources[0], remote.place(output), naming)]
     taken = {_key(source.name) for source in sources}
+    inputs = _Inputs(sources)
     # A picture that keeps its suffix goes first: a.png is a_x4.png whether a.jpg is there or not.
     order = sorted(sources, key=lambda s: _format(s, naming)[1] != Path(s.name).suffix)
     items: dict[str, Item] = {}
     for source in order:
-        items[source.name] = _free(source, folder, naming, taken)
+        items[source.name] = _free(source, folder, naming, taken, inputs)
         taken.update(_key(path) for path in items[source.name].files)
     return [items[source.name] for source in sources]
 
@@ -148,16 +151,62 @@ def _to_file(source: Source, path: Path | Remote, naming: Naming) -> Item:
     item = _item(source, path.parent, path.stem, "", path.suffix, format, naming)
     if source.data is None and _key(source.name) in map(_key, item.files):
         raise UsageError(f"-o {path} is the input itself, and inputs are never replaced")
+    check_apart(item)
     return item
 
 
-def _free(source: Source, folder: Path | Remote | None, naming: Naming, taken: set[str]) -> Item:
+def check_apart(item: Item) -> None:
+    """UsageError where a result would replace its own input, which it may reach by another name: a
+    link, another spelling, another mount."""
+    inputs = _Inputs([item.source])
+    if reached := next((path for path in item.files if path in inputs), None):
+        raise UsageError(
+            f"{reached} is the input itself by another name, and inputs are never replaced; give "
+            "another -o"
+        )
+
+
+class _Inputs:
+    """Whether a path leads to one of the inputs, whatever both are called. The inputs are looked
+    at only once a path exists."""
+
+    def __init__(self, sources: list[Source]) -> None:
+        self._sources = sources
+        self._known: set[tuple[int, int]] | None = None
+
+    def __contains__(self, path: Path | Remote) -> bool:
+        if isinstance(path, Remote) or (own := _identity(path)) is None:
+            return False
+        if self._known is None:
+            local = (s for s in self._sources if s.data is None and not remote.is_url(s.name))
+            self._known = {found for s in local if (found := _identity(s.name))}
+        return own in self._known
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What `os.path.samefile` compares, of a file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _free(
+    source: Source,
+    folder: Path | Remote | None,
+    naming: Naming,
+    taken: set[str],
+    inputs: _Inputs,
+) -> Item:
     """The item under the first name that nothing else claims."""
     format, suffix = _format(source, naming)
     where = folder / source.inside.parent if folder else remote.place(source.name).parent
     for stem in _stems(source.inside):
         item = _item(source, where, stem, naming.tag, suffix, format, naming)
-        if not taken.intersection(map(_key, item.files)):
+        if not taken.intersection(map(_key, item.files)) and not any(
+            path in inputs for path in item.files
+        ):
             return item
     raise AssertionError("the numbers ran out")
 
@@ -219,5 +268,12 @@ def _format(source: Source, naming: Naming) -> tuple[str, str]:
 
 
 def _key(path: Path | Remote | str) -> str:
-    """Equal for two names that are one file on any file system, case-blind ones too."""
-    return unicodedata.normalize("NFC", os.path.abspath(str(path))).casefold()
+    """Equal for two names that are one file on any file system, case-blind ones too, also where
+    one of them goes through a link to the folder."""
+    folder, name = os.path.split(os.path.abspath(str(path)))
+    return unicodedata.normalize("NFC", os.path.join(_real(folder), name)).casefold()
+
+
+@lru_cache(1024)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -76,6 +76,16 @@ FORMATS: dict[str, Format] = {
 
 SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in known.suffixes)
 
+# Pictures and videos that are not looked for: who has some in a folder is told
+OTHER_SUFFIXES = {
+    ".mpo", ".jps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".psd", ".psb", ".xcf",
+    ".kra", ".exr", ".hdr", ".svg", ".eps", ".ico", ".icns", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".pam", ".qoi", ".dds", ".fits", ".bpg", ".heics", ".heifs", ".avifs", ".jng", ".mng", ".dng",
+    ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw",
+    ".x3f", ".3fr", ".iiq", ".erf", ".raw", ".rwl", ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm",
+    ".mpg", ".mpeg", ".3gp", ".mts", ".wmv",
+}  # fmt: skip
+
 _ALIASES = {"JPG": "JPEG", "TIF": "TIFF"}
 
 _ALIEN = (

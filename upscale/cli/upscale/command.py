@@ -55,7 +55,7 @@ _OPTIONS = [
     *asked(Request, "tile", "overlap", "one_stage", "consistency"),
     *asked(Files, "overwrite", "skip_existing"),
     *asked(Files, "format", type=Named(FORMATS)),
-    *asked(Files, "quality", "strip", "frames", "allow_truncated", "max_pixels"),
+    *asked(Files, "quality", "strip", "preserve_times", "frames", "allow_truncated", "max_pixels"),
     option("--jobs", group=BATCH, expert=True, type=click.IntRange(0, 256), default=2,
            metavar="N",
            help="Threads that read pictures ahead, and as many that write them. 0: read, enlarge "

@@ -3,6 +3,7 @@ work that this run does of them."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import glob
 import os
@@ -18,9 +19,10 @@ from upscale.batch.names import STDIN, Item, Naming, Source
 from upscale.batch.shard import Shard
 from upscale.cli.upscale.account import Account
 from upscale.errors import InputError, UsageError
-from upscale.image.formats import SUFFIXES
+from upscale.image.formats import OTHER_SUFFIXES, SUFFIXES
 
 # A name that diffsr gives: in_x4, in_x3.7, in_1000x333, in_max2000; samples and their deviation.
+_NAMED = 5  # of the files that are passed over
 _RESULT = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+x\d+|max\d+)(?:_s\d+|_std)?")
 
 
@@ -31,6 +33,7 @@ class Found:
     sources: list[Source] = field(default_factory=list)
     failures: list[tuple[str, InputError]] = field(default_factory=list)
     left_out: int = 0  # earlier results met in folders
+    passed_over: list[str] = field(default_factory=list)  # pictures and videos of other kinds
     many: bool = False
 
 
@@ -48,6 +51,8 @@ def items_of(
     _check_stdout(items, options)
     if found.left_out:
         account.reporter.note(f"{found.left_out} earlier results in these folders skipped")
+    if found.passed_over:
+        account.reporter.note(_passed_over(found.passed_over))
     if items and not options["dry_run"]:
         names.prepare(output, many)
     wanted = shard.has if shard else lambda inside: True
@@ -60,6 +65,13 @@ def items_of(
         items = [item for item in items if ledger.failed(item.source.name)]
     account.reporter.total = len(items)
     return items
+
+
+def _passed_over(paths: list[str]) -> str:
+    named = ", ".join(paths[:_NAMED])
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    return f"{files} passed over, of kinds that diffsr does not look for in folders: {named}{more}"
 
 
 def _find(paths: tuple[str, ...], options: Mapping[str, Any]) -> Found:
@@ -120,8 +132,16 @@ def read_list(name: str, null: bool) -> list[str]:
         data = stdin().read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         raise InputError(f"{name}: the list cannot be read: {error.strerror}") from error
+    data = without_mark(data)
     parts = data.split(b"\0") if null else data.splitlines()
     return [os.fsdecode(part) for part in parts if part.strip()]
+
+
+def without_mark(data: bytes) -> bytes:
+    """A text without the byte order mark that some editors begin it with; UTF-16 becomes UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "surrogatepass").encode("utf-8", "surrogatepass")
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def _add(text: str, found: Found, but_not: str | None) -> None:
@@ -144,11 +164,9 @@ def _add(text: str, found: Found, but_not: str | None) -> None:
 
 def _match(pattern: str, found: Found) -> None:
     found.many = True
-    files = sorted(
-        path
-        for path in glob.glob(pattern, recursive=True)
-        if os.path.isfile(path) and Path(path).suffix.lower() in SUFFIXES
-    )
+    matches = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    files = [path for path in matches if Path(path).suffix.lower() in SUFFIXES]
+    found.passed_over += [path for path in matches if Path(path).suffix.lower() in OTHER_SUFFIXES]
     stems = {os.path.splitext(path)[0] for path in files}
     kept = [path for path in files if not _is_result(path, stems)]
     found.left_out += len(files) - len(kept)
@@ -178,6 +196,11 @@ def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
             os.path.join(here, name)
             for name in files
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        )
+        found.passed_over += sorted(
+            os.path.join(here, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in OTHER_SUFFIXES
         )
         stems = {os.path.splitext(path)[0] for path in pictures}
         for path in pictures:

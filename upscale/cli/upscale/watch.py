@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -63,9 +64,11 @@ def _answered(
 
 def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
     """Each as soon as it is whole, without its ending; empty ones are skipped."""
-    rest = b""
+    rest, first = b"", True
     read = getattr(stream, "read1", stream.read)
     while block := read(_BLOCK):
+        if first:
+            block, first = block.removeprefix(BOM_UTF8), False
         *whole, rest = (rest + block).split(ending)
         yield from (line.rstrip(b"\r") for line in whole if line.strip())
     if rest.strip():

@@ -1,0 +1,116 @@
+"""Inputs by whatever name they are reached: never replaced, found, or named where passed over."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+from pathlib import Path
+
+import pytest
+from cli_fake import FakeUpscaler
+from test_cli import calls, here, picture, run  # noqa: F401
+
+from upscale.batch.files import Files
+from upscale.batch.job import Job, Ticket, look
+from upscale.batch.names import Item, Naming, Source, plan
+from upscale.cli.upscale.inputs import find
+from upscale.cli.upscale.watch import lines
+from upscale.errors import UsageError
+
+
+def aliases(path: Path) -> dict[str, Path]:
+    """Other names of a file."""
+    folder = path.parent
+    (folder / "link.png").symlink_to(path)
+    os.link(path, folder / "hard.png")
+    (folder / "there").symlink_to(folder)
+    (folder / "chain.png").symlink_to(folder / "link.png")
+    return {
+        "link": folder / "link.png", "hard link": folder / "hard.png",
+        "through a folder": folder / "there" / path.name, "link to a link": folder / "chain.png",
+        "another spelling": folder / "." / ".." / folder.name / path.name,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["link", "hard link", "through a folder", "link to a link",
+                                 "another spelling"])  # fmt: skip
+def test_an_input_is_not_replaced_by_another_name(way, here, calls):  # noqa: F811
+    source = picture(here / "in.png")
+    before = source.read_bytes()
+    alias = aliases(source)[way]
+    done = run(source, "-o", alias, "--overwrite", code=2)
+    assert "inputs are never replaced" in done.told
+    assert source.read_bytes() == alias.read_bytes() == before
+    run(alias, "-o", source, "--overwrite", code=2)  # and the other way round
+    assert source.read_bytes() == before
+
+
+def test_results_in_a_folder_go_round_links_to_inputs(here, calls):  # noqa: F811
+    one, two = picture(here / "a" / "one.png"), picture(here / "a" / "two.png")
+    before = two.read_bytes()
+    (here / "out").mkdir()
+    (here / "out" / "one_x4.png").symlink_to(two)
+    run("a", "-o", "out/", "--overwrite")
+    assert two.read_bytes() == before
+    assert (here / "out" / "one_x4.png").is_symlink()
+    assert (here / "out" / "one_png_x4.png").exists()
+    assert one.exists()
+
+
+def test_a_link_that_appears_later_is_seen_before_the_work(tmp_path):
+    source = picture(tmp_path / "in.png")
+    (item,) = plan([Source(str(source), Path("in.png"))], None, Naming("_x4"), many=True)
+    item.outputs[0].symlink_to(source)
+    with pytest.raises(UsageError, match="never replaced"):
+        look(Job(FakeUpscaler, files=Files(overwrite=True)), Ticket(item))
+
+
+def test_one_folder_by_two_names_is_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    sources = [Source(str(tmp_path / folder / "in.png"), Path("in.png")) for folder in "ab"]
+    items: list[Item] = plan(sources, None, Naming("_x4"), many=True)
+    assert items[0].outputs[0].name != items[1].outputs[0].name
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_with_a_byte_order_mark(encoding, here, calls):  # noqa: F811
+    picture(here / "маяк.png")
+    picture(here / "b.png")
+    (here / "list.txt").write_bytes("маяк.png\r\nb.png\r\n".encode(encoding))
+    run("--from-file", "list.txt", "-o", "out/")
+    assert sorted(p.name for p in (here / "out").iterdir()) == ["b_x4.png", "маяк_x4.png"]
+    stream = io.BytesIO(codecs.BOM_UTF8 + b"a.png\nb.png\n")
+    assert list(lines(stream, b"\n")) == [b"a.png", b"b.png"]
+
+
+def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
+    picture(here / "in" / "a.png")
+    others = ["b.mpo", "c.JP2", "d.jxl", "e.tga", "f.cr2", "g.mp4"]
+    for name in [*others, "notes.txt", ".hidden.mpo"]:
+        (here / "in" / name).write_bytes(b"x")
+    told = run("in", "-o", "out/").stderr
+    assert "6 files passed over" in told
+    assert all(name in told for name in others[:5])
+    assert "and 1 more" in told
+    assert "notes.txt" not in told
+    assert len(find([str(here / "in" / "*")]).passed_over) == 6
+
+
+def test_dates_are_kept_if_wanted(here, calls):  # noqa: F811
+    source = picture(here / "a.png")
+    os.utime(source, ns=(10**18, 10**18 + 7))
+    run("a.png", "-o", "new.png")
+    assert Path("new.png").stat().st_mtime_ns > 10**18 + 7
+    run("a.png", "-o", "old.png", "--preserve-times", "--samples", "2")
+    for name in ("old_s1.png", "old_s2.png"):
+        assert Path(name).stat().st_mtime_ns == 10**18 + 7
+    told = run("-", "-o", "piped.png", "--preserve-times", input=source.read_bytes()).stderr
+    assert "no dates" in told
+
+
+def test_a_second_picture_on_standard_input_is_told(here, calls):  # noqa: F811
+    data = picture(here / "a.jpg").read_bytes()
+    told = run("-", "-o", "out.jpg", input=data + data).stderr
+    assert "another picture (JPEG) follows" in told
