@@ -119,7 +119,7 @@ class Method:
 
     @property
     def single(self) -> bool:
-        """Whether a picture takes one network call, without noise."""
+        """Whether each picture takes one network call, without noise."""
         return sampler_of(self.sampler).single
 
     @property
@@ -310,7 +310,7 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
 
 
 def _check_tensors(described: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError where a network's tensors are not those of the file."""
+    """Raises WeightsError where the file's tensors are not those of the network."""
     wrong = described.keys() ^ state.keys()
     wrong |= {k for k in described.keys() & state.keys() if described[k].shape != state[k].shape}
     wrong |= {k for k, v in state.items() if not v.is_floating_point()}
@@ -327,7 +327,7 @@ def _number(value: Any, above: float = -math.inf, most: float = 1e6) -> bool:
 
 
 def _rung(value: Any) -> bool:
-    """Whether it is a sampler and its steps."""
+    """Whether a value is a pair of a sampler's name and its steps."""
     if not (isinstance(value, list | tuple) and len(value) == 2):
         return False
     return value[0] in list(SAMPLERS) and _DEFAULTS["steps"](value[1])
@@ -361,7 +361,7 @@ _DEFAULTS: dict[str, Callable[[Any], bool]] = {
 
 
 def checked_defaults(raw: Any) -> dict[str, Any]:
-    """How a weights file says it samples, as fields of `Method`. Raises TypeError, ValueError."""
+    """The sampling defaults of a weights file as fields of `Method`. TypeError, ValueError."""
     defaults = dict(raw)
     for key, value in defaults.items():
         if key not in _DEFAULTS or not _DEFAULTS[key](value):

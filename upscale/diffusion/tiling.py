@@ -29,14 +29,14 @@ class Box(NamedTuple):
 
     @property
     def at(self) -> tuple[slice, slice]:
-        """Its rows and columns."""
+        """The slices of its rows and columns."""
         return (
             slice(self.top, self.top + self.height),
             slice(self.left, self.left + self.width),
         )
 
     def within(self, outer: Box) -> tuple[slice, slice]:
-        """Its rows and columns in a window that it lies in."""
+        """The slices of its rows and columns in a window that contains it."""
         return self._replace(top=self.top - outer.top, left=self.left - outer.left).at
 
 
@@ -67,9 +67,9 @@ def windows(size: tuple[int, int], window: int, overlap: int, align: int) -> lis
 
 
 def cores(size: tuple[int, int], side: int, halo: int, align: int) -> list[tuple[Box, Box]]:
-    """(core, window): the cores, at most `side` a side, are all of (height, width) with nothing
-    shared; each window is its core with `halo` around it where there is any picture. All start at
-    multiples of `align`. Raises ValueError where side or halo is none."""
+    """Pairs (core, window). The cores, of at most `side` a side, cover (height, width) without
+    overlap; a window is its core with up to `halo` around it, as far as the picture goes. All start
+    at multiples of `align`. Raises ValueError where side or halo is not such a multiple."""
     if side < align or side % align or halo % align:
         raise ValueError(f"a core of {side} with {halo} around it is not aligned to {align}")
     axes = []
@@ -86,8 +86,8 @@ def cores(size: tuple[int, int], side: int, halo: int, align: int) -> list[tuple
 def joined(
     denoise_window: Callable[[Tensor, Tensor, Box], Tensor], parts: list[tuple[Box, Box]]
 ) -> Denoiser:
-    """`denoise_window(x of the window, sigma, window)` on the windows of `cores`, of which only the
-    cores are kept. An error in a window ends the call with nothing kept."""
+    """A denoiser that calls `denoise_window(x of the window, sigma, window)` on the windows of
+    `cores` and keeps only the cores. An error in a window ends the call."""
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         whole = torch.empty_like(x)
