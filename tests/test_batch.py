@@ -24,7 +24,7 @@ from upscale.batch.engine import Engine, Pace
 from upscale.batch.files import Files
 from upscale.batch.job import Job
 from upscale.batch.names import Item, Source
-from upscale.errors import InputError, TimedOut
+from upscale.errors import InputError, OutputError, TimedOut
 from upscale.pipeline.request import Request, Setup
 
 
@@ -96,6 +96,54 @@ def test_files_that_a_crash_left_without_a_line_are_taken_for_done(here, calls):
     Image.new("RGB", (24, 20)).save("out/000_x4.png")  # what nobody's ledger knows
     os.unlink("l.jsonl")
     assert "exists" in run(*args, code=1).stderr
+
+
+@pytest.mark.parametrize("ledger", [(), ("--resume", "l.jsonl")])
+def test_an_equal_output_that_appears_meanwhile_counts(here, calls, ledger, monkeypatch):  # noqa: F811
+    folder(here / "in", 3)
+    run("in", "-o", "other")
+    enlarge, made = FakeUpscaler.run, here / "out"
+    if ledger:
+        run("in/000.png", "-o", "elsewhere/", *ledger)
+
+    def meanwhile(self, plan, picture, **how):
+        # another process is done with two, and a third one is the user's
+        for name in ("000_x4.png", "001_x4.png"):
+            if not (made / name).exists():
+                (made / name).write_bytes((here / "other" / name).read_bytes())
+        (made / "002_x4.png").write_bytes(b"mine")
+        return enlarge(self, plan, picture, **how)
+
+    monkeypatch.setattr(FakeUpscaler, "run", meanwhile)
+    told = run("in", "-o", "out", *ledger, code=1)
+    assert told.stdout.split() == ["out/000_x4.png", "out/001_x4.png"]
+    assert "002_x4.png: exists" in told.stderr
+    assert (made / "002_x4.png").read_bytes() == b"mine"
+    assert not list(made.glob(".diffsr-*"))
+    # without a ledger what was there before is an error as ever
+    assert ("exists" in run("in", "-o", "out", *ledger, code=1).stderr) and (
+        made / "002_x4.png"
+    ).read_bytes() == b"mine"
+
+
+def test_a_large_result_that_appears_meanwhile_counts_too(tmp_path):
+    from upscale.image.encode import rows_to
+    from upscale.image.picture import Picture
+
+    picture = Picture(np.random.default_rng(0).random((8, 6, 3), dtype=np.float32))
+
+    def stream(**how) -> None:
+        with rows_to(tmp_path / "a.png", (8, 6), format="PNG", **how) as add:
+            add(picture, None)
+
+    stream()
+    before = (tmp_path / "a.png").stat()
+    stream(same=True)
+    assert (tmp_path / "a.png").stat().st_ino == before.st_ino
+    (tmp_path / "a.png").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists"):
+        stream(same=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_failures_alone_are_done_again_on_wish(here, calls):  # noqa: F811
@@ -298,6 +346,15 @@ def test_watch_answers_each_line_before_the_next(env, tmp_path):  # noqa: F811
     assert (own["id"], own["output"], own["status"]) == ([7], "new/x.png", "ok")
     assert "exists" in ask("in/001.png")["error"]
     assert "JSON" in ask("{")["error"] and "id" not in ask('{"inputs": "x"}')
+    for line in (
+        '{"input": ' + "[" * 100_000, '{"id": ' + "9" * 5000 + "}", '{"input": "a\\u0000b"}',
+        '{"input": "\\ud800.png"}', "a\0b", '{"input": "in/002.png", "output": "\\ud800.png"}',
+        '{"input": "in/002.png", "output": "a\\u0000.png"}', "x" * 1_100_000, "{}", "in", " ",
+        '{"input": "in/002.png", "output": ""}', '{"input": "in/002.png", "output": "."}',
+    ):  # fmt: skip
+        if line.strip():
+            assert ask(line)["status"] in ("failed", "ok")
+    assert ask("in/002.png")["status"] == "ok"
     process.stdin.close()
     assert process.wait(20) == 1
     assert (tmp_path / "new/x.png").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -21,7 +22,7 @@ from upscale.batch.names import Item, Source
 from upscale.batch.remote import Remote
 from upscale.batch.shard import Shard, parse
 from upscale.batch.workers import Workers
-from upscale.errors import InputError, UsageError
+from upscale.errors import DiskFull, InputError, UsageError
 from upscale.image.picture import Picture
 from upscale.pipeline.upscaler import Upscaler
 
@@ -171,6 +172,89 @@ def test_a_file_that_is_no_ledger_is_left_alone(tmp_path) -> None:
     with pytest.raises(InputError, match="is not a ledger"):
         Ledger(tmp_path / "notes", "s")
     assert (tmp_path / "notes").read_text() == "one\ntwo\n"
+
+
+DEEP = "[" * 100_000
+LINE = '{"input": "a", "status": "ok", "settings": "s", '
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        LINE + '"outputs": [], "sha256": "", "size": 1, "mtime_ns": 1}',
+        LINE + '"outputs": {}, "sha256": "", "size": 1, "mtime_ns": 1}',
+        LINE + '"outputs": [{"path": 3, "size": 1, "sha256": ""}], "sha256": "", "size": 1}',
+        LINE + '"outputs": ' + DEEP,
+        '{"input": "\\ud800", "status": "failed", "settings": "s"}',
+        '{"input": 5, "status": "failed", "settings": "s"}',
+        '{"input": "a", "status": "strange", "settings": "s"}',
+        '{"input": "a", "status": "failed"}',  # one of --json's
+        DEEP, "3", "[]", '""', "null", "\0" * 99, "{",
+    ],
+)  # fmt: skip
+def test_a_line_that_cannot_be_read_is_named_and_passed_over(tmp_path, line) -> None:
+    work, path = item(tmp_path), tmp_path / "l.jsonl"
+    ledger = Ledger(path, "s")
+    done(ledger, work)
+    ledger.close()
+    path.write_text(path.read_text() + line + "\n" + path.read_text())
+    again = Ledger(path, "s")
+    assert (again.torn, again.torn_at) == (1, [2]) and again.done(work)
+    again.close()
+    path.write_text(line + "\n")
+    with pytest.raises(InputError, match="is not a ledger"):
+        Ledger(path, "s")
+    assert path.read_text() == line + "\n"
+
+
+@pytest.mark.parametrize("text", ["TODO", "{}", '{"input": "a"}\n', "\n\nx", "{'input': 3"])
+def test_a_file_of_one_line_that_is_not_ours_is_left_alone(tmp_path, text) -> None:
+    (tmp_path / "notes").write_text(text)
+    with pytest.raises(InputError, match="is not a ledger"):
+        Ledger(tmp_path / "notes", "s")
+    assert (tmp_path / "notes").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"inp', '{"input": "a", "sta'])
+def test_an_empty_ledger_or_the_first_line_torn_is_taken(tmp_path, text) -> None:
+    work, path = item(tmp_path), tmp_path / "l.jsonl"
+    path.write_text(text)
+    ledger = Ledger(path, "s")
+    done(ledger, work)
+    ledger.close()
+    assert Ledger(path, "s").done(work)
+
+
+def test_a_line_longer_than_any_of_ours_is_passed_over(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("upscale.batch.ledger._LONGEST", 2000)
+    work, path = item(tmp_path), tmp_path / "l.jsonl"
+    ledger = Ledger(path, "s")
+    done(ledger, work)
+    ledger.close()
+    path.write_text("x" * 1999 + "\n" + "x" * 10_000 + "\n" + path.read_text())
+    again = Ledger(path, "s")
+    assert again.torn_at == [1, 2] and again.done(work)
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/null", "/dev/zero"])
+def test_a_device_is_no_ledger(device) -> None:
+    if not os.path.exists(device):
+        pytest.skip("no such device here")
+    with pytest.raises(InputError, match="is not a file"):
+        Ledger(device, "s")
+
+
+def test_a_full_disk_under_the_ledger_is_said(tmp_path, monkeypatch) -> None:
+    ledger = Ledger(tmp_path / "l.jsonl", "s")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DiskFull, match="no space left"):
+            ledger.append({"input": "a", "status": "failed", "settings": "s"})
+    ledger.close()
 
 
 def test_many_threads_write_whole_lines(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import secrets
 import stat
@@ -26,7 +27,11 @@ def write_text(target: Path, text: str) -> None:
 
 @contextmanager
 def placed(
-    target: Path, *, overwrite: bool, check: Callable[[], None] | None = None
+    target: Path,
+    *,
+    overwrite: bool,
+    check: Callable[[], None] | None = None,
+    same: bool = False,
 ) -> Iterator[BinaryIO]:
     """A file to write into that becomes `target` at the end, making its folder: see `replacing`.
     A pipe or a device is written into."""
@@ -37,7 +42,7 @@ def placed(
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with (
-        replacing(target, overwrite=overwrite, check=check) as temporary,
+        replacing(target, overwrite=overwrite, check=check, same=same) as temporary,
         open(temporary, "xb") as file,
     ):
         yield file
@@ -45,13 +50,18 @@ def placed(
 
 @contextmanager
 def replacing(
-    target: Path, *, overwrite: bool = True, check: Callable[[], None] | None = None
+    target: Path,
+    *,
+    overwrite: bool = True,
+    check: Callable[[], None] | None = None,
+    same: bool = False,
 ) -> Iterator[Path]:
     """The path of a file to make that becomes `target` at the end, for what writes by name. Its
     folder must be there. Raises OutputError or DiskFull; then, as after any other error, nothing
     is left.
 
-    Without `overwrite`, a file that appeared meanwhile is not replaced either. A link stays, and
+    Without `overwrite`, a file that appeared meanwhile is not replaced either; with `same` it is
+    taken for what was made if it has the same bytes. A link stays, and
     the file it leads to is replaced. check() is called when all is written and before it gets its
     name: what it raises leaves nothing either.
     """
@@ -68,7 +78,7 @@ def replacing(
             if overwrite:
                 os.replace(temporary, target)
             else:
-                _move_to_free_name(temporary, target)
+                _move_to_free_name(temporary, target, same)
         except BaseException:  # an interruption too must leave nothing
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -115,8 +125,9 @@ def check_free(target: Path) -> None:
         raise _exists(target)
 
 
-def _move_to_free_name(temporary: Path, target: Path) -> None:
-    """Rename; OutputError if the target exists by now, which `os.replace` would not say."""
+def _move_to_free_name(temporary: Path, target: Path, same: bool) -> None:
+    """Rename; OutputError if the target exists by now, which `os.replace` would not say, unless it
+    is a file of the same bytes and `same` allows that."""
     try:
         try:
             os.link(temporary, target)
@@ -128,7 +139,15 @@ def _move_to_free_name(temporary: Path, target: Path) -> None:
         else:
             temporary.unlink()
     except FileExistsError as error:
+        if same and _is_same(temporary, target):
+            temporary.unlink()
+            return
         raise _exists(target) from error
+
+
+def _is_same(made: Path, found: Path) -> bool:
+    """Whether a file has the bytes of another. A link has not: nobody here made where it leads."""
+    return stat.S_ISREG(found.lstat().st_mode) and filecmp.cmp(made, found, shallow=False)
 
 
 def is_special(target: Path) -> bool:

@@ -40,6 +40,7 @@ class Job:
     files: Files = field(default_factory=Files)
     ledger: Ledger | None = None
     deliver: Deliver | None = None
+    begun: float = field(default_factory=time.time)  # what is younger appeared meanwhile
     broken: bool = False  # the upscaler itself cannot be made, whatever the picture
 
     @cached_property
@@ -111,12 +112,23 @@ def look(job: Job, ticket: Ticket) -> None:
             return
     elif present and not files.overwrite:
         if ledger is None:
-            raise _exists(present[0])
-        ticket.replace = ledger.owns(item)  # else `_put` compares
+            if older := [path for path in present if not _appeared(path, job.begun)]:
+                raise _exists(older[0])
+        else:
+            ticket.replace = ledger.owns(item)
+        # what is there is compared with what is made: a crash, or another process, left it
 
 
 def _present(item: Item) -> list[Path | Remote]:
     return [path for path in item.files if path.is_symlink() or path.exists()]
+
+
+def _appeared(path: Path | Remote, since: float) -> bool:
+    """Whether a file was made, moved or changed after that."""
+    try:
+        return isinstance(path, Path) and path.lstat().st_ctime >= since
+    except OSError:
+        return False
 
 
 def _exists(path: Path | Remote) -> OutputError:
@@ -226,10 +238,7 @@ def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:
 
     if not ticket.plan.blocks or not isinstance(target, Path):
         return False
-    if canonical(ticket.item.format) not in STREAMED:
-        return False
-    present = target.is_symlink() or target.exists()
-    return not present or job.files.overwrite or ticket.replace
+    return canonical(ticket.item.format) in STREAMED
 
 
 def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +248,7 @@ def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict
     over = job.files.overwrite or ticket.replace
     with rows_to(
         target, ticket.plan.size_out, format=ticket.item.format, strip=job.files.strip,
-        overwrite=over, check=ticket.check,
+        overwrite=over, check=ticket.check, same=not over,
     ) as add:  # fmt: skip
 
         def on_rows(band: Picture, report: dict[str, Any]) -> None:
@@ -286,19 +295,16 @@ def _put(
     if target == ticket.item.deviation:
         keep["format"] = "PNG"
     over = job.files.overwrite or ticket.replace
-    if job.ledger and not over and target.exists():
-        # written just before a crash and not yet in the ledger, if it is what comes out again
-        whole = io.BytesIO()
-        notes = write(picture, whole, **keep)
-        if not target.is_file() or target.read_bytes() != whole.getbuffer():
-            raise _exists(target)
-        return notes
     if isinstance(target, Remote):
         whole = io.BytesIO()
         notes = write(picture, whole, **keep)
-        target.write_bytes(whole.getvalue())
+        if over or not target.exists():
+            target.write_bytes(whole.getvalue())
+        elif target.read_bytes() != whole.getbuffer():
+            raise _exists(target)
         return notes
-    return write(picture, target, overwrite=over, check=ticket.check, **keep) or []
+    how = {"overwrite": over, "same": not over, "check": ticket.check}
+    return write(picture, target, **how, **keep) or []
 
 
 def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A line is complete in itself and says which bytes (sha256) became which files with which settings.
 So ledgers may be cut, concatenated and read in any order: a picture is done if the last line that
-names its result says so and the files are there. A line that a crash tore in two is skipped.
+names its result says so and the files are there. A line that cannot be read, as one that a crash
+tore in two, is skipped; a file of which none can is not ours, and nothing is written into it.
 
 Every line goes to the system at once, in one write at the end of the file: nothing is lost if the
 process is killed, and several may write. It is forced onto the disk once a second: after a power
@@ -11,13 +12,15 @@ cut what was lost is done again, and found to be there already.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +33,10 @@ from upscale.errors import DiskFull, InputError, OutputError
 from upscale.pipeline.request import Request, Setup
 
 _SYNC_SECONDS = 1.0
+_LONGEST = 1 << 24  # bytes of a line that is read
+_NAMED = 20  # lines that cannot be read and are known by their numbers
+_START = b'{"input": '  # of every line that was ever written
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Ledger:
     def __init__(self, path: str | Path, settings: str) -> None:
         self.path, self.settings = Path(path), settings
         self.torn = 0  # lines that could not be read
+        self.torn_at: list[int] = []  # the numbers of the first of them
         self._done: dict[bytes, _Done] = {}
         self._failed: set[bytes] = set()
         self._lock = threading.Lock()
@@ -125,7 +133,7 @@ class Ledger:
         self.append(line_of(self.settings, item_name, record, item, content))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write a whole line, as `add` makes them. Raises OutputError."""
+        """Write a whole line, as `add` makes them. Raises OutputError, DiskFull."""
         data = (json.dumps(line) + "\n").encode()
         with self._lock:
             self._note(line)
@@ -135,7 +143,9 @@ class Ledger:
                     os.fsync(self._file)
                     self._synced = time.monotonic()
             except OSError as error:
-                raise OutputError(f"{self.path}: the ledger: {error.strerror}") from error
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise OutputError(f"{self.path}: the ledger: {error.strerror}") from error
+                written = 0
         if written < len(data):
             raise DiskFull(f"{self.path}: no space left for the ledger; free some disk space")
 
@@ -151,38 +161,58 @@ class Ledger:
 
     def _load(self) -> bool:
         """Take in what is there; False if the last line is not ended."""
-        last = b"\n"
+        last, number = b"\n", 0
         try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # a pipe or a device has no end
+                raise InputError(f"{self.path} is not a file, and so no ledger: name another")
             with open(self.path, "rb") as file:
-                for last in file:
+                for number, last in enumerate(_lines(file), 1):
                     if last.strip():
-                        self._take(last)
+                        self._take(number, last)
         except FileNotFoundError:
             return True
         except OSError as error:
             raise InputError(f"{self.path}: the ledger cannot be read: {error.strerror}") from error
-        if self.torn and not (self._done or self._failed) and self.torn > 1:
+        # one line alone may be the first, torn in two
+        torn = number == 1 and (last.startswith(_START) or _START.startswith(last))
+        if self.torn and not (self._done or self._failed or (torn and last[-1:] != b"\n")):
             raise InputError(
                 f"{self.path} is not a ledger: no line is an object with an input and a "
                 "status; --resume writes into the file that it names, so name another"
             )
         return last.endswith(b"\n")
 
-    def _take(self, raw: bytes) -> None:
+    def _take(self, number: int, raw: bytes) -> None:
         try:
-            self._note(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            line = json.loads(raw)
+            if "settings" not in line:  # as in what --json says of pictures
+                raise ValueError(raw)
+            self._note(line)
+        except _UNREADABLE:
             self.torn += 1
+            if len(self.torn_at) < _NAMED:
+                self.torn_at.append(number)
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        if line["status"] == "ok":
+        status, input_key = line["status"], _key(line["input"])
+        if status == "ok":
             files = tuple((out["size"], out["sha256"]) for out in line["outputs"])
             content = Content(line["sha256"], line["size"], line["mtime_ns"])
-            key = _key(line["outputs"][0]["path"])
-            self._done[key] = _Done(content, line["settings"], files)
-            self._failed.discard(_key(line["input"]))
-        elif line["status"] == "failed":
-            self._failed.add(_key(line["input"]))
+            self._done[_key(line["outputs"][0]["path"])] = _Done(content, line["settings"], files)
+            self._failed.discard(input_key)
+        elif status == "failed":
+            self._failed.add(input_key)
+        else:
+            raise ValueError(status)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Those of a file, with their ends; of longer ones than `_LONGEST` only the beginning."""
+    while line := file.readline(_LONGEST):
+        rest = line
+        while len(rest) == _LONGEST and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST)
+        yield line if rest is line else line[:-1] + rest[-1:]
 
 
 def line_of(

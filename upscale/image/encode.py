@@ -29,6 +29,7 @@ def write(
     overwrite: bool = False,
     comment: str | None = None,
     check: Callable[[], None] | None = None,
+    same: bool = False,
 ) -> list[str]:
     """Encode `picture` and put it at `target`; returns what could not be kept, for the user.
 
@@ -37,6 +38,7 @@ def write(
     strip     leave out EXIF, colour profile, resolution and comment
     comment   provenance: the text "Software" of a PNG, the EXIF tag of others
     check     called just before a file gets its name: what it raises is passed on
+    same      a file that has the name already and the same bytes will do
     A file appears under its name at once and complete; folders are made; a failure of any kind
     leaves nothing behind. 16 bits are written where picture.bits is 16 and the format has them.
     Alpha is laid on white where the format has none (JPEG, BMP); GIF's is all or nothing.
@@ -48,7 +50,7 @@ def write(
     if format is None and not is_path:
         raise OutputError("a stream has no suffix to tell the format; name one: --format png")
     name = canonical(format) if format else format_of(str(target))
-    if is_path and not overwrite:
+    if is_path and not overwrite and not same:
         atomic.check_free(Path(target))
     notes = check_format(name, picture.size, picture.bits, alpha=picture.alpha is not None)
     data = io.BytesIO()
@@ -64,7 +66,7 @@ def write(
     except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
         raise OutputError(f"{name} cannot be encoded; try PNG") from error
     if is_path:
-        with atomic.placed(Path(target), overwrite=overwrite, check=check) as file:
+        with atomic.placed(Path(target), overwrite=overwrite, check=check, same=same) as file:
             file.write(data.getbuffer())
     else:
         atomic.send(data.getbuffer(), target)
@@ -215,6 +217,7 @@ def rows_to(
     strip: bool = False,
     overwrite: bool = False,
     check: Callable[[], None] | None = None,
+    same: bool = False,
 ) -> Iterator[Callable[[Picture, str | None], list[str]]]:
     """A function that takes a picture of `size` (height, width) in bands of whole rows, from the
     top, each with the comment, and writes them as they come; it returns what could not be kept.
@@ -222,9 +225,9 @@ def rows_to(
     For the formats in STREAMED. The file gets its name at the end; everything else as `write`.
     """
     name, writer = canonical(format), None
-    if not overwrite:
+    if not overwrite and not same:
         atomic.check_free(target)
-    with atomic.placed(target, overwrite=overwrite, check=check) as file:
+    with atomic.placed(target, overwrite=overwrite, check=check, same=same) as file:
 
         def add(band: Picture, comment: str | None) -> list[str]:
             nonlocal writer

@@ -53,10 +53,10 @@ class Account:
             return
         if self.job.broken or isinstance(error, BrokenPipeError):
             raise error
-        known = _known(error, self.options)
-        self.failed(item.source.name, known)
-        if isinstance(known, _FATAL):
-            raise Hopeless(known)
+        ours = known(error, self.options)
+        self.failed(item.source.name, ours)
+        if isinstance(ours, _FATAL):
+            raise Hopeless(ours)
 
     def done(self, item: Item, record: dict[str, Any]) -> None:
         reporter = self.reporter
@@ -81,6 +81,7 @@ class Account:
             reporter.detail("  " + ", ".join(f"{k} {record[k]}" for k in shown if k in record))
 
     def failed(self, name: str, error: DiffsrError) -> None:
+        """Raises DiskFull or OutputError where the ledger takes no line, after all else is told."""
         text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
         self.reporter.error(text)
         self.bad += 1
@@ -129,7 +130,7 @@ class Hopeless(Exception):
         self.error = error
 
 
-def _known(error: Exception, options: Mapping[str, Any]) -> DiffsrError:
+def known(error: Exception, options: Mapping[str, Any]) -> DiffsrError:
     """Any exception as one of ours, so that the batch can go on."""
     from upscale.cli.main import debugging, unexpected
 

@@ -128,7 +128,9 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
         settings = settings_of(setup, request, files, options["batch"])
         job.ledger = Ledger(options["resume"], settings)
         if job.ledger.torn:
-            reporter.note(f"{job.ledger.path}: {job.ledger.torn} incomplete lines skipped")
+            lines, more = job.ledger.torn_at, job.ledger.torn - len(job.ledger.torn_at)
+            numbers = ", ".join(map(str, lines)) + (f" and {more} more" if more else "")
+            reporter.note(f"{job.ledger.path}: unreadable lines are skipped: {numbers}")
     account = Account(job, reporter, options)
     try:
         if options["watch"]:

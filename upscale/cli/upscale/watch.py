@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from upscale.batch.engine import Engine
+from upscale.batch.engine import Engine, Pace
 from upscale.batch.names import Item, Naming, Source, plan, prepare
-from upscale.cli.upscale.account import Account, Hopeless
+from upscale.cli.upscale.account import Account, Hopeless, known
 from upscale.cli.upscale.inputs import stdin
 from upscale.cli.upscale.run import pace_of
-from upscale.errors import DiffsrError, InputError
+from upscale.errors import DiskFull, InputError, OutputError
 
 _BLOCK = 1 << 16
+_LONGEST = 1 << 20  # bytes of a line
+_SHOWN = 80  # of one that is longer
 
 
 def run(account: Account, naming: Naming, options: Mapping[str, Any]) -> int:
@@ -42,19 +44,15 @@ def _answered(
 ) -> int:
     pace = pace_of(options, 1)
     for line in lines(stream, b"\0" if options["null"] else b"\n"):
-        text = os.fsdecode(line)
         account.also = {}
+        account.job.begun = time.time()
         try:
-            wish = _wish(text)
-            account.also = {"id": wish["id"]} if "id" in wish else {}
-            item = _item(wish["input"], wish.get("output", options["output"]), naming)
-        except DiffsrError as error:
-            account.failed(text, error)
-        else:
-            engine = Engine(account.job, pace, account.reporter.picture)
-            with suppress(Hopeless):  # a disk may be emptied, and the next picture be smaller
-                for ticket in engine.run([item]):
-                    account.outcome(item, ticket.record, ticket.error)
+            _answer(account, os.fsdecode(line), naming, options, pace)
+        except (Hopeless, DiskFull, OutputError) as error:
+            # a disk may be emptied, and the next picture be smaller; the answer is given
+            if not isinstance(error, Hopeless):
+                account.reporter.error(str(error))
+                account.codes.add(error.exit_code)
         if account.enough:
             break
     account.also = {}
@@ -62,15 +60,35 @@ def _answered(
     return account.exit_code
 
 
+def _answer(
+    account: Account, text: str, naming: Naming, options: Mapping[str, Any], pace: Pace
+) -> None:
+    """Do what a line says. Raises only what ends all: see `Account.outcome`."""
+    try:
+        if len(text) > _LONGEST:
+            text = text[:_SHOWN] + " ..."
+            raise InputError(f"a line has at most {_LONGEST} bytes")
+        wish = _wish(text)
+        account.also = {"id": wish["id"]} if "id" in wish else {}
+        item = _item(wish["input"], wish.get("output", options["output"]), naming)
+    except Exception as error:
+        account.failed(text, known(error, options))
+        return
+    for ticket in Engine(account.job, pace, account.reporter.picture).run([item]):
+        account.outcome(item, ticket.record, ticket.error)
+
+
 def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
-    """Each as soon as it is whole, without its ending; empty ones are skipped."""
+    """Each as soon as it is whole, without its ending; empty ones are skipped, and of those above
+    `_LONGEST` there is only the beginning, one byte longer than that."""
     rest, first = b"", True
     read = getattr(stream, "read1", stream.read)
     while block := read(_BLOCK):
         if first:
             block, first = block.removeprefix(BOM_UTF8), False
         *whole, rest = (rest + block).split(ending)
-        yield from (line.rstrip(b"\r") for line in whole if line.strip())
+        rest = rest[: _LONGEST + 1]
+        yield from (line[: _LONGEST + 1].rstrip(b"\r") for line in whole if line.strip())
     if rest.strip():
         yield rest
 
@@ -81,7 +99,7 @@ def _wish(text: str) -> dict[str, Any]:
         return {"input": text}
     try:
         asked = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"neither a path nor a JSON object: {error}") from error
     unknown = asked.keys() - {"input", "output", "id"}
     if unknown or not all(isinstance(asked.get(k, ""), str) for k in ("input", "output")):
