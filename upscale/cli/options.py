@@ -254,3 +254,4 @@ QUIET = option("-q", "--quiet", is_flag=True, group=GENERAL, help="Print errors 
 DEBUG = option(
     "--debug", is_flag=True, group=GENERAL, expert=True, help="Show tracebacks of errors."
 )
+COMMON = (DEVICE, DTYPE, OFFLINE, QUIET, DEBUG)

@@ -15,28 +15,24 @@ from upscale.cli.bench.run import compare_runs, compare_sets, deliver, html, mar
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
-    CONSISTENCY,
-    DEBUG,
-    DEVICE,
-    DOMAINS,
-    DTYPE,
+    COMMON,
     GENERATING,
     METHODS,
-    OFFLINE,
-    QUIET,
     STORED,
     Finite,
     Named,
     Several,
+    asked,
     dataset_names,
     option,
     weights_names,
     with_options,
 )
 from upscale.cli.progress import Reporter
-from upscale.diffusion.table import SAMPLERS, SPACINGS
+from upscale.diffusion.table import SAMPLERS
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.methods import PRESETS
+from upscale.pipeline.request import Request, Setup
 
 _MEASURE, _SHOW, _NETWORK, _TUNE = "What to measure", "Results", "Sampling", "Schedule search"
 _OPTIONS = [
@@ -55,7 +51,7 @@ _OPTIONS = [
              "network."),
     option("--scale", type=Several(Finite(1, 16), "FLOAT"), default="4", group=_MEASURE,
         help="Magnifications to measure, from 1 to 16."),
-    option("--domain", type=Named(DOMAINS), default="photo", group=_MEASURE, expert=True,
+    *asked(Setup, "domain", group=_MEASURE, expert=True,
         help="What the pictures show; decides which weights are chosen."),
     option("--degradation", type=Named(DEGRADATIONS), default="none", group=_MEASURE, expert=True,
         help="Degradation of the small pictures besides bicubic. peers: blur before, noise of "
@@ -82,19 +78,10 @@ _OPTIONS = [
     option("--parametrisation", type=Several(click.STRING, "NAME"), group=_NETWORK, expert=True,
         show_default=STORED,
         help="Ways to combine the two heads of ecdp: hybrid, hybrid:POWER, hybrid-eps, hybrid-x0."),
-    option("--spacing", type=Named(SPACINGS), group=_NETWORK, expert=True, show_default=STORED,
-        help="Spacing of the noise levels."),
-    option("--one-stage", is_flag=True, group=_NETWORK, expert=True,
-        help="Use the weights at exactly this scale, even if they were not trained for it."),
-    option("--consistency", type=Named(CONSISTENCY), group=_NETWORK, expert=True,
-        show_default=STORED, help="Whether the shrunk result must equal the input."),
-    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", group=_NETWORK,
-        expert=True, help="Seed of the samples."),
+    *asked(Request, "spacing", "one_stage", "consistency", "seed", group=_NETWORK),
     option("--samples", type=click.IntRange(1, 100), default=1, metavar="N", group=_NETWORK,
         expert=True,
         help="Samples per picture. Metrics are their means, and their diversity is measured."),
-    DEVICE,
-    DTYPE,
     option("--save", metavar="DIR", type=ANY_PATH, group=_SHOW, expert=True,
         help="Save the enlarged pictures."),
     option("--html", "html_file", metavar="FILE", type=ANY_PATH, group=_SHOW,
@@ -126,9 +113,7 @@ _OPTIONS = [
         expert=True, help="Number of schedules that --tune-schedule tries."),
     option("-o", "--output", metavar="FILE", type=ANY_PATH, group=_TUNE, expert=True,
         show_default="the file of the weights", help="File that --tune-schedule writes."),
-    OFFLINE,
-    QUIET,
-    DEBUG,
+    *COMMON,
 ]  # fmt: skip
 
 

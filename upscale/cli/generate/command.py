@@ -17,17 +17,13 @@ from upscale.cli.generate.outputs import STDOUT, Work, work_of
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
-    DEBUG,
-    DEVICE,
-    DTYPE,
+    COMMON,
     GENERATING,
     MACHINE,
-    OFFLINE,
-    QUIET,
     STORED,
-    Finite,
     Named,
     Several,
+    asked,
     option,
     some,
     weights_names,
@@ -35,7 +31,6 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale.command import FORMATS
-from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.pipeline.request import Request
 
 if TYPE_CHECKING:
@@ -63,8 +58,7 @@ _OPTIONS = [
         help="Number of pictures."),
     option("--first", type=click.IntRange(0), default=0, metavar="N", group=_PICTURES, expert=True,
         help="Number of the first picture. Picture N of a seed is always the same."),
-    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", group=_PICTURES,
-        help="Seed of all noise."),
+    *asked(Request, "seed", group=_PICTURES, expert=False, help="Seed of all noise."),
     option("--size", type=click.IntRange(1), metavar="N", envvar="DIFFSR_GENERATE_SIZE",
         group=_PICTURES, show_default="the network's own size",
         help="Longer side of the result, up to 16 times the network's own. Super-resolution by 4 "
@@ -76,17 +70,13 @@ _OPTIONS = [
         shell_complete=weights_names, expert=True,
         show_default="sr3-face-64-256 for faces if diffsr has it, else as in diffsr upscale",
         help="Weights for each super-resolution stage. The last serves all later stages."),
-    option("--sampler", type=Named(SAMPLERS), group=_SAMPLING, expert=True, show_default=STORED,
-        help="Sampling method."),
-    option("--steps", type=click.IntRange(1), metavar="N", group=_SAMPLING, show_default=STORED,
-        help="Sampler steps of the first network."),
+    *asked(Request, "sampler"),
+    *asked(Request, "steps", group=_SAMPLING, help="Sampler steps of the first network."),
     option("--upscale-steps", metavar="N,...", group=_SAMPLING, expert=True,
         show_default=f"{STORED}, at most half of the stage before",
         help="Sampler steps of each super-resolution stage."),
-    option("--spacing", type=Named(SPACINGS), group=_SAMPLING, expert=True, show_default=STORED,
-        help="Spacing of the noise levels."),
-    option("--temperature", type=Finite(0, 10), metavar="FLOAT", group=_SAMPLING, expert=True,
-        show_default=STORED,
+    *asked(Request, "spacing"),
+    *asked(Request, "temperature",
         help="Strength of the noise. Below 1, pictures are plainer and more alike."),
     option("--batch", type=click.IntRange(1, 1024), default=8, metavar="N", group=MACHINE,
         expert=True,
@@ -102,15 +92,11 @@ _OPTIONS = [
     option("--overwrite", is_flag=True, group=_FILES, help="Replace existing files."),
     option("--skip-existing", is_flag=True, group=_FILES,
         help="Make only the pictures whose files do not exist."),
-    DEVICE,
-    DTYPE,
+    *COMMON,
     option("--json", "as_json", is_flag=True, group=GENERAL,
         help="Print one JSON object per picture instead of its path."),
-    QUIET,
     option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Print more."),
     option("--dry-run", is_flag=True, group=GENERAL, help="Show what would be done."),
-    OFFLINE,
-    DEBUG,
 ]  # fmt: skip
 
 

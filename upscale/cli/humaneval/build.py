@@ -13,24 +13,19 @@ from upscale import methods
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
-    DEBUG,
-    DEVICE,
-    DOMAINS,
-    DTYPE,
+    COMMON,
     METHODS,
-    OFFLINE,
-    QUIET,
-    STORED,
     Finite,
     Named,
     Several,
+    asked,
     option,
     some,
-    weights_names,
     with_options,
 )
 from upscale.cli.progress import Reporter
 from upscale.errors import InputError, UsageError
+from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,31 +45,18 @@ def require(*modules: str) -> None:
         )
 
 
-class NamedFolder(click.ParamType):
-    """NAME=DIR."""
-
-    name = "NAME=DIR"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        name, equals, folder = value.partition("=")
-        if not (name.strip() and equals and folder):
-            self.fail(f"{value!r} is not of the form NAME=DIR.", param, ctx)
-        return name.strip(), folder
-
-
 class Pair(click.ParamType):
-    """NAME:NAME."""
+    """Two words with a sign between them."""
 
-    name = "NAME:NAME"
+    def __init__(self, name: str, sign: str) -> None:
+        self.name, self.sign = name, sign
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        first, colon, second = (part.strip() for part in value.partition(":"))
-        if not (first and colon and second):
-            self.fail(f"{value!r} is not of the form NAME:NAME.", param, ctx)
+        first, sign, second = (part.strip() for part in value.partition(self.sign))
+        if not (first and sign and second):
+            self.fail(f"{value!r} is not of the form {self.name}.", param, ctx)
         return first, second
 
 
@@ -85,19 +67,17 @@ _OPTIONS = [
     option("--lr", metavar="DIR", type=ANY_PATH, group=_PICTURES, expert=True,
         show_default="--hr, shrunk by --scale with bicubic",
         help="Folder of low-resolution versions with the same names."),
-    option("--outputs", multiple=True, type=NamedFolder(), group=_PICTURES,
+    option("--outputs", multiple=True, type=Pair("NAME=DIR", "="), group=_PICTURES,
         help="Folder of results that any program made, with the same names, and the name of the "
              "method. May be repeated."),
     option("--method", type=Several(Named(METHODS), "METHOD"), group=_PICTURES,
         help=f"Enlarge with these methods, as diffsr upscale does: {', '.join(METHODS)}."),
     option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", group=_PICTURES,
         help="Magnification, where --lr is not given."),
-    option("--domain", type=Named(DOMAINS), default="photo", group=_PICTURES,
+    *asked(Setup, "domain", group=_PICTURES,
         help="What the pictures show; decides which weights are chosen."),
-    option("--weights", metavar="NAME|FILE|hf:...", shell_complete=weights_names, group=_PICTURES,
-        expert=True, help="Weights for the one --method."),
-    option("--steps", type=click.IntRange(1), metavar="N", group=_PICTURES, expert=True,
-        show_default=STORED, help="Sampler steps."),
+    *asked(Setup, "weights", group=_PICTURES, expert=True, help="Weights for the one --method."),
+    *asked(Request, "steps", group=_PICTURES, expert=True),
     option("--limit", type=click.IntRange(1), metavar="N", group=_PICTURES, expert=True,
         help="Use the first N pictures only."),
     option("-o", "--output", required=True, metavar="DIR", type=ANY_PATH, group=_STUDY,
@@ -107,8 +87,7 @@ _OPTIONS = [
         help="Text file (UTF-8) that subjects must agree to."),
     option("--subjects", type=click.IntRange(1, 100_000), default=50, metavar="N", group=_STUDY,
         help="Number of subjects after which the study is complete."),
-    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", group=_STUDY,
-        expert=True, help="Seed of the plan and of the samples."),
+    *asked(Request, "seed", group=_STUDY, help="Seed of the plan and of the samples."),
     option("--task", "tasks", type=Several(click.Choice(["1", "2"]), "TASK"), default="1,2",
         group=_TRIALS,
         help="1: with the low-resolution picture in the middle; 2: without it. Each subject does "
@@ -119,7 +98,7 @@ _OPTIONS = [
         help="Attention checks per subject. In such a pair the right answer is obvious."),
     option("--practice", type=click.IntRange(0, 1000), default=2, metavar="N", group=_TRIALS,
         expert=True, help="Practice trials per subject. They do not count."),
-    option("--pairs", type=Several(Pair(), "NAME:NAME"), group=_TRIALS, expert=True,
+    option("--pairs", type=Several(Pair("NAME:NAME", ":"), "NAME:NAME"), group=_TRIALS, expert=True,
         help="Also compare these methods with each other."),
     option("--seconds", type=Finite(0.05, 60), metavar="FLOAT", group=_TRIALS,
         show_default="3 for faces, 6 for photos, as in SR3", help="Viewing time per trial."),
@@ -129,11 +108,7 @@ _OPTIONS = [
         expert=True, help="Show each pixel as NxN, for dense screens."),
     option("--show-lr", type=Named(_KERNELS), default="bicubic", group=_DISPLAY, expert=True,
         help="How the low-resolution picture is enlarged for display."),
-    DEVICE,
-    DTYPE,
-    OFFLINE,
-    QUIET,
-    DEBUG,
+    *COMMON,
 ]  # fmt: skip
 
 
