@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import errno
 import filecmp
+import hashlib
 import os
+import platform
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -14,9 +18,18 @@ from typing import BinaryIO
 
 from upscale.errors import DiskFull, OutputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # What a hard link gives where there are none: FAT, some network drives, some containers
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# in the names of unfinished files: a lock may not be seen from another machine
+_HERE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_unfinished: dict[Path, int] = {}  # those of this process, and its number: forks have others
+_swept: set[str] = set()  # folders that were looked through for those of others
 
 
 def write_text(target: Path, text: str) -> None:
@@ -43,7 +56,7 @@ def placed(
         target.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(target, overwrite=overwrite, check=check, same=same) as temporary,
-        open(temporary, "xb") as file,
+        open(temporary, "wb") as file,
     ):
         yield file
 
@@ -67,8 +80,8 @@ def replacing(
     """
     with _explained(target):
         target = Path(os.path.realpath(target)) if overwrite else target
-        # a short name of its own: the target's may already be as long as names can be
-        temporary = target.parent / f".diffsr-{secrets.token_hex(8)}.part"
+        _sweep(target.parent)
+        temporary, lock = _begun(target.parent)
         try:
             yield temporary
             with open(temporary, "r+b") as file:
@@ -83,6 +96,10 @@ def replacing(
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+        finally:
+            _unfinished.pop(temporary, None)
+            if lock is not None:
+                os.close(lock)
         with suppress(OSError, AttributeError):  # the name outlasts a power cut; not on Windows
             folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -91,10 +108,74 @@ def replacing(
                 os.close(folder)
 
 
+def _begun(folder: Path) -> tuple[Path, int | None]:
+    """A new empty file under a name that nobody can foresee, and what holds its lock: while that
+    is open, `remove_unfinished` of other processes leaves the file alone. None without locks."""
+    while True:
+        # a short name of its own: the target's may already be as long as names can be
+        path = folder / f".diffsr-{_HERE}-{secrets.token_hex(8)}.part"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _unfinished[path] = os.getpid()
+        locked = _locked(handle)
+        if locked and _is(path, handle):
+            return path, handle
+        os.close(handle)
+        if locked is None:
+            return path, None
+        _unfinished.pop(path, None)  # between the two calls another process removed it
+
+
+def _locked(handle: int) -> bool | None:
+    """Take the lock of an open file; False if another has it, None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is(path: Path, handle: int) -> bool:
+    """Whether an open file still has that name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed left of files in a folder."""
+    """Remove what processes of this machine that were killed left of files in a folder."""
     for part in folder.glob(".diffsr-*.part"):
-        part.unlink(missing_ok=True)
+        host = part.name.split("-")[1] if part.name.count("-") > 1 else _HERE
+        if host != _HERE:
+            continue
+        with suppress(OSError):
+            handle = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _locked(handle):  # its owner is dead
+                    part.unlink()
+            finally:
+                os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """`remove_unfinished`, once for every folder that this process writes to."""
+    if str(folder) not in _swept:
+        _swept.add(str(folder))
+        with suppress(OSError):
+            remove_unfinished(folder)
+
+
+@atexit.register
+def _remove_own() -> None:
+    """What threads that were not waited for have not finished."""
+    for path, process in list(_unfinished.items()):
+        if process == os.getpid():
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager
@@ -134,8 +215,7 @@ def _move_to_free_name(temporary: Path, target: Path, same: bool) -> None:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            open(target, "xb").close()  # claims the name
-            os.replace(temporary, target)
+            _rename_to_free_name(temporary, target)
         else:
             temporary.unlink()
     except FileExistsError as error:
@@ -148,6 +228,22 @@ def _move_to_free_name(temporary: Path, target: Path, same: bool) -> None:
 def _is_same(made: Path, found: Path) -> bool:
     """Whether a file has the bytes of another. A link has not: nobody here made where it leads."""
     return stat.S_ISREG(found.lstat().st_mode) and filecmp.cmp(made, found, shallow=False)
+
+
+def _rename_to_free_name(temporary: Path, target: Path) -> None:
+    """Rename where there are no hard links; FileExistsError if the target exists. No empty file
+    holds the name meanwhile: a kill would leave it."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if fcntl else None
+    if rename is not None:  # Linux
+        here, no_replace = -100, 1
+        names = os.fsencode(temporary), os.fsencode(target)
+        if rename(here, names[0], here, names[1], no_replace) == 0:
+            return
+        if ctypes.get_errno() == errno.EEXIST:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    os.rename(temporary, target)
 
 
 def is_special(target: Path) -> bool:
@@ -166,8 +262,13 @@ def _exists(target: Path) -> OutputError:
     )
 
 
+def full(error: BaseException) -> bool:
+    """Whether it says that a disk, or somebody's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def _failure(target: object, error: OSError) -> OutputError | DiskFull:
-    if error.errno in _FULL:
+    if full(error):
         return DiskFull(
             f"{target}: the disk is full; nothing was left behind. Make room, or write elsewhere"
         )

@@ -50,6 +50,7 @@ class Engine:
         self._gang = Workers(pace.batch if pace.batch > 1 else 0, "diffsr-network")
         self._members: list[Task] = []  # pictures in the network together
         self._reading: deque[tuple[Ticket, Task]] = deque()  # not yet enlarged
+        self._enlarging: list[Ticket] = []
         self._writing: deque[Ticket] = deque()  # enlarged, not yet yielded
 
     def drain(self) -> None:
@@ -69,8 +70,10 @@ class Engine:
                 ]
                 for ticket, task in group:
                     self._finish_reading(ticket, task)
-                self._enlarge([ticket for ticket, _ in group])
-                self._writing.extend(ticket for ticket, _ in group)
+                self._enlarging = [ticket for ticket, _ in group]
+                self._enlarge(self._enlarging)
+                self._writing.extend(self._enlarging)
+                self._enlarging = []
                 del group, ticket, task  # a yield may last
                 yield from self._written()
             yield from self._written(every=True)
@@ -225,7 +228,8 @@ class Engine:
         for workers in (self._readers, self._writers, self._gang):
             workers.end()
         until = time.monotonic() + _LAST_WORDS
-        begun = [task for ticket in self._writing for task in ticket.tasks if task.begun]
+        tickets = [*self._enlarging, *self._writing]
+        begun = [task for ticket in tickets for task in ticket.tasks if task.begun]
         for task in self._members + begun:
             while not task.over and time.monotonic() < until:
                 time.sleep(0.01)

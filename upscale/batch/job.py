@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upscale.atomic import is_special
 from upscale.batch.files import Files
 from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item, check_apart
@@ -42,6 +43,7 @@ class Job:
     deliver: Deliver | None = None
     begun: float = field(default_factory=time.time)  # what is younger appeared meanwhile
     broken: bool = False  # the upscaler itself cannot be made, whatever the picture
+    folders: set[Path] = field(default_factory=set)  # that results were written to
 
     @cached_property
     def upscaler(self) -> Upscaler:
@@ -49,6 +51,21 @@ class Job:
         made = self.make()
         self.broken = False
         return made
+
+    def vanished(self) -> list[Path]:
+        """The folders of results that are there no more, and the results with them."""
+        return sorted(folder for folder in self.folders if not folder.is_dir())
+
+    def check_folder(self, target: Path | Remote | None) -> None:
+        """OutputError where a folder is gone that earlier results lay in: it is not made again."""
+        folder = target.absolute().parent if isinstance(target, Path) else None
+        if folder in self.folders and not folder.is_dir():
+            raise OutputError(f"{folder}: removed while diffsr wrote into it")
+
+    def written(self, target: Path | Remote | None) -> None:
+        """A result is in its place."""
+        if isinstance(target, Path) and not is_special(target):
+            self.folders.add(target.absolute().parent)
 
 
 def upscaler_of(setup: Setup) -> Upscaler:
@@ -246,6 +263,7 @@ def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict
     from upscale.image.encode import rows_to
 
     over = job.files.overwrite or ticket.replace
+    job.check_folder(target)
     with rows_to(
         target, ticket.plan.size_out, format=ticket.item.format, strip=job.files.strip,
         overwrite=over, check=ticket.check, same=not over,
@@ -256,7 +274,9 @@ def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict
                 ticket.check()
             ticket.kept += add(band, comment(report))
 
-        return job.upscaler.run(ticket.plan, ticket.picture, **how, on_rows=on_rows).report
+        report = job.upscaler.run(ticket.plan, ticket.picture, **how, on_rows=on_rows).report
+    job.written(target)
+    return report
 
 
 def _account(reports: list[dict[str, Any]], said: list[str], seconds: float) -> dict[str, Any]:
@@ -275,6 +295,7 @@ def _writing(
     def write() -> None:
         started = time.perf_counter()
         ticket.kept += _put(job, ticket, picture, target, report)
+        job.written(target)
         ticket.seconds += time.perf_counter() - started
 
     return write
@@ -291,6 +312,7 @@ def _put(
     if target is None:
         assert job.deliver is not None
         return job.deliver(ticket, picture, report)
+    job.check_folder(target)
     keep = writing_options(job, ticket.item, report)
     if target == ticket.item.deviation:
         keep["format"] = "PNG"

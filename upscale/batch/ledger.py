@@ -12,7 +12,6 @@ cut what was lost is done again, and found to be there already.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -26,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from upscale import atomic
 from upscale.batch.files import Files
 from upscale.batch.names import Item
 from upscale.batch.remote import Remote
@@ -143,7 +143,7 @@ class Ledger:
                     os.fsync(self._file)
                     self._synced = time.monotonic()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if not atomic.full(error):
                     raise OutputError(f"{self.path}: the ledger: {error.strerror}") from error
                 written = 0
         if written < len(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -14,11 +15,13 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from upscale import __version__
+from upscale import __version__, atomic
 from upscale.cli.help import Command, Group
-from upscale.errors import DiffsrError
+from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError
 
 DEFAULT = "upscale"
+# torch's words for it
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `command`
     "upscale": "Enlarge pictures (the default: `diffsr in.png` works too).",
     "generate": "Make pictures from noise alone.",
@@ -119,9 +122,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")  # users read our own lines on standard error
     _catch_signals()
-    code = _run(args, debug)
-    _flush()
-    sys.exit(code)
+    sys.exit(_flush(_run(args, debug)))
 
 
 def debugging(args: Sequence[str] = ()) -> bool:
@@ -143,15 +144,34 @@ def _run(args: list[str], debug: bool) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        text, code = unexpected(error), 1
-        if isinstance(error, DiffsrError):
-            text, code = str(error), error.exit_code
-        elif isinstance(error, MemoryError):
-            text, code = "memory ran out; try --tile 128 or a smaller --scale", 4
         if debug:
             traceback.print_exc()
-        click.echo(f"Error: {text}".encode(errors="backslashreplace").decode(), err=True)
-        return code
+        return _said(explained(error))
+
+
+def _said(error: DiffsrError) -> int:
+    """Show an error; returns its exit code."""
+    click.echo(f"Error: {error}".encode(errors="backslashreplace").decode(), err=True)
+    return error.exit_code
+
+
+def explained(error: Exception) -> DiffsrError:
+    """Any exception as one of ours."""
+    if isinstance(error, DiffsrError):
+        return error
+    text = str(error).lower()
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY))
+    ):
+        return OutOfMemory("memory ran out; try --tile 128, or a smaller --scale")
+    if atomic.full(error):
+        return DiskFull(f"{getattr(error, 'filename', None) or 'output'}: the disk is full; "
+                        "make room")  # fmt: skip
+    if isinstance(error, click.ClickException):
+        return UsageError(error.format_message())
+    return DiffsrError(unexpected(error))
 
 
 def unexpected(error: Exception) -> str:
@@ -176,8 +196,13 @@ def _catch_signals() -> None:
             signal.signal(number, interrupt)
 
 
-def _flush() -> None:
+def _flush(code: int) -> int:
+    """Send what is left of the output; returns the exit code."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # or Python complains about it while it shuts down
+    except OSError as error:
+        # or Python complains about it while it shuts down
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            return _said(explained(error))
+    return code

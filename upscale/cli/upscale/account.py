@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Mapping
 from typing import Any
-
-import click
 
 from upscale.batch.job import Job
 from upscale.batch.names import Item
 from upscale.batch.records import as_json, summarised
 from upscale.cli.progress import Reporter
-from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError, WeightsError
+from upscale.errors import DiffsrError, DiskFull, OutputError, WeightsError
 
 _FATAL = (DiskFull, WeightsError)  # every further picture would fail in the same way
 _LISTED = 20  # failures that the summary repeats
@@ -106,6 +103,8 @@ class Account:
 
     def summary(self, left: int = 0) -> None:
         reporter = self.reporter
+        for folder in self.job.vanished():
+            self.failed(str(folder), OutputError(f"{folder}: removed while diffsr wrote into it"))
         if self.skipped:
             reporter.note(
                 f"{self.skipped} pictures were done before, according to {self.job.ledger.path}"
@@ -132,16 +131,8 @@ class Hopeless(Exception):
 
 def known(error: Exception, options: Mapping[str, Any]) -> DiffsrError:
     """Any exception as one of ours, so that the batch can go on."""
-    from upscale.cli.main import debugging, unexpected
+    from upscale.cli.main import debugging, explained
 
     if options["debug"] or debugging():
         traceback.print_exception(type(error), error, error.__traceback__)
-    if isinstance(error, DiffsrError):
-        return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return OutOfMemory("memory ran out; try --tile 128, or a smaller --scale")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"{error.filename or 'output'}: the disk is full; make room")
-    if isinstance(error, click.ClickException):
-        return UsageError(error.format_message())
-    return DiffsrError(unexpected(error))
+    return explained(error)
