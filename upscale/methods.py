@@ -295,9 +295,11 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         law.process  # noqa: B018  it is made here, where what is wrong with it can be said
         std, kernel = metadata.get("std"), metadata.get("kernel", "bicubic")
         if std is not None and not _number(std, above=0):
-            raise ValueError(f"std must be a number above 0, not {str(std)[:60]}")
+            why = f"the weights' std is {str(std)[:60]!r}: it must be a number above 0"
+            raise WeightsError(why)
         if kernel not in list(KERNELS):
-            raise ValueError(f"kernel {str(kernel)[:60]!r}: choose from {', '.join(KERNELS)}")
+            known = ", ".join(KERNELS)
+            raise WeightsError(f"the weights' kernel is {str(kernel)[:60]!r}: choose from {known}")
         net = network.from_dict(architecture)
     # the last three: sizes that no tensor has
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
