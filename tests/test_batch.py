@@ -297,6 +297,31 @@ def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatc
     assert where in str(tickets[1].error) and hung and time.monotonic() - started < 25
 
 
+def test_a_file_that_hangs_is_given_up_without_a_timeout_too(tmp_path, monkeypatch):
+    """After a time that grows with its pixels, once they are known."""
+    from upscale.batch import engine as engine_module
+    from upscale.batch import job
+
+    true, asked = job.prepare, []
+
+    def hangs_once(job_, ticket):
+        if ticket.item.source.inside.name == "001.png":
+            ticket.pixels = 50
+            time.sleep(30)
+        return true(job_, ticket)
+
+    def patience(pixels):
+        asked.append(pixels)
+        return 0.5 + pixels / 100 if pixels <= 50 else 20
+
+    monkeypatch.setattr(job, "prepare", hangs_once)
+    monkeypatch.setattr(engine_module, "patience", patience)
+    tickets = engine(tmp_path, 3, Pace(1))
+    assert [type(ticket.error) for ticket in tickets] == [type(None), TimedOut, type(None)]
+    assert "not done within 1 s (reading)" in str(tickets[1].error)
+    assert max(asked) > 50  # those of a result
+
+
 def test_few_pictures_are_held_at_a_time(tmp_path):
     """However many there are: what is read ahead and what waits to be written are bounded."""
     alive, most = set(), 0

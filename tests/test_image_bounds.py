@@ -2,11 +2,14 @@
 
 import io
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import png
@@ -141,8 +144,9 @@ def test_more_pixels_than_the_bytes_can_hold(format):
         header = struct.pack(">IIBBBBB", 15000, 15000, 8, 2, 0, 0, 0)
         png.write_chunks(file, [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")])
         data = file.getvalue()
-    with bounded(), pytest.raises(InputError, match="cut short"):
-        read(io.BytesIO(data))
+    for allowed in (False, True):
+        with bounded(), pytest.raises(InputError, match="cut short"):
+            read(io.BytesIO(data), allow_truncated=allowed)
 
 
 def progressive(times: int) -> bytes:
@@ -185,3 +189,11 @@ def test_flat_files_are_not_taken_for_cut_ones(format):
         Image.new(mode, (3000, 2000)).save(file, format, **options)
         file.seek(0)
         assert read(file).size == (2000, 3000)
+
+
+@pytest.mark.slow
+def test_thousands_of_mutations():
+    """No hang over 10 s, no memory over 1 GB, no exception that is not ours."""
+    script = Path(__file__).parents[1] / "benchmarks" / "mutations.py"
+    made = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=900)
+    assert made.returncode == 0, made.stdout + made.stderr

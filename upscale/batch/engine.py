@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,12 @@ _LAST_WORDS = 30.0  # seconds that the writers get to clean up when all is broke
 OnStep = Callable[[str, int, int], None]
 
 
+def patience(pixels: int) -> float:
+    """Seconds that reading or writing so many pixels may take where no --timeout is given. It is
+    for decoders and drives that never come back: the slowest that were measured take a tenth."""
+    return 120 + pixels / 50_000
+
+
 class BrokenOff(BaseException):
     """Ends the work in a thread; no fault of the picture's."""
 
@@ -31,7 +38,8 @@ class BrokenOff(BaseException):
 @dataclass(frozen=True)
 class Pace:
     """jobs: threads that read, and that write; 0 does one thing after the other. batch: pictures
-    that go through the network together. timeout: seconds of work for one picture."""
+    that go through the network together. timeout: seconds of work for one picture; None leaves the
+    network its time, and reading and writing `patience` each."""
 
     jobs: int = 2
     batch: int = 1
@@ -93,7 +101,7 @@ class Engine:
             item = next(coming, None)
             if item is None:
                 return
-            ticket = Ticket(item, limit=self.pace.timeout)
+            ticket = Ticket(item)
             ticket.check = self._guard(ticket)
             task = self._readers.submit(lambda ticket=ticket: work.prepare(self.job, ticket))
             self._reading.append((ticket, task))
@@ -104,6 +112,8 @@ class Engine:
             self._wait(task, ticket, self._readers, "reading")
             if ticket.picture is not None:
                 work.plan(self.job, ticket)
+                ticket.pixels = math.prod(ticket.plan.size_out)
+                ticket.limit = self.pace.timeout or patience(ticket.pixels)
 
     def _enlarge(self, tickets: list[Ticket]) -> None:
         """Those that are to be enlarged, as many at a time as memory is planned for."""
@@ -196,18 +206,28 @@ class Engine:
     # --- time -----------------------------------------------------------------------------------
 
     def _wait(self, task: Task, ticket: Ticket, workers: Workers, doing: str) -> None:
-        limit = self.pace.timeout
-        try:
-            task.result(None if limit is None else max(0.0, limit - ticket.seconds))
-        except TimeoutError:
-            if task.over:  # an error of the work itself
-                raise
-            workers.replace_one()
-            raise self._late(ticket, doing) from None
+        waited = -1.0
+        while (limit := self._limit(ticket)) > waited:  # it grows once a header is read
+            try:
+                task.result(limit)
+                return
+            except TimeoutError:
+                if task.over:  # an error of the work itself
+                    raise
+                waited = limit
+        workers.replace_one()
+        raise self._late(ticket, doing) from None
+
+    def _limit(self, ticket: Ticket) -> float:
+        """Seconds that what is done of a ticket now may take."""
+        if self.pace.timeout is not None:
+            return max(0.0, self.pace.timeout - ticket.seconds)
+        return patience(ticket.pixels)
 
     def _late(self, ticket: Ticket, doing: str) -> TimedOut:
         ticket.error = TimedOut(
-            f"{ticket.item.source.name}: not done within {self.pace.timeout:g} s ({doing}); "
+            f"{ticket.item.source.name}: not done within "
+            f"{self.pace.timeout or patience(ticket.pixels):g} s ({doing}); "
             "give it more with --timeout, or take it out"
         )
         return ticket.error

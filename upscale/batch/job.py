@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item, check_apart
 from upscale.batch.records import Spread, comment
 from upscale.batch.remote import Remote
-from upscale.errors import OutputError
+from upscale.errors import InputError, OutputError
 from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Ticket:
     picture: Picture | None = None
     content: Content | None = None
     plan: Plan | None = None
+    pixels: int = 0  # as far as known: of the input, then of a result
     seconds: float = 0.0  # of work, without waiting for its turn
     record: dict[str, Any] | None = None
     error: Exception | None = None
@@ -100,7 +102,7 @@ class Ticket:
 
 def prepare(job: Job, ticket: Ticket) -> None:
     """Look whether there is anything to do, and read the picture: sets `record` or `picture`."""
-    from upscale.image.decode import read
+    from upscale.image.decode import read, size_of
 
     started = time.perf_counter()
     look(job, ticket)
@@ -109,7 +111,11 @@ def prepare(job: Job, ticket: Ticket) -> None:
     if job.ledger:
         with suppress(OSError):  # `read` has the better words
             ticket.content = content_of(ticket.item.source.open())
-    ticket.picture = read(ticket.item.source.open(), **job.files.reading)
+    source = ticket.item.source.open()
+    if isinstance(source, str):
+        with suppress(InputError):
+            ticket.pixels = math.prod(size_of(source))
+    ticket.picture = read(source, **job.files.reading)
     ticket.seconds += time.perf_counter() - started
 
 

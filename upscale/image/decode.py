@@ -20,7 +20,7 @@ from PIL import Image
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
 from upscale.image import colour, exif, jpeg, png16, profile, tiff, xmp
 from upscale.image.carried import Carried, carried
-from upscale.image.formats import FORMATS, alien, sniff
+from upscale.image.formats import FORMATS, alien, most_pixels, sniff
 from upscale.image.picture import Picture
 
 Frames: TypeAlias = Literal["error", "first"]
@@ -118,7 +118,7 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
     found, pixels = carried(file, format)
     im = _plugin(format)(pixels)
     _check_pixels((im.height, im.width), max_pixels)
-    _check_bytes(file, format, im.height * im.width, allow_truncated)
+    _check_bytes(file, format, head, im.height * im.width, allow_truncated)
     notes = []
     if getattr(im, "is_animated", False):
         notes += _check_frames(im.n_frames, "frames", frames)
@@ -229,13 +229,17 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _check_bytes(file: BinaryIO, format: str, pixels: int, allow_truncated: bool) -> None:
-    """InputError where decoding would take time and memory that the bytes have no picture for."""
+def _check_bytes(
+    file: BinaryIO, format: str, head: bytes, pixels: int, allow_truncated: bool
+) -> None:
+    """InputError where decoding would take time and memory that the bytes have no picture for: not
+    even one at the best of the compression, or a tenth of one where it may be cut."""
     length = file.seek(0, io.SEEK_END)
-    if pixels > length * FORMATS[format].most_pixels and not allow_truncated:
+    most = length * most_pixels(format, head)
+    if pixels * (0.1 if allow_truncated else 1) > most:
         raise InputError(
             f"the {format} is cut short or damaged: {length} bytes cannot hold {pixels} pixels; "
-            "get it again, or take what is there with --allow-truncated (allow_truncated=True)"
+            "get it again"
         )
     file.seek(0)
     if format == "JPEG" and jpeg.scans(file) > _MOST_SCANS:

@@ -19,7 +19,6 @@ class Format:
     holds: frozenset[str] = frozenset()  # fields of a Picture besides pixels
     plugin: str = ""  # Pillow's class
     writable: bool = True
-    most_pixels: float = math.inf  # of a byte, at its best compression
 
 
 _TAGS = frozenset({"exif", "icc", "xmp", "dpi", "aspect"})
@@ -31,7 +30,6 @@ FORMATS: dict[str, Format] = {
         deep=True,
         holds=_TAGS | {"iptc", "comments", "texts", "colours"},
         plugin="PngImagePlugin.PngImageFile",
-        most_pixels=1032 * 8,  # Deflate's best, of black and white
     ),
     # The marker could say 65535; libjpeg's JPEG_MAX_DIMENSION is "a tad under 64K".
     "JPEG": Format(
@@ -39,7 +37,6 @@ FORMATS: dict[str, Format] = {
         max_side=65500,
         holds=_TAGS | {"iptc", "comments"},
         plugin="JpegImagePlugin.JpegImageFile",
-        most_pixels=8 * 64,  # a bit for each block of 8x8
     ),
     # 14 bits each in the VP8 header
     "WEBP": Format(
@@ -129,6 +126,22 @@ def sniff(head: bytes) -> str | None:
         if any(brand in _HEIF_BRANDS for brand in brands):
             return "HEIC"
     return None
+
+
+def most_pixels(format: str, head: bytes) -> float:
+    """Of a byte of a file that starts with `head` (64 bytes), at the best of its compression."""
+    head = head.ljust(64, b"\0")
+    if format == "PNG":  # Deflate's best
+        return 1032 * 8 / max(1, head[24] * {2: 3, 4: 2, 6: 4}.get(head[25], 1))
+    if format == "JPEG":  # a bit for each block of 8x8
+        return 8 * 64
+    if format == "GIF":  # LZW's best is a tenth; but a frame need not fill the picture
+        return 27_310
+    if format == "BMP":
+        bits = head[24] if head[14] == 12 else head[28]
+        packed = head[14] != 12 and head[30] in (1, 2)  # by run lengths
+        return (128 if packed else 1) * 8 / max(1, bits)
+    return math.inf
 
 
 def alien(head: bytes) -> str:

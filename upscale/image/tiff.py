@@ -74,7 +74,6 @@ def header(file: BinaryIO) -> Header:
             size = (page.imagelength, page.imagewidth)
             ends = [sum(at) for at in zip(page.dataoffsets, page.databytecounts, strict=True)]
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
-            missing = max(missing, _lacking(page))
             pages = _pages(file, tiff)
             unread = None if raw else _unread(page, ours)
             notes = _left_out(page)
@@ -146,15 +145,15 @@ def _check_bounds(page: tifffile.TiffPage) -> None:
             f"the TIFF has tiles of {page.tilewidth}x{page.tilelength} pixels for a picture of "
             f"{page.imagewidth}x{page.imagelength}; write it again, in strips"
         )
-
-
-def _lacking(page: tifffile.TiffPage) -> float:
-    """The share of the pixels that the bytes cannot hold even at their compression's best."""
     best = _BEST.get(page.compression)
     if best is None or page.photometric == _YCBCR or 0 in page.databytecounts:  # fewer, or none
-        return 0.0
-    bits = page.imagelength * page.imagewidth * page.samplesperpixel * page.bitspersample
-    return max(0.0, 1 - sum(page.databytecounts) * 8 * best / max(1, bits))
+        return
+    bits = int(np.max(page.bitspersample)) * page.samplesperpixel
+    if page.imagelength * page.imagewidth * bits > sum(page.databytecounts) * 8 * best:
+        raise InputError(
+            f"the TIFF is cut short or damaged: {sum(page.databytecounts)} bytes cannot hold "
+            f"{page.imagewidth}x{page.imagelength} pixels; get it again"
+        )
 
 
 def _pages(file: BinaryIO, tiff: tifffile.TiffFile) -> int:
