@@ -460,13 +460,38 @@ def test_damaged_and_long_texts_cost_no_picture(bits):
 
 
 def test_what_is_too_long_for_a_segment_is_told():
-    rgb = np.zeros((7, 3, 3), np.float32)
-    picture = Picture(rgb, xmp=PACKET * 1000, iptc=bytes(70_000), comments=(bytes(70_000),))
+    picture = Picture(
+        np.zeros((7, 3, 3), np.float32), iptc=bytes(70_000), comments=(bytes(70_000),)
+    )
     data, notes = written(picture, "JPEG")
-    assert [any(word in note for note in notes) for word in ("XMP", "IPTC", "comment")] == [
-        True
-    ] * 3
+    assert [any(word in note for note in notes) for word in ("IPTC", "comment")] == [True] * 2
     assert len(data) < 2000
+
+
+def test_xmp_too_long_for_a_segment_has_two_parts():
+    words = bytes(whole(200_000) % 26 + 65)
+    rdf = b'<rdf:RDF><rdf:Description dc:title="' + words + b'"/></rdf:RDF>'
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + rdf + b"</x:xmpmeta>"
+    data, notes = written(Picture(np.zeros((7, 3, 3), np.float32), xmp=packet), "JPEG")
+    assert notes == []
+    bodies = [body for marker, body in segments(data) if marker == 0xE1]
+    assert len(bodies) == 5
+    assert re.search(rb'HasExtendedXMP="([0-9A-F]{32})"', bodies[0])[1] == bodies[1][35:67]
+    assert b"".join(body[75:] for body in bodies[1:]) == packet
+    back = read(io.BytesIO(data)).xmp
+    assert words in back
+    assert b"HasExtendedXMP" not in back
+    png = written(read(io.BytesIO(data)), "PNG")[0]
+    assert words in png
+
+
+def test_size_that_faces_are_marked_in_is_corrected():
+    packet = (
+        b'<a stDim:w="7"><mwg-rs:AppliedToDimensions stDim:w="40" stDim:h="30" '
+        b'stDim:unit="pixel"/></a>'
+    )
+    want = packet.replace(b'"40"', b'"80"').replace(b'"30"', b'"60"')
+    assert xmp.updated(packet, (60, 80)) == want
 
 
 # ---- colour --------------------------------------------------------------------------------------
@@ -534,15 +559,43 @@ def test_variants_that_are_not_read_are_named(dtype, options, words):
 
 
 @pytest.mark.parametrize(
-    ("marker", "bits", "words"),
-    [(0xC1, 12, "12 bits a sample"), (0xC3, 8, "lossless"), (0xC5, 8, "hierarchical")],
-)
-def test_jpegs_that_are_not_read_are_named(marker, bits, words):
+    ("marker", "bits", "channels", "words"),
+    [(0xC1, 12, 3, "12 bits a sample"), (0xC3, 8, 3, "lossless"), (0xC5, 8, 3, "hierarchical"),
+     (0xF7, 8, 3, "JPEG-LS"), (0xC0, 8, 2, "2 channels")],
+)  # fmt: skip
+def test_jpegs_that_are_not_read_are_named(marker, bits, channels, words):
     data = bytearray(saved(smooth(16, 16), "JPEG").getvalue())
     at = data.index(b"\xff\xc0")
-    data[at + 1], data[at + 4] = marker, bits
+    data[at + 1], data[at + 4], data[at + 9] = marker, bits, channels
     with pytest.raises(InputError, match=rf"{words}.*save it as PNG or TIFF"):
         read(io.BytesIO(bytes(data)))
+
+
+def test_pngs_and_bmps_that_are_not_read_are_named():
+    apple = with_chunks(saved(smooth(9, 9), "PNG").getvalue(), (b"CgBI", bytes(4)))
+    with pytest.raises(InputError, match=r"CgBI.*ordinary PNG"):
+        read(apple)
+    for at, value, words in ((30, 5, "holds a PNG"), (28, 2, "2 bits a pixel")):
+        data = bytearray(saved(smooth(9, 9), "BMP").getvalue())
+        data[at] = value
+        with pytest.raises(InputError, match=rf"a BMP .*{words}.*save it as PNG"):
+            read(io.BytesIO(bytes(data)))
+
+
+def test_signatures_of_the_old_file_are_left_out_and_told():
+    manifest = b"JP\0\1\0\0\0\1\0\0\0\x40jumb\0\0\0\x28jumdc2pa"
+    data = saved(smooth(16, 16), "JPEG").getvalue()
+    segment = b"\xff\xeb" + struct.pack(">H", 2 + len(manifest)) + manifest
+    signed = [io.BytesIO(data[:20] + segment + data[20:])]
+    signed.append(with_chunks(saved(smooth(9, 9), "PNG").getvalue(), (b"caBX", manifest)))
+    for file in signed:
+        assert any("C2PA" in note for note in read(file).notes)
+
+
+def test_a_damaged_profile_is_left_out_and_told():
+    picture = read(saved(whole(7, 3, 3), "JPEG", icc_profile=SRGB[:200]))
+    assert picture.icc is None
+    assert any("profile" in note for note in picture.notes)
 
 
 def test_a_fourth_sample_without_a_name_is_told():

@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from upscale.image import exif, jpeg, profile
+from upscale.errors import InputError
+from upscale.image import exif, jpeg, profile, xmp
 from upscale.image.formats import alien, sniff
 
 XMP_KEYWORD = b"XML:com.adobe.xmp"
-_MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _UNPACKED_BYTES = 64 << 20  # of a text that must be read; others go through as they are
 _CHUNK_BYTES = 256 << 20  # of a chunk besides pixels that is kept
 # Of a PNG, what its pixels need
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-COLOURS = {b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"mDCv", b"cLLI", b"cLLi", b"sBIT"}
+# What says the colours, and how long it is. Not sBIT: enlarged samples have other bits.
+_COLOURS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
+_CREDENTIALS = "content credentials (C2PA), which hold only for the file that they sign: left out"
 
 
 @dataclass
@@ -59,7 +61,8 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
     file.seek(0)
     data = file.read()
     parts: dict[int, bytes] = {}
-    more_xmp, seconds, end = False, 0, None
+    more_xmp: dict[bytes, dict[int, bytes]] = {}
+    seconds, end = 0, None
     for marker, start, stop in jpeg.segments(data):
         body = data[start:stop]
         if marker == jpeg.EOI:
@@ -70,8 +73,9 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             found.exif = body[6:]
         elif marker == 0xE1 and body.startswith(jpeg.XMP) and found.xmp is None:
             found.xmp = body[len(jpeg.XMP) :]
-        elif marker == 0xE1 and body.startswith(_MORE_XMP):
-            more_xmp = True
+        elif marker == 0xE1 and body.startswith(jpeg.MORE_XMP):
+            rest = body[len(jpeg.MORE_XMP) :]  # GUID, length of the whole, offset, part
+            more_xmp.setdefault(rest[:32], {})[int.from_bytes(rest[36:40], "big")] = rest[40:]
         elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
             parts.setdefault(body[12], body[14:])
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
@@ -80,11 +84,14 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             found.iptc = _iptc(body[len(jpeg.PHOTOSHOP) :])
         elif marker == 0xFE:
             found.comments.append(body)
-        elif marker in jpeg.FRAMES and body:
-            jpeg.check_frame(marker, body[0])
+        elif marker == 0xEB and b"jumb" in body[:32] and b"c2pa" in body[:96]:
+            found.notes.append(_CREDENTIALS)
+        elif (marker in jpeg.FRAMES or marker == jpeg.LS) and len(body) > 5:
+            jpeg.check_frame(marker, body[0], body[5])
     found.icc = b"".join(parts[number] for number in sorted(parts)) or None
-    if more_xmp:
-        found.notes.append("the second part of a long XMP was left out")
+    for guid, pieces in more_xmp.items():
+        if found.xmp and guid in found.xmp:
+            found.xmp = xmp.joined(found.xmp, b"".join(pieces[at] for at in sorted(pieces)))
     if seconds > 0:
         found.notes.append(
             f"the first of {seconds + 1} pictures in the file (a stereo pair, a gain map or a "
@@ -188,6 +195,11 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
             parts.append((at, at + len(head)))
             break
         length, kind = struct.unpack(">I4s", head)
+        if kind == b"CgBI":
+            raise InputError(
+                "a PNG in the form that Apple packs into apps (CgBI), which diffsr cannot read; "
+                "save it as an ordinary PNG first"
+            )
         if kind in _PIXELS or not _ancillary(kind):
             parts.append((at, at + 12 + length))
         elif length <= _CHUNK_BYTES:
@@ -229,8 +241,12 @@ def _png_chunk(kind: bytes, data: bytes, found: Carried) -> None:
             found.dpi = (across * 0.0254, down * 0.0254)
         elif across and down and across != down:
             found.aspect = (float(across), float(down))
-    elif kind in COLOURS:
+    elif len(data) == _COLOURS.get(kind):
         found.colours.append((kind, data))
+    elif kind in _COLOURS:
+        found.notes.append(f"a damaged chunk of the PNG was left out: {kind.decode()}")
+    elif kind == b"caBX":
+        found.notes.append(_CREDENTIALS)
     elif kind in _TEXTS:
         _png_text(kind, data, found)
 
@@ -329,14 +345,26 @@ def _gif_blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
 def _bmp(file: BinaryIO, found: Carried) -> None:
     file.seek(0)
     head = file.read(54)
-    if len(head) == 54 and struct.unpack("<I", head[14:18])[0] >= 40:
-        across, down = struct.unpack("<ii", head[38:46])
-        if across > 0 and down > 0:
-            found.dpi = (across * 0.0254, down * 0.0254)
+    if len(head) < 54 or struct.unpack("<I", head[14:18])[0] < 40:
+        return
+    bits, packing = struct.unpack("<HI", head[28:34])
+    if packing in (4, 5):
+        kind = {4: "JPEG", 5: "PNG"}[packing]
+        raise InputError(
+            f"a BMP that holds a {kind}, which diffsr cannot read; save it as PNG first"
+        )
+    if bits not in (1, 4, 8, 16, 24, 32):
+        raise InputError(
+            f"a BMP of {bits} bits a pixel, which diffsr cannot read; save it as PNG first"
+        )
+    across, down = struct.unpack("<ii", head[38:46])
+    if across > 0 and down > 0:
+        found.dpi = (across * 0.0254, down * 0.0254)
 
 
 # --- AVIF and HEIC --------------------------------------------------------------------------------
 
+_GAIN_MAP = "a gain map, which makes highlights brighter on some screens, was left out"
 _FULL = {b"meta", b"iinf", b"infe", b"iloc", b"ipma", b"pitm", b"pixi"}  # boxes with a version
 
 
@@ -394,6 +422,8 @@ def _items(data: bytearray, found: Carried) -> None:
                 skip = int.from_bytes(content[:4], "big")
                 found.exif = found.exif or content[4 + skip :]
                 data[at : at + 4] = b"xExf"
+            elif what == b"tmap":
+                found.notes.append(_GAIN_MAP)
             elif what == b"mime" and b"application/rdf+xml" in data[at + 4 : e]:
                 found.xmp = found.xmp or content
     properties = inside.get(b"iprp")
@@ -443,6 +473,9 @@ def _properties(
             size = 2 if data[pitm[0] - 4] == 0 else 4
             main = int.from_bytes(data[pitm[0] : pitm[0] + size], "big")
             mine = _associated(data, b, main)
+    for kind, b, e in listed:
+        if kind == b"auxC" and b"gainmap" in data[b:e].lower() and _GAIN_MAP not in found.notes:
+            found.notes.append(_GAIN_MAP)
     for index, (kind, b, e) in enumerate(listed, 1):
         if mine is not None and index not in mine:
             continue

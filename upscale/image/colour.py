@@ -72,6 +72,8 @@ def plain(im: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None
 
 def fitting(icc: bytes | None) -> tuple[bytes | None, list[str]]:
     """The profile of an RGB or grey picture, unless it is for something else; notes."""
+    if icc and (len(icc) < 132 or int.from_bytes(icc[:4], "big") > len(icc)):
+        return None, ["a damaged colour profile was left out"]
     if icc and icc[16:20] not in (b"RGB ", b"GRAY"):
         return None, ["a colour profile that is not for RGB or grey was left out"]
     return icc or None, []

@@ -72,7 +72,8 @@ def size_of(source: str | Path | BinaryIO) -> tuple[int, int]:
         format, _ = _format_of(file)
         if format == "TIFF":
             return tiff.header(file).size
-        with _plugin(format)(file) as im:
+        pixels = file if format == "JPEG" else carried(file, format)[1]
+        with _plugin(format)(pixels) as im:
             return im.height, im.width
 
 
@@ -107,7 +108,9 @@ def _format_of(file: BinaryIO) -> tuple[str, bytes]:
         raise InputError("the file is empty; get it again")
     format = sniff(head)
     if format is None:
-        raise InputError(f"{alien(head)}; diffsr reads {', '.join(FORMATS)}")
+        raise InputError(
+            f"{alien(head)}; diffsr reads {', '.join(FORMATS)}: convert other pictures first"
+        )
     return format, head
 
 

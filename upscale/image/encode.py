@@ -142,7 +142,7 @@ def _extras(
         found["exif"] = made
     extras = Extras(**found, software=comment)
     if name == "JPEG":
-        for field in ("xmp", "iptc", "comments"):
+        for field in ("iptc", "comments"):
             if getattr(extras, field) and not jpeg.fits(extras, field):
                 notes.append(f"JPEG cannot hold so long {_WORDS[field]}: left out")
                 extras = replace(extras, **{field: () if field == "comments" else None})

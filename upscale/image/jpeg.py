@@ -8,19 +8,22 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from upscale.errors import InputError
+from upscale.image import xmp
 from upscale.image.picture import Extras
 
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")  # of those that end or begin something
 _SCAN, _END = b"\xda", b"\xd9"
 END = b"\xff\xd9"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
+MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
+_PART = 65000  # of a long XMP
 PHOTOSHOP = b"Photoshop 3.0\0"
 IPTC_RESOURCE = 0x0404
 MOST = 65533  # bytes in a segment
 _NOT_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _LOSSLESS, _HIERARCHICAL = {0xC3, 0xCB}, {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-SCAN, EOI, CUT = 0xDA, 0xD9, 0
+SCAN, EOI, LS, CUT = 0xDA, 0xD9, 0xF7, 0
 
 
 def scans(file: BinaryIO) -> int:
@@ -54,12 +57,15 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = max(end, at + 4)
 
 
-def check_frame(marker: int, bits: int) -> None:
+def check_frame(marker: int, bits: int, channels: int) -> None:
     """InputError for the kinds of JPEG that are not read."""
     kind = "a hierarchical JPEG" if marker in _HIERARCHICAL else None
     kind = "a lossless JPEG (process 14)" if marker in _LOSSLESS else kind
-    if bits != 8 and kind is None:
+    kind = "a JPEG-LS" if marker == LS else kind
+    if kind is None and bits != 8:
         kind = f"a JPEG of {bits} bits a sample"
+    if kind is None and channels not in (1, 3, 4):
+        kind = f"a JPEG of {channels} channels"
     if kind:
         raise InputError(
             f"{kind}, which diffsr cannot read; save it as PNG or TIFF with another program first"
@@ -103,7 +109,7 @@ def photoshop(iptc: bytes) -> bytes:
 def fits(extras: Extras, name: str) -> bool:
     """Whether a field is short enough for a segment, of those that go into one."""
     longest = {
-        "xmp": len(XMP + (extras.xmp or b"")), "iptc": len(photoshop(extras.iptc or b"")),
+        "iptc": len(photoshop(extras.iptc or b"")),
         "comments": max(map(len, extras.comments), default=0),
     }  # fmt: skip
     return longest[name] <= MOST
@@ -118,11 +124,18 @@ def with_extras(data: bytes, extras: Extras) -> bytes:
         scale = 1.0 if extras.dpi else 1000 / max(densities)
         whole = [min(65535, max(1, round(n * scale))) for n in densities]
         jfif[11:16] = struct.pack(">BHH", 1 if extras.dpi else 0, *whole)
-    added = bytes(jfif)
+    added, more = bytes(jfif), []
     if extras.exif:
         added += _segment(0xE1, extras.exif)
     if extras.xmp:
-        added += _segment(0xE1, XMP + extras.xmp)
+        packet = extras.xmp
+        if len(XMP + packet) > MOST:
+            packet, guid, rest = xmp.parted(packet)
+            for start in range(0, len(rest), _PART):
+                place = struct.pack(">II", len(rest), start)
+                part = rest[start : start + _PART]
+                more.append(_segment(0xE1, MORE_XMP + guid + place + part))
+        added += _segment(0xE1, XMP + packet) + b"".join(more)
     if extras.icc:
         step = MOST - 14
         parts = [extras.icc[i : i + step] for i in range(0, len(extras.icc), step)]

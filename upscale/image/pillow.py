@@ -39,7 +39,9 @@ def pillow_of(picture: Picture) -> Image.Image:
     if picture.alpha is not None:
         samples = np.concatenate([samples, quantised(picture.alpha, 8)[..., None]], 2)
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    carried = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
+    carried = {
+        "icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi, "xmp": picture.xmp,
+    }  # fmt: skip
     image.info.update({key: value for key, value in carried.items() if value})
     return image
 

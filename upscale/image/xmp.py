@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -44,7 +45,45 @@ def updated(packet: bytes, size: tuple[int, int]) -> bytes:
     for names, new in ((_WIDTH, width), (_HEIGHT, height)):
         for name in names:
             packet = _changed(packet, name, lambda _, new=new: b"%d" % new)
-    return packet
+    return _REGIONS.sub(lambda found: _of_regions(found[0], size), packet)
+
+
+# The size of the picture that faces are marked in (Metadata Working Group)
+_REGIONS = re.compile(
+    rb"<mwg-rs:AppliedToDimensions\b[^>]*/>"
+    rb"|<mwg-rs:AppliedToDimensions\b.*?</mwg-rs:AppliedToDimensions\s*>",
+    re.DOTALL,
+)
+
+
+def _of_regions(element: bytes, size: tuple[int, int]) -> bytes:
+    for name, side in (("stDim:h", size[0]), ("stDim:w", size[1])):
+        element = _changed(element, name, lambda _, side=side: b"%d" % side)
+    return element
+
+
+def joined(packet: bytes, more: bytes) -> bytes:
+    """A long XMP that a JPEG holds in two parts, as one."""
+    inside = re.search(rb"<rdf:RDF\b[^>]*>(.*)</rdf:RDF\s*>", more, re.DOTALL)
+    end = packet.rfind(b"</rdf:RDF")
+    whole = alone(packet)
+    if inside is None or end < 0:
+        return whole
+    end = whole.rfind(b"</rdf:RDF")
+    return whole[:end] + inside[1] + whole[end:]
+
+
+def parted(packet: bytes) -> tuple[bytes, bytes, bytes]:
+    """(a short packet that points to the rest, the rest's GUID, the rest): XMP, part 3, 1.1.3.1."""
+    start, end = packet.find(b"<x:xmpmeta"), packet.rfind(b"</x:xmpmeta>")
+    rest = packet[start : end + 12] if 0 <= start < end else packet
+    guid = hashlib.md5(rest, usedforsecurity=False).hexdigest().upper().encode()
+    short = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+        b'syntax-ns#"><rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" '
+        b'xmpNote:HasExtendedXMP="' + guid + b'"/></rdf:RDF></x:xmpmeta>'
+    )
+    return short, guid, rest
 
 
 def alone(packet: bytes) -> bytes:
