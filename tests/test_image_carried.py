@@ -4,7 +4,9 @@ own. A second reader checks: the bytes themselves, taken apart here, or tifffile
 import io
 import re
 import struct
+import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -663,6 +665,33 @@ def test_no_library_speaks_to_the_user():
                     words = str(error).removeprefix("the stream: ")
                     assert re.search("get it again|save it", words), words
                     assert not re.search(r"decoder|Error|broken|buffer|\b-\d", words), words
+
+
+def test_libtiff_is_quiet(capfd):
+    for bits, mode in ((8, "tiff_lzw"), (8, "packbits"), (16, "tiff_lzw")):
+        data = bytearray(saved(whole(40, 40, bits=bits), "TIFF", compression=mode).getvalue())
+        with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
+            at = tiff.pages[0].dataoffsets[0]
+        data[at + 20 : at + 300] = b"\xff" * 280
+        with suppress(InputError):
+            read(io.BytesIO(bytes(data)))
+    assert capfd.readouterr().err == ""
+
+
+def test_hostile_metadata_take_no_time():
+    began = time.monotonic()
+    packets = [b"<hdrgm:a>" * 20_000, b"<xmp:Thumbnails " * 20_000, b"<rdf:RDF>" * 20_000]
+    packets += [b"".join(b"<hdrgm:a%d>" % i for i in range(20_000))]
+    for packet in packets:
+        xmp.updated(xmp.alone(packet), (9, 9))
+        xmp.joined(packet, packet)
+    raw = whole(3_000_000).tobytes()
+    tags = b"".join(struct.pack("<HHII", 30000 + i, 7, 3_000_000, 30_000) for i in range(2000))
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", 2000) + tags + bytes(4) + raw
+    texts = (b"zTXt", b"Raw profile type xmp\0\0" + zlib.compress(bytes(2_000_000)))
+    plain = saved(whole(9, 9, 3), "PNG").getvalue()
+    read(with_chunks(plain, (b"eXIf", block), *[texts] * 40))
+    assert time.monotonic() - began < 5
 
 
 def second_picture() -> bytes:

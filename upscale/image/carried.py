@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from upscale.image import exif, jpeg, profile, xmp
 from upscale.image.formats import alien, sniff
 
 XMP_KEYWORD = b"XML:com.adobe.xmp"
-_UNPACKED_BYTES = 64 << 20  # of a text that must be read; others go through as they are
+_UNPACKED_BYTES = 64 << 20  # of all texts that must be read; others go through as they are
 _CHUNK_BYTES = 256 << 20  # of a chunk besides pixels that is kept
 # Of a PNG, what its pixels need
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
@@ -42,6 +43,7 @@ class Carried:
     aspect: tuple[float, float] | None = None
     bits: int = 8
     notes: list[str] = field(default_factory=list)
+    room: int = _UNPACKED_BYTES  # that is left
 
 
 def carried(file: BinaryIO, format: str) -> tuple[Carried, BinaryIO]:
@@ -155,7 +157,6 @@ class Spliced(io.RawIOBase):
         self._starts = [0]
         for start, end in parts:
             self._starts.append(self._starts[-1] + end - start)
-        self._part = 0
 
     def readable(self) -> bool:
         return True
@@ -168,16 +169,14 @@ class Spliced(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._at = max(0, offset + (0, self._at, self._starts[-1])[whence])
-        self._part = 0
         return self._at
 
     def readinto(self, buffer: bytearray) -> int:
-        while self._part < len(self._parts) and self._at >= self._starts[self._part + 1]:
-            self._part += 1
-        if self._part == len(self._parts):
+        part = bisect_right(self._starts, self._at) - 1
+        if part == len(self._parts):
             return 0
-        inside = self._at - self._starts[self._part]
-        start, end = self._parts[self._part]
+        inside = self._at - self._starts[part]
+        start, end = self._parts[part]
         self._file.seek(start + inside)
         data = self._file.read(min(len(buffer), end - start - inside))
         buffer[: len(data)] = data
@@ -219,8 +218,14 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
             _after(file.read(4096), found)
             break
     if bad:
-        found.notes.append(f"damaged chunks of the PNG were left out: {', '.join(bad)}")
-    return io.BufferedReader(Spliced(file, parts), 1 << 16)
+        kinds = ", ".join(dict.fromkeys(bad))
+        found.notes.append(f"damaged chunks of the PNG were left out: {kinds}")
+    joined: list[tuple[int, int]] = []
+    for start, end in parts:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return io.BufferedReader(Spliced(file, joined), 1 << 16)
 
 
 def _ancillary(kind: bytes) -> bool:
@@ -230,9 +235,9 @@ def _ancillary(kind: bytes) -> bool:
 def _png_chunk(kind: bytes, data: bytes, found: Carried) -> None:
     if kind == b"eXIf":
         found.exif = found.exif or data
-    elif kind == b"iCCP":
+    elif kind == b"iCCP" and found.icc is None:
         try:
-            found.icc = _unpacked(data.split(b"\0", 1)[1][1:])
+            found.icc = _unpacked(data.split(b"\0", 1)[1][1:], found)
         except (IndexError, zlib.error, ValueError):
             found.notes.append("a damaged colour profile was left out")
     elif kind == b"pHYs" and len(data) == 9:
@@ -262,7 +267,7 @@ def _png_text(kind: bytes, data: bytes, found: Carried) -> None:
     }.get(keyword)  # fmt: skip
     if place:
         try:
-            content = _png_words(kind, data)
+            content = _png_words(kind, data, found)
             if keyword != XMP_KEYWORD:
                 content = bytes.fromhex(content.split(None, 2)[2].decode("ascii"))
         except (IndexError, ValueError, zlib.error):
@@ -278,21 +283,24 @@ def _png_text(kind: bytes, data: bytes, found: Carried) -> None:
     found.texts.append((kind, data))
 
 
-def _png_words(kind: bytes, data: bytes) -> bytes:
+def _png_words(kind: bytes, data: bytes, found: Carried) -> bytes:
     """The words of a text chunk, unpacked. ValueError, IndexError or zlib.error if damaged."""
     _, rest = data.split(b"\0", 1)
     if kind == b"tEXt":
         return rest
     if kind == b"zTXt":
-        return _unpacked(rest[1:])
+        return _unpacked(rest[1:], found)
     language_and_on = rest[2:].split(b"\0", 2)
     words = language_and_on[2]
-    return _unpacked(words) if rest[0] else words
+    return _unpacked(words, found) if rest[0] else words
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data: bytes, found: Carried) -> bytes:
+    if found.room < 1:
+        raise ValueError("too long")
     unpacker = zlib.decompressobj()
-    made = unpacker.decompress(data, _UNPACKED_BYTES)
+    made = unpacker.decompress(data, found.room)
+    found.room -= len(made)
     if unpacker.unconsumed_tail:
         raise ValueError("too long")
     return made
@@ -365,6 +373,7 @@ def _bmp(file: BinaryIO, found: Carried) -> None:
 # --- AVIF and HEIC --------------------------------------------------------------------------------
 
 _GAIN_MAP = "a gain map, which makes highlights brighter on some screens, was left out"
+_PARTS = 16  # of an item
 _FULL = {b"meta", b"iinf", b"infe", b"iloc", b"ipma", b"pitm", b"pixi"}  # boxes with a version
 
 
@@ -413,11 +422,11 @@ def _items(data: bytearray, found: Carried) -> None:
             number = int.from_bytes(data[b + 4 : b + 4 + size], "big")
             at = b + 4 + size + 2
             what = bytes(data[at : at + 4])
-            parts = [
-                bytes(data[(idat if how == 1 else 0) + where :][:length])
-                for how, where, length in places.get(number, [])
-            ]
-            content = b"".join(parts)
+            content = b""
+            if what in (b"Exif", b"mime"):
+                for how, where, length in places.get(number, [])[:_PARTS]:
+                    start = where + (idat if how == 1 else 0)
+                    content += bytes(data[start : start + length])
             if what == b"Exif" and len(content) > 4:
                 skip = int.from_bytes(content[:4], "big")
                 found.exif = found.exif or content[4 + skip :]
@@ -452,7 +461,7 @@ def _places(data: bytearray, start: int, end: int) -> dict[int, list[tuple[int, 
         take(2)
         base = take(sizes[2])
         places[number] = []
-        for _ in range(take(2)):
+        for _ in range(take(2) if any(sizes) else 0):
             take(sizes[3])
             where, length = take(sizes[0]), take(sizes[1])
             places[number].append((how, base + where, length))

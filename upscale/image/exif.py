@@ -50,7 +50,9 @@ _EXPECTED = dict.fromkeys((270, 271, 272, 305, 306, 315, 316, 33432, 0x9003, 0x9
     _PIXELS_X: _WHOLE, _PIXELS_Y: _WHOLE,
 }  # fmt: skip
 
-_ENTRIES, _VALUE_BYTES = 2000, 64 << 20  # no honest directory has more
+_ENTRIES, _VALUE_BYTES = 2000, 128 << 20  # no honest file has more
+_BLOCKS = {700, 33723, 34377, 34675}  # XMP, IPTC, Photoshop's, ICC: of a TIFF
+_NAMED = 10  # of the tags that are left out
 _MARKER = 65533  # bytes in a JPEG marker
 
 
@@ -80,16 +82,19 @@ class Read:
     def notes(self) -> list[str]:
         if not self.lost:
             return []
-        names = ", ".join(dict.fromkeys(self.lost))
+        different = list(dict.fromkeys(self.lost))
+        more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
+        names = ", ".join(different[:_NAMED]) + more
         return [f"EXIF tags that are damaged or of an unexpected type were left out: {names}"]
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def parsed(file: BinaryIO) -> Read | None:
+def parsed(file: BinaryIO, *, of_tiff: bool = False) -> Read | None:
     """The first directory of a TIFF, a BigTIFF or the inside of an EXIF block, and those below it
-    that EXIF defines. None where there is no directory."""
+    that EXIF defines. Of a TIFF, only what is about the picture. None where there is no directory.
+    """
     file.seek(0)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
@@ -101,7 +106,8 @@ def parsed(file: BinaryIO) -> Read | None:
     else:
         big, (at,) = False, struct.unpack(f"{order}I", head[4:8])
     lost: list[str] = []
-    tags = _directory(file, at, order, big, lost, {0})
+    reader = _Reader(file, order, big, lost)
+    tags = reader.directory(at, ABOUT | _BLOCKS if of_tiff else None)
     return None if tags is None else Read(order, tags, lost, _orientation(file, at, order, big))
 
 
@@ -132,61 +138,62 @@ def _fields(
     return list(struct.iter_unpack(form, data[: len(data) // size * size]))
 
 
-def _directory(
-    file: BinaryIO, at: int, order: str, big: bool, lost: list[str], seen: set[int]
-) -> Tags | None:
-    fields = _fields(file, at, order, big)
-    if fields is None or at in seen:
-        return None
-    seen.add(at)
-    tags: Tags = {}
-    for tag, kind, count, field in fields:
-        if tag in tags or tag in _LAYOUT - {700, 33723, 34377, 34675}:
-            continue
-        value = _value(file, tag, kind, count, field, order)
-        if value is None:
-            lost.append(_name(tag))
-            continue
-        if tag in _POINTERS:
-            below = _directory(file, _number(value, order), order, big, lost, seen)
-            if below is None:
-                lost.append(_name(tag))
-            else:
-                tags[tag] = below
-        else:
-            tags[tag] = value
-    return tags
+class _Reader:
+    """Directories of one file. lost: collects names; a directory is read once, and of values no
+    more than _VALUE_BYTES in all."""
 
+    def __init__(self, file: BinaryIO, order: str, big: bool, lost: list[str]) -> None:
+        self._file, self._order, self._big, self._lost = file, order, big, lost
+        self._seen: set[int] = {0}
+        self._room = _VALUE_BYTES
 
-def _value(
-    file: BinaryIO, tag: int, kind: int, count: int, field: bytes, order: str
-) -> Value | None:
-    """None where the type is unknown or unexpected, or where the bytes are not all there."""
-    size = _BYTES.get(kind) or (_BIG.get(kind) if len(field) == 8 else None)
-    expected = (LONG, IFD, 16, 18) if tag in _POINTERS else _EXPECTED.get(tag)
-    if size is None or (expected and kind not in expected) or count * size > _VALUE_BYTES:
-        return None
-    if tag in _POINTERS and count != 1:
-        return None
-    length, at = count * size, None
-    if length <= len(field):
-        data = field[:length]
-    else:
-        (at,) = struct.unpack(order + ("Q" if len(field) == 8 else "I"), field)
-        try:
-            file.seek(at)
-        except (OSError, OverflowError, ValueError):
+    def directory(self, at: int, only: set[int] | None = None) -> Tags | None:
+        fields = _fields(self._file, at, self._order, self._big)
+        if fields is None or at in self._seen:
             return None
-        data = file.read(length)
+        self._seen.add(at)
+        tags: Tags = {}
+        for tag, kind, count, field in fields:
+            if tag in tags or tag in _LAYOUT - _BLOCKS or (only and tag not in only):
+                continue
+            value: Value | Tags | None = self._value(tag, kind, count, field)
+            if isinstance(value, Value) and tag in _POINTERS:
+                value = self.directory(_number(value, self._order))
+            if value is None:
+                self._lost.append(_name(tag))
+            else:
+                tags[tag] = value
+        return tags
+
+    def _value(self, tag: int, kind: int, count: int, field: bytes) -> Value | None:
+        """None where the type is unknown or unexpected, or where the bytes are not all there."""
+        size = _BYTES.get(kind) or (_BIG.get(kind) if self._big else None)
+        expected = (LONG, IFD, 16, 18) if tag in _POINTERS else _EXPECTED.get(tag)
+        if size is None or (expected and kind not in expected):
+            return None
+        if tag in _POINTERS and count != 1:
+            return None
+        length, at = count * size, None
+        if length > self._room:
+            return None
+        self._room -= length
+        data = field[:length]
+        if length > len(field):
+            (at,) = struct.unpack(self._order + ("Q" if self._big else "I"), field)
+            try:
+                self._file.seek(at)
+            except (OSError, OverflowError, ValueError):
+                return None
+            data = self._file.read(length)
         if len(data) < length:
             return None
-    if kind in _BIG and tag not in _POINTERS:  # a directory of 32 bits has no such numbers
-        numbers = struct.unpack(f"{order}{count}Q", data)
-        if kind == 17 or max(numbers, default=0) >= 2**32:
-            return None
-        kind, data = LONG, struct.pack(f"{order}{count}I", *numbers)
-    fixed = at if tag == _MAKER_NOTE and at is not None and at + length <= _MARKER else None
-    return Value(kind, data, fixed)
+        if kind in _BIG and tag not in _POINTERS:  # a directory of 32 bits has no such numbers
+            numbers = struct.unpack(f"{self._order}{count}Q", data)
+            if kind == 17 or max(numbers, default=0) >= 2**32:
+                return None
+            kind, data = LONG, struct.pack(f"{self._order}{count}I", *numbers)
+        fixed = at if tag == _MAKER_NOTE and at is not None and at + length <= _MARKER else None
+        return Value(kind, data, fixed)
 
 
 def _number(value: Value | Tags, order: str) -> int:
@@ -220,13 +227,8 @@ def taken(block: bytes | None) -> Taken:
     return taken_of(read)
 
 
-def taken_of(read: Read, *, from_tiff: bool = False) -> Taken:
-    """Of a directory; of a TIFF's own, only what is about the picture."""
-    tags = {
-        tag: value
-        for tag, value in read.tags.items()
-        if tag not in _LAYOUT and (tag in ABOUT or not from_tiff)
-    }
+def taken_of(read: Read) -> Taken:
+    tags = {tag: value for tag, value in read.tags.items() if tag not in _LAYOUT}
     dpi, aspect = _resolution(tags, read.order)
     for tag in (ORIENTATION, _X, _Y, _UNIT):
         tags.pop(tag, None)

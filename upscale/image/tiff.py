@@ -6,17 +6,22 @@ keep an Exif or GPS directory, and Pillow's loses bytes of texts and cannot writ
 
 from __future__ import annotations
 
+import ctypes
 import io
 import itertools
 import math
+import os
 import shutil
 import tempfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import PIL
 import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
@@ -89,10 +94,10 @@ def header(file: BinaryIO) -> Header:
         raise InputError("a camera's raw file; develop it to a TIFF or JPEG first")
     if unread:
         raise InputError(f"a TIFF {unread}; {_INSTEAD}")
-    read = exif.parsed(file) or exif.Read("<", {}, [], 1)
+    read = exif.parsed(file, of_tiff=True) or exif.Read("<", {}, [], 1)
     found = of_tiff(read)
     found.bits, found.notes = int(bits), notes
-    return Header(size, pages, ours, missing, exif.taken_of(read, from_tiff=True), found)
+    return Header(size, pages, ours, missing, exif.taken_of(read), found)
 
 
 def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
@@ -182,6 +187,19 @@ def _pages(file: BinaryIO, tiff: tifffile.TiffFile) -> int:
     return pages
 
 
+@cache
+def _hush() -> None:
+    """libtiff's remarks on damaged files go straight to standard error, where Pillow has no say:
+    its handler of errors is taken away, in the library that Pillow has loaded."""
+    home = Path(PIL.__file__).parent
+    bundled = [*home.parent.glob("pillow.libs/libtiff*"), *home.glob(".dylibs/libtiff*")]
+    for name in (*map(str, bundled), "libtiff.so.6", "libtiff.so.5"):
+        with suppress(OSError, AttributeError):  # not that one, or not on this system
+            library = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+            library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+            library.TIFFSetErrorHandler(None)
+
+
 class _AsStored(TiffImageFile):
     """Without Pillow's turning, which fails on odd tags."""
 
@@ -191,6 +209,7 @@ class _AsStored(TiffImageFile):
 
 def image(file: BinaryIO) -> Image.Image:
     """A file that is not deep, by Pillow, as stored. InputError for kinds that it cannot read."""
+    _hush()
     file.seek(0)
     try:
         im = _AsStored(file)
@@ -256,6 +275,7 @@ def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
 def _by_libtiff(file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
     """uint8 or uint16 (H,W,C) or (C,H,W) of a page, unpacked by Pillow's libtiff as if it were
     bytes."""
+    _hush()
     separate = page.planarconfig == 2 and page.samplesperpixel > 1
     count = page.samplesperpixel if separate else 1
     each = len(page.dataoffsets) // count

@@ -20,6 +20,7 @@ _GONE_ELEMENTS = (
     "xmp:Thumbnails", "xap:Thumbnails", "Container:Directory", "GContainer:Directory",
 )  # fmt: skip
 _GONE_PREFIXES = ("hdrgm", "HDRGainMap")
+_MOST_NAMES = 50
 _GONE = (
     "GCamera:MicroVideo", "GCamera:MicroVideoVersion", "GCamera:MicroVideoOffset",
     "GCamera:MicroVideoPresentationTimestampUs", "GCamera:MotionPhoto",
@@ -45,32 +46,22 @@ def updated(packet: bytes, size: tuple[int, int]) -> bytes:
     for names, new in ((_WIDTH, width), (_HEIGHT, height)):
         for name in names:
             packet = _changed(packet, name, lambda _, new=new: b"%d" % new)
-    return _REGIONS.sub(lambda found: _of_regions(found[0], size), packet)
 
+    def of_faces(element: bytes) -> bytes:
+        for name, side in (("stDim:h", height), ("stDim:w", width)):
+            element = _changed(element, name, lambda _, side=side: b"%d" % side)
+        return element
 
-# The size of the picture that faces are marked in (Metadata Working Group)
-_REGIONS = re.compile(
-    rb"<mwg-rs:AppliedToDimensions\b[^>]*/>"
-    rb"|<mwg-rs:AppliedToDimensions\b.*?</mwg-rs:AppliedToDimensions\s*>",
-    re.DOTALL,
-)
-
-
-def _of_regions(element: bytes, size: tuple[int, int]) -> bytes:
-    for name, side in (("stDim:h", size[0]), ("stDim:w", size[1])):
-        element = _changed(element, name, lambda _, side=side: b"%d" % side)
-    return element
+    return _elements(packet, b"mwg-rs:AppliedToDimensions", of_faces)
 
 
 def joined(packet: bytes, more: bytes) -> bytes:
     """A long XMP that a JPEG holds in two parts, as one."""
-    inside = re.search(rb"<rdf:RDF\b[^>]*>(.*)</rdf:RDF\s*>", more, re.DOTALL)
-    end = packet.rfind(b"</rdf:RDF")
-    whole = alone(packet)
-    if inside is None or end < 0:
-        return whole
-    end = whole.rfind(b"</rdf:RDF")
-    return whole[:end] + inside[1] + whole[end:]
+    start = more.find(b">", more.find(b"<rdf:RDF")) + 1
+    end, place = more.rfind(b"</rdf:RDF"), packet.rfind(b"</rdf:RDF")
+    if not 0 < start <= end or place < 0:
+        return packet
+    return packet[:place] + more[start:end] + packet[place:]
 
 
 def parted(packet: bytes) -> tuple[bytes, bytes, bytes]:
@@ -88,19 +79,36 @@ def parted(packet: bytes) -> tuple[bytes, bytes, bytes]:
 
 def alone(packet: bytes) -> bytes:
     """Without thumbnails, and without what points to further pictures in the same file."""
-    for name in _GONE_ELEMENTS:
-        tag = re.escape(name.encode())
-        packet = _without(packet, rb"<%s\b[^>]*/>|<%s\b.*?</%s\s*>" % (tag, tag, tag))
-    names = [re.escape(name.encode()) for name in _GONE]
-    names += [rb"%s:\w+" % prefix.encode() for prefix in _GONE_PREFIXES]
-    for tag in names:
-        packet = _without(packet, rb"\s%s\s*=\s*(\"[^\"]*\"|'[^']*')" % tag)
-        packet = _without(packet, rb"<(%s)\b[^>]*/>|<(%s)\b[^>]*>.*?</\2\s*>" % (tag, tag))
+    names = [name.encode() for name in _GONE]
+    for prefix in _GONE_PREFIXES:
+        found = set(re.findall(rb"\b%s:\w+" % prefix.encode(), packet))
+        names += sorted(found)[:_MOST_NAMES]
+    for name in names:
+        attribute = rb"\s%s\s*=\s*(\"[^\"]*\"|'[^']*')" % re.escape(name)
+        packet = re.sub(attribute, b"", packet)
+    for name in (*(name.encode() for name in _GONE_ELEMENTS), *names):
+        packet = _elements(packet, name, lambda _: b"")
     return packet
 
 
-def _without(packet: bytes, pattern: bytes) -> bytes:
-    return re.sub(pattern, b"", packet, flags=re.DOTALL)
+def _elements(packet: bytes, name: bytes, new: Callable[[bytes], bytes]) -> bytes:
+    """The packet with all elements of a name exchanged; in linear time, whatever is in it."""
+    parts, done, at = [], 0, 0
+    while (start := packet.find(b"<" + name, at)) >= 0:
+        at = start + 1
+        end = packet.find(b">", start)
+        if end < 0:
+            break
+        if packet[at + len(name)] not in b" \t\r\n/>":
+            continue  # a longer name
+        if packet[end - 1 : end] != b"/":
+            close = packet.find(b"</" + name, end)
+            end = packet.find(b">", close) if close >= 0 else -1
+        if end < 0:
+            break
+        parts += [packet[done:start], new(packet[start : end + 1])]
+        done = at = end + 1
+    return b"".join([*parts, packet[done:]])
 
 
 def _pattern(name: str) -> re.Pattern[bytes]:
