@@ -99,8 +99,6 @@ def _published(path: Path, opened: Any, settings: Settings) -> tuple[State, dict
     row, known = PUBLISHED[method], methods.get(method)
     net, state, law = loaded(row.convert)(state, settings)
     parameters = sum(p.numel() for p in net.parameters())
-    steps = {"steps": settings.steps} if settings.steps else {}
-    sampler = {"sampler": settings.sampler} if settings.sampler else row.sampling
     metadata = {
         "method": method,
         "net": f"{type(net).__name__}, {parameters} parameters, published",
@@ -108,8 +106,8 @@ def _published(path: Path, opened: Any, settings: Settings) -> tuple[State, dict
         "parametrisation": known.parametrisation,
         "process": describe(known.process),
         "defaults": {
-            "sampler": known.sampler, "steps": known.steps, "spacing": known.spacing,
-            **sampler, **steps,
+            "sampler": settings.sampler or row.sampler or known.sampler,
+            "steps": settings.steps or known.steps, "spacing": known.spacing,
         },
         "domain": settings.domain or row.domain,
         "licence": settings.licence or "not stated",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -31,24 +29,19 @@ class Settings:
 class Published:
     """keys: how some of a checkpoint's keys begin; the last row that fits is the right one.
     convert: "module:function", (state, Settings) -> (network, its state, metadata). domain: what
-    the pictures show. sampling: the published sampler, for the weights' defaults, as the weights
-    were not tuned for few steps."""
+    the pictures show. sampler: the published one, for the weights' defaults, where the weights were
+    not tuned for few steps."""
 
     keys: tuple[str, ...]
     convert: str
     domain: str = "face"
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str = ""
 
 
 PUBLISHED: dict[str, Published] = {
-    "sr3": Published(
-        ("denoise_fn.",), "upscale.convert.sr3:converted", sampling={"sampler": "ddpm-posterior"}
-    ),
+    "sr3": Published(("denoise_fn.",), "upscale.convert.sr3:converted", sampler="ddpm-posterior"),
     "idm": Published(("encoder.",), "upscale.convert.idm:converted"),
     "ecdp": Published(
-        ("model.diffusion.", "model.lr_feats."),
-        "upscale.convert.ecdp:converted",
-        "photo",
-        {"sampler": "rk45"},
+        ("model.diffusion.", "model.lr_feats."), "upscale.convert.ecdp:converted", "photo", "rk45"
     ),
 }

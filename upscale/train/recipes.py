@@ -26,13 +26,14 @@ class Recipe:
     note: str = ""
 
 
-def _recipe(source: str, dataset: str, note: str = "", **settings: Any) -> Recipe:
+def _recipe(
+    source: str, dataset: str, note: str, *bases: Mapping[str, Any], scale: float = 0, **own: Any
+) -> Recipe:
+    """bases: settings, of which a later one overrides an earlier and `own` all. scale: the one
+    magnification; 0 for several."""
+    fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), float(scale)) if scale else {}
+    settings = {key: value for base in (*bases, fixed, own) for key, value in base.items()}
     return Recipe(source, dataset, MappingProxyType(settings), note)
-
-
-def _fixed(scale: float) -> dict[str, float]:
-    """One magnification."""
-    return dict.fromkeys(("scale_min", "scale_max", "scale_focus"), float(scale))
 
 
 # SR3 section 4.2: Adam, batch 256, 1M steps, 10k warm-up, then a fixed rate
@@ -79,7 +80,9 @@ _FINE = {
 _FINE_FACE = {**_FINE, "quality_mesh": 1.0, "quality_cool": 0.5}
 _FACE = {"domain": "face", "whole": True, "patch": 128, "warmup": 20, "ema": 0.99}
 # from a regression's trunk: first the score loss alone, at the regression's step size
-_FINE_REGRESSED = {**_FACE, **_FINE_FACE, "std": 0.24, "learning_rate": 6e-4}
+_FINE_REGRESSED = {
+    **_FACE, **_FINE_FACE, "std": 0.24, "learning_rate": 6e-4, "quality_loss_from": 250,
+}  # fmt: skip
 # the compact ecdp's trunk as a regression, and ecdp from it: some iterations of the score loss,
 # then the quality loss on larger parts of pictures
 _TRUNK = {
@@ -92,194 +95,176 @@ _REGRESSED = {
     "quality_learning_rate": 4e-4, "quality_l1": 3.0, "quality_vgg": 2.0, "quality_alex": 0.6,
     "quality_grid": 0.15, "quality_mesh": 1.5,
 }  # fmt: skip
+_REAL = {"degradation": "real", "second_order": 0.2}
+
+
+def _sr3(dataset: str, note: str, *bases: Mapping[str, Any], **own: Any) -> Recipe:
+    return _recipe("SR3 4.2", dataset, _SR3_NOTE + note, *bases, **own)
+
+
+def _idm(dataset: str, note: str, *bases: Mapping[str, Any], **own: Any) -> Recipe:
+    return _recipe("IDM 4.1", dataset, note, _IDM, *bases, **own)
+
+
+def _ecdp(dataset: str, scale: float, **own: Any) -> Recipe:
+    base = {**_ECDP, "net": f"ecdp-{dataset}", "crop": "square"}
+    return _recipe("ECDP 4.1, B", dataset, _ECDP_NOTE, base, scale=scale, **own)
+
+
+def _ecdp_quality(dataset: str, scale: float, **own: Any) -> Recipe:
+    base = {**_ECDP, **_FINETUNE, "net": f"ecdp-{dataset}", "crop": "square"}
+    return _recipe("ECDP 3.4", dataset, _FINETUNE_NOTE, base, scale=scale, **own)
+
+
+def _ours(method: str, note: str, *bases: Mapping[str, Any], **own: Any) -> Recipe:
+    """How bundled weights were made (docs/models), each from the ones before."""
+    return _recipe("ours", "", note, {"method": method}, *bases, **own)
 
 
 RECIPES: dict[str, Recipe] = {
-    "sr3-ffhq-16-128": _recipe(
-        "SR3 4.2", "ffhq", _SR3_NOTE, **_SR3, net="sr3-16-128", patch=128, **_fixed(8)
+    "sr3-ffhq-16-128": _sr3("ffhq", "", _SR3, net="sr3-16-128", patch=128, scale=8),
+    "sr3-ffhq-64-512": _sr3("ffhq", "", _SR3, net="sr3-64-512", patch=512, scale=8),
+    "sr3-imagenet-64-256": _sr3(
+        "imagenet", "; the network is that for 64 -> 512", _SR3,
+        net="sr3-64-512", patch=256, scale=4,
     ),
-    "sr3-ffhq-64-512": _recipe(
-        "SR3 4.2", "ffhq", _SR3_NOTE, **_SR3, net="sr3-64-512", patch=512, **_fixed(8)
+    "regression-ffhq-16-128": _sr3(
+        "ffhq", "", _REGRESSION, net="sr3-16-128", patch=128, scale=8
     ),
-    "sr3-imagenet-64-256": _recipe(
-        "SR3 4.2", "imagenet", _SR3_NOTE + "; the network is that for 64 -> 512",
-        **_SR3, net="sr3-64-512", patch=256, **_fixed(4),
+    "regression-imagenet-64-256": _sr3(
+        "imagenet", "", _REGRESSION, net="sr3-64-512", patch=256, scale=4
     ),
-    "regression-ffhq-16-128": _recipe(
-        "SR3 4.2", "ffhq", _SR3_NOTE, **_REGRESSION, net="sr3-16-128", patch=128, **_fixed(8)
+    "idm-ffhq-16-128": _idm("ffhq", _IDM_NOTE, patch=128, scale=8),
+    "idm-ffhq-any": _idm(
+        "ffhq", _ANY_NOTE, _ANY, patch=128, lr_side=16, scale_max=8.0, scale_focus=8.0
     ),
-    "regression-imagenet-64-256": _recipe(
-        "SR3 4.2", "imagenet", _SR3_NOTE, **_REGRESSION, net="sr3-64-512", patch=256, **_fixed(4)
-    ),
-    "idm-ffhq-16-128": _recipe("IDM 4.1", "ffhq", _IDM_NOTE, **_IDM, patch=128, **_fixed(8)),
-    "idm-ffhq-any": _recipe(
-        "IDM 4.1", "ffhq", _ANY_NOTE,
-        **{**_IDM, **_ANY, "patch": 128, "lr_side": 16, "scale_max": 8.0, "scale_focus": 8.0},
-    ),
-    "idm-df2k-4x": _recipe(
-        "IDM 4.1", "df2k", _IDM_NOTE + "; 40 -> 160 patches",
-        **{**_IDM, "batch": 64, "crop": "patch", "patch": 160}, **_fixed(4),
+    "idm-df2k-4x": _idm(
+        "df2k", _IDM_NOTE + "; 40 -> 160 patches", batch=64, crop="patch", patch=160, scale=4
     ),
     **{
-        f"idm-lsun-{name}-16x": _recipe(
-            "IDM 4.1", f"lsun-{name}", _IDM_NOTE,
-            **{**_IDM, "batch": 64, "patch": 256}, **_fixed(16),
-        )
+        f"idm-lsun-{name}-16x": _idm(f"lsun-{name}", _IDM_NOTE, batch=64, patch=256, scale=16)
         for name in ("cats", "bedrooms", "towers")
     },
-    "ecdp-df2k": _recipe(
-        "ECDP 4.1, B", "df2k", _ECDP_NOTE,
-        **_ECDP, net="ecdp-df2k", batch=16, patch=160, crop="patch", iterations=107_500,
-        **_fixed(4),
+    "ecdp-df2k": _ecdp("df2k", 4, batch=16, patch=160, crop="patch", iterations=107_500),
+    "ecdp-celeba": _ecdp("celeba", 8, batch=12, patch=160, iterations=100_000),
+    "ecdp-imagenet": _ecdp(
+        "imagenet", 4, learning_rate=2e-4, milestones="0.8,0.9", batch=6, patch=256,
+        iterations=100_000,
     ),
-    "ecdp-celeba": _recipe(
-        "ECDP 4.1, B", "celeba", _ECDP_NOTE,
-        **_ECDP, net="ecdp-celeba", batch=12, patch=160, crop="square", iterations=100_000,
-        **_fixed(8),
+    "ecdp-df2k-quality": _ecdp_quality(
+        "df2k", 4, batch=16, patch=160, crop="patch", quality_features=0.5
     ),
-    "ecdp-imagenet": _recipe(
-        "ECDP 4.1, B", "imagenet", _ECDP_NOTE,
-        **{**_ECDP, "learning_rate": 2e-4, "milestones": "0.8,0.9"},
-        net="ecdp-imagenet", batch=6, patch=256, crop="square", iterations=100_000, **_fixed(4),
+    "ecdp-celeba-quality": _ecdp_quality(
+        "celeba", 8, batch=12, patch=160, quality_features=1.0
     ),
-    "ecdp-df2k-quality": _recipe(
-        "ECDP 3.4", "df2k", _FINETUNE_NOTE,
-        **{**_ECDP, **_FINETUNE}, net="ecdp-df2k", batch=16, patch=160, crop="patch",
-        quality_features=0.5, **_fixed(4),
+    "ecdp-imagenet-quality": _ecdp_quality(
+        "imagenet", 4, batch=6, quality_batch=6, patch=256, quality_features=0.5
     ),
-    "ecdp-celeba-quality": _recipe(
-        "ECDP 3.4", "celeba", _FINETUNE_NOTE,
-        **{**_ECDP, **_FINETUNE}, net="ecdp-celeba", batch=12, patch=160, crop="square",
-        quality_features=1.0, **_fixed(8),
+    "sr3-photo": _ours("sr3", "", iterations=5600, quality_loss_from=4000),
+    "sr3-photo-quality": _ours(
+        "sr3", "--init the weights of sr3-photo",
+        iterations=1060, warmup=50, ema=0.998, quality_loss_from=1,
     ),
-    "ecdp-imagenet-quality": _recipe(
-        "ECDP 3.4", "imagenet", _FINETUNE_NOTE,
-        **{**_ECDP, **_FINETUNE, "quality_batch": 6}, net="ecdp-imagenet", batch=6, patch=256,
-        crop="square", quality_features=0.5, **_fixed(4),
+    "ecdp-photo": _ours(
+        "ecdp", "--init sr3-photo", scale=4,
+        std=0.0, learning_rate=3e-4, iterations=1500, warmup=50, ema=0.998, quality_loss_from=200,
     ),
-    # ours: how the bundled weights were made (docs/models), each from the one before
-    "sr3-photo": _recipe("ours", "", method="sr3", iterations=5600, quality_loss_from=4000),
-    "sr3-photo-quality": _recipe(
-        "ours", "", "--init the weights of sr3-photo",
-        method="sr3", iterations=1060, warmup=50, ema=0.998, quality_loss_from=1,
+    "ecdp-photo-quality": _ours(
+        "ecdp", "--init the weights of ecdp-photo", scale=4,
+        std=0.1069, iterations=780, warmup=30, ema=0.998, seed=1, quality_loss_from=1,
+        quality_learning_rate=1.8e-4, quality_l1=5.0, quality_vgg=1.5, quality_alex=0.25,
     ),
-    "ecdp-photo": _recipe(
-        "ours", "", "--init sr3-photo",
-        method="ecdp", std=0.0, learning_rate=3e-4, iterations=1500, warmup=50, ema=0.998,
-        quality_loss_from=200, **_fixed(4),
+    "sr3-photo-student": _ours(
+        "sr3", "--distill your own teacher: the default is bundled and takes few steps itself",
+        _FINE, distill="sr3-photo", distill_steps=4, iterations=1000, warmup=50, ema=0.998,
+        learning_rate=2e-4,
     ),
-    "ecdp-photo-quality": _recipe(
-        "ours", "", "--init the weights of ecdp-photo",
-        method="ecdp", std=0.1069, iterations=780, warmup=30, ema=0.998, seed=1,
-        quality_loss_from=1, quality_learning_rate=1.8e-4, quality_l1=5.0, quality_vgg=1.5,
-        quality_alex=0.25, **_fixed(4),
+    "ecdp-photo-grid": _ours(
+        "ecdp", "--init the weights of ecdp-photo-quality", _FINE, scale=4,
+        std=0.1069, iterations=720, warmup=30, ema=0.998, seed=21,
+        quality_l1=4.0, quality_alex=0.5, quality_grid=0.2,
     ),
-    "sr3-photo-student": _recipe(
-        "ours", "", "--distill your own teacher: the default is bundled and takes few steps itself",
-        method="sr3", distill="sr3-photo", distill_steps=4, iterations=1000, warmup=50, ema=0.998,
-        learning_rate=2e-4, **_FINE,
+    "ecdp-photo-mesh": _ours(
+        "ecdp", "--init the weights of ecdp-photo-grid", _FINE, scale=4,
+        std=0.1069, iterations=320, warmup=20, ema=0.998, seed=41,
+        quality_l1=4.0, quality_alex=0.4, quality_grid=0.2, quality_mesh=2.0,
     ),
-    "ecdp-photo-grid": _recipe(
-        "ours", "", "--init the weights of ecdp-photo-quality",
-        method="ecdp", std=0.1069, iterations=720, warmup=30, ema=0.998, seed=21,
-        **{**_FINE, "quality_l1": 4.0, "quality_alex": 0.5, "quality_grid": 0.2}, **_fixed(4),
+    "regression-photo-ecdp": _ours(
+        "regression", "--init the weights of ecdp-photo; the trunk that ecdp-photo-regressed needs",
+        _TRUNK, scale=4,
     ),
-    "ecdp-photo-mesh": _recipe(
-        "ours", "", "--init the weights of ecdp-photo-grid",
-        method="ecdp", std=0.1069, iterations=320, warmup=20, ema=0.998, seed=41,
-        **{**_FINE, "quality_l1": 4.0, "quality_alex": 0.4, "quality_grid": 0.2,
-           "quality_mesh": 2.0}, **_fixed(4),
+    "ecdp-photo-regressed": _ours(
+        "ecdp", "--init A,B: A of regression-photo-ecdp, B of ecdp-photo", _REGRESSED, scale=4
     ),
-    "regression-photo-ecdp": _recipe(
-        "ours", "", "--init the weights of ecdp-photo; the trunk that ecdp-photo-regressed needs",
-        method="regression", **_TRUNK, **_fixed(4),
+    "ecdp-photo-adversarial": _ours(
+        "ecdp", "--init the weights of ecdp-photo-regressed", _REGRESSED, scale=4,
+        iterations=2700, ema=0.998, seed=95, quality_loss_from=1, quality_adversarial=0.06,
     ),
-    "ecdp-photo-regressed": _recipe(
-        "ours", "", "--init A,B: A of regression-photo-ecdp, B of ecdp-photo",
-        method="ecdp", **_REGRESSED, **_fixed(4),
+    "ecdp-photo-drawings": _ours(
+        "ecdp", "--init the folder of an ecdp-photo-adversarial run; drawings too",
+        _REGRESSED, scale=4, iterations=3400, ema=0.998, seed=105, quality_loss_from=1,
+        quality_adversarial=0.06, quality_score=0.0, drawings=0.15,
     ),
-    "ecdp-photo-adversarial": _recipe(
-        "ours", "", "--init the weights of ecdp-photo-regressed",
-        method="ecdp", **{**_REGRESSED, "iterations": 2700, "ema": 0.998, "seed": 95,
-                          "quality_loss_from": 1, "quality_adversarial": 0.06}, **_fixed(4),
+    "regression-photo-real": _ours(
+        "regression", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
+        _TRUNK, _REAL, scale=4, std=0.0, patch=128, iterations=3300, ema=0.999, seed=92,
     ),
-    "ecdp-photo-drawings": _recipe(
-        "ours", "", "--init the folder of an ecdp-photo-adversarial run; drawings too",
-        method="ecdp", **{**_REGRESSED, "iterations": 3400, "ema": 0.998, "seed": 105,
-                          "quality_loss_from": 1, "quality_adversarial": 0.06,
-                          "quality_score": 0.0, "drawings": 0.15}, **_fixed(4),
+    "ecdp-photo-real-adversarial": _ours(
+        "ecdp", "--init A,B: A of regression-photo-real, B of ecdp-photo-real",
+        _REGRESSED, _REAL, scale=4, std=0.1405, iterations=3000, ema=0.998, seed=94,
+        quality_l1=2.0, quality_vgg=1.5, quality_alex=1.0, quality_grid=0.2,
+        quality_adversarial=0.1,
     ),
-    "regression-photo-real": _recipe(
-        "ours", "", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
-        method="regression", degradation="real", second_order=0.2,
-        **{**_TRUNK, "std": 0.0, "patch": 128, "iterations": 3300, "ema": 0.999, "seed": 92},
-        **_fixed(4),
+    "ecdp-photo-real": _ours(
+        "ecdp", "--init ecdp-photo; for pictures as the world makes them",
+        _FINE, _REAL, scale=4, std=0.0, second_order=0.4, iterations=1300, warmup=40, ema=0.998,
+        seed=11, quality_learning_rate=3e-4, quality_l1=4.0, quality_vgg=1.0, quality_alex=0.6,
     ),
-    "ecdp-photo-real-adversarial": _recipe(
-        "ours", "", "--init A,B: A of regression-photo-real, B of ecdp-photo-real",
-        method="ecdp", degradation="real", second_order=0.2,
-        **{**_REGRESSED, "std": 0.1405, "iterations": 3000, "ema": 0.998, "seed": 94,
-           "quality_l1": 2.0, "quality_vgg": 1.5, "quality_alex": 1.0, "quality_grid": 0.2,
-           "quality_adversarial": 0.1}, **_fixed(4),
+    "regression-photo": _ours(
+        "regression", "--init the weights of sr3-photo", iterations=650, warmup=30, ema=0.99
     ),
-    "ecdp-photo-real": _recipe(
-        "ours", "", "--init ecdp-photo; for pictures as the world makes them",
-        method="ecdp", std=0.0, degradation="real", second_order=0.4, iterations=1300, warmup=40,
-        ema=0.998, seed=11, **{**_FINE, "quality_learning_rate": 3e-4, "quality_l1": 4.0,
-                               "quality_vgg": 1.0, "quality_alex": 0.6}, **_fixed(4),
+    "sr3-face-x8": _ours(
+        "sr3", "--init the weights of sr3-photo", _FACE, scale=8,
+        batch=8, iterations=850, warmup=40, ema=0.995, quality_loss_from=600, quality_batch=6,
+        quality_cool=0.0,
     ),
-    "regression-photo": _recipe(
-        "ours", "", "--init the weights of sr3-photo",
-        method="regression", iterations=650, warmup=30, ema=0.99,
+    "sr3-face-x8-quality": _ours(
+        "sr3", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
+        _FINE_REGRESSED, scale=8, iterations=370, seed=61,
     ),
-    "sr3-face-x8": _recipe(
-        "ours", "", "--init the weights of sr3-photo",
-        method="sr3", domain="face", whole=True, patch=128, batch=8, iterations=850, warmup=40,
-        ema=0.995, quality_loss_from=600, quality_batch=6, quality_cool=0.0, **_fixed(8),
+    "ecdp-face-x8": _ours(
+        "ecdp", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
+        _FINE_REGRESSED, scale=8, net_options="encoder=2", iterations=350, seed=62,
     ),
-    "sr3-face-x8-quality": _recipe(
-        "ours", "", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
-        method="sr3", iterations=370, seed=61, **{**_FINE_REGRESSED, "quality_loss_from": 250},
-        **_fixed(8),
+    "regression-face-x8": _ours(
+        "regression", "--init the weights of sr3-face-x8", _FACE, scale=8,
+        loss="l2", batch=8, learning_rate=3e-4, iterations=220, seed=53,
     ),
-    "ecdp-face-x8": _recipe(
-        "ours", "", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
-        method="ecdp", net_options="encoder=2", iterations=350, seed=62,
-        **{**_FINE_REGRESSED, "quality_loss_from": 250}, **_fixed(8),
+    "sr3-face-16-64": _ours(
+        "sr3", "--init the weights of sr3-face-x8-quality; SR3's cascade, first half",
+        _FACE, _FINE_FACE, scale=4, patch=64, iterations=1000, seed=54,
     ),
-    "regression-face-x8": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8",
-        method="regression", loss="l2", batch=8, learning_rate=3e-4, iterations=220, seed=53,
-        **_FACE, **_fixed(8),
+    "sr3-face-64-256": _ours(
+        "sr3", "--init the weights of sr3-photo; its second half, parts of faces",
+        _FACE, _FINE_FACE, scale=4, whole=False, iterations=1000, seed=55,
     ),
-    "sr3-face-16-64": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8-quality; SR3's cascade, first half",
-        method="sr3", iterations=1000, seed=54, **{**_FACE, "patch": 64}, **_FINE_FACE, **_fixed(4),
+    "idm-photo": _ours(
+        "idm", "--init the weights of sr3-photo", _FINE,
+        scale_law="log", iterations=1200, warmup=60, ema=0.998, seed=2,
     ),
-    "sr3-face-64-256": _recipe(
-        "ours", "", "--init the weights of sr3-photo; its second half, parts of faces",
-        method="sr3", iterations=1000, seed=55, **{**_FACE, "whole": False}, **_FINE_FACE,
-        **_fixed(4),
+    "idm-face": _ours(
+        "idm", "--init the weights of sr3-face-x8", _FACE, _FINE,
+        lr_side=16, lr_side_share=0.6, scale_law="uniform", scale_max=8.0, iterations=1150,
+        warmup=40, ema=0.997, seed=3, quality_batch=8, quality_cool=0.5,
     ),
-    "idm-photo": _recipe(
-        "ours", "", "--init the weights of sr3-photo",
-        method="idm", scale_law="log", iterations=1200, warmup=60, ema=0.998, seed=2, **_FINE,
+    "ddpm-face-64": _ours(
+        "ddpm", "what `diffsr generate` starts from (SR3 4.7)", _FACE, scale=1,
+        net="ddpm-64", patch=64, batch=16, iterations=3000, learning_rate=8e-4, warmup=100,
+        ema=0.998, seed=5, noise_law="cosine", loss="l2",
     ),
-    "idm-face": _recipe(
-        "ours", "", "--init the weights of sr3-face-x8",
-        method="idm", domain="face", whole=True, patch=128, lr_side=16, lr_side_share=0.6,
-        scale_law="uniform", scale_max=8.0, iterations=1150, warmup=40, ema=0.997, seed=3,
-        quality_batch=8, quality_cool=0.5, **_FINE,
-    ),
-    "ddpm-face-64": _recipe(
-        "ours", "", "what `diffsr generate` starts from (SR3 4.7)",
-        method="ddpm", domain="face", net="ddpm-64", whole=True, patch=64, batch=16,
-        iterations=3000, learning_rate=8e-4, warmup=100, ema=0.998, seed=5, noise_law="cosine",
-        loss="l2", **_fixed(1),
-    ),
-    "liif-photo": _recipe(
-        "ours", "", method="liif", scale_law="uniform", patch=64, batch=16, iterations=1000,
-        warmup=40, ema=0.997, learning_rate=1e-3, seed=4,
+    "liif-photo": _ours(
+        "liif", "", scale_law="uniform", patch=64, batch=16, iterations=1000, warmup=40, ema=0.997,
+        learning_rate=1e-3, seed=4,
     ),
 }  # fmt: skip
 

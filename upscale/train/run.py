@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from upscale import methods
 from upscale.diffusion.denoiser import parametrisation
@@ -103,7 +102,7 @@ def run_training(
             train(
                 run, output, max_minutes=max_minutes, save_minutes=options.save_minutes,
                 should_stop=should_stop, on_progress=on_progress, log=log, workers=workers,
-                say=say, validate=_validator(run, validation, data, output, path, options, say),
+                say=say, validate=_validator(run, validation, data, path, options, say),
                 validate_every=options.validate_every,
             )  # fmt: skip
         finally:
@@ -179,7 +178,7 @@ def _described(run: Run, data: Data) -> dict[str, Any]:
 
 
 def _validator(
-    run: Run, items: Items | None, data: Data, output: Path, path: Path, options: Options, say: Say
+    run: Run, items: Items | None, data: Data, path: Path, options: Options, say: Say
 ) -> Validator | None:
     """What measures the run from time to time, if there are pictures for it."""
     if not options.validate_every:
@@ -188,12 +187,8 @@ def _validator(
         say("no validation: give --validation DIR or --holdout N for it")
         return None
     best = path.with_name(f"{path.stem}-best.safetensors")
-
-    def keep(run: Run, state: dict[str, Tensor]) -> None:
-        store.save(best, state, _described(run, data), half=True)
-
     truths = examples(items, run.config, say)
-    return Validator(truths, run.config, output, lambda run: _described(run, data), keep, say)
+    return Validator(truths, run.config, path.parent, best, lambda run: _described(run, data), say)
 
 
 def spec_of(config: TrainConfig) -> Spec:

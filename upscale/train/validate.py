@@ -1,4 +1,5 @@
-"""Pictures that a run does not train on, enlarged by its moving average in a few steps."""
+"""What a run's moving average makes of pictures that it does not train on, in a few steps; of a
+network that needs no input, its loss on fixed noise and what it draws."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from upscale import methods
+from upscale.diffusion.denoiser import bind
+from upscale.diffusion.run import run_sampler
 from upscale.errors import DiffsrError, InputError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -22,21 +25,22 @@ from upscale.metrics.perceptual import SMALLEST, Lpips
 from upscale.pipeline.consistency import settle
 from upscale.pipeline.plan import Stage
 from upscale.pipeline.sampling import Sampling, run_stage
-from upscale.train import unconditional
 from upscale.train.config import TrainConfig
 from upscale.train.crops import plain, smallest_side
-from upscale.train.data import quantised
+from upscale.train.data import Batch, quantised
 from upscale.train.degrade import degraded
 from upscale.train.log import Log
+from upscale.train.loss import Spec, score_loss
 from upscale.train.pictures import decode
 from upscale.train.sources import Items, Say
 from upscale.train.state import Run
+from upscale.weights import store
 
 COUNT = 8  # pictures
 STEPS = 8  # network calls at most
 ON_SHEET = 4
-Describe = Callable[[Run], dict[str, Any]]
-Save = Callable[[Run, dict[str, Tensor]], None]
+LEVELS = 8  # noise levels of a loss, the middles of equal parts of the training law
+DRAWN = (2, 4)  # pictures on the sheet of a network without a condition, rows and columns
 
 
 def examples(items: Items, config: TrainConfig, say: Say) -> list[Tensor]:
@@ -59,14 +63,14 @@ class Validator:
     (input, result, truth) and keeps the weights that are best so far in LPIPS. Of a network without
     a condition: the loss, and pictures that it draws.
 
-    describe: a run's metadata; save: writes weights. Every process must call it.
+    best: the file of these weights; describe: a run's metadata. Every process must call it.
     """
 
     truths: Sequence[Tensor]
     config: TrainConfig
     folder: Path
-    describe: Describe
-    save: Save
+    best: Path
+    describe: Callable[[Run], dict[str, Any]]
     say: Say
 
     def __post_init__(self) -> None:
@@ -85,7 +89,7 @@ class Validator:
             self.say(f"validation after {run.images_seen} pictures: {numbers}")
             if _better(values, run.best):
                 run.best = {"iteration": run.iteration, **values}
-                self.save(run, state)
+                store.save(self.best, state, self.describe(run), half=True)
         run.best = run.world.agreed(run.best)
 
     @torch.no_grad()
@@ -96,7 +100,7 @@ class Validator:
         model = methods.build(dict(state), self.describe(run))
         model.net.to(run.device).to(memory_format=torch.channels_last)
         if self.unpaired:
-            return unconditional.measure(run, model, self.truths)
+            return _unconditional(run, model, self.truths)
         model = replace(model, law=_quick(model.law))
         rows, sums = [], {"lpips": 0.0, "psnr": 0.0, "consistency": 0.0}
         for index, truth in enumerate(self.truths):
@@ -138,6 +142,36 @@ class Validator:
         sheet = torch.cat([torch.cat(row, 2) for row in rows[:ON_SHEET]], 1)
         path = self.folder / "samples" / f"{images_seen:010d}.png"
         write(Picture(_picture(sheet).numpy()), path, overwrite=True)
+
+
+@torch.no_grad()
+def _unconditional(
+    run: Run, model: methods.Model, truths: Sequence[Tensor]
+) -> tuple[dict[str, float], list[list[Tensor]]]:
+    """({"loss": mean over truths and levels}, rows of samples (3,P,P) in [-1,1]).
+
+    Noise and levels are the same at every validation, so that two can be compared.
+    """
+    hr = torch.stack(truths).to(run.device)
+    batch = Batch(hr, hr, torch.ones(len(hr), device=run.device), [])
+    generator = torch.Generator().manual_seed(run.config.seed)
+    spec = Spec(model.law.parametrisation, None, model.law.process, run.spec.squared)
+    losses = []
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.autocast):
+        for index in range(LEVELS):
+            u = torch.full((len(hr),), (index + 0.5) / LEVELS, dtype=torch.float64)
+            sigma = run.law.sigma_at(u).to(run.device)
+            losses.append(score_loss(model.net, spec, batch, sigma, generator).mean())
+        rows, columns = DRAWN
+        noise = torch.randn((rows * columns, *hr.shape[1:]), generator=generator).to(run.device)
+        sampler, steps = model.law.ladder["best"]
+        inner = bind(model.net, None, spec.parametrisation)
+        x = run_sampler(
+            sampler, lambda x, sigma: inner(x, sigma).clamp(-1, 1), lambda step: noise,
+            spec.process, steps, model.law.spacing,
+        ).float().cpu()  # fmt: skip
+    loss = round(float(torch.stack(losses).mean()), 6)
+    return {"loss": loss}, [list(row) for row in x.split(columns)]
 
 
 def _picture(x: Tensor) -> Tensor:
