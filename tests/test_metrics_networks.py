@@ -126,22 +126,23 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recognition_counts_the_likelier_classes(resnet: Path, tmp_path: Path, monkeypatch) -> None:
     from upscale.metrics.recognition import Recogniser
 
-    recogniser = Recogniser(weights=resnet)
+    monkeypatch.setenv("DIFFSR_RESNET50", str(resnet))
+    recogniser = Recogniser()
     x = np.random.default_rng(0).random((64, 48, 3)).astype(np.float32)
     assert [recogniser.rank(x, c) for c in (3, 7, 500)] == [0, 1, 2]
     assert math.isnan(recogniser.rank(x, None))
     for name in "ab":
         write(Picture(x), tmp_path / f"{name}.png")
     (tmp_path / "labels.csv").write_text("a,3\nb,7\n")
-    monkeypatch.setenv("DIFFSR_RESNET50", str(resnet))
     rows = run(tmp_path, Settings(metrics=("top1", "top5"), device="cpu"))
     assert [(row["top1"], row["top5"]) for row in rows] == [(1.0, 1.0), (0.0, 1.0)]
 
 
-def test_the_crop_is_the_middle_at_imagenets_size(resnet: Path) -> None:
+def test_the_crop_is_the_middle_at_imagenets_size(resnet: Path, monkeypatch) -> None:
     from upscale.metrics.recognition import Recogniser
 
-    recogniser = Recogniser(weights=resnet)
+    monkeypatch.setenv("DIFFSR_RESNET50", str(resnet))
+    recogniser = Recogniser()
     x = np.zeros((256, 320, 3), np.float32)
     x[16:240, 48:272] = 1  # just the middle 224x224
     batch = recogniser._batch(x)

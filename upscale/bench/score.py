@@ -12,13 +12,23 @@ from typing import Any
 import numpy as np
 
 from upscale.bench.columns import DEFAULT_METRICS, METRICS
+from upscale.diffusion.table import loaded
 from upscale.errors import UsageError
 from upscale.machine import pick_device
 from upscale.metrics import perceptual, pixel
+from upscale.metrics.mesh import mesh
+from upscale.metrics.niqe import niqe
 from upscale.metrics.perceptual import Lpips
 from upscale.weights.store import sha256_of
 
-_NETS = {"lpips": "alex", "lpips_vgg": "vgg", "diversity": "alex"}
+_LPIPS = {"lpips": "alex", "lpips_vgg": "vgg", "diversity": "alex"}
+# loaded where they are asked for: some need packages of an extra
+_NETWORKS = {
+    "dists": "upscale.metrics.dists:Dists",
+    "identity": "upscale.metrics.identity:Identity",
+    "fid": "upscale.metrics.fid:Inception",
+    "top1": "upscale.metrics.recognition:Recogniser",
+}
 _RANKS = {"top1": 1, "top5": 5}
 
 
@@ -84,70 +94,44 @@ class Scorer:
         return {name: self._inception.features(picture) for name, picture in pair.items()}
 
     def _metric(self, name: str) -> Metric:
-        if name in ("psnr_y", "ssim_y"):
-            return _shaved(getattr(pixel, name), self.border)
-        if name in ("psnr", "ssim"):
-            return _shaved(getattr(pixel, name), 0)
-        if name in (*_NETS, "dists", "identity"):
-            return _of_pair(self._network(name).distance)
+        if name.startswith(("psnr", "ssim")):
+            border = self.border if name.endswith("_y") else 0
+            return functools.partial(_shaved, getattr(pixel, name), border)
+        if name in (*_LPIPS, "dists", "identity"):
+            distance = self._network(name).distance
+            return lambda case: distance(case.sr, case.hr)
         if name in _RANKS:
-            return _recognised(self._network("top1").rank, _RANKS[name])
+            return functools.partial(_recognised, self._network("top1").rank, _RANKS[name])
         if name == "grid_ratio":
             return lambda case: pixel.grid_ratio(case.sr, self._period)
         if name == "mesh":
-            from upscale.metrics.mesh import mesh
-
-            return _of_pair(mesh)
+            return lambda case: mesh(case.sr, case.hr)
         if name == "niqe":
-            from upscale.metrics.niqe import niqe
-
             return lambda case: niqe(case.sr)
         against_input = getattr(pixel, name)  # consistency, lr_psnr
         return lambda case: against_input(case.lr, case.sr)
 
     def _network(self, name: str) -> Any:
-        """The metric's network; imported here because some need packages of an extra."""
-        if name in _NETS:
-            net = _NETS[name]
+        """The metric's network."""
+        if name == "identity":
+            return loaded(_NETWORKS[name])()
+        if name in _LPIPS:
+            net = _LPIPS[name]
             network = _lpips(net, self._where, str(perceptual.weights_file(net)))
-        elif name == "dists":
-            from upscale.metrics.dists import Dists
-
-            network = Dists(self._where)
-        elif name == "identity":
-            from upscale.metrics.identity import Identity
-
-            return Identity()
-        elif name == "fid":
-            from upscale.metrics.fid import Inception
-
-            network = Inception(self._where)
         else:
-            from upscale.metrics.recognition import Recogniser
-
-            network = Recogniser(self._where)
+            network = loaded(_NETWORKS[name])(self._where)
         self.sources[name] = sha256_of(network.path)
         return network
 
 
-def _shaved(function: Callable[..., float], border: int) -> Metric:
-    def metric(case: Case) -> float:
-        large = min(case.hr.shape[:2]) > 2 * border
-        return function(case.sr, case.hr, border) if large else math.nan
-
-    return metric
+def _shaved(function: Callable[..., float], border: int, case: Case) -> float:
+    large = min(case.hr.shape[:2]) > 2 * border
+    return function(case.sr, case.hr, border) if large else math.nan
 
 
-def _of_pair(distance: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
-    return lambda case: distance(case.sr, case.hr)
-
-
-def _recognised(rank: Callable[..., float], within: int) -> Metric:
-    def metric(case: Case) -> float:
-        place = rank(case.sr, case.label)
-        return place if math.isnan(place) else float(place < within)
-
-    return metric
+def _recognised(rank: Callable[..., float], within: int, case: Case) -> float:
+    place = rank(case.sr, case.label)
+    return place if math.isnan(place) else float(place < within)
 
 
 @functools.lru_cache(maxsize=4)

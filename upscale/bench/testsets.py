@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from upscale.bench.table import REGISTERED, SCIKIT, SHIPPED
+from upscale.bench.columns import REGISTERED, SCIKIT, SHIPPED
 from upscale.errors import InputError
 from upscale.image.decode import read
 from upscale.image.encode import write

@@ -28,7 +28,7 @@ class Settings:
     metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
     weights: tuple[str, ...] = ()
     outputs: tuple[Path, ...] = ()
-    degradation: str = "none"  # of the small pictures: a name of `table.DEGRADATIONS`
+    degradation: str = "none"  # of the small pictures: a name of `columns.DEGRADATIONS`
     domain: str = "photo"
     spacing: str | None = None
     consistency: str | None = None

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from upscale import methods
-from upscale.bench.table import REGISTERED
+from upscale.bench.columns import REGISTERED
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY

@@ -15,6 +15,7 @@ from upscale.humaneval.design import TRUTH
 from upscale.humaneval.session import label
 from upscale.humaneval.store import Store
 
+INTERVALS = ("interval", "wilson", "by_subjects", "by_pictures")  # of a rate
 MOST_FAST = 0.2  # share of too-fast answers with which a subject is left out
 Row = dict[str, Any]  # an answered trial, as `Store.answers` has it; or a line of the report
 Pair = tuple[str, str]  # a condition: the two roles that are compared

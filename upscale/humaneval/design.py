@@ -93,13 +93,13 @@ class Planner:
                 chosen, self._labels(index, chosen, rng), strict=True
             )
         ]
-        rest = rng.permutation(rest)
+        rest, kinds = rng.permutation(rest), len(design.conditions)
         checks = [
             ("check", int(picture), *_ordered(TRUTH, CHECK, i % 2))
             for i, picture in enumerate(rest[: design.checks])
         ]
         practice = [
-            ("practice", int(picture), *self._sides(*_random_label(design, rng)))
+            ("practice", int(picture), *self._sides(int(rng.integers(kinds)), int(rng.integers(2))))
             for picture in rest[design.checks : design.checks + design.practice]
         ]
         listed = practice + _mixed(_shuffled(main, rng), _shuffled(checks, rng), rng)
@@ -170,10 +170,6 @@ def conditions(methods: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tupl
 def _ordered(first: str, second: str, side: int) -> tuple[str, str]:
     """(left, right), with `second` on the left for side 0."""
     return (second, first) if side == 0 else (first, second)
-
-
-def _random_label(design: Design, rng: np.random.Generator) -> tuple[int, int]:
-    return int(rng.integers(len(design.conditions))), int(rng.integers(2))
 
 
 def _shuffled(items: list, rng: np.random.Generator) -> list:

@@ -9,11 +9,11 @@ from typing import Any
 
 from upscale import atomic, document
 from upscale.humaneval import html
+from upscale.humaneval.analysis import INTERVALS
 from upscale.humaneval.design import LR, TRUTH
 from upscale.humaneval.session import label
 from upscale.humaneval.store import PICTURES, Store
 
-_INTERVALS = ("interval", "wilson", "by_subjects", "by_pictures")
 _ANSWER = ("position", "kind", "task", "name", "left_role", "right_role", "side", "rt_ms",
            "shown_ms", "presented_ms", "frame_ms", "views", "excluded")  # fmt: skip
 
@@ -44,7 +44,7 @@ def table(found: dict[str, Any]) -> str:
     cells = []
     for row in found["rates"] + found["preferences"]:
         name = f"{row['method']} over {row['against']}" if "against" in row else row["method"]
-        intervals = ("-".join(f"{100 * v:.1f}" for v in row[kind]) for kind in _INTERVALS[:2])
+        intervals = ("-".join(f"{100 * v:.1f}" for v in row[kind]) for kind in INTERVALS[:2])
         cells.append((row["task"], name, row["n"], f"{100 * row['rate']:.1f}%", *intervals))
     return "\n".join(document.markdown(heads, cells)) + "\n"
 
@@ -55,7 +55,7 @@ def coverage_table(rows: list[dict[str, Any]]) -> str:
              "subjects only", "pictures only")  # fmt: skip
     cells = []
     for row in rows:
-        true, mean, *shares = (f"{100 * row[name]:.1f}%" for name in ("true", "mean", *_INTERVALS))
+        true, mean, *shares = (f"{100 * row[name]:.1f}%" for name in ("true", "mean", *INTERVALS))
         cells.append((row["task"], row["method"], true, row["studies"], mean, *shares))
     return "\n".join(document.markdown(heads, cells)) + "\n"
 

@@ -20,7 +20,6 @@ from upscale.humaneval.design import CHECK, TRUTH
 from upscale.humaneval.session import Sessions
 from upscale.humaneval.store import Store, in_memory
 
-INTERVALS = ("interval", "wilson", "by_subjects", "by_pictures")
 _FRAME = 1000 / 60
 _BOOTSTRAP = 500  # draws in each of many studies
 
@@ -108,15 +107,15 @@ def coverage(
             row = rows.setdefault(
                 (rate["task"], rate["method"]),
                 {"task": rate["task"], "method": rate["method"], "true": true, "studies": 0,
-                 "mean": 0.0, **dict.fromkeys(INTERVALS, 0)},
+                 "mean": 0.0, **dict.fromkeys(analysis.INTERVALS, 0)},
             )  # fmt: skip
             row["studies"] += 1
             row["mean"] += rate["rate"]
-            for name in INTERVALS:
+            for name in analysis.INTERVALS:
                 row[name] += rate[name][0] <= true <= rate[name][1]
         on_study(study + 1, studies)
     for row in rows.values():
-        for name in ("mean", *INTERVALS):
+        for name in ("mean", *analysis.INTERVALS):
             row[name] /= row["studies"]
     return [rows[key] for key in sorted(rows)]
 

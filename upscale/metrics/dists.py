@@ -25,12 +25,10 @@ _TINY = 1e-6  # c1 and c2 of eq. 5 and 6
 
 
 class Dists:
-    """DISTS on `device`; `weights` as for `perceptual.Lpips("vgg")`. Raises WeightsError."""
+    """DISTS on `device`. Raises WeightsError."""
 
-    def __init__(
-        self, device: str | torch.device = "cpu", weights: str | Path | None = None
-    ) -> None:
-        self.path = path = weights_file("vgg", weights)
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.path = path = weights_file("vgg")
         state, _ = store.read(path)
         numbers = [n for stage in _STAGES for n in stage]
         try:

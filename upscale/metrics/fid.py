@@ -31,11 +31,9 @@ _HOW = f"Fetch {_FILE} from torch-fidelity's releases, and set {VARIABLE} to the
 class Inception:
     """The network whose features FID compares, on `device`. Raises WeightsError."""
 
-    def __init__(
-        self, device: str | torch.device = "cpu", weights: str | Path | None = None
-    ) -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         extractor = _package("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
-        self.path = path = metric_file("inception", "inception", _HOW, VARIABLE, weights)
+        self.path = path = metric_file("inception", "inception", _HOW, VARIABLE)
         with tempfile.TemporaryDirectory() as folder:
             tensors = Path(folder) / "inception.pth"
             torch.save(state_of(path), tensors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,10 +22,8 @@ class Recogniser:
     """torchvision's ResNet-50 with ImageNet's 1000 classes, from a .safetensors or .pth file with
     its key names. Raises WeightsError."""
 
-    def __init__(
-        self, device: str | torch.device = "cpu", weights: str | Path | None = None
-    ) -> None:
-        self.path = path = metric_file("resnet50", "resnet50", _HOW, VARIABLE, weights)
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.path = path = metric_file("resnet50", "resnet50", _HOW, VARIABLE)
         with torch.device("meta"):
             net = torchvision_models().resnet50(weights=None)
         try:

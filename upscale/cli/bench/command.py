@@ -9,8 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from upscale.bench.columns import DEFAULT_METRICS, METRICS
-from upscale.bench.table import DEGRADATIONS, REGISTERED, SHIPPED
+from upscale.bench.columns import DEFAULT_METRICS, DEGRADATIONS, METRICS, REGISTERED, SHIPPED
 from upscale.cli.bench.run import compare_runs, compare_sets, deliver, html, markdown, run_bench
 from upscale.cli.help import Command
 from upscale.cli.options import (
