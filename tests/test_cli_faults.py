@@ -273,3 +273,16 @@ def test_weights_that_do_not_exist(inside, tmp_path):
     code, told = inside("a.png", "--weights", "sr3-foto", fake=False)
     assert code == 5
     assert "no weights named sr3-foto" in told
+
+
+def test_names_of_files_are_only_shown(capsys):
+    """A terminal takes what follows an escape for a command."""
+    from upscale.cli.progress import Reporter, printable
+
+    wild = "a\x1b]0;title\x07b\x9bc\u202ed\udcff\x7f"
+    Reporter().note(f"skipped: {wild}.png")
+    Reporter().error(wild)
+    told = capsys.readouterr().err
+    assert not set(told) & set("\x1b\x07\x9b\u202e\x7f")
+    assert "a\\x1b]0;title\\x07b\\x9bc\\u202ed\\udcff\\x7f.png" in told
+    assert printable("Grüße,\t東京\n") == "Grüße,\t東京\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -158,6 +159,38 @@ def test_broken_and_small_pictures_are_named_counted_and_replaced(photos, tmp_pa
     assert all(same(a, Pairs(streamed, config).batch(i)) for i, a in enumerate(batches))
 
 
+@pytest.mark.parametrize("crop", ["augmented", "patch", "square", "stretch"])
+@pytest.mark.parametrize("cache", [0, 1 << 30])
+def test_no_picture_is_blown_up_to_be_an_example(tmp_path, crop, cache) -> None:
+    sizes = {"a": (31, 90), "b": (90, 31), "c": (8, 8), "d": (32, 32), "e": (33, 60)}
+    for name, size in sizes.items():
+        (tmp_path / f"{name}.png").write_bytes(png(9, size))
+    config, told = replace(CONFIG, crop=crop, degradation="real"), []
+    found = pictures_of(find(tmp_path), config, cache, told.append)
+    assert len(found) == 2
+    for name in "abc":
+        assert any(f"{name}.png: " in line and "smaller than an example (32)" in line
+                   for line in told)  # fmt: skip
+    assert sorted(re.findall(r"skipped \((\d)\)", " ".join(told))) == ["1", "2", "3"]
+    (tmp_path / "d.png").unlink()
+    (tmp_path / "e.png").unlink()
+    with pytest.raises(InputError, match="no readable picture of at least 32x32"):
+        pictures_of(find(tmp_path), config, cache, told.append)
+
+
+def test_a_degraded_example_is_a_part_of_the_picture_as_it_is() -> None:
+    # 40 pixels: room for an example of 32, but not for a block of 8 small pixels around it
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    config = replace(CONFIG, degradation="real", scale_min=4.0, scale_focus=4.0)
+    pairs, seen = Pairs([picture], config), 0
+    values = set(map(tuple, crops.tensor(picture).permute(1, 2, 0).reshape(-1, 3).numpy()))
+    for iteration in range(8):
+        for hr in pairs.batch(iteration).hr:
+            pixels = map(tuple, hr.permute(1, 2, 0).reshape(-1, 3).numpy())
+            seen += all(pixel in values for pixel in pixels)  # but for those whose light is changed
+    assert seen > 16
+
+
 def test_data_of_which_nothing_can_be_read_are_no_data(tmp_path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(png(0)[:200])
@@ -285,6 +318,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 import os
+import re
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 from upscale.errors import InputError

@@ -184,7 +184,11 @@ def test_both_losses_are_on_one_picture(photos, teacher, tmp_path, monkeypatch) 
         teacher, patch=48, quality_loss_from=1, quality_batch=2, quality_vgg=0.0, batch=2,
         quality_alex=0.0, iterations=12, distill_steps=2,
     )  # fmt: skip
-    path = run(photos, tmp_path, config)
+    large = tmp_path / "large"
+    large.mkdir()
+    for picture in photos.iterdir():  # examples of 48 pixels, which are not blown up
+        Image.fromarray(np.tile(Image.open(picture), (2, 2, 1))).save(large / picture.name)
+    path = run(large, tmp_path, config)
     assert len(counted) == 12 and set(counted) == {1, 2, 4}
     assert {"score", "distill", "l1", "phase"} <= lines(tmp_path)[-1].keys()
     assert store.read(path)[1]["defaults"]["temperature"] == 0.2

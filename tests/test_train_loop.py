@@ -30,6 +30,7 @@ from upscale.train import checkpoint, log
 from upscale.train.chance import Chance, antithetic, normal, uniform
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
+from upscale.train.datasets import data_difference
 from upscale.train.log import LEVEL_NAMES, Log, by_level
 from upscale.train.loop import train
 from upscale.train.loss import score_loss
@@ -196,6 +197,63 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(photos, tmp_path) -> None:
     run(photos, tmp_path, say=told.append)
     assert any("00000006.safetensors is damaged" in line for line in told)
     assert any("resuming from iteration 2" in line for line in told)
+
+
+def test_the_digest_covers_the_record(photos, tmp_path) -> None:
+    left = iter([False] * 2)
+    run(photos, tmp_path, should_stop=lambda: next(left, True))
+    run(photos, tmp_path)
+    newest = tmp_path / "checkpoint-00000006.safetensors"
+    content = newest.read_bytes()
+    assert content.count(b'\\"images_seen\\": 24') == 1
+    newest.write_bytes(content.replace(b'\\"images_seen\\": 24', b'\\"images_seen\\": 99'))
+    told: list[str] = []
+    run(photos, tmp_path, say=told.append)
+    assert any("00000006.safetensors is damaged (its content" in line for line in told)
+    assert any("resuming from iteration 2" in line for line in told)
+
+
+def test_a_checkpoint_with_another_name_is_told_and_passed_over(photos, tmp_path) -> None:
+    left = iter([False] * 2)
+    run(photos, tmp_path, should_stop=lambda: next(left, True))
+    mine = (tmp_path / "checkpoint-00000002.safetensors").read_bytes()
+    odd = ("checkpoint-00000900", "checkpoint-00000002 (1)", "checkpoint-old", "checkpoint-3")
+    for name in odd:
+        (tmp_path / f"{name}.safetensors").write_bytes(mine)
+    told: list[str] = []
+    assert same(run(photos, tmp_path, say=told.append), run(photos, tmp_path / "whole"))
+    assert any("00000900.safetensors was renamed, for it is of iteration 2" in t for t in told)
+    for name in odd[1:]:
+        assert any(f"{name}.safetensors has no name of a checkpoint" in t for t in told)
+        assert (tmp_path / f"{name}.safetensors").exists()  # nothing of the user's is removed
+    assert (tmp_path / "checkpoint-00000006.safetensors").exists()
+
+
+def test_other_content_under_the_same_names_is_told(photos, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in photos.iterdir():
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    run(tmp_path / "in", tmp_path / "out")
+    quiet: list[str] = []
+    run(tmp_path / "in", tmp_path / "out", CONFIG.with_(iterations=7), say=quiet.append)
+    assert not any("not those" in line for line in quiet)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "in" / "2.png")
+    told: list[str] = []
+    run(tmp_path / "in", tmp_path / "out", CONFIG.with_(iterations=8), say=told.append)
+    assert any("began with (other sizes of files)" in line for line in told)
+    assert data_difference("4:aa", "4:aa:bb") == ""  # of a former version, which knew no sizes
+    assert data_difference("4:aa", "5:aa:bb") == "another number of pictures"
+
+
+def test_one_run_at_a_time_is_in_a_folder(photos, tmp_path) -> None:
+    def another() -> bool:
+        with pytest.raises(UsageError, match="another run is training in"):
+            run(photos, tmp_path)
+        return False
+
+    asked = iter([another])
+    run(photos, tmp_path, should_stop=lambda: next(asked, lambda: False)())
+    run(photos, tmp_path)  # free again
 
 
 # --- chance -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 
 from upscale import __version__, atomic
 from upscale.cli.help import Command, Group
+from upscale.cli.progress import printable
 from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError
 
 DEFAULT = "upscale"
@@ -151,7 +152,7 @@ def _run(args: list[str], debug: bool) -> int:
 
 def _said(error: DiffsrError) -> int:
     """Show an error; returns its exit code."""
-    click.echo(f"Error: {error}".encode(errors="backslashreplace").decode(), err=True)
+    click.echo(printable(f"Error: {error}"), err=True)
     return error.exit_code
 
 

@@ -120,18 +120,31 @@ class Reporter:
         if self.live and sys.stdout.isatty():
             self._stderr(text)  # the same terminal: this keeps the bar out of the line
             return
+        if sys.stdout.isatty():
+            text = printable(text)
         stream = sys.stdout.buffer
         stream.write(os.fsencode(text + "\n"))
         stream.flush()
 
     def _stderr(self, text: str, style: str | None = None) -> None:
+        text = printable(text)
         if self.live:
-            printable = text.encode(errors="backslashreplace").decode()
             self.live.console.print(
-                printable, style=style, markup=False, highlight=False, soft_wrap=True
+                text, style=style, markup=False, highlight=False, soft_wrap=True
             )
         else:
-            click.echo(text.encode(errors="backslashreplace").decode(), err=True)
+            click.echo(text, err=True)
+
+
+# What would command a terminal, or turn the direction of a line: names of files may hold it.
+_COMMANDS = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F),
+             *range(0x2066, 0x206A))  # fmt: skip
+_ESCAPED = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _COMMANDS}
+
+
+def printable(text: str) -> str:
+    """Text that a terminal only shows: anything but line ends, tabs and characters is escaped."""
+    return text.encode(errors="backslashreplace").decode().translate(_ESCAPED)
 
 
 def _bars() -> Progress:
@@ -159,5 +172,5 @@ def _bars() -> Progress:
 
 
 def _short(name: str, most: int = 40) -> str:
-    printable = name.encode(errors="backslashreplace").decode()
-    return printable if len(printable) <= most else "…" + printable[1 - most :]
+    name = printable(name)
+    return name if len(name) <= most else "…" + name[1 - most :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,25 +22,28 @@ KEEP = 2  # the newest may be damaged by a crash of the machine: keep one before
 
 
 def save(folder: Path, iteration: int, state: dict[str, Tensor], record: dict) -> None:
-    """Write checkpoint `iteration`; older ones than the last KEEP are removed.
+    """Write checkpoint `iteration`; those before it but for the last KEEP are removed.
 
     Raises DiskFull or OutputError; the checkpoints before it are then still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / f"checkpoint-{iteration:08d}.safetensors", state, record)
-    for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-KEEP]:
+    path = folder / f"checkpoint-{iteration:08d}.safetensors"
+    write(path, state, {**record, "iteration": iteration})
+    before = [found for found in _numbered(folder) if found <= path]
+    for old in before[:-KEEP]:
         old.unlink()
     atomic.remove_unfinished(folder)
 
 
 def write(path: Path, state: dict[str, Tensor], record: dict) -> None:
-    """One safetensors file with `record` and a digest of the tensors in its header."""
-    header = {"record": json.dumps(record), "sha256": _digest(state)}
+    """One safetensors file with `record` and a digest of both in its header."""
+    text = json.dumps(record)
+    header = {"record": text, "sha256": _digest(state, text)}
     try:
         with atomic.replacing(path) as temporary:
             save_file(state, temporary, metadata=header)
     except (DiskFull, OutputError, SafetensorError) as error:
-        before = sorted(path.parent.glob("checkpoint-*.safetensors"))
+        before = _numbered(path.parent)
         kept = f"{before[-1].name} is kept" if before else "there is none before it"
         if isinstance(error, DiskFull) or "No space left" in str(error):
             raise DiskFull(
@@ -52,20 +56,39 @@ def write(path: Path, state: dict[str, Tensor], record: dict) -> None:
 def newest(
     folder: Path, on_skip: Callable[[str], None]
 ) -> tuple[int, dict[str, Tensor], dict] | None:
-    """(iteration, state, record) of the newest whole checkpoint; damaged ones are named."""
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+    """(iteration, state, record) of the newest whole checkpoint. Damaged ones, and those whose
+    names are not what they were saved under, are named."""
+    numbered = _numbered(folder)
+    for path in sorted(set(folder.glob("checkpoint-*.safetensors")) - set(numbered)):
+        on_skip(f"{path.name} has no name of a checkpoint (checkpoint-00001000.safetensors): "
+                "it is passed over")  # fmt: skip
+    for path in reversed(numbered):
         try:
             state = load_file(path)
             with safe_open(path, "pt") as file:
                 header = file.metadata()
             record = json.loads(header["record"])
-            if header.get("sha256", "") not in ("", _digest(state)):
+            # formerly the digest was of the tensors alone, and at first there was none
+            known = ("", _digest(state), _digest(state, header["record"]))
+            if header.get("sha256", "") not in known:
                 raise ValueError("its content is not what was saved")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             on_skip(f"{path.name} is damaged ({error}); trying the one before it")
             continue
-        return int(path.stem.split("-")[1]), state, record
+        iteration = int(path.stem.removeprefix("checkpoint-"))
+        saved = record.get("iteration", iteration)
+        if saved != iteration:
+            on_skip(f"{path.name} was renamed, for it is of iteration {saved}: it is passed over")
+            continue
+        return iteration, state, record
     return None
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the oldest first."""
+    names = re.compile(r"checkpoint-\d{8,}\.safetensors")
+    found = [path for path in folder.glob("checkpoint-*") if names.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def std_of(folder: Path) -> float | None:
@@ -73,7 +96,7 @@ def std_of(folder: Path) -> float | None:
 
     From the newest header that can be read: that it was measured once keeps a run what it is.
     """
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+    for path in reversed(_numbered(folder)):
         try:
             with safe_open(path, "pt") as file:
                 return float(json.loads(file.metadata()["record"])["config"]["std"])
@@ -82,9 +105,9 @@ def std_of(folder: Path) -> float | None:
     return None
 
 
-def _digest(state: dict[str, Tensor]) -> str:
-    """sha256 over names and bytes."""
-    digest = hashlib.sha256()
+def _digest(state: dict[str, Tensor], record: str = "") -> str:
+    """sha256 over a record, names and bytes."""
+    digest = hashlib.sha256(record.encode())
     for key in sorted(state):
         digest.update(key.encode())
         value = state[key].detach().cpu().contiguous()

@@ -25,8 +25,9 @@ def tensor(pixels: np.ndarray) -> Tensor:
 
 
 def smallest_side(config: TrainConfig) -> int:
-    """Pictures whose shorter side is less are left out (SR3 section 4.1); ours are enlarged."""
-    return config.patch if config.crop in ("patch", "square") else 1
+    """Pictures whose shorter side is less are left out (SR3 section 4.1): enlarged, they would be
+    taught as truth."""
+    return config.patch
 
 
 def random_part(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:

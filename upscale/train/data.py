@@ -148,6 +148,8 @@ class Pairs:
         side = fixed or max(1, round(patch / _scale(config, rng)))
         factor = patch // side
         spare = 0 if patch % side or config.crop != "augmented" else BLOCK
+        if not config.whole:  # of a picture that is hardly larger than the example, less
+            spare = max(0, min(spare, (min(picture.shape[:2]) - patch) // factor))
         example = _example(picture, config, patch + spare * factor, rng)
         small = degraded(example, side + spare, rng, config.second_order)
         top, left = rng.integers(spare + 1, size=2)

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +140,10 @@ def pictures_of(
     else:
         found = Streamed(good, smallest, areas)
     if not len(found):
-        raise InputError(f"no readable picture in the dataset (searched {len(items)} files)")
+        raise InputError(
+            f"no readable picture of at least {smallest}x{smallest} in the dataset (searched "
+            f"{len(items)} files); a smaller --patch takes smaller ones"
+        )
     return found
 
 
@@ -155,8 +159,20 @@ def held_out(items: Items, count: int) -> tuple[Items, Items | None]:
 
 
 def fingerprint(items: Items) -> str:
-    """A hash of the names in their order; the folders above do not count."""
-    digest = hashlib.sha256()
+    """How many, a hash of the names in their order (the folders above do not count) and, of files,
+    one of their sizes."""
+    names, sizes = hashlib.sha256(), hashlib.sha256()
     for index in range(len(items)):
-        digest.update(os.path.basename(items[index].name).encode(errors="replace") + b"\n")
-    return f"{len(items)}:{digest.hexdigest()[:16]}"
+        item = items[index]
+        names.update(os.path.basename(item.name).encode(errors="replace") + b"\n")
+        if isinstance(items, Files):
+            with suppress(OSError):  # who reads it has the better words
+                sizes.update(b"%d\n" % item.open().stat().st_size)
+    return f"{len(items)}:{names.hexdigest()[:16]}:{sizes.hexdigest()[:16]}"
+
+
+def data_difference(before: str, now: str) -> str:
+    """What differs between two fingerprints, in words, or nothing. Older ones lack the sizes."""
+    kinds = ("another number of pictures", "other names", "other sizes of files")
+    pairs = zip(kinds, before.split(":"), now.split(":"), strict=False)
+    return next((kind for kind, old, new in pairs if old != new), "")

@@ -6,6 +6,7 @@ depends on the items alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -26,9 +27,12 @@ def decode(items: Items, index: int, smallest: int = 1) -> np.ndarray:
     item = items[index]
     pixels = np.round(read(item.open()).rgb * 255).astype(np.uint8)
     if min(pixels.shape[:2]) < smallest:
-        height, width = pixels.shape[:2]
-        raise InputError(f"{item.name}: {width}x{height} is smaller than an example ({smallest})")
+        raise _small(item.name, pixels.shape[:2], smallest)
     return pixels
+
+
+def _small(name: str, size: tuple[int, int], smallest: int) -> InputError:
+    return InputError(f"{name}: {size[1]}x{size[0]} is smaller than an example ({smallest})")
 
 
 def load(items: Items, say: Say, smallest: int = 1) -> list[np.ndarray]:
@@ -75,7 +79,7 @@ def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.nd
     def size(index: int) -> tuple[int, int]:
         found = size_of(items[index].open())
         if min(found) < smallest:
-            raise InputError(f"{items[index].name}: {found[1]}x{found[0]} is too small")
+            raise _small(items[index].name, found, smallest)
         return found
 
     sizes = _each(items, size, say)
@@ -84,13 +88,14 @@ def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.nd
 
 
 def _each(items: Items, one: Callable[[int], T], say: Say) -> list[T | None]:
-    """one(index) of every item, in threads; None where it fails, which is said."""
+    """one(index) of every item, in threads; None where it fails, which is said and counted."""
+    number = itertools.count(1)
 
     def attempt(index: int) -> T | None:
         try:
             return one(index)
         except DiffsrError as error:
-            say(f"skipped: {error}")
+            say(f"skipped ({next(number)}): {error}")
             return None
 
     with ThreadPoolExecutor() as pool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from upscale import methods
 from upscale.diffusion.denoiser import parametrisation
@@ -81,7 +83,7 @@ def run_training(
     """
     options = options or Options()
     spec_of(config)  # what cannot be trained is refused before pictures are read
-    with dist.world(device) as world:
+    with dist.world(device) as world, ExitStack() as held:
         say = say if world.first else lambda line: None
         names = names_from.read_text().split() if names_from else None
         data = dataset
@@ -92,7 +94,7 @@ def run_training(
         run, validation = prepared(config, data, world, dtype, options, say, init, net)
         log = Log(output, options.tensorboard and world.first)
         if world.first:
-            output.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(output))
         run.resume(output, say, log if world.first else None)
         path = output / f"{name or config.method}.safetensors"
         workers = options.workers
@@ -114,6 +116,24 @@ def run_training(
             write_card(path.with_suffix(".md"), path.stem, described, run.best)
         world.wait()
     return path
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made, until it is left or the process ends.
+    Raises UsageError where one is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another run is training in {folder}: give another --output") from None
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepared(

@@ -24,6 +24,7 @@ from upscale.train import checkpoint, dist
 from upscale.train.chance import Chance, antithetic, shared
 from upscale.train.config import SMALLEST, TrainConfig
 from upscale.train.data import Batch, Pairs
+from upscale.train.datasets import data_difference
 from upscale.train.distill import Teacher
 from upscale.train.log import LEVELS, Log, by_level
 from upscale.train.loss import (
@@ -121,8 +122,9 @@ class Run:
                     f"{folder} holds a run with another teacher (sha256 {own or 'of none'}, not "
                     f"{given or 'of none'}): give --distill that one again, or another --output"
                 )
-            if record.get("data", self.data) != self.data:
-                say("the pictures are not those that the run began with: it continues with these")
+            if difference := data_difference(record.get("data", self.data), self.data):
+                say(f"the pictures are not those that the run began with ({difference}): "
+                    "it continues with these")  # fmt: skip
             self.iteration, self.images_seen = iteration, record["images_seen"]
             self.best = record.get("best", {})
             self.validated = record.get("validated", -1)

@@ -154,7 +154,9 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
             _data(dataset, options, reporter.note),
             Path(output),
             name=name,
-            say=reporter.note,
+            say=lambda line: reporter.note(
+                line.replace("\n", "\\n")
+            ),  # names may hold ends of lines
             on_progress=_shown(reporter, config),
             should_stop=stop,
             options=how,
