@@ -667,7 +667,7 @@ def test_no_library_speaks_to_the_user():
                     assert not re.search(r"decoder|Error|broken|buffer|\b-\d", words), words
 
 
-def test_libtiff_is_quiet(capfd):
+def test_decoders_are_quiet(capfd):
     for bits, mode in ((8, "tiff_lzw"), (8, "packbits"), (16, "tiff_lzw")):
         data = bytearray(saved(whole(40, 40, bits=bits), "TIFF", compression=mode).getvalue())
         with tifffile.TiffFile(io.BytesIO(bytes(data))) as tiff:
@@ -675,6 +675,11 @@ def test_libtiff_is_quiet(capfd):
         data[at + 20 : at + 300] = b"\xff" * 280
         with suppress(InputError):
             read(io.BytesIO(bytes(data)))
+    data = bytearray(saved(whole(9, 9, 3), "TIFF").getvalue())
+    at = data.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    data[at] = 9  # samples a pixel, which Pillow logs
+    with suppress(InputError):
+        read(io.BytesIO(bytes(data)))
     assert capfd.readouterr().err == ""
 
 
@@ -705,9 +710,54 @@ def test_second_pictures_are_told():
     assert any("another picture (JPEG)" in note for note in read(io.BytesIO(one + one)).notes)
     video = bytes([0, 0, 0, 24]) + b"ftypmp42" + bytes(60)
     assert any("a video" in note for note in read(io.BytesIO(one + video)).notes)
-    sole = saved(smooth(16, 16), "PNG").getvalue()
-    assert any("another picture (PNG)" in note for note in read(io.BytesIO(sole + sole)).notes)
-    assert read(io.BytesIO(one)).notes == read(io.BytesIO(sole)).notes == ()
+    assert read(io.BytesIO(one)).notes == ()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_what_follows_in_the_same_stream_is_told(format):
+    one = saved(smooth(16, 16), format).getvalue()
+    other = saved(smooth(8, 8), "AVIF" if format == "AVIF" else "PNG").getvalue()
+    picture = read(io.BytesIO(one + other))
+    assert picture.size == (16, 16)
+    assert any("another picture" in note for note in picture.notes)
+    assert read(io.BytesIO(one)).notes == ()
+
+
+def test_a_damaged_tRNS_costs_only_transparency():
+    image = Image.fromarray(whole(9, 5) % 4).convert("P")
+    data = saved(image, "PNG", transparency=bytes([0, 128, 255])).getvalue()
+    at = data.index(b"tRNS") + 4
+    data = data[:at] + b"\7" + data[at + 1 :]
+    picture = read(io.BytesIO(data))
+    assert picture.alpha is None
+    assert any("tRNS" in note for note in picture.notes)
+
+
+def test_a_profile_inside_a_bmp():
+    plain = saved(whole(7, 3, 3), "BMP").getvalue()
+    offset = struct.unpack("<I", plain[10:14])[0]
+    pixels = plain[offset:]
+    head = bytearray(124)
+    head[:40] = plain[14:54]
+    head[0] = 124
+    head[56:60] = b"DEBM"
+    head[112:120] = struct.pack("<II", 124 + len(pixels), len(SRGB))
+    size = 14 + 124 + len(pixels) + len(SRGB)
+    data = b"BM" + struct.pack("<IHHI", size, 0, 0, 138) + bytes(head) + pixels + SRGB
+    picture = read(io.BytesIO(data))
+    assert picture.icc == SRGB
+    assert np.array_equal(np.rint(picture.rgb * 255), whole(7, 3, 3))
+
+
+def test_colours_of_a_tiff_without_a_profile_are_told():
+    wide = (708, 1000, 292, 1000, 170, 1000, 797, 1000, 131, 1000, 46, 1000)
+    usual = (64, 100, 33, 100, 30, 100, 60, 100, 15, 100, 6, 100)
+    for primaries, told in ((wide, True), (usual, False)):
+        file = io.BytesIO()
+        tags = [(319, 5, 6, primaries, True)]
+        tifffile.imwrite(file, whole(7, 3, 3), photometric="rgb", metadata=None, extratags=tags)
+        file.seek(0)
+        assert any("taken for sRGB" in note for note in read(file).notes) == told
 
 
 @pytest.mark.parametrize("format", ["AVIF", "PNG", "TIFF", "WEBP"])

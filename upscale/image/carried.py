@@ -18,8 +18,10 @@ from upscale.image.formats import alien, sniff
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 _UNPACKED_BYTES = 64 << 20  # of all texts that must be read; others go through as they are
 _CHUNK_BYTES = 256 << 20  # of a chunk besides pixels that is kept
+_TAIL = 4096  # bytes behind the picture that are looked at
 # Of a PNG, what its pixels need
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+_CHECKED = {b"tRNS", b"acTL", b"fcTL"}  # which a picture can do without, if they are damaged
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 # What says the colours, and how long it is. Not sBIT: enlarged samples have other bits.
 _COLOURS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
@@ -51,7 +53,13 @@ def carried(file: BinaryIO, format: str) -> tuple[Carried, BinaryIO]:
     decoder, else the same file). InputError for a variant that is not supported."""
     found = Carried()
     reader = _READERS.get(format)
-    pixels = reader(file, found) if reader else None
+    try:
+        pixels = reader(file, found) if reader else None
+    except InputError:
+        raise
+    except (ValueError, IndexError, KeyError, OverflowError, struct.error, zlib.error):
+        pixels = None
+        found.notes.append("metadata of the file are damaged: some were left out")
     file.seek(0)
     return found, pixels or file
 
@@ -100,7 +108,7 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             "preview): the others were left out"
         )
     elif end is not None:
-        _after(data[end : end + 4096], found)
+        _after(data[end : end + _TAIL], found)
 
 
 def _density(found: Carried, unit: int, pair: tuple[int, int]) -> None:
@@ -199,23 +207,25 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
                 "a PNG in the form that Apple packs into apps (CgBI), which diffsr cannot read; "
                 "save it as an ordinary PNG first"
             )
-        if kind in _PIXELS or not _ancillary(kind):
+        if kind in _PIXELS - _CHECKED or not _ancillary(kind):
             parts.append((at, at + 12 + length))
         elif length <= _CHUNK_BYTES:
             data, tail = file.read(length), file.read(4)
             if len(tail) < 4:
                 parts.append((at, at + 12 + length))  # the file ends here
                 break
-            if zlib.crc32(kind + data) == struct.unpack(">I", tail)[0]:
-                _png_chunk(kind, data, found)
-            else:
+            if zlib.crc32(kind + data) != struct.unpack(">I", tail)[0]:
                 bad.append(kind.decode("latin-1"))
+            elif kind in _CHECKED:
+                parts.append((at, at + 12 + length))
+            else:
+                _png_chunk(kind, data, found)
         else:
             bad.append(kind.decode("latin-1"))
         at += 12 + length
         if kind == b"IEND":
             file.seek(at)
-            _after(file.read(4096), found)
+            _after(file.read(_TAIL), found)
             break
     if bad:
         kinds = ", ".join(dict.fromkeys(bad))
@@ -310,8 +320,13 @@ def _unpacked(data: bytes, found: Carried) -> bytes:
 
 
 def _webp(file: BinaryIO, found: Carried) -> None:
+    file.seek(4)
+    (length,) = struct.unpack("<I", file.read(4).ljust(4, b"\0"))
+    end = 8 + length + length % 2
+    file.seek(end)
+    _after(file.read(_TAIL), found)
     file.seek(12)
-    while len(head := file.read(8)) == 8:
+    while file.tell() < end and len(head := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", head)
         name = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "icc"}.get(kind)
         if name and length <= _CHUNK_BYTES and getattr(found, name) is None:
@@ -340,6 +355,14 @@ def _gif(file: BinaryIO, found: Carried) -> None:
             start = data.find(b"XMP DataXMP") + 11
             end = data.find(b"\x01\xff\xfe", start)
             found.xmp = data[start:end] if end > 0 else None
+    while at < len(data) and data[at : at + 1] != b";":
+        if data[at : at + 1] == b",":  # pixels, behind a table of colours of their own
+            flags = data[at + 9 : at + 10] or b"\0"
+            at += 10 + (3 * 2 ** ((flags[0] & 7) + 1) if flags[0] & 0x80 else 0) + 1
+        else:
+            at += 2
+        _, at = _gif_blocks(data, at)
+    _after(data[at + 1 : at + 1 + _TAIL], found)
 
 
 def _gif_blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
@@ -368,6 +391,15 @@ def _bmp(file: BinaryIO, found: Carried) -> None:
     across, down = struct.unpack("<ii", head[38:46])
     if across > 0 and down > 0:
         found.dpi = (across * 0.0254, down * 0.0254)
+    more = file.read(84)
+    if head[14] == 124 and more[16:20] == b"DEBM" and len(more) == 84:  # a profile is embedded
+        place, length = struct.unpack("<II", more[72:80])
+        file.seek(14 + place)
+        found.icc = file.read(min(length, _CHUNK_BYTES))
+    (whole,) = struct.unpack("<I", head[2:6])
+    if whole > 54:
+        file.seek(whole)
+        _after(file.read(_TAIL), found)
 
 
 # --- AVIF and HEIC --------------------------------------------------------------------------------
@@ -406,6 +438,8 @@ def _heif(file: BinaryIO, found: Carried) -> BinaryIO:
 
 
 def _items(data: bytearray, found: Carried) -> None:
+    if [kind for kind, _, _ in _boxes(data, 0, len(data))].count(b"ftyp") > 1:
+        found.notes.append("another picture follows the first: it was left out")
     meta = next(((b, e) for kind, b, e in _boxes(data, 0, len(data)) if kind == b"meta"), None)
     if meta is None:
         return

@@ -365,11 +365,12 @@ def _quietly() -> Iterator[None]:
 
 
 def _silence() -> ExitStack:
-    """warnings and tifffile's log put aside, until it is closed."""
+    """warnings and the logs of tifffile and Pillow put aside, until it is closed."""
     stack = ExitStack()
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
-    logger = logging.getLogger("tifffile")
-    stack.callback(setattr, logger, "disabled", logger.disabled)
-    logger.disabled = True
+    for name in ("tifffile", "PIL"):
+        logger = logging.getLogger(name)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
     return stack

@@ -48,7 +48,7 @@ _INSTEAD = (
     "save it in grey or RGB, with 8 or 16 bits a channel, by LZW, Deflate or without compression"
 )
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples
-_DNG_VERSION = 50706
+_DNG_VERSION, _TRANSFER, _PRIMARIES, _ICC = 50706, 301, 319, 34675
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def header(file: BinaryIO) -> Header:
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
             pages = _pages(file, tiff)
             unread = None if raw else _unread(page, ours)
-            notes = _left_out(page)
+            notes = _left_out(page) + _colours(page)
             bits = max(np.atleast_1d(page.bitspersample))
     except InputError:
         raise
@@ -118,6 +118,22 @@ def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
         if value not in known:
             return words.format(getattr(value, "name", value)) + ", which diffsr cannot read"
     return None
+
+
+def _colours(page: tifffile.TiffPage) -> list[str]:
+    """A note where primaries or a curve other than sRGB's are declared, and no profile."""
+    if _ICC in page.tags:
+        return []
+    primaries = page.tags.get(_PRIMARIES)
+    odd = _TRANSFER in page.tags
+    if primaries is not None and len(primaries.value) == 12:
+        pairs = np.reshape(primaries.value, (6, 2)).astype(float)
+        found = pairs[:, 0] / np.maximum(pairs[:, 1], 1)
+        odd |= bool(np.abs(found - (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)).max() > 0.003)
+    if not odd:
+        return []
+    return ["primaries or a curve that the TIFF gives without a profile are not understood: its "
+            "colours are taken for sRGB"]  # fmt: skip
 
 
 def _left_out(page: tifffile.TiffPage) -> list[str]:
