@@ -76,9 +76,10 @@ class Picture:
         """
         digest = hashlib.blake2b(repr((self.size, self.alpha is not None)).encode(), digest_size=8)
         for plane in (self.rgb, self.alpha):
-            if plane is not None:
+            for y in range(0, 0 if plane is None else len(plane), _BAND):
                 # byte order named: the same picture has the same seed on every machine
-                digest.update(quantised(plane, self.bits).astype(f"<u{self.bits // 8}").tobytes())
+                whole = quantised(plane[y : y + _BAND], self.bits)
+                digest.update(whole.astype(f"<u{self.bits // 8}", copy=False))
         return int.from_bytes(digest.digest(), "big") >> 1
 
 
