@@ -150,7 +150,7 @@ def test_a_result_that_is_shrunk_is_made_in_blocks(tiny_weights, small_blocks, t
 
 def test_resizes_are_done_in_blocks_too(monkeypatch):
     monkeypatch.setattr(sizing, "FROM_PIXELS", 200_000)
-    monkeypatch.setattr(sizing, "PART_BYTES", 480**2 * sizing.RESIZE_BYTES)
+    monkeypatch.setattr(sizing, "RESIZED_BYTES", 480**2 * sizing.RESIZE_BYTES)
     picture = photo(130, 170)
     for name in ("bicubic", "lanczos"):
         upscaler = Upscaler(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageCms
 from upscale.errors import InputError
 from upscale.image import profile
 
+_BAND = 256  # rows that are converted at a time
 # rgb float32 (H,W,3) in [0,1], alpha float32 (H,W) or None, grey or not
 Planes: TypeAlias = "tuple[np.ndarray, np.ndarray | None, bool]"
 
@@ -33,9 +35,19 @@ _PLAIN = {
 
 def planes(im: Image.Image) -> Planes:
     """A loaded image in L, LA, RGB or RGBA -> its planes."""
-    samples = np.array(im, np.float32)
+    samples = np.empty((im.height, im.width, len(im.getbands())), np.float32)
+    for rows, band in bands(im):
+        samples[rows] = band
     samples /= 255
-    return split(samples if samples.ndim == 3 else samples[..., None])
+    return split(samples)
+
+
+def bands(im: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
+    """An image's rows, some at a time, as (h,W,C): as a whole they would be there twice."""
+    for y in range(0, im.height, _BAND):
+        bottom = min(y + _BAND, im.height)
+        band = np.asarray(im.crop((0, y, im.width, bottom)))
+        yield slice(y, bottom), band if band.ndim == 3 else band[..., None]
 
 
 def split(samples: np.ndarray) -> Planes:

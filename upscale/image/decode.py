@@ -128,7 +128,9 @@ def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: 
     im, lost = _loaded(im, pixels, format, allow_truncated)
     if format == "PNG" and png16.is_deep(head):
         samples = png16.read(pixels, im)
+        del im  # as large as they are
         planes, bits = colour.split(samples / np.float32(65535)), 16
+        del samples
         icc, said = colour.fitting(found.icc)
     else:
         im, icc, said = colour.plain(im, found.icc)

@@ -17,6 +17,7 @@ import png
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from upscale.image.colour import bands
 from upscale.image.picture import Extras
 
 _BAND = 256  # rows filtered at a time
@@ -50,19 +51,17 @@ def read(file: BinaryIO, high: Image.Image) -> np.ndarray:
         with suppress(OSError, SyntaxError, EOFError):  # `high` has ended there too
             low.load()
         low.tile = []
-        fine = np.asarray(low)
-        samples = fine.view(">u2") if two else _together(np.asarray(high), fine)
+        if two:
+            samples = np.asarray(low).view(">u2")
+        else:
+            samples = np.empty((high.height, high.width, len(high.getbands())), np.uint16)
+            for (rows, band), (_, fine) in zip(bands(high), bands(low), strict=True):
+                samples[rows] = band
+                samples[rows] <<= 8
+                samples[rows] |= fine
     if (hidden := high.info.get("transparency")) is not None:
         seen = (samples != np.array(hidden, np.uint16)).any(2, keepdims=True)
         samples = np.concatenate([samples, seen * np.uint16(65535)], 2)
-    return samples
-
-
-def _together(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Two uint8 arrays -> uint16."""
-    samples = high.astype(np.uint16)
-    samples <<= 8
-    samples |= low
     return samples
 
 

@@ -18,6 +18,7 @@ from upscale.pipeline.blocks import (
     FROM_PIXELS_CUDA,
     HALO,
     PART_BYTES,
+    RESIZED_BYTES,
     blocks_of,
     drawn,
 )
@@ -263,7 +264,7 @@ def _blocks(plan: Plan, net: torch.nn.Module | None, state: int, device: torch.d
     if whole or not large or (net and net.halo is None):
         return ()
     if net is None:
-        side = math.isqrt(PART_BYTES // state)
+        side = math.isqrt(RESIZED_BYTES // state)
         return blocks_of(plan.size_in, plan.size_out, 1, side, stage)
     side = math.isqrt(PART_BYTES // (state + net.bytes_per_pixel))
     halo, seen = max(HALO, net.halo), net.lr_margin
