@@ -103,7 +103,7 @@ def test_a_lie_is_refused_at_once(name: str, lie: Lie, honest, tmp_path: Path) -
     started = time.monotonic()
     with pytest.raises(WeightsError) as caught:
         used(path)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert len(str(caught.value)) < 1500 and "\x1b" not in str(caught.value)
 
 
