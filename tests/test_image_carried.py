@@ -21,6 +21,7 @@ from upscale.image.carried import carried
 from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture
+from upscale.image.pillow import picture_of, pillow_of
 
 FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP"]
 WORDS = "Leuchtturm, маяк, 灯台".encode()
@@ -788,3 +789,13 @@ def test_a_block_laid_out_again_is_the_same():
     once = exif.laid_out(order, tags)
     assert exif.tags_of(once) == (order, tags)
     assert exif.laid_out(*exif.tags_of(once)) == once
+
+
+def test_pillows_images_carry_the_same(tmp_path):
+    block = b"Exif\0\0" + directory((271, 2, b"Maker\0"), (274, 3, short(6)))
+    with Image.open(saved(whole(7, 3), "JPEG", exif=block, icc_profile=SRGB, xmp=PACKET)) as image:
+        picture = picture_of(image)
+    assert (picture.size, picture.dpi) == ((3, 7), None)
+    assert b"Maker" in picture.exif
+    made = pillow_of(picture)
+    assert profile.space(made.info["icc_profile"]) == b"GRAY"

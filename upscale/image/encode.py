@@ -87,13 +87,14 @@ def _encode(
             return
         plain = io.BytesIO()
         image.save(plain, name, **options)
-        file.write(_SPLICED[name](plain.getvalue(), extras))
+        data = plain.getbuffer()
+        head, rest = _SPLICED[name](data, extras)
+        file.write(head)
+        file.write(data[rest:])
 
 
 # formats whose extras are put in beside Pillow, which has no words for some and loses bytes of some
-_SPLICED = {
-    "PNG": png16.with_extras, "JPEG": jpeg.with_extras, "GIF": gif.with_extras,
-}  # fmt: skip
+_SPLICED = {"PNG": png16.head_of, "JPEG": jpeg.head_of, "GIF": gif.head_of}
 
 
 # what is said of a field that a format cannot hold

@@ -8,8 +8,9 @@ from upscale.image.picture import Extras
 _RAMP = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
 
-def with_extras(data: bytes, extras: Extras) -> bytes:
-    """A GIF with comments, XMP and the ratio of its pixels behind its table of colours."""
+def head_of(data: memoryview, extras: Extras) -> tuple[bytes, int]:
+    """(the beginning of a GIF, with comments, XMP and the ratio of its pixels behind its table of
+    colours, where in `data` it goes on)."""
     at = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     head = bytearray(data[:at])
     if extras.aspect:
@@ -20,7 +21,7 @@ def with_extras(data: bytes, extras: Extras) -> bytes:
     if extras.xmp:
         added += b"!\xff\x0bXMP DataXMP" + extras.xmp + _RAMP
     # comments and applications are of version 89a
-    return b"GIF89a" + bytes(head[6:]) + added + data[at:]
+    return b"GIF89a" + bytes(head[6:]) + added, at
 
 
 def _blocks(data: bytes) -> bytes:

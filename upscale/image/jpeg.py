@@ -115,8 +115,9 @@ def fits(extras: Extras, name: str) -> bool:
     return longest[name] <= MOST
 
 
-def with_extras(data: bytes, extras: Extras) -> bytes:
-    """A file that begins with JFIF's segment, with what goes along behind it."""
+def head_of(data: memoryview, extras: Extras) -> tuple[bytes, int]:
+    """(the beginning of a JPEG, with what goes along behind JFIF's segment, where in `data` it
+    goes on)."""
     (length,) = struct.unpack(">H", data[4:6])
     jfif = bytearray(data[2 : 4 + length])
     if densities := extras.dpi or extras.aspect:
@@ -145,7 +146,7 @@ def with_extras(data: bytes, extras: Extras) -> bytes:
         added += _segment(0xED, photoshop(extras.iptc))
     for comment in extras.comments:
         added += _segment(0xFE, comment)
-    return data[:2] + added + data[4 + length :]
+    return bytes(data[:2]) + added, 4 + length
 
 
 def _segment(marker: int, body: bytes) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from upscale.errors import InputError
-from upscale.image import colour, exif
+from upscale.image import colour, exif, profile
 from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
 
@@ -39,8 +39,9 @@ def pillow_of(picture: Picture) -> Image.Image:
     if picture.alpha is not None:
         samples = np.concatenate([samples, quantised(picture.alpha, 8)[..., None]], 2)
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    icc = picture.icc and (profile.fitted(picture.icc, grey) or picture.icc)
     carried = {
-        "icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi, "xmp": picture.xmp,
+        "icc_profile": icc, "exif": picture.exif, "dpi": picture.dpi, "xmp": picture.xmp,
     }  # fmt: skip
     image.info.update({key: value for key, value in carried.items() if value})
     return image
@@ -54,15 +55,29 @@ def _of_image(image: Image.Image) -> Picture:
             *colour.split(np.asarray(image)[..., None] / np.float32(65535))[:1], bits=16, grey=True
         )
     plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
-    block = image.info.get("exif")
-    with suppress(Exception):  # Pillow loses all tags where one is odd; then what was read stands
-        block = image.getexif().tobytes()
-    taken = exif.taken(block)
+    taken = exif.taken(image.info.get("exif") or _made_exif(image))
     rgb, alpha, grey = colour.planes(plain)
     rgb, alpha = colour.upright((rgb, alpha), taken.orientation)
-    dpi = upright_dpi(image.info.get("dpi") or taken.dpi, taken.orientation)
+    dpi = image.info.get("dpi") or taken.dpi
+    if image.format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
+        dpi = taken.dpi  # not the 72 that Pillow makes up
+    dpi = upright_dpi(dpi, taken.orientation)
     notes = (*notes, *taken.notes)
-    return Picture(rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes)
+    packet = image.info.get("xmp")
+    return Picture(
+        rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes,
+        xmp=packet if isinstance(packet, bytes) else None,
+    )  # fmt: skip
+
+
+def _made_exif(image: Image.Image) -> bytes | None:
+    """Tags that were set in Python, or that Pillow found in a TIFF; but no orientation of XMP."""
+    with suppress(Exception):  # Pillow loses all tags where one is odd
+        tags = image.getexif()
+        if "xmp" in image.info and image.format != "TIFF":
+            tags.pop(exif.ORIENTATION, None)
+        return tags.tobytes() if len(tags) else None
+    return None
 
 
 def _of_array(array: np.ndarray) -> Picture:

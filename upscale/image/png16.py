@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from upscale.image.colour import bands
 from upscale.image.picture import Extras
 
+_HEADER = 33  # bytes of the signature and the first chunk
 _BAND = 256  # rows filtered at a time
 _PIECE = 1 << 20  # bytes that a thread compresses at a time
 _WINDOW = 1 << 15  # of what lies before them, which deflate may refer to
@@ -103,14 +104,13 @@ def _text(keyword: bytes, words: bytes) -> tuple[bytes, bytes]:
     return b"iTXt", keyword + b"\0\0\0\0\0" + words
 
 
-def with_extras(data: bytes, extras: Extras) -> bytes:
-    """A PNG with what goes along behind its header."""
-    whole = io.BytesIO()
-    whole.write(data[:33])
+def head_of(data: memoryview, extras: Extras) -> tuple[bytes, int]:
+    """(the beginning of a PNG, with what goes along, where in `data` it goes on)."""
+    head = io.BytesIO()
+    head.write(data[:_HEADER])
     for kind, body in chunks(extras):
-        png.write_chunk(whole, kind, body)
-    whole.write(data[33:])
-    return whole.getvalue()
+        png.write_chunk(head, kind, body)
+    return head.getvalue(), _HEADER
 
 
 class Writer:
