@@ -39,11 +39,12 @@ def convert(path: Path, settings: Settings) -> tuple[State, dict[str, Any], bool
     """
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
+    trained = False
     try:
         if path.suffix.lower() in PICKLES:
             state, metadata = _published(path, _opened(path), settings)
-        elif "record" in tensors.header_of(path):
-            return (*_trained(path, settings), True)
+        elif trained := "record" in tensors.header_of(path):
+            state, metadata = _trained(path, settings)
         elif "method" in tensors.metadata_of(path):
             raise UsageError(f"{path} is diffsr's already: use it as it is, --weights {path}")
         else:
@@ -55,7 +56,7 @@ def convert(path: Path, settings: Settings) -> tuple[State, dict[str, Any], bool
         if str(path) in str(error):
             raise
         raise type(error)(f"{path}: {_cut(str(error))}") from error
-    return state, metadata, False
+    return state, metadata, trained
 
 
 def _opened(path: Path) -> Any:
@@ -177,7 +178,6 @@ def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
         metadata["domain"] = settings.domain
     chosen = {"sampler": settings.sampler, "steps": settings.steps}
     metadata["defaults"] |= {k: v for k, v in chosen.items() if v is not None}
-    golden.make(methods.build(state, metadata), _largest(metadata))
     return state, metadata
 
 

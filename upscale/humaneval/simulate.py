@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 
 import numpy as np
 
@@ -97,27 +98,22 @@ def coverage(
     on_study: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict]:
     """How often each interval covers the true rate: a row for each task and method."""
-    rows: dict[tuple[int, str], dict] = {}
+    kept: dict[tuple[int, str], list[dict]] = {}
     for study in range(studies):
         copy = simulated(store, bias, study)
         found = analysis.analyse(copy, analysis.Rules(), seed=study, draws=_BOOTSTRAP)
         copy.close()
         for rate in found["rates"]:
             true = bias.rates[rate["method"]]
-            row = rows.setdefault(
-                (rate["task"], rate["method"]),
-                {"task": rate["task"], "method": rate["method"], "true": true, "studies": 0,
-                 "mean": 0.0, **dict.fromkeys(analysis.INTERVALS, 0)},
-            )  # fmt: skip
-            row["studies"] += 1
-            row["mean"] += rate["rate"]
-            for name in analysis.INTERVALS:
-                row[name] += rate[name][0] <= true <= rate[name][1]
+            covers = {name: rate[name][0] <= true <= rate[name][1] for name in analysis.INTERVALS}
+            one = {"mean": rate["rate"], **covers}
+            kept.setdefault((rate["task"], rate["method"]), []).append(one)
         on_study(study + 1, studies)
-    for row in rows.values():
-        for name in ("mean", *analysis.INTERVALS):
-            row[name] /= row["studies"]
-    return [rows[key] for key in sorted(rows)]
+    rows = []
+    for (task, method), own in sorted(kept.items()):
+        row = {"task": task, "method": method, "true": bias.rates[method], "studies": len(own)}
+        rows.append(row | {name: fmean(one[name] for one in own) for name in own[0]})
+    return rows
 
 
 @dataclass

@@ -108,13 +108,10 @@ def difference(
 
 def holm(p_values: list[float]) -> list[float]:
     """Adjusted for their number (Holm 1979)."""
-    order = np.argsort(p_values)
-    count, highest = len(p_values), 0.0
-    adjusted = [0.0] * count
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (count - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
+    scaled = np.arange(len(order), 0, -1) * np.array(p_values)[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()
 
 
 def agreement(answers: Answers) -> tuple[float | None, float | None]:

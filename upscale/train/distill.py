@@ -20,6 +20,7 @@ from upscale.diffusion.process import sigmas
 from upscale.errors import UsageError
 from upscale.nets.compact import CompactConfig
 from upscale.train.chance import Chance, shared
+from upscale.train.checkpoint import under
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch
 from upscale.train.loss import Spec, encode, start_noise
@@ -159,8 +160,7 @@ class Teacher:
     def unpack(self, state: dict[str, Tensor], round_: int) -> None:
         """Inverse of `pack`."""
         if round_:
-            own = {k[8:]: v for k, v in state.items() if k.startswith("teacher.")}
-            self.turn(own, round_)
+            self.turn(under("teacher.", state), round_)
 
 
 def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = None) -> Teacher:

@@ -31,10 +31,8 @@ def by_level(sigma: Tensor, loss: Tensor) -> Tensor:
     """Sums and counts of losses (B,) by noise level, float64 (2, len(LEVELS))."""
     edges = torch.tensor(LEVELS[:-1], dtype=torch.float64)
     level = torch.bucketize(sigma.detach().double().cpu(), edges, right=True)
-    sums = torch.zeros(2, len(LEVELS), dtype=torch.float64)
-    sums[0].index_add_(0, level, loss.detach().double().cpu())
-    sums[1].index_add_(0, level, torch.ones(len(level), dtype=torch.float64))
-    return sums
+    losses = loss.detach().double().cpu(), torch.ones(len(level), dtype=torch.float64)
+    return torch.stack([torch.bincount(level, values, len(LEVELS)) for values in losses])
 
 
 class Log:
