@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -141,12 +142,8 @@ class CompactNet(Net):
             nn.ModuleList(_Block(w, emb) for _ in range(n))
             for w, n in zip(width, c.down, strict=True)
         )
-        self.shrink = nn.ModuleList(
-            Halving(a, b) for a, b in zip(width[:-1], width[1:], strict=True)
-        )
-        self.grow = nn.ModuleList(
-            nn.Conv2d(b, a, 1) for a, b in zip(width[:-1], width[1:], strict=True)
-        )
+        self.shrink = nn.ModuleList(Halving(a, b) for a, b in pairwise(width))
+        self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(width))
         self.up = nn.ModuleList(
             nn.ModuleList(_Block(w, emb) for _ in range(n))
             for w, n in zip(width[:-1], c.up, strict=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -111,9 +112,7 @@ class CompactIDM(CompactNet):
             self.edsr = EDSR(c.encoder_blocks, c.encoder_features)
             self.tail = nn.Conv2d(c.encoder_features, c.initial, 3, padding=1)
             self.enter = zeroed(nn.Conv2d(c.initial * c.stem**2, width[0], 1))
-        self.rise = nn.ModuleList(
-            self._upsampler(b, a, c.hidden) for a, b in zip(width[:-1], width[1:], strict=True)
-        )
+        self.rise = nn.ModuleList(self._upsampler(b, a, c.hidden) for a, b in pairwise(width))
         for layer in (*self.rise, *self.draw):  # beside them is the plain enlargement
             zeroed(layer.second)
         if c.conditioning == "adaptive":

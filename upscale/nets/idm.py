@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -214,9 +215,7 @@ class IDMNet(Net):
         else:
             widths[0] = c.encoder_features
         shrink = _BlurShrink if c.published else _Shrink
-        self.shrink = nn.ModuleList(
-            shrink(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.shrink = nn.ModuleList(shrink(a, b) for a, b in pairwise(widths))
         self.project = nn.ModuleList(
             nn.Conv2d(a, b, project, padding=project // 2)
             for a, b in zip(widths[1:], mixed, strict=True)
@@ -224,12 +223,10 @@ class IDMNet(Net):
 
     def _build_proportions(self, mixed: list[int]) -> None:
         """Eq. 5's MLP, its last layer in parts: alpha1 (the input's) and alpha2 (the U-Net's)."""
-        inputs = 1 if self.config.published else _MLP
-        self.mlp = (
-            nn.Identity()
-            if self.config.published
-            else nn.Sequential(nn.Linear(1, _MLP), nn.SiLU(), nn.Linear(_MLP, _MLP), nn.SiLU())
-        )
+        inputs, layers = 1, []
+        if not self.config.published:
+            inputs, layers = _MLP, [nn.Linear(1, _MLP), nn.SiLU(), nn.Linear(_MLP, _MLP), nn.SiLU()]
+        self.mlp = nn.Sequential(*layers)
         self.alpha1 = nn.ModuleList(nn.Linear(inputs, n) for n in mixed)
         self.alpha2 = nn.ModuleList(nn.Linear(inputs, n) for n in mixed)
         for layer in (*self.alpha1, *self.alpha2):
