@@ -18,7 +18,7 @@ from upscale.diffusion.tiling import Box
 FROM_PIXELS = 6_000_000
 FROM_PIXELS_CUDA = 24_000_000
 PART_BYTES = 2_000_000_000  # what a block may take with its halo
-RESIZED_BYTES = 200_000_000  # the same of a mere resize, whose halo is small
+RESIZED_BYTES = 64_000_000  # the same of a mere resize, whose halo is small
 HALO = 96  # pixels of the output around a block, where no network says more
 # Of the input. A projection reads 4 pixels around (down and up, 2 each), and there is one per step
 # and three at the end; past the first their influence is hundredths of the last one's.
