@@ -31,7 +31,8 @@ class HubDouble:
     the next downloads break off, in bytes of the whole. hang: the method that is never answered, a
     GET after `hang_at` bytes. ranges: whether parts are sent. refusing: whether a part behind the
     end is refused (416). pace: seconds before every tenth. cdn: redirect to another host name.
-    listed: the names in the listing, instead of those of the files.
+    listed: the names in the listing, instead of those of the files. packing: what a GET's
+    Content-Encoding says.
     """
 
     def __init__(self, files: dict[str, bytes] | None = None, repo: str = REPO) -> None:
@@ -47,6 +48,7 @@ class HubDouble:
         self.hang_at = 0  # bytes that are sent before a GET hangs
         self.ranges, self.pace, self.cdn, self.refusing = True, 0.0, False, False
         self.listed: list[str] | None = None
+        self.packing = ""
         self.log: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.authorised: dict[str, str | None] = {}  # path -> the header
         self.released = threading.Event()
@@ -187,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._head(416, {"Content-Length": "0"})
             told["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         told["Content-Length"] = str(len(content) - start)
+        if self.hub.packing:
+            told["Content-Encoding"] = self.hub.packing
         self._head(status, told)
         end = min(hub.cuts.pop(0), len(content)) if hub.cuts else len(content)
         if hub.hang == "GET":

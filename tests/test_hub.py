@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,6 +269,38 @@ def test_another_file_than_the_listed_one_is_refused_before_it_is_fetched(hub) -
     with pytest.raises(DamagedWeights, match=r"102405 bytes there, not 102400"):
         fetch()
     assert not hub.asked("GET")
+
+
+def test_bytes_that_came_packed_are_unpacked_in_bounds(hub, cache) -> None:
+    hub.packing, hub.served[NAME] = "gzip", gzip.compress(CONTENT)
+    assert fetch().read_bytes() == CONTENT
+    files.discard(files.cached(HERE))
+    hub.served[NAME] = gzip.compress(bytes(200 << 20))  # 200 kB that stand for 200 MB
+    tracemalloc.start()
+    with pytest.raises(DamagedWeights, match="what came is not the file"):
+        fetch()
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    hub.packing = "br"
+    with pytest.raises(HubUnreachable, match=r"came packed \(br\)"):
+        fetch()
+    assert files.cached(HERE) is None
+
+
+def test_a_server_that_sends_next_to_nothing_is_left(hub, cache, monkeypatch) -> None:
+    monkeypatch.setattr(files, "_WINDOW", 0.05)
+    monkeypatch.setattr(files, "_LEAST", 10**9)
+    hub.pace = 0.04
+    with pytest.raises(HubUnreachable, match="bytes a second came"):
+        fetch()
+    monkeypatch.undo()
+
+
+def test_more_bytes_than_any_weights_have_are_not_fetched(hub, cache, monkeypatch) -> None:
+    monkeypatch.setattr(files, "_MOST", 1000)
+    with pytest.raises(DamagedWeights, match="more than any weights"):
+        fetch()
+    assert not hub.asked("GET") and blobs(cache) == []
 
 
 def test_gits_names_of_small_files_are_hashes_too(hub, cache) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import random
 import signal
 import sqlite3
@@ -14,10 +16,16 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytest.importorskip("scipy")
 
+import uvicorn
+import uvicorn.server
 from humaneval_study import Client, make_study, serving
+from starlette.testclient import TestClient
 
 from upscale import humaneval
 from upscale.humaneval.guard import MOST_BYTES
+from upscale.humaneval.listener import _UVICORN, _Prompt
+from upscale.humaneval.server import application
+from upscale.humaneval.store import open_study
 
 pytestmark = pytest.mark.packaged
 
@@ -234,7 +242,7 @@ def take_part(link: str, kept: dict, failures: list, stop: threading.Event | Non
             client.answer(side)
             kept[number] = side
             assert client.post("answer", trial=trial, side="left")[0] == 409
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, http.client.IncompleteRead) as error:  # killed in mid-answer
         if stop is None:
             failures.append(repr(error))
     except BaseException as error:
@@ -307,3 +315,52 @@ def test_two_tabs_over_http(served):
     second.see()
     second.answer("left")
     assert first.post("answer", trial=trial, side="left")[1]["code"] == "tab"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET / HT", b""),
+        (b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT", b"HTTP/1.1 200"),
+        (b"POST /api/state HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+         b"Content-Length: 90\r\n\r\n{", b"HTTP/1.1 408"),
+    ],
+)  # fmt: skip
+def test_half_a_request_is_not_waited_for(tmp_path, monkeypatch, sent, answer):
+    monkeypatch.setattr("upscale.humaneval.guard.MOST_SECONDS", 0.15)
+    monkeypatch.setattr("upscale.humaneval.listener.MOST_SECONDS", 0.15)
+    store, how = open_study(make_study(tmp_path / "study")), {**_UVICORN, "timeout_keep_alive": 0.2}
+    config = uvicorn.Config(application(store, tmp_path / "study"), http=_Prompt, **how)
+    config.load()
+
+    async def asked() -> bytes:
+        made = lambda: _Prompt(config, uvicorn.server.ServerState(), {})  # noqa: E731
+        server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(sent)
+        whole = await asyncio.wait_for(reader.read(), 5)  # to the end: it is closed
+        writer.close()
+        server.close()
+        await writer.wait_closed()
+        return whole
+
+    assert asyncio.run(asked())[: len(answer) or None] == answer
+    store.close()
+
+
+def test_an_address_of_a_network_holds_few_places(tmp_path):
+    study = make_study(tmp_path / "study", subjects=10)
+    store = open_study(study)
+    with TestClient(application(store, study, hosts=None, most=2)) as browser:
+
+        def enrol() -> int:
+            browser.cookies.clear()
+            return browser.post("/api/enrol", json={}).status_code
+
+        assert [enrol() for _ in range(3)] == [200, 200, 429]
+        store.db.execute("UPDATE trial SET views = 1 WHERE subject = 0 AND position = 0")
+        assert [enrol() for _ in range(2)] == [200, 429]
+    assert store.free(3600) == 0  # they came just now
+    assert store.free(0) == 2 and store.counts()["enrolled"] == 1
+    store.close()

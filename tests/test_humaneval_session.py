@@ -297,3 +297,25 @@ def test_what_is_no_study(tmp_path):
     db.close()
     with pytest.raises(InputError, match="version 2; this diffsr reads 1"):
         open_study(newer)
+
+
+def test_the_clock_of_the_day_does_not_decide_what_was_shown(study):
+    store = open_study(study)
+    clock, steady = Clock(), Clock()
+    copy = in_memory(store, clock)
+    copy.steady = steady
+    copy.meta["seconds"] = 0.5
+    sessions = Sessions(copy)
+    subject, _ = sessions.enrol()
+    tab = sessions.claim(subject)
+    trial = sessions.state(subject)["trial"]["id"]
+    sessions.begin(subject, tab, trial)
+    clock.now += 3600  # it is set
+    refused(403, "early", sessions.shown, subject, tab, trial, 50.0, 16.7)
+    clock.now, steady.now = 0.0, steady.now + 1
+    sessions.shown(subject, tab, trial, 50.0, 16.7)
+    store.close()
+
+
+def test_a_study_is_its_owners_alone(study):
+    assert (study / "study.db").stat().st_mode & 0o077 == 0

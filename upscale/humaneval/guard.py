@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MOST_SECONDS = 10.0  # for a request to arrive
 MOST_BYTES = 4096  # of a request's body; the page's are about 150
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -102,11 +104,10 @@ async def posted(request: Request) -> dict[str, Any]:
             raise BadRequest(403, f"from a page that is {site!r}")
     elif origin is not None and origin.partition("://")[2] != headers.get("host"):
         raise BadRequest(403, f"from another origin: {origin!r}")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise BadRequest(413, f"a body of more than {MOST_BYTES} bytes")
+    try:
+        body = await asyncio.wait_for(_body(request), MOST_SECONDS)
+    except asyncio.TimeoutError:
+        raise BadRequest(408, f"no whole body within {MOST_SECONDS:g} s") from None
     try:
         sent = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -114,6 +115,15 @@ async def posted(request: Request) -> dict[str, Any]:
     if not isinstance(sent, dict):
         raise BadRequest(400, "the body is not an object")
     return sent
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise BadRequest(413, f"a body of more than {MOST_BYTES} bytes")
+    return bytes(body)
 
 
 def keep_cookie(response: Response, name: str, value: str, samesite: str, secure: bool) -> None:

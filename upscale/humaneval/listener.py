@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from upscale.errors import OutputError, UsageError
+from upscale.humaneval.guard import MOST_SECONDS
 from upscale.humaneval.server import LOOPBACK, application
 from upscale.humaneval.store import Store
 
@@ -23,7 +26,9 @@ _UVICORN = {
     "ws": "none",
     "timeout_keep_alive": 30,  # seconds; a subject's next request comes before that
     "timeout_graceful_shutdown": 5,
+    "limit_concurrency": 500,  # connections; more are answered 503, and the page tries again
 }
+MOST_PLACES = 5  # that one address of a network may hold without having begun
 
 
 def serve(
@@ -48,12 +53,43 @@ def serve(
     if local:
         hosts = frozenset({*LOOPBACK, *([tunnel_host] if tunnel_host else [])})
     secure = bool(tunnel and tunnel.startswith("https:"))
-    app = application(store, folder, hosts=hosts, access=access, secure=secure, say=say)
+    # behind a tunnel all come from one address, and on this machine all are its own
+    most = None if local or tunnel else MOST_PLACES
+    app = application(store, folder, hosts=hosts, access=access, secure=secure, most=most, say=say)
+    # all is done in the event loop: who finds the file locked is told so, and tries again
+    store.db.execute("PRAGMA busy_timeout = 100")
     with _listening(host, port) as listener:
         base = tunnel.rstrip("/") if tunnel else _address(host, listener.getsockname()[1])
         link = f"{base}/" + (f"?access={access}" if access else "")
-        server = _Server(uvicorn.Config(app, **_UVICORN), lambda: ready(link))
+        server = _Server(uvicorn.Config(app, http=_Prompt, **_UVICORN), lambda: ready(link))
         server.run(sockets=[listener])
+
+
+class _Prompt(H11Protocol):
+    """Closes a connection whose request is not there in time: uvicorn has no limit for that."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect()  # a part of its head
+        elif self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(error)
+
+    def _expect(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(MOST_SECONDS, self.transport.close)
 
 
 class _Server(uvicorn.Server):

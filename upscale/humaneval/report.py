@@ -92,4 +92,4 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str:
 
 def _safe(value: Any) -> Any:
     """A name that a spreadsheet would take for a formula is quoted."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r\n" and value else value

@@ -37,6 +37,20 @@ class Study:
         self.sessions = Sessions(store)
         self.cookie = f"subject_{store.meta['study']}"  # cookies know no port: two studies differ
         self.secure = False
+        self.most: int | None = None  # places that an address may hold without having begun
+        self._places: dict[str, list[int]] = {}  # address -> subjects
+
+    def admit(self, request: Request) -> str:
+        """The address that asks for a place. Refused where it holds too many."""
+        address = request.client.host if request.client else ""
+        held = [one for one in self._places.get(address, []) if not self.store.begun(one)]
+        self._places[address] = held
+        if self.most is not None and len(held) >= self.most:
+            raise Refusal(429, "full", "too many from here enrolled and did not begin")
+        return address
+
+    def placed(self, address: str, subject: int) -> None:
+        self._places[address].append(subject)
 
     def refused(self, what: str) -> None:
         """Refusals are kept and shown to the operator; who asked is neither."""
@@ -62,10 +76,13 @@ def application(
     hosts: frozenset[str] | None = frozenset(LOOPBACK),
     access: str | None = None,
     secure: bool = False,
+    most: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Starlette:
-    """The ASGI application. hosts, access, secure: see `Guard`; say: lines for the operator."""
+    """The ASGI application. hosts, access, secure: see `Guard`; most: places that an address may
+    hold without having begun; say: lines for the operator."""
     study = Study(store, folder, say)
+    study.most = most
     study.secure = secure
     posts = {"state": _state, "enrol": _enrol, "begin": _begin, "shown": _shown, "answer": _answer}
     routes = [
@@ -142,7 +159,9 @@ async def _enrol(study: Study, request: Request) -> Response:
     subject = study.sessions.subject(request.cookies.get(study.cookie))
     key = None
     if subject is None or study.sessions.state(subject)["phase"] == "done":
+        address = study.admit(request)
         subject, key = study.sessions.enrol()
+        study.placed(address, subject)
     tab = study.sessions.claim(subject)
     response = JSONResponse({**_about(study), **study.sessions.state(subject), "tab": tab})
     if key is not None:

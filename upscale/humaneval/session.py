@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from upscale.humaneval.design import LR, QUESTIONS
@@ -33,6 +33,8 @@ class Sessions:
     """The subjects of a study."""
 
     store: Store
+    # (subject, position) -> when its display began: the clock of the day may be set meanwhile
+    _began: dict[tuple[int, int], float] = field(default_factory=dict)
 
     # --- who --------------------------------------------------------------------------------
 
@@ -125,6 +127,7 @@ class Sessions:
                 "UPDATE trial SET views = views + 1, began = ? WHERE subject = ? AND position = ?",
                 (self.store.clock(), subject, row["position"]),
             )
+        self._began[subject, row["position"]] = self.store.steady()
 
     def shown(
         self,
@@ -145,13 +148,18 @@ class Sessions:
                 raise Refusal(403, "unserved", "this pair was not shown")
             if row["shown_ms"] is not None:
                 raise Refusal(409, "seen", "this pair was shown already")
-            if self.store.clock() - row["began"] < self.store.meta["seconds"] - SLACK:
+            if (began := self._began.get((subject, row["position"]))) is not None:
+                passed = self.store.steady() - began
+            else:  # another server, or this one before it was started anew
+                passed = self.store.clock() - row["began"]
+            if passed < self.store.meta["seconds"] - SLACK:
                 raise Refusal(403, "early", "this pair was not shown for its time")
             db.execute(
                 "UPDATE trial SET shown_ms = ?, frame_ms = ?, presented_ms = ?"
                 " WHERE subject = ? AND position = ?",
                 (*times, subject, row["position"]),
             )
+        self._began.pop((subject, row["position"]), None)
 
     def answer(
         self, subject: int, tab: str, trial: str, side: str, rt_ms: float | None = None

@@ -7,6 +7,7 @@ loses at most what it had not answered yet. The primary keys refuse a second ans
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,10 +27,15 @@ MOST_REFUSALS = 10_000  # that are kept: a flood must not fill the disk
 
 
 class Store:
-    """The tables behind names. clock: seconds since 1970."""
+    """The tables behind names. clock: seconds since 1970. steady: seconds that nobody sets."""
 
-    def __init__(self, db: sqlite3.Connection, clock: Callable[[], float] = time.time) -> None:
-        self.db, self.clock = db, clock
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.db, self.clock, self.steady = db, clock, steady
         db.row_factory = sqlite3.Row
         db.isolation_level = None  # transactions are named below
         db.execute("PRAGMA foreign_keys = ON")
@@ -110,6 +116,20 @@ class Store:
         rows = self.db.execute("SELECT picture, role, file FROM image")
         return {(row["picture"], row["role"]): row["file"] for row in rows}
 
+    def free(self, seconds: float) -> int:
+        """Give back the places of those who enrolled so many seconds ago or more and never saw a
+        pair; returns how many."""
+        with self.change() as db:
+            return db.execute(
+                "UPDATE subject SET key_hash = NULL, tab = NULL, enrolled = NULL"
+                " WHERE enrolled <= ? AND id NOT IN (SELECT subject FROM trial WHERE views > 0)",
+                (self.clock() - seconds,),
+            ).rowcount
+
+    def begun(self, subject: int) -> bool:
+        """Whether a subject has seen a pair."""
+        return self.row("SELECT max(views) FROM trial WHERE subject = ?", subject)[0] > 0
+
     def refuse(self, what: str) -> None:
         """Note a request that was refused."""
         with self.change() as db:
@@ -122,6 +142,8 @@ class Store:
 
 def create(path: Path | str, meta: dict[str, Any]) -> Store:
     """A new study without pictures."""
+    if str(path) != ":memory:":  # its secrets and answers are nobody else's
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
     store = Store(sqlite3.connect(path))
     store.db.execute("PRAGMA journal_mode = WAL")
     store.db.executescript(files("upscale.humaneval").joinpath("schema.sql").read_text("utf-8"))
@@ -155,4 +177,4 @@ def in_memory(store: Store, clock: Callable[[], float] = time.time) -> Store:
     """A copy that touches no file."""
     copy = sqlite3.connect(":memory:", check_same_thread=False)
     store.db.backup(copy)
-    return Store(copy, clock)
+    return Store(copy, clock, time.monotonic if clock is time.time else clock)

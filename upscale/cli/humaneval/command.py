@@ -86,6 +86,33 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     return 0
 
 
+_FREE = [
+    option("--minutes", type=Finite(0), default=60.0, metavar="N",
+        help="How long ago they must have enrolled."),
+    QUIET,
+    DEBUG,
+]  # fmt: skip
+
+
+@command.command(
+    examples=[("diffsr humaneval free study", "give back places that nobody took up")],
+)
+@STUDY
+@with_options(_FREE)
+def free(study: str, minutes: float, **options: Any) -> int:
+    """Give back the places in STUDY of those who enrolled and never saw a pair.
+
+    The study may be running. Who comes back later enrols anew.
+    """
+    from upscale.humaneval.store import open_study
+
+    with Reporter(quiet=options["quiet"]) as reporter:
+        store = open_study(Path(study))
+        reporter.note(f"{store.free(60 * minutes)} places are free again")
+        store.close()
+    return 0
+
+
 _REPORT = [
     option("-o", "--output", metavar="DIR", type=ANY_PATH, show_default="STUDY/report",
         help="Folder for the report."),

@@ -12,17 +12,23 @@ import hashlib
 import os
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from upscale.errors import DamagedWeights, HubOffline, HubUnreachable, InputError, WeightsError
 from upscale.weights.hub.failures import explained, hub_client, patiently
 from upscale.weights.hub.names import COMMIT, ETAG, Hub
 
 _SILENCE = 10.0  # seconds without an answer after which the Hub counts as absent
+_MOST = 64 << 30  # bytes of a file
+_LEAST, _WINDOW = 1024, 30.0  # bytes a second, on the mean of so many seconds
+_PIECE = 1 << 20  # bytes that are unpacked at a time
 OnBytes = Callable[[int, int | None], None]  # (bytes so far, of all or None if nobody knows)
 
 
@@ -125,6 +131,10 @@ def fetch(
             )
         if size is not None and head.size is not None and head.size != size:
             raise DamagedWeights(f"{hub} has {head.size} bytes there, not {size}: not fetched")
+        if (size or head.size or 0) > _MOST:
+            raise DamagedWeights(
+                f"{hub} has {size or head.size} bytes there: more than any weights"
+            )
         exact = replace(hub, revision=commit)
         store = Path(client.constants.HF_HUB_CACHE) / f"models--{hub.repo.replace('/', '--')}"
         blob = store / "blobs" / etag
@@ -191,15 +201,42 @@ def _stream(url: str, partial: Path, size: int | None, on_bytes: OnBytes | None)
         client.utils.hf_raise_for_status(response)
         if response.status_code != 206:
             done = 0
+        most, since, before = _MOST if size is None else size, time.monotonic(), done
         with open(partial, "ab" if done else "wb") as file:
-            for block in response.iter_bytes():
+            for block in _sent(response, url):
                 done += len(block)
-                if size is not None and done > size:
-                    break  # more than was announced: `_accept` refuses it
+                if done > most:
+                    break  # more than was announced: it is refused
                 file.write(block)
                 file.flush()  # what has come stays, however this ends
                 if on_bytes:
                     on_bytes(done, size)
+                if (passed := time.monotonic() - since) > _WINDOW:
+                    if done - before < _LEAST * passed:
+                        raise HubUnreachable(
+                            f"{url}: fewer than {_LEAST} bytes a second came; run again, which "
+                            "resumes the download, or set HF_ENDPOINT to a mirror"
+                        )
+                    since, before = time.monotonic(), done
+        if size is None and done > most:
+            partial.unlink()
+            raise DamagedWeights(f"{url}: more than {most} bytes came: more than any weights have")
+
+
+def _sent(response: Any, url: str) -> Iterator[bytes]:
+    """The bytes of a file, unpacked in small pieces where the server packed them unasked: a few of
+    them may stand for gigabytes."""
+    packing = response.headers.get("Content-Encoding", "identity").lower()
+    if packing in ("", "identity"):
+        yield from response.iter_raw()
+        return
+    if packing not in ("gzip", "x-gzip") or response.status_code == 206:
+        raise HubUnreachable(f"{url}: came packed ({packing}); set HF_ENDPOINT to another mirror")
+    unpacker = zlib.decompressobj(31)  # with gzip's header
+    for block in response.iter_raw():
+        while block:
+            yield unpacker.decompress(block, _PIECE)
+            block = unpacker.unconsumed_tail
 
 
 def _accept(hub: Hub, partial: Path, size: int | None, digest: str) -> None:
