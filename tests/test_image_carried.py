@@ -799,3 +799,44 @@ def test_pillows_images_carry_the_same(tmp_path):
     assert b"Maker" in picture.exif
     made = pillow_of(picture)
     assert profile.space(made.info["icc_profile"]) == b"GRAY"
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("tag", [270, 271, 282, 283, 296, 305, 700, 33723, 34675])
+def test_a_tag_of_a_tiff_of_any_type_costs_only_itself(tag, bits, big):
+    """Also one whose value then lies beyond the file."""
+    file = io.BytesIO()
+    extra = [(274, 3, 1, 6, True), (700, 1, 9, b"<x:xmpmet", True), (271, 2, 0, "Maker", True),
+             (34675, 7, 8, b"12345678", True), (33723, 7, 4, b"abcd", True)]  # fmt: skip
+    tifffile.imwrite(
+        file, whole(7, 3, 3, bits=bits), photometric="rgb", metadata=None, bigtiff=big,
+        description="Lighthouse", software="sw", resolution=(300, 300), extratags=extra,
+    )  # fmt: skip
+    form, at = (">Q", 16) if big else (">H", 8)
+    data = bytearray(file.getvalue())
+    size = struct.calcsize(form)
+    count = int.from_bytes(data[at : at + size], "little")
+    step = 20 if big else 12
+    places = [at + size + i * step for i in range(count)]
+    place = next(p for p in places if data[p : p + 2] == struct.pack("<H", tag))
+    for kind in (0, 1, 2, 3, 5, 7, 11, 12, 18, 99):
+        data[place + 2 : place + 4] = struct.pack("<H", kind)
+        picture = read(io.BytesIO(bytes(data)))
+        assert picture.size == (3, 7)
+        assert b"Lighthouse" in picture.exif or tag == 270
+
+
+@pytest.mark.parametrize("tag", [282, 283, 296, 305])
+@pytest.mark.parametrize("kind", [1, 2, 3, 5, 7, 12, 99])
+def test_a_resolution_of_any_type_costs_only_itself(kind, tag):
+    size = {1: 1, 2: 1, 3: 2, 5: 8, 7: 1, 12: 8, 99: 1}[kind]
+    third = struct.pack("<II", 300, 1)
+    entries = {271: (2, b"Maker\0"), 274: (3, short(6)), 282: (5, third), 283: (5, third),
+               296: (3, short(3)), tag: (kind, bytes([6, *bytes(7)])[:size])}  # fmt: skip
+    block = b"Exif\0\0" + directory(*((t, *entries[t]) for t in sorted(entries)))
+    data = saved(smooth(7, 3), "JPEG").getvalue()
+    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block
+    picture = read(io.BytesIO(data[:2] + segment + data[20:]))  # in place of JFIF's
+    assert picture.size == (3, 7)
+    assert b"Maker" in picture.exif

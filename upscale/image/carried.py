@@ -158,12 +158,12 @@ def _after(tail: bytes, found: Carried) -> None:
 
 
 class Spliced(io.RawIOBase):
-    """Parts (start, end) of a file as one; seekable, for reading."""
+    """Parts (file, start, end) of files as one; seekable, for reading."""
 
-    def __init__(self, file: BinaryIO, parts: list[tuple[int, int]]) -> None:
-        self._file, self._parts, self._at = file, parts, 0
+    def __init__(self, parts: list[tuple[BinaryIO, int, int]]) -> None:
+        self._parts, self._at = parts, 0
         self._starts = [0]
-        for start, end in parts:
+        for _, start, end in parts:
             self._starts.append(self._starts[-1] + end - start)
 
     def readable(self) -> bool:
@@ -184,9 +184,9 @@ class Spliced(io.RawIOBase):
         if part == len(self._parts):
             return 0
         inside = self._at - self._starts[part]
-        start, end = self._parts[part]
-        self._file.seek(start + inside)
-        data = self._file.read(min(len(buffer), end - start - inside))
+        file, start, end = self._parts[part]
+        file.seek(start + inside)
+        data = file.read(min(len(buffer), end - start - inside))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -235,7 +235,8 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
         if joined and joined[-1][1] == start:
             start = joined.pop()[0]
         joined.append((start, end))
-    return io.BufferedReader(Spliced(file, joined), 1 << 16)
+    spliced = Spliced([(file, start, end) for start, end in joined])
+    return io.BufferedReader(spliced, 1 << 16)
 
 
 def _ancillary(kind: bytes) -> bool:

@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
 from upscale.image import colour, exif, jpeg, png16, profile, tiff, xmp
@@ -212,6 +213,13 @@ def upright_dpi(dpi: tuple[float, float] | None, orientation: int) -> tuple[floa
     return (down, across) if orientation > 4 else (across, down)
 
 
+class _Jpeg(JpegImageFile):
+    """Without Pillow's search of EXIF for a resolution, which fails on odd tags."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
 def _plugin(format: str) -> type[Image.Image]:
     """Pillow's class for the format. Called by name, because `Image.open` goes by a limit of
     pixels that is a global variable, and tries other formats too."""
@@ -220,6 +228,8 @@ def _plugin(format: str) -> type[Image.Image]:
             return importlib.import_module("pillow_heif").HeifImageFile
         except ImportError as error:
             raise InputError("HEIC needs an extra package: pip install 'diffsr[heic]'") from error
+    if format == "JPEG":
+        return _Jpeg
     module, name = FORMATS[format].plugin.split(".")
     return getattr(importlib.import_module(f"PIL.{module}"), name)
 

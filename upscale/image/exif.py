@@ -29,7 +29,7 @@ _SUBJECT = {0x9214, 0xA214}  # places in the picture, in pixels of the old size
 
 # How a TIFF lays out and describes its own pixels: of no meaning once they are decoded. Includes
 # the profile, XMP, IPTC and Photoshop blocks, which an EXIF block does not hold.
-_LAYOUT = {
+LAYOUT = {
     254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291, 292,
     293, 301, 317, 318, 319, 320, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513,
     514, 529, 530, 531, 532, 700, 33723, 34377, 34675,
@@ -95,20 +95,46 @@ def parsed(file: BinaryIO, *, of_tiff: bool = False) -> Read | None:
     """The first directory of a TIFF, a BigTIFF or the inside of an EXIF block, and those below it
     that EXIF defines. Of a TIFF, only what is about the picture. None where there is no directory.
     """
+    if (place := _place(file)) is None:
+        return None
+    order, big, at = place
+    lost: list[str] = []
+    reader = _Reader(file, order, big, lost)
+    tags = reader.directory(at, ABOUT | _BLOCKS if of_tiff else None)
+    return None if tags is None else Read(order, tags, lost, _orientation(file, at, order, big))
+
+
+def _place(file: BinaryIO) -> tuple[str, bool, int] | None:
+    """(byte order, whether it is a BigTIFF, where the first directory is)."""
     file.seek(0)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 8:
         return None
-    magic = struct.unpack(f"{order}H", head[2:4])[0]
-    if magic == 43 and len(head) == 16:
-        big, (at,) = True, struct.unpack(f"{order}Q", head[8:])
-    else:
-        big, (at,) = False, struct.unpack(f"{order}I", head[4:8])
-    lost: list[str] = []
-    reader = _Reader(file, order, big, lost)
-    tags = reader.directory(at, ABOUT | _BLOCKS if of_tiff else None)
-    return None if tags is None else Read(order, tags, lost, _orientation(file, at, order, big))
+    if struct.unpack(f"{order}H", head[2:4])[0] == 43 and len(head) == 16:
+        return order, True, struct.unpack(f"{order}Q", head[8:])[0]
+    return order, False, struct.unpack(f"{order}I", head[4:8])[0]
+
+
+def layout_alone(file: BinaryIO) -> tuple[int, bytes] | None:
+    """(where the entries of the first directory begin, what to read there instead), so that all
+    tags but those of the layout are zeros in their places; None if none of them is odd."""
+    if (place := _place(file)) is None:
+        return None
+    order, big, at = place
+    fields = _fields(file, at, order, big) or []
+    form, wide = (f"{order}HHQ8s", 8) if big else (f"{order}HHI4s", 4)
+    end, odd, entries = file.seek(0, io.SEEK_END), False, b""
+    for tag, kind, count, field in fields:
+        if tag in LAYOUT - _BLOCKS:
+            entries += struct.pack(form, tag, kind, count, field)
+            continue
+        size = count * (_BYTES.get(kind) or _BIG.get(kind) or end + 1)
+        start = int.from_bytes(field, "little" if order == "<" else "big") if size > wide else 0
+        expected = _EXPECTED.get(tag)
+        odd |= start + size > end or (expected is not None and kind not in expected)
+        entries += struct.pack(form, tag, BYTE, 1, bytes(wide))
+    return (at + (8 if big else 2), entries) if odd else None
 
 
 def _orientation(file: BinaryIO, at: int, order: str, big: bool) -> int:
@@ -154,7 +180,7 @@ class _Reader:
         self._seen.add(at)
         tags: Tags = {}
         for tag, kind, count, field in fields:
-            if tag in tags or tag in _LAYOUT - _BLOCKS or (only and tag not in only):
+            if tag in tags or tag in LAYOUT - _BLOCKS or (only and tag not in only):
                 continue
             value: Value | Tags | None = self._value(tag, kind, count, field)
             if isinstance(value, Value) and tag in _POINTERS:
@@ -228,7 +254,7 @@ def taken(block: bytes | None) -> Taken:
 
 
 def taken_of(read: Read) -> Taken:
-    tags = {tag: value for tag, value in read.tags.items() if tag not in _LAYOUT}
+    tags = {tag: value for tag, value in read.tags.items() if tag not in LAYOUT}
     dpi, aspect = _resolution(tags, read.order)
     for tag in (ORIENTATION, _X, _Y, _UNIT):
         tags.pop(tag, None)

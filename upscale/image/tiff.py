@@ -28,7 +28,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from upscale.errors import InputError
 from upscale.image import exif
-from upscale.image.carried import Carried, of_tiff
+from upscale.image.carried import Carried, Spliced, of_tiff
 from upscale.image.picture import Extras
 
 _STRIP_BYTES = 1 << 20
@@ -226,6 +226,11 @@ class _AsStored(TiffImageFile):
 def image(file: BinaryIO) -> Image.Image:
     """A file that is not deep, by Pillow, as stored. InputError for kinds that it cannot read."""
     _hush()
+    if patch := exif.layout_alone(file):  # one odd tag costs Pillow all that follow it
+        at, entries = patch
+        after, end = at + len(entries), file.seek(0, io.SEEK_END)
+        parts = [(file, 0, at), (io.BytesIO(entries), 0, len(entries)), (file, after, end)]
+        file = io.BufferedReader(Spliced(parts), 1 << 16)
     file.seek(0)
     try:
         im = _AsStored(file)
