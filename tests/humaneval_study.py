@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from upscale.humaneval.build import Entry, Settings, build
+from upscale.humaneval.build import Entry, StudySettings, build
 from upscale.image.picture import Picture
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def make_study(
         for i in range(pictures)
     )
     chosen = {"subjects": 4, "images": 4, "checks": 1, "practice": 1, "seconds": SECONDS}
-    build(entries, pictures, methods, Settings(**{**chosen, **settings}), folder)
+    build(entries, pictures, methods, StudySettings(**{**chosen, **settings}), folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.protocol import make_lr
 from upscale.bench.run import run
 from upscale.bench.testsets import pictures_of
-from upscale.bench.trials import Settings, Trial
+from upscale.bench.trials import BenchSettings, Trial
 from upscale.cli.bench import command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
 from upscale.image.decode import read
@@ -33,7 +33,7 @@ CHEAP = ("psnr_y", "ssim_y", "psnr", "ssim", "consistency", "lr_psnr", "grid_rat
 class Fake:
     """Enlarges by bicubic; remembers what it was asked; refuses pictures 13 pixels wide."""
 
-    def __init__(self, trial: Trial | None = None, settings: Settings | None = None) -> None:
+    def __init__(self, trial: Trial | None = None, settings: BenchSettings | None = None) -> None:
         self.asked, self.ways = [], []
 
     def plan(self, picture, request):
@@ -65,11 +65,13 @@ def dataset(tmp_path: Path, scene: np.ndarray) -> Path:
 
 
 def bench(dataset: Path, metrics=CHEAP, **rest):
-    options = {key: rest.pop(key) for key in list(rest) if key in Settings.__dataclass_fields__}
+    options = {
+        key: rest.pop(key) for key in list(rest) if key in BenchSettings.__dataclass_fields__
+    }
     rest.setdefault("make_upscaler", Fake)
     if "outputs" in options:
         options = {"methods": (), **options, "outputs": (options["outputs"],)}
-    return run(dataset, Settings(**{"metrics": metrics, **options}), **rest)
+    return run(dataset, BenchSettings(**{"metrics": metrics, **options}), **rest)
 
 
 def test_the_protocol(dataset: Path) -> None:
@@ -105,7 +107,7 @@ def test_lr_enlarged_has_hrs_size(scale: float, size: tuple[int, int]) -> None:
 def test_every_combination_is_measured_once(dataset: Path) -> None:
     told, fakes = [], {}
 
-    def make(trial: Trial, settings: Settings) -> Fake:
+    def make(trial: Trial, settings: BenchSettings) -> Fake:
         return fakes.setdefault(trial.method, Fake())
 
     rows = bench(

@@ -16,11 +16,11 @@ import pytest
 from upscale.bench import cache as module
 from upscale.bench.cache import Cache, Measured
 from upscale.bench.run import run
-from upscale.bench.trials import Settings
+from upscale.bench.trials import BenchSettings
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 
-SETTINGS = Settings(methods=("bicubic", "lanczos"), metrics=("psnr", "ssim"), device="cpu")
+SETTINGS = BenchSettings(methods=("bicubic", "lanczos"), metrics=("psnr", "ssim"), device="cpu")
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def measure(folder: Path, settings: Settings = SETTINGS, **rest) -> tuple[list[dict], list[str]]:
+def measure(
+    folder: Path, settings: BenchSettings = SETTINGS, **rest
+) -> tuple[list[dict], list[str]]:
     """(rows, what had to be enlarged)."""
     from upscale.bench.run import _upscaler
 

@@ -12,7 +12,7 @@ from PIL import Image
 from upscale.bench import testsets
 from upscale.bench.protocol import make_lr
 from upscale.bench.run import run
-from upscale.bench.trials import Settings, Trial, trials_of
+from upscale.bench.trials import BenchSettings, Trial, trials_of
 from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -30,7 +30,9 @@ def put(path: Path, height: int = 40, width: int = 52, seed: int = 0) -> np.ndar
 
 def bicubic(folder: Path, **rest) -> list[dict]:
     scales = rest.pop("scales", (4.0,))
-    return run(folder, Settings(scales=scales, metrics=("psnr", "lr_psnr"), device="cpu"), **rest)
+    return run(
+        folder, BenchSettings(scales=scales, metrics=("psnr", "lr_psnr"), device="cpu"), **rest
+    )
 
 
 def test_what_ships_is_there_and_small() -> None:
@@ -147,26 +149,26 @@ def test_a_grey_picture_is_enlarged_as_grey(tmp_path: Path) -> None:
 
 
 def test_weights_bring_their_method_and_scales_multiply(tiny_weights, two_headed_weights) -> None:
-    both = trials_of(Settings(methods=(), weights=(tiny_weights, two_headed_weights),
+    both = trials_of(BenchSettings(methods=(), weights=(tiny_weights, two_headed_weights),
                               scales=(2.0, 4.0), steps=(2, 4)))  # fmt: skip
     assert [(t.method, t.scale, t.steps) for t in both] == [
         (m, s, n) for s in (2.0, 4.0) for m in ("sr3", "ecdp") for n in (2, 4)
     ]
-    beside = trials_of(Settings(methods=("bicubic", "sr3"), weights=(tiny_weights,)))
+    beside = trials_of(BenchSettings(methods=("bicubic", "sr3"), weights=(tiny_weights,)))
     assert [(t.method, t.weights) for t in beside] == [("bicubic", None), ("sr3", tiny_weights)]
     assert beside[1].label == "sr3_tiny"
-    resized = trials_of(Settings(methods=("bicubic",), weights=(tiny_weights,)))
+    resized = trials_of(BenchSettings(methods=("bicubic",), weights=(tiny_weights,)))
     assert resized == beside
     with pytest.raises(UsageError, match="are for --method sr3, not ecdp"):
-        trials_of(Settings(methods=("ecdp",), weights=(tiny_weights,)))
+        trials_of(BenchSettings(methods=("ecdp",), weights=(tiny_weights,)))
     with pytest.raises(UsageError, match="has none for --method regression"):
-        trials_of(Settings(methods=("sr3", "regression"), weights=(tiny_weights,)))
+        trials_of(BenchSettings(methods=("sr3", "regression"), weights=(tiny_weights,)))
     with pytest.raises(WeightsError, match="no weights named sr4"):
-        trials_of(Settings(methods=(), weights=("sr4",)))
+        trials_of(BenchSettings(methods=(), weights=("sr4",)))
 
 
 def test_a_sampler_that_chooses_its_steps_is_one_trial() -> None:
-    found = trials_of(Settings(methods=("ecdp",), samplers=("rk45", "ddim"), steps=(2, 4)))
+    found = trials_of(BenchSettings(methods=("ecdp",), samplers=("rk45", "ddim"), steps=(2, 4)))
     assert [(t.sampler, t.steps) for t in found] == [("rk45", None), ("ddim", 2), ("ddim", 4)]
 
 
@@ -174,7 +176,7 @@ def test_results_of_other_programs_stand_beside_methods(tmp_path: Path) -> None:
     hr = put(tmp_path / "set" / "a.png")
     for name in ("one", "two"):
         write(Picture(hr), tmp_path / name / "a.png")
-    settings = Settings(outputs=(tmp_path / "one", tmp_path / "two"), metrics=("ssim",))
+    settings = BenchSettings(outputs=(tmp_path / "one", tmp_path / "two"), metrics=("ssim",))
     rows = run(tmp_path / "set", settings)
     assert [row["method"] for row in rows] == ["one", "two", "bicubic"]
     assert rows[0]["ssim"] == pytest.approx(1, abs=1e-3)
@@ -184,21 +186,23 @@ def test_results_of_other_programs_stand_beside_methods(tmp_path: Path) -> None:
 
 def test_several_samples_and_their_diversity(tmp_path: Path, tiny_weights) -> None:
     put(tmp_path / "a.png", 64, 68)
-    settings = Settings(methods=(), weights=(tiny_weights,), scales=(2.0,), samples=3, device="cpu",
-                        metrics=("psnr", "diversity"))  # fmt: skip
+    settings = BenchSettings(
+        methods=(), weights=(tiny_weights,), scales=(2.0,), samples=3, device="cpu",
+        metrics=("psnr", "diversity"),
+    )  # fmt: skip
     (row,) = run(tmp_path, settings, save=tmp_path / "out")
     made = [p.name for p in sorted((tmp_path / "out" / "sr3_tiny").iterdir())]
     assert made == ["a_0.png", "a_1.png", "a_2.png"]
     assert row["samples"] == 3 and row["diversity"] > 0.001
     assert np.isfinite(row["psnr"])
     with pytest.raises(UsageError, match="--samples 2 or more"):
-        run(tmp_path, Settings(metrics=("diversity",)))
+        run(tmp_path, BenchSettings(metrics=("diversity",)))
 
 
 @pytest.mark.parametrize(("name", "known"), [("Set5_matlab", 28.43), ("Set14_matlab", 26.09)])
 def test_bicubic_on_matlabs_pairs_gives_the_fields_numbers(name: str, known: float) -> None:
     if not (SHARED / name).is_dir():
         pytest.skip("needs the shared evaluation pictures")
-    rows = run(SHARED / name, Settings(metrics=("psnr_y",), device="cpu"))
+    rows = run(SHARED / name, BenchSettings(metrics=("psnr_y",), device="cpu"))
     assert len(rows) in (5, 14) and rows[0]["kernel"] == "the set's maker (LRx4)"
     assert np.mean([row["psnr_y"] for row in rows]) == pytest.approx(known, abs=0.01)

@@ -17,7 +17,7 @@ from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair
 from upscale.bench.report import means, to_markdown
 from upscale.bench.run import run
 from upscale.bench.testsets import Pair, pairs_of
-from upscale.bench.trials import AUTO, Settings, trials_of
+from upscale.bench.trials import AUTO, BenchSettings, trials_of
 from upscale.errors import InputError
 from upscale.image.decode import read
 from upscale.image.encode import write
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 
 def rows_of(folder: Path, cache: Cache | None = None, **settings):
     return run(
-        folder, Settings(metrics=("psnr_y", "lr_psnr"), **settings), cache=cache,
+        folder, BenchSettings(metrics=("psnr_y", "lr_psnr"), **settings), cache=cache,
         make_upscaler=lambda trial, settings: Chooser(trial.method == AUTO),
     )  # fmt: skip
 
@@ -131,12 +131,12 @@ def test_auto_makes_an_upscaler_without_method(folder, monkeypatch):
         return Chooser()
 
     monkeypatch.setattr("upscale.pipeline.upscaler.Upscaler", upscaler)
-    run(folder, Settings(methods=(AUTO,), metrics=("psnr_y",), limit=1))
+    run(folder, BenchSettings(methods=(AUTO,), metrics=("psnr_y",), limit=1))
     assert made == [(None, None)]
 
 
 def test_auto_may_stand_beside_weights(tiny_weights):
-    settings = Settings(methods=(AUTO, "bicubic"), weights=(tiny_weights,))
+    settings = BenchSettings(methods=(AUTO, "bicubic"), weights=(tiny_weights,))
     found = [(trial.method, trial.weights) for trial in trials_of(settings)]
     assert found == [(AUTO, None), ("bicubic", None), ("sr3", tiny_weights)]
     assert replace(trials_of(settings)[0]).label == "auto"

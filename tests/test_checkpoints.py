@@ -19,15 +19,15 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.convert import checkpoints
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.errors import DamagedWeights, UntrustedWeights, UsageError, WeightsError
 from upscale.weights import store
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = {
-    "sr3": Settings("sr3", norm_groups=8, scale=4.0),
-    "idm": Settings("idm", norm_groups=8, max_scale=4.0),
-    "ecdp": Settings("ecdp", selection=(0, 2)),
+    "sr3": Hints("sr3", norm_groups=8, scale=4.0),
+    "idm": Hints("idm", norm_groups=8, max_scale=4.0),
+    "ecdp": Hints("ecdp", selection=(0, 2)),
 }
 CLOSE = {"atol": 2e-5, "rtol": 0}  # of the fixtures' README, for one call
 
@@ -64,7 +64,7 @@ def as_published(name: str, folder: Path) -> Path:
     return path
 
 
-def imported(path: Path, settings: Settings) -> methods.Model:
+def imported(path: Path, settings: Hints) -> methods.Model:
     """Converted, saved, found by its path alone, and built."""
     target = path.parent / "mine.safetensors"
     state, metadata, half = checkpoints.convert(path, settings)
@@ -228,12 +228,12 @@ def test_missing_and_unexpected_keys_are_named(tmp_path, name: str) -> None:
 @pytest.mark.parametrize(
     "content, settings, told",
     [
-        ({"optimizer": {}, "epoch": 1}, Settings("sr3"), r"holds an optimiser.*\*_gen\.pth beside"),
-        ([1, 2], Settings("sr3"), "holds no state dict, but a list"),
-        ({}, Settings(), "none of the published SR3, IDM and ECDP codes"),
-        ({"denoise_fn.a": torch.ones(1)}, Settings("ecdp"), "those of sr3: --method sr3"),
-        ({"encoder.a": torch.ones(1)}, Settings("sr3"), "those of idm: --method idm"),
-        ({"denoise_fn.a": "text"}, Settings("sr3"), r"no tensors in \['denoise_fn.a'\]"),
+        ({"optimizer": {}, "epoch": 1}, Hints("sr3"), r"holds an optimiser.*\*_gen\.pth beside"),
+        ([1, 2], Hints("sr3"), "holds no state dict, but a list"),
+        ({}, Hints(), "none of the published SR3, IDM and ECDP codes"),
+        ({"denoise_fn.a": torch.ones(1)}, Hints("ecdp"), "those of sr3: --method sr3"),
+        ({"encoder.a": torch.ones(1)}, Hints("sr3"), "those of idm: --method idm"),
+        ({"denoise_fn.a": "text"}, Hints("sr3"), r"no tensors in \['denoise_fn.a'\]"),
     ],
 )
 def test_what_is_something_else_is_told(tmp_path, content, settings, told) -> None:
@@ -246,9 +246,9 @@ def test_what_is_something_else_is_told(tmp_path, content, settings, told) -> No
 def test_what_shapes_do_not_tell_must_fit_them(tmp_path) -> None:
     path = as_published("sr3", tmp_path)
     with pytest.raises(WeightsError, match=r"gen\.pth: .*multiple of groups 32"):
-        checkpoints.convert(path, Settings("sr3"))
+        checkpoints.convert(path, Hints("sr3"))
     with pytest.raises(WeightsError, match="3 encoder blocks are none of the paper's"):
-        checkpoints.convert(as_published("ecdp", tmp_path), Settings("ecdp"))
+        checkpoints.convert(as_published("ecdp", tmp_path), Hints("ecdp"))
     with pytest.raises(UsageError, match="by a whole number"):
         checkpoints.convert(as_published("ecdp", tmp_path), replace(SETTINGS["ecdp"], scale=2.5))
 
@@ -291,7 +291,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def test_a_training_checkpoint_becomes_the_weights_of_its_moving_average(trained) -> None:
-    state, metadata, half = checkpoints.convert(trained, Settings(licence="CC0-1.0"))
+    state, metadata, half = checkpoints.convert(trained, Hints(licence="CC0-1.0"))
     raw = load_file(trained)
     assert half and state.keys() == {k[4:] for k in raw if k.startswith("ema.")}
     assert all(torch.equal(value, raw[f"ema.{key}"]) for key, value in state.items())
@@ -301,14 +301,14 @@ def test_a_training_checkpoint_becomes_the_weights_of_its_moving_average(trained
     store.save(path, state, metadata, half=half)
     assert store.find(path).scales == (4.0,)
     with pytest.raises(UsageError, match=r"is diffsr's already: use it as it is, --weights"):
-        checkpoints.convert(path, Settings())
+        checkpoints.convert(path, Hints())
 
 
 def test_a_training_checkpoint_of_another_kind_is_refused(trained, tmp_path) -> None:
     with pytest.raises(WeightsError, match="a checkpoint of --method sr3"):
-        checkpoints.convert(trained, Settings("ecdp"))
+        checkpoints.convert(trained, Hints("ecdp"))
     for record in ({"config": {"colour": 1}, "images_seen": 1}, {"images_seen": 1}):
         path = tmp_path / "checkpoint-00000001.safetensors"
         save_file(load_file(trained), path, metadata={"record": json.dumps(record)})
         with pytest.raises(WeightsError, match="this version cannot read that checkpoint"):
-            checkpoints.convert(path, Settings())
+            checkpoints.convert(path, Hints())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from upscale.convert import ecdp as published
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.nets import ecdp
 from upscale.nets.ecdp import CONFIGS, ECDPConfig, ECDPNet, time_of
 from upscale.nets.encoders import RRDBEncoder
@@ -30,7 +30,7 @@ NETWORK, ENCODER = "model.diffusion.network.", "model.lr_feats."
 
 def ecdp_from_published(state, **settings):
     """(configuration, state) of a published checkpoint."""
-    net, own, _ = published.converted(state, Settings(**settings))
+    net, own, _ = published.converted(state, Hints(**settings))
     return net.config, own
 
 

@@ -14,7 +14,7 @@ from humaneval_study import make_study
 from PIL import Image
 
 from upscale.errors import InputError, OutputError, UsageError
-from upscale.humaneval.build import CONSENT, Settings, coarse, plan_of
+from upscale.humaneval.build import CONSENT, StudySettings, coarse, plan_of
 from upscale.humaneval.session import Refusal, Sessions
 from upscale.humaneval.store import PICTURES, in_memory, open_study
 
@@ -261,7 +261,7 @@ def test_a_study_is_never_overwritten_and_appears_whole(tmp_path):
     rgb = np.zeros((4, 4, 3), np.float32)
     entry = Entry("a", Picture(rgb), rgb, {"m": rgb})
     with pytest.raises(Broken):
-        settings = Settings(images=1, checks=0, practice=0)
+        settings = StudySettings(images=1, checks=0, practice=0)
         build([entry], 1, ("m",), settings, tmp_path / "half", on_picture=fails)
     with pytest.raises(InputError, match="m has 3x4 pixels, the truth 4x4"):
         narrow = Entry("a", Picture(rgb), rgb, {"m": rgb[:, :3]})
@@ -270,18 +270,18 @@ def test_a_study_is_never_overwritten_and_appears_whole(tmp_path):
 
 
 def test_methods_and_pairs_that_cannot_be_meant():
-    few = Settings(images=1)
+    few = StudySettings(images=1)
     for methods, settings in [
         (("truth",), few),
         ((" ",), few),
-        (("a", "b"), Settings(images=1, pairs=(("a", "c"),))),
-        (("a", "b"), Settings(images=1, pairs=(("a", "a"),))),
-        (("a", "b"), Settings(images=1, pairs=(("a", "b"), ("b", "a")))),
+        (("a", "b"), StudySettings(images=1, pairs=(("a", "c"),))),
+        (("a", "b"), StudySettings(images=1, pairs=(("a", "a"),))),
+        (("a", "b"), StudySettings(images=1, pairs=(("a", "b"), ("b", "a")))),
     ]:
         with pytest.raises(UsageError):
             plan_of(20, methods, settings)
-    assert plan_of(20, ("a",), Settings()).images == 13
-    assert plan_of(200, ("a",), Settings()).images == 50
+    assert plan_of(20, ("a",), StudySettings()).images == 13
+    assert plan_of(200, ("a",), StudySettings()).images == 50
     assert "voluntary" in CONSENT
 
 

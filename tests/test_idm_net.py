@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upscale.convert import idm as published
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPDiscrete, sigma_of
 from upscale.diffusion.samplers import ddim, ddpm
@@ -31,7 +31,7 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 
 def idm_from_published(state, **settings):
     """(configuration, state) of a published checkpoint."""
-    net, own, _ = published.converted(state, Settings(**settings))
+    net, own, _ = published.converted(state, Hints(**settings))
     return net.config, own
 
 

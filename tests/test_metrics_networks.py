@@ -14,7 +14,7 @@ from PIL import Image
 
 import upscale
 from upscale.bench.run import run
-from upscale.bench.trials import Settings
+from upscale.bench.trials import BenchSettings
 from upscale.errors import WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -134,7 +134,7 @@ def test_recognition_counts_the_likelier_classes(resnet: Path, tmp_path: Path, m
     for name in "ab":
         write(Picture(x), tmp_path / f"{name}.png")
     (tmp_path / "labels.csv").write_text("a,3\nb,7\n")
-    rows = run(tmp_path, Settings(metrics=("top1", "top5"), device="cpu"))
+    rows = run(tmp_path, BenchSettings(metrics=("top1", "top5"), device="cpu"))
     assert [(row["top1"], row["top5"]) for row in rows] == [(1.0, 1.0), (0.0, 1.0)]
 
 
@@ -202,11 +202,11 @@ def test_metrics_without_weights_say_what_is_missing(
     write(Picture(np.zeros((40, 40, 3), np.float32)), tmp_path / "a.png")
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(WeightsError, match=why) as caught:
-        run(tmp_path, Settings(metrics=(metric,), device="cpu"))
+        run(tmp_path, BenchSettings(metrics=(metric,), device="cpu"))
     assert variable in str(caught.value) and caught.value.exit_code == 5
     monkeypatch.setenv(variable, str(tmp_path / "none.pth"))
     with pytest.raises(WeightsError, match=r"none\.pth"):
-        run(tmp_path, Settings(metrics=(metric,), device="cpu"))
+        run(tmp_path, BenchSettings(metrics=(metric,), device="cpu"))
     monkeypatch.setenv(variable, str(tmp_path / "a.png"))
     with pytest.raises(WeightsError, match=r"a\.png"):
-        run(tmp_path, Settings(metrics=(metric,), device="cpu"))
+        run(tmp_path, BenchSettings(metrics=(metric,), device="cpu"))

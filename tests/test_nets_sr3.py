@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from upscale.convert import sr3 as published
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPDiscrete, sigma_of
 from upscale.diffusion.samplers import ddpm
@@ -28,7 +28,7 @@ PUBLISHED = load_file(FOLDER / "weights.safetensors")
 
 def sr3_from_published(state, **settings):
     """(configuration, state) of a published checkpoint."""
-    net, own, _ = published.converted(state, Settings(**settings))
+    net, own, _ = published.converted(state, Hints(**settings))
     return net.config, own
 
 

@@ -15,7 +15,7 @@ from upscale.bench.crops import cuts
 from upscale.bench.protocol import in_8_bits, kernel_of, open_pair, result_of_others
 from upscale.bench.score import Case, Scorer
 from upscale.bench.testsets import Pair, pairs_of, partners_of
-from upscale.bench.trials import AUTO, Settings, Trial, trials_of
+from upscale.bench.trials import AUTO, BenchSettings, Trial, trials_of
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -34,7 +34,7 @@ _ACCOUNT = (
 
 def run(
     dataset: Path,
-    settings: Settings,
+    settings: BenchSettings,
     *,
     name: str | None = None,
     save: Path | None = None,
@@ -42,7 +42,7 @@ def run(
     shown: dict[int, Arrays] | None = None,
     say: Callable[[str], None] = lambda text: None,
     on_row: Callable[[Row, int, int], None] = lambda row, done, total: None,
-    make_upscaler: Callable[[Trial, Settings], Upscale] | None = None,
+    make_upscaler: Callable[[Trial, BenchSettings], Upscale] | None = None,
 ) -> list[Row]:
     """Rows for every picture and trial, in that order.
 
@@ -87,12 +87,12 @@ def run(
 class _Bench:
     """All that stays the same from picture to picture."""
 
-    settings: Settings
+    settings: BenchSettings
     trials: list[Trial]
     partners: dict[Path, dict[str, Path]]
     save: Path | None
     cache: Cache
-    make_upscaler: Callable[[Trial, Settings], Upscale]
+    make_upscaler: Callable[[Trial, BenchSettings], Upscale]
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -191,7 +191,7 @@ class _Bench:
         )
 
 
-def _hashes(trial: Trial, settings: Settings) -> list[str]:
+def _hashes(trial: Trial, settings: BenchSettings) -> list[str]:
     """The sha256 of all weights that a trial may use."""
     if trial.outputs is not None:
         return []
@@ -199,7 +199,7 @@ def _hashes(trial: Trial, settings: Settings) -> list[str]:
     return store.hashes(method, trial.weights, trial.scale, settings.domain)
 
 
-def _upscaler(trial: Trial, settings: Settings) -> Upscale:
+def _upscaler(trial: Trial, settings: BenchSettings) -> Upscale:
     from upscale.pipeline.upscaler import Upscaler
 
     method = None if trial.method == AUTO else trial.method
@@ -210,7 +210,7 @@ def _upscaler(trial: Trial, settings: Settings) -> Upscale:
 
 
 def _enlarge(
-    upscaler: Upscale, lr: Picture, trial: Trial, settings: Settings
+    upscaler: Upscale, lr: Picture, trial: Trial, settings: BenchSettings
 ) -> tuple[Row, list[np.ndarray]]:
     """(what the row says of how it was made, samples of sr in 8 bits)."""
     request = Request(

@@ -15,7 +15,7 @@ AUTO = "auto"  # the method that stands for what `upscale` takes for each pictur
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What is measured. A None in a tuple is the weights' own default."""
 
     methods: tuple[str, ...] = ("bicubic",)
@@ -69,7 +69,7 @@ class Trial:
         return "_".join(str(part).replace(":", "") for part in parts if part)
 
 
-def trials_of(settings: Settings) -> list[Trial]:
+def trials_of(settings: BenchSettings) -> list[Trial]:
     """Every combination. A method that samples nothing has one, and so has a sampler that chooses
     its own steps. Raises UsageError and WeightsError for weights that fit no method."""
     found = []
@@ -80,7 +80,7 @@ def trials_of(settings: Settings) -> list[Trial]:
     return found
 
 
-def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
+def _armed(settings: BenchSettings) -> Iterator[tuple[str, str | None]]:
     """Each method with each of the weights that are its own; with weights but no methods, theirs.
 
     A method that none of the weights is for takes what fits it, if it is a resize or `AUTO`; others
@@ -102,7 +102,7 @@ def _armed(settings: Settings) -> Iterator[tuple[str, str | None]]:
         yield from ((method, name) for name in own or [None])
 
 
-def _ways(settings: Settings, trial: Trial) -> Iterator[Trial]:
+def _ways(settings: BenchSettings, trial: Trial) -> Iterator[Trial]:
     law = METHODS.get(trial.method)
     if law is not None and law.single:
         yield trial

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from upscale import __version__, methods
-from upscale.convert.table import PUBLISHED, Settings
+from upscale.convert.table import PUBLISHED, Hints
 from upscale.diffusion.process import describe
 from upscale.diffusion.table import loaded
 from upscale.errors import DamagedWeights, DiffsrError, UntrustedWeights, UsageError, WeightsError
@@ -29,7 +29,7 @@ State = dict[str, Tensor]
 LONGEST = 2000  # characters of a message: a file of another kind has hundreds of strange keys
 
 
-def convert(path: Path, settings: Settings) -> tuple[State, dict[str, Any], bool]:
+def convert(path: Path, settings: Hints) -> tuple[State, dict[str, Any], bool]:
     """(state, metadata, whether it may be stored as fp16) for `weights.save`, of a checkpoint.
 
     path: of the published SR3, IDM or ECDP code (.pth, .pt, or the same keys in .safetensors), or
@@ -89,7 +89,7 @@ def _is_pickle(path: Path) -> bool:
 # --- published ----------------------------------------------------------------------------------
 
 
-def _published(path: Path, opened: Any, settings: Settings) -> tuple[State, dict[str, Any]]:
+def _published(path: Path, opened: Any, settings: Hints) -> tuple[State, dict[str, Any]]:
     state = _state_dict(path, opened)
     seen = _method_of(state)
     method = settings.method or seen
@@ -148,7 +148,7 @@ def _method_of(state: State) -> str | None:
 # --- of training --------------------------------------------------------------------------------
 
 
-def _trained(path: Path, settings: Settings) -> tuple[State, dict[str, Any]]:
+def _trained(path: Path, settings: Hints) -> tuple[State, dict[str, Any]]:
     """The moving average in a checkpoint of `diffsr train`, and the metadata of its run."""
     from upscale.train.card import metadata as described
     from upscale.train.config import TrainConfig

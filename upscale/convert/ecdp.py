@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from upscale.convert.keys import Published
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.errors import UsageError
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 
@@ -37,7 +37,7 @@ _WIDTH = ("conv1.network", "conv2.network", "norm2")
 
 
 def converted(
-    state: dict[str, Tensor], settings: Settings
+    state: dict[str, Tensor], settings: Hints
 ) -> tuple[ECDPNet, dict[str, Tensor], dict[str, Any]]:
     """(network, its state, metadata) of a checkpoint's "model" or, better, "model_avg".
 
@@ -69,7 +69,7 @@ def _published(key: str) -> str:
     return _NETWORK + key
 
 
-def _config(published: Published, settings: Settings) -> ECDPConfig:
+def _config(published: Published, settings: Hints) -> ECDPConfig:
     state, size = published.state, published.size
     time = f"{_NETWORK}time_in."
     encoder_blocks = 1 + max((int(f[1]) for k in state if (f := _RRDB.fullmatch(k))), default=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upscale.convert.keys import Published
 from upscale.convert.sr3 import SCHEDULE_KEYS, published_key, unet_config
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.nets.idm import IDMConfig, IDMNet
 
 # stored, and read by nothing: the published forward passes over them
@@ -25,7 +25,7 @@ _MLP = re.compile(r"denoise_fn\.ups\.\d+\.imnet\.0")
 
 
 def converted(
-    state: dict[str, Tensor], settings: Settings
+    state: dict[str, Tensor], settings: Hints
 ) -> tuple[IDMNet, dict[str, Tensor], dict[str, Any]]:
     """(network, its state, metadata) of a published checkpoint.
 
@@ -47,7 +47,7 @@ def converted(
     return IDMNet(config), state, {"scales": scales, "std": None}
 
 
-def _config(published: Published, settings: Settings) -> IDMConfig:
+def _config(published: Published, settings: Hints) -> IDMConfig:
     state = published.state
     blocks = [int(m[1]) + bool(m[2]) for k in state if (m := _BODY.fullmatch(k))]
     hidden = [v.shape[0] for k, v in state.items() if _MLP.match(k) and v.ndim]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from upscale.convert.keys import Published
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.nets.sr3 import SR3Net
 from upscale.nets.unet import UNetConfig
 
@@ -40,7 +40,7 @@ _WIDTH = tuple(
 
 
 def converted(
-    state: dict[str, Tensor], settings: Settings
+    state: dict[str, Tensor], settings: Hints
 ) -> tuple[SR3Net, dict[str, Tensor], dict[str, Any]]:
     """(network, its state, metadata) of a published checkpoint; the tensors are not copied.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hints:
     """What leaves no trace in a published checkpoint; None: the published configuration's.
 
     norm_groups: of sr3 and idm (32; 16 in sr3's 64 -> 512). max_scale: of idm's training.
@@ -28,7 +28,7 @@ class Settings:
 @dataclass(frozen=True)
 class Published:
     """keys: how some of a checkpoint's keys begin; the last row that fits is the right one.
-    convert: "module:function", (state, Settings) -> (network, its state, metadata). domain: what
+    convert: "module:function", (state, Hints) -> (network, its state, metadata). domain: what
     the pictures show. sampler: the published one, for the weights' defaults, where the weights were
     not tuned for few steps."""
 

@@ -27,7 +27,7 @@ _COARSE = 16  # an attention check's wrong picture: this many squares along the 
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """seconds: viewing time. crop: side of the central square that is shown, 0: all of it.
 
     magnify: every pixel is stored as this many squared, for dense screens; the page never scales.
@@ -61,7 +61,7 @@ def build(
     entries: Iterable[Entry],
     count: int,
     methods: tuple[str, ...],
-    settings: Settings,
+    settings: StudySettings,
     target: Path,
     *,
     say: Callable[[str], None] = lambda text: None,
@@ -89,7 +89,7 @@ def build(
     return design
 
 
-def plan_of(count: int, methods: tuple[str, ...], settings: Settings) -> Design:
+def plan_of(count: int, methods: tuple[str, ...], settings: StudySettings) -> Design:
     """The design that `settings` ask for, with `count` pictures. Raises UsageError."""
     for name in methods:
         if name in (TRUTH, LR, CHECK) or not name.isprintable() or not name.strip():
@@ -120,7 +120,7 @@ def _write(
     entries: Iterable[Entry],
     methods: tuple[str, ...],
     design: Design,
-    settings: Settings,
+    settings: StudySettings,
     say: Callable[[str], None],
     on_picture: Callable[[int, int], None],
 ) -> None:
@@ -170,7 +170,7 @@ def _images(entry: Entry, methods: tuple[str, ...]) -> dict[str, np.ndarray]:
     return images
 
 
-def _shown(truth: Picture, rgb: np.ndarray, settings: Settings) -> Picture:
+def _shown(truth: Picture, rgb: np.ndarray, settings: StudySettings) -> Picture:
     """An image as it is stored: cut, opaque, 8 bits, without what its file said but the profile."""
     if truth.alpha is not None:
         rgb = rgb * truth.alpha[..., None] + _GREY * (1 - truth.alpha[..., None])

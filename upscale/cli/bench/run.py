@@ -27,7 +27,7 @@ def run_bench(
     from upscale.bench.cache import Cache
     from upscale.bench.run import run
     from upscale.bench.score import default_metrics
-    from upscale.bench.trials import Settings
+    from upscale.bench.trials import BenchSettings
 
     name, folder = testsets.find(options["dataset"], path_of(options["data"]))
     options["dataset_name"] = name
@@ -39,7 +39,7 @@ def run_bench(
                 "LPIPS (vgg) is left out, and a method may please one network only: "
                 "DIFFSR_LPIPS_VGG names the file with its weights"
             )
-    settings = Settings(
+    settings = BenchSettings(
         methods=options["method"],
         scales=options["scale"],
         steps=options["steps"] or (None,),

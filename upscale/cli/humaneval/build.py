@@ -129,12 +129,12 @@ def build(**options: Any) -> int:
     goes to standard output.
     """
     require("scipy")
-    from upscale.humaneval.build import Settings, check_free, plan_of
+    from upscale.humaneval.build import StudySettings, check_free, plan_of
     from upscale.humaneval.build import build as make
 
     target = Path(options["output"])
     given = some(options, "title", "pairs") | {"consent": _consent(options["consent"])}
-    settings = Settings(
+    settings = StudySettings(
         tasks=tuple(int(task) for task in options["tasks"]),
         seconds=options["seconds"] or (3.0 if options["domain"] == "face" else 6.0),
         **some(options, "images", "subjects", "checks", "practice", "crop", "magnify", "seed"),

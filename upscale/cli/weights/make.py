@@ -23,7 +23,7 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.rows import JSON, WHICH, described
-from upscale.convert.table import PUBLISHED, Settings
+from upscale.convert.table import PUBLISHED, Hints
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError, UsageError
 
@@ -92,7 +92,7 @@ def import_(
     from upscale.convert import checkpoints
     from upscale.weights import store
 
-    state, metadata, half = checkpoints.convert(Path(file), Settings(**settings))
+    state, metadata, half = checkpoints.convert(Path(file), Hints(**settings))
     store.save(target, state, metadata, half=fp16 or half)
     entry = store.find(target)
     row = {**described(entry, "local"), "path": str(target)}
