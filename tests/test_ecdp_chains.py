@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from upscale.convert import ecdp
-from upscale.convert.table import Settings
+from upscale.convert.table import Hints
 from upscale.diffusion.denoiser import bind
 from upscale.diffusion.process import VPLinear, sigma_of, sigmas
 from upscale.diffusion.samplers import ddim, rk45
@@ -50,7 +50,7 @@ def io() -> dict[str, Tensor]:
 def nets() -> dict[str, ECDPNet]:
     published, made = load_file(FOLDER / "weights.safetensors"), {}
     for name, (features, _) in VARIANTS.items():
-        net, state, _ = ecdp.converted(published, Settings(resize=features, selection=(0, 2)))
+        net, state, _ = ecdp.converted(published, Hints(resize=features, selection=(0, 2)))
         made[name] = net.eval().requires_grad_(False)
         made[name].load_state_dict(state)
     return made

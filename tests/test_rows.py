@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import upscale
 from upscale.bench.run import run as bench
-from upscale.bench.trials import Settings
+from upscale.bench.trials import BenchSettings
 from upscale.diffusion.table import SAMPLERS, Sampler
 from upscale.errors import WeightsError
 from upscale.image.picture import Picture
@@ -89,7 +89,7 @@ def test_a_new_sampler_and_a_new_method_go_all_the_way(tmp_path, monkeypatch) ->
     assert made.picture.size == (32, 40) and made.report["nfe"] == 6
     assert made.report["parametrisation"] == "x0" and made.report["sampler"] == "restart"
 
-    settings = Settings(
+    settings = BenchSettings(
         methods=("dot",), weights=(str(path),), samplers=("restart",), steps=(2,), scales=(2.0,),
         metrics=("psnr_y",), device="cpu",
     )  # fmt: skip
