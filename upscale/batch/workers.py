@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_POLL = 0.05  # seconds between looks at work that has not begun yet
+# Seconds of one wait. A signal that comes just before a wait does not end it, so waits are short.
+_POLL = 0.05
 
 
 class Task:
@@ -40,12 +41,10 @@ class Task:
 
     def result(self, seconds: float | None = None) -> Any:
         """What the function returned or raised. TimeoutError `seconds` after it began."""
-        while not self._over.is_set():
-            if seconds is None:
-                self._over.wait()
-            elif self.begun is None:
-                self._over.wait(_POLL)
-            elif not self._over.wait(max(0.0, self.begun + seconds - time.monotonic())):
+        while not self._over.wait(_POLL):
+            if seconds is None or self.begun is None:
+                continue
+            if time.monotonic() >= self.begun + seconds:
                 raise TimeoutError
         if self._error is not None:
             raise self._error
