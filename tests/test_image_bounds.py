@@ -156,6 +156,33 @@ def progressive(times: int) -> bytes:
     return data[:last] + data[last:-2] * times + data[-2:]
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("grey", [False, True])
+def test_jpeg_that_declares_more_rows_than_it_has(grey, progressive):
+    rgb = np.random.default_rng(1).integers(0, 255, (48, 40, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(rgb[..., 0] if grey else rgb).save(file, "JPEG", progressive=progressive)
+    sound = file.getvalue()
+    height = sound.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
+    assert read(io.BytesIO(sound)).size == (48, 40)
+    for rows in (80, 300):
+        false = sound[:height] + struct.pack(">H", rows) + sound[height + 2 :]
+        with pytest.raises(InputError, match=r"end before the rows .*--allow-truncated"):
+            read(io.BytesIO(false))
+        found = read(io.BytesIO(false), allow_truncated=True)
+        assert found.size == (rows, 40) and "before the rows" in found.notes[0]
+
+
+@pytest.mark.parametrize("shade", [0, 90, 255])
+def test_jpeg_with_an_even_end_is_not_taken_for_a_cut_one(shade):
+    rgb = np.random.default_rng(1).integers(0, 255, (48, 40, 3), np.uint8)
+    rgb[20:] = shade
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        file = io.BytesIO()
+        Image.fromarray(rgb).save(file, "JPEG", **options)
+        assert read(io.BytesIO(file.getvalue())).notes == ()
+
+
 def test_jpeg_of_hundreds_of_scans():
     assert 3 < jpeg.scans(io.BytesIO(progressive(1))) < 20
     with pytest.raises(InputError, match="more than 100 scans"):

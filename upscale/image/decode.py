@@ -280,7 +280,12 @@ def _loaded(
     a global variable."""
     try:
         im.load()
-        return im, []
+        if format != "JPEG" or not _has_rows_of_nothing(im, file):
+            return im, []
+        short = "the JPEG is cut short or damaged: its pixels end before the rows that it declares"
+        if not allow_truncated:
+            raise _CutShort(short)
+        return im, [short]
     except (OSError, SyntaxError, EOFError) as error:
         im.tile = []  # what was decoded is all there is
         share = _share(im)
@@ -316,6 +321,21 @@ def _without_end(data: bytes) -> Image.Image | None:
     except (OSError, SyntaxError):
         return None
     return first if all(other.tobytes() == first.tobytes() for other in others) else None
+
+
+def _has_rows_of_nothing(im: Image.Image, file: BinaryIO) -> bool:
+    """Whether the last rows of a decoded JPEG are made of no bytes. The decoder makes them even,
+    and of other bytes before the end it would make others."""
+    last = np.asarray(im.crop((0, im.height - 1, im.width, im.height)))[0]
+    if (last != last[0]).any():
+        return False
+    file.seek(0)
+    data = file.read()
+    end = next((start for marker, start, _ in jpeg.segments(data) if marker == jpeg.EOI), None)
+    if end is None:
+        return False
+    longer = data[: end - len(jpeg.END)] + _GUESSES[1] + jpeg.END
+    return _jpeg_of(longer).tobytes() != im.tobytes()
 
 
 def _jpeg_of(data: bytes) -> Image.Image:
