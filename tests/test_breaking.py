@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -233,12 +234,12 @@ def test_memory_that_runs_out_outside_the_network(inside, tmp_path, monkeypatch,
 def test_an_output_folder_removed_midway_is_no_success(inside, tmp_path, monkeypatch, when, jobs):  # noqa: F811
     for name in "abcd":
         picture(tmp_path / f"{name}.png")
-    true, runs = FakeUpscaler.run, []
+    true, runs, written = FakeUpscaler.run, [], {"a_x4.png", "b_x4.png"}
 
     def run(self, *args: object, **named: object) -> object:
         runs.append(1)
-        if len(runs) == 3 and when == "midway":
-            _await(tmp_path / "out" / "a_x4.png")
+        if len(runs) == 3 and when == "midway":  # nobody writes at this moment
+            _await(lambda: {path.name for path in (tmp_path / "out").iterdir()} == written)
             shutil.rmtree(tmp_path / "out")
         return true(self, *args, **named)
 
@@ -256,9 +257,9 @@ def test_an_output_folder_removed_midway_is_no_success(inside, tmp_path, monkeyp
     assert code == 1 and "removed while diffsr wrote into it" in told
 
 
-def _await(path: Path) -> None:
+def _await(happened: Callable[[], bool]) -> None:
     end = time.monotonic() + 5
-    while not path.exists() and time.monotonic() < end:
+    while not happened() and time.monotonic() < end:
         time.sleep(0.01)
 
 
@@ -275,7 +276,7 @@ def test_killed_at_any_moment_a_name_stands_for_a_whole_file(env, tmp_path, link
         folder = tmp_path / str(round)
         folder.mkdir()
         process = subprocess.Popen([sys.executable, "-c", program, str(folder)], env=env)
-        _await(folder / "0.bin")
+        _await((folder / "0.bin").exists)
         time.sleep(0.003 * round)
         process.kill()
         process.wait()
