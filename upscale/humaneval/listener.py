@@ -56,7 +56,7 @@ def serve(
     # behind a tunnel all come from one address, and on this machine all are its own
     most = None if local or tunnel else MOST_PLACES
     app = application(store, folder, hosts=hosts, access=access, secure=secure, most=most, say=say)
-    # all is done in the event loop: who finds the file locked is told so, and tries again
+    # all is done in the event loop: a page that finds the file locked is answered so and retries
     store.db.execute("PRAGMA busy_timeout = 100")
     with _listening(host, port) as listener:
         base = tunnel.rstrip("/") if tunnel else _address(host, listener.getsockname()[1])

@@ -73,7 +73,7 @@ FORMATS: dict[str, Format] = {
 
 SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in known.suffixes)
 
-# Pictures and videos that are not looked for: who has some in a folder is told
+# Pictures and videos that are not read: those in a folder are counted and named
 OTHER_SUFFIXES = {
     ".mpo", ".jps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".psd", ".psb", ".xcf",
     ".kra", ".exr", ".hdr", ".svg", ".eps", ".ico", ".icns", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm",

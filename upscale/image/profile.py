@@ -36,7 +36,7 @@ _PQ_WHITE = 203.0  # cd/m2 that are taken for white (ITU-R BT.2408)
 def of_chunks(chunks: Sequence[tuple[bytes, bytes]], grey: bool) -> tuple[bytes | None, str | None]:
     """(the profile of what chunks of a PNG declare, or None for sRGB; its name for the user).
 
-    cICP goes before sRGB, and that before gAMA and cHRM, as the PNG standard (third edition) has
+    cICP overrides sRGB, which overrides gAMA and cHRM, as the PNG standard (third edition) has
     it. The profile is None with a name where a declaration cannot be followed.
     """
     said = dict(reversed(chunks))

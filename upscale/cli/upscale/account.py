@@ -78,7 +78,7 @@ class Account:
             reporter.detail("  " + ", ".join(f"{k} {record[k]}" for k in shown if k in record))
 
     def failed(self, name: str, error: DiffsrError) -> None:
-        """Raises DiskFull or OutputError where the ledger takes no line, after all else is told."""
+        """Raises DiskFull or OutputError where the ledger takes no line, after the report."""
         text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
         self.reporter.error(text)
         self.bad += 1
@@ -106,9 +106,8 @@ class Account:
         for folder in self.job.vanished():
             self.failed(str(folder), OutputError(f"{folder}: removed while diffsr wrote into it"))
         if self.skipped:
-            reporter.note(
-                f"{self.skipped} pictures were done before, according to {self.job.ledger.path}"
-            )
+            pictures = "1 picture was" if self.skipped == 1 else f"{self.skipped} pictures were"
+            reporter.note(f"{pictures} done before, according to {self.job.ledger.path}")
         if self.enough and left:
             reporter.error(
                 f"{self.bad} failures reach --max-failures: {left} more pictures were not started"
