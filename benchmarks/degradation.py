@@ -47,7 +47,7 @@ def kinds(hr: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         yield f"noise {sigma}", in_8_bits(half + drawn)
     for sigma in (1.0, 1.5):
         yield f"blur {sigma}", in_8_bits(blurred(half, sigma))
-    for name in DEGRADATIONS[1:]:
+    for name in list(DEGRADATIONS)[1:]:
         yield f"bench {name}", make_lr(hr, 4, name, str(seed))[0]
     side = min(hr.shape[:2]) // 4 * 4
     x = torch.from_numpy(np.ascontiguousarray(hr[:side, :side])).permute(2, 0, 1) * 2 - 1

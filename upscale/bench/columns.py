@@ -84,4 +84,15 @@ REGISTERED: dict[str, tuple[str, ...]] = {
     "imagenet-1k": ("ImageNet-1K-val", "imagenet-1k"),
     SCIKIT: (),
 }
-DEGRADATIONS = ("none", "peers")  # `protocol.make_lr` says what they are
+# What makes the small picture of the large one: name -> steps with their numbers, which
+# `protocol.STEPS` explains. peers: what other tables measured with. The rest is what is common.
+DEGRADATIONS: dict[str, tuple[tuple, ...]] = {
+    "none": (("bicubic",),),
+    # those tables call their blur 1.5 px: 1.1 is the sigma that gives their bicubic's numbers
+    "peers": (("blur", 1.1), ("bicubic",), ("noise", 4.0), ("JPEG", 60)),
+    "jpeg90": (("bicubic",), ("JPEG", 90)),
+    "jpeg75": (("bicubic",), ("JPEG", 75)),
+    "phone": (("bicubic",), ("grain", 2.0, 0.6), ("sharpen", 0.4, 1.0), ("JPEG", 92)),
+    "messenger": (("twice",), ("JPEG", 85), ("area",), ("JPEG", 70)),
+    "webp": (("bicubic",), ("WEBP", 75)),
+}

@@ -4,29 +4,27 @@ A picture is cut at the bottom and right so that the scale divides it, shrunk by
 bicubic in float, rounded to 8 bits, enlarged, rounded to 8 bits, and measured. A set that has its
 small pictures itself (HR/ and LRx4/) is measured with those.
 
-With a degradation the small version is one of what was blurred, and gets noise and JPEG's blocks.
+With another degradation than none it is made by the steps of `columns.DEGRADATIONS`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from upscale.bench.columns import DEGRADATIONS
 from upscale.bench.testsets import Pair
 from upscale.errors import InputError
 from upscale.image.compress import compressed
 from upscale.image.decode import read
 from upscale.image.picture import Picture, quantised
-from upscale.image.resize import blurred, resize_array
+from upscale.image.resize import blurred, resize_area, resize_array
 
 KERNEL = "bicubic (a=-0.5, antialiased, float), rounded to 8 bits"
-# Sigma of the blur in pixels of hr, of the noise in grey levels; JPEG's quality. The tables to be
-# compared with call their blur 1.5 px: 1.1 is the sigma that gives their bicubic's numbers.
-PEERS = (1.1, 4.0, 60)
-_PEERS_KERNEL = "blur {:g} px, bicubic, noise {:g}/255, JPEG {}".format(*PEERS)
 
 
 def make_lr(
@@ -39,20 +37,48 @@ def make_lr(
     if min(small) < 1:
         raise InputError(f"{hr.shape[1]}x{hr.shape[0]} is too small for a scale of {scale:g}")
     hr = _cut(hr, small, scale)
-    if degradation == "none":
-        return in_8_bits(resize_array(hr, small)), hr
-    sigma, noise, quality = PEERS
-    lr = resize_array(blurred(hr, sigma), small)
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
-    lr = lr + rng.standard_normal(lr.shape, np.float32) * np.float32(noise / 255)
-    return compressed(quantised(lr, 8), "JPEG", quality) / np.float32(255), hr
+    lr = hr
+    for step, *numbers in DEGRADATIONS[degradation]:
+        lr = STEPS[step][1](lr, small, rng, *numbers)
+    return in_8_bits(lr), hr
+
+
+def _noise(x: np.ndarray, rng: np.random.Generator, sigma: float, grain: float = 0) -> np.ndarray:
+    drawn = rng.standard_normal(x.shape, np.float32)
+    if grain:
+        drawn = blurred(drawn, grain)
+        drawn /= drawn.std()
+    return x + drawn * np.float32(sigma / 255)
+
+
+def _lossy(x: np.ndarray, codec: str, quality: int) -> np.ndarray:
+    return compressed(quantised(x, 8), codec, quality) / np.float32(255)
+
+
+# step -> (its words, what it does to (H,W,3) on the way to a small picture of that size)
+STEPS: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+    "bicubic": ("bicubic", lambda x, size, rng: resize_array(x, size)),
+    "twice": ("bicubic to twice the size",
+              lambda x, size, rng: resize_array(x, (2 * size[0], 2 * size[1]))),
+    "area": ("area", lambda x, size, rng: resize_area(x, size)),
+    "blur": ("blur {:g} px", lambda x, size, rng, sigma: blurred(x, sigma)),
+    "sharpen": ("unsharp mask {:g} of {:g} px",
+                lambda x, size, rng, share, sigma: x + np.float32(share) * (x - blurred(x, sigma))),
+    "noise": ("noise {:g}/255", lambda x, size, rng, sigma: _noise(x, rng, sigma)),
+    "grain": ("noise {:g}/255 blurred by {:g} px",
+              lambda x, size, rng, sigma, grain: _noise(x, rng, sigma, grain)),
+    "JPEG": ("JPEG {}", lambda x, size, rng, quality: _lossy(x, "JPEG", quality)),
+    "WEBP": ("WebP {}", lambda x, size, rng, quality: _lossy(x, "WEBP", quality)),
+}  # fmt: skip
 
 
 def kernel_of(pair: Pair, degradation: str) -> str:
     """In words: how the small picture was made."""
     if degradation != "none":
-        return _PEERS_KERNEL
+        steps = DEGRADATIONS[degradation]
+        return ", ".join(STEPS[step][0].format(*numbers) for step, *numbers in steps)
     return KERNEL if pair.lr is None else f"the set's maker ({pair.lr.parent.name})"
 
 

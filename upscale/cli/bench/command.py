@@ -53,8 +53,8 @@ _OPTIONS = [
     *asked(Setup, "domain", group=_MEASURE, expert=True,
         help="What the pictures show; decides which weights are chosen."),
     option("--degradation", type=Named(DEGRADATIONS), default="none", group=_MEASURE, expert=True,
-        help="Degradation of the small pictures besides bicubic. peers: blur before, noise of "
-             "4/255 and JPEG 60 after."),
+        help="What the small pictures have gone through besides bicubic. peers: blur before, noise "
+             "of 4/255 and JPEG 60 after; the others are milder (docs/bench.md)."),
     option("--outputs", metavar="DIR", multiple=True, type=ANY_PATH, group=_MEASURE,
         help="Also measure the pictures in DIR, which any program may have made; names as in "
              "--dataset. May be repeated."),
