@@ -36,7 +36,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         own = {"temperature": run.taught["temperature"]}
         sampling = {**own, **sampling, "sampler": methods.TRAINED, "steps": 2}
     size = sum(p.numel() for p in run.net.parameters())
-    off = law.unconditional or config.degradation == "real"
+    off = law.unconditional or config.degradation != "bicubic"
     return {
         "method": config.method,
         "net": f"{type(run.net).__name__}, {size} parameters",

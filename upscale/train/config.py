@@ -70,9 +70,11 @@ class TrainConfig:
         "the magnification makes them; each batch has one magnification. 0: targets of --patch.")
     lr_side_share: float = _set(_PICTURES, 1.0, "Share of the batches that use --lr-side.", most=1)
     degradation: str = _set(_PICTURES, "bicubic", "How the low-resolution picture is made: bicubic "
-        "as in the papers, or with blur, noise and JPEG (real).", choices=("bicubic", "real"))
-    second_order: float = _set(_PICTURES, 1.0, "With --degradation real: share of the examples "
-        "that are degraded twice. The others are degraded once, and less.", most=1)
+        "as in the papers, with blur, noise and JPEG (real), or a fifth of them bicubic, half as "
+        "good cameras and web sites make them, and the rest real (mixed).",
+        choices=("bicubic", "real", "mixed"))
+    second_order: float = _set(_PICTURES, 1.0, "With --degradation real or mixed: share of the "
+        "real examples that are degraded twice. The others are degraded once, and less.", most=1)
     drawings: float = _set(_PICTURES, 0.0, "Share of the examples that show drawn lettering and "
         "line art.", most=1)
     holdout: int = _set(_PICTURES, 0, "Number of pictures that are kept for validation and not "

@@ -17,7 +17,7 @@ from torch import Tensor
 from upscale.image.resize import resize
 from upscale.train import crops
 from upscale.train.config import TrainConfig
-from upscale.train.degrade import BLOCK, degraded
+from upscale.train.degrade import BLOCK, KINDS
 from upscale.train.drawings import drawing
 from upscale.train.pictures import Streamed
 
@@ -141,7 +141,7 @@ class Pairs:
         whole, it is cut out of a degraded picture that is a block larger.
         """
         config = self.config
-        if config.degradation != "real":
+        if config.degradation not in KINDS:
             example = _example(picture, config, patch, rng)
             side = fixed or max(1, round(patch / _scale(config, rng)))
             return example, quantised(resize(example[None], (side, side)))[0]
@@ -151,7 +151,8 @@ class Pairs:
         if not config.whole:  # of a picture that is hardly larger than the example, less
             spare = max(0, min(spare, (min(picture.shape[:2]) - patch) // factor))
         example = _example(picture, config, patch + spare * factor, rng)
-        small = degraded(example, side + spare, rng, config.second_order)
+        worse = KINDS[config.degradation]
+        small = worse(example, side + spare, rng, config.second_order)
         top, left = rng.integers(spare + 1, size=2)
         cut = example[:, top * factor :, left * factor :][:, :patch, :patch]
         return cut, small[:, top : top + side, left : left + side]

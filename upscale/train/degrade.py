@@ -5,7 +5,8 @@ WebP beside JPEG. It runs on one example, in the data workers, and takes every r
 the generator it is given.
 
 That model is made for the worst of the web. `second_order` sets what share of the examples it
-makes; the rest pass once through blur, resize, noise and one compression.
+makes; the rest pass once through blur, resize, noise and one compression. Most photographs are
+better than both: `mildly` makes what phones, messengers and web sites make of them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,18 @@ LAST_SINC = 0.8  # how often a sinc filter ends it: ringing and overshoot
 # the one pass of pictures that were not edited and saved again: a lens, a sensor, a compression
 SINGLE = Order(0.9, (0.2, 2.4), 0.0, 0.0, (1.0, 1.0), (1, 14), (0.05, 1.2), (35, 95))
 BLOCK = 8  # side of JPEG's and WebP's blocks
+CLEAN_SHARE, MILD_SHARE = 0.2, 0.5  # of the examples of `mixed`; the rest are `degraded`
+
+# a compression that is hardly seen; a picture that is shrunk after one; and the one after that
+MILD, BEFORE, AGAIN = (75, 98), (70, 95), (65, 95)
+UNCOMPRESSED, SHRUNK, TWICE = 0.1, 0.35, 0.7  # shares: of all, of the others, of the shrunk
+LARGER = (1.15, 2.5)  # how much larger it was before
+WEBP_SHARE = 0.2
+SUBSAMPLINGS = ("4:2:0", "4:2:0", "4:2:2", "4:4:4")  # of JPEG's colours, equally likely
+SOFT_SHARE, SOFT = 0.3, (0.2, 1.6)  # of lenses: sigma in pixels of the target
+GRAIN_SHARE, GRAIN = 0.4, (0.5, 5.0)  # of sensors: standard deviation in grey levels
+COARSE_SHARE, COARSE = 0.5, (0.4, 0.9)  # of grain that a camera has smoothed: sigma in pixels
+SHARP_SHARE, SHARP, RADIUS = 0.3, (0.2, 1.0), (0.6, 1.5)  # unsharp masks: amount, sigma
 
 
 def degraded(hr: Tensor, side: int, rng: np.random.Generator, second_order: float = 1.0) -> Tensor:
@@ -62,7 +75,7 @@ def degraded(hr: Tensor, side: int, rng: np.random.Generator, second_order: floa
     full = hr.shape[-1]
     if second_order < 1 and rng.random() >= second_order:
         x = _compress(_noise(_to(_blur(x, SINGLE, rng), side, rng), SINGLE, rng), SINGLE, rng)
-        return ((x.clamp(0, 1) * 255).round() / 127.5 - 1)[0]
+        return in_8_bits(x)
     x = _compress(_noise(_resize(_blur(x, FIRST, rng), FIRST, full, rng), FIRST, rng), FIRST, rng)
     # the second pass is relative to the wanted size
     x = _noise(_resize(_blur(x, SECOND, rng), SECOND, side, rng), SECOND, rng)
@@ -71,7 +84,73 @@ def degraded(hr: Tensor, side: int, rng: np.random.Generator, second_order: floa
         x = _compress(_filtered(_to(x, side, rng), last), SECOND, rng)
     else:
         x = _filtered(_to(_compress(x, SECOND, rng), side, rng), last)
+    return in_8_bits(x)
+
+
+def mixed(hr: Tensor, side: int, rng: np.random.Generator, second_order: float = 1.0) -> Tensor:
+    """`degraded`, where chance has it `mildly`, or clean: shrunk by bicubic and nothing else."""
+    chance = rng.random()
+    if chance < CLEAN_SHARE:
+        return in_8_bits(resize((hr[None] + 1) / 2, (side, side)))
+    if chance < CLEAN_SHARE + MILD_SHARE:
+        return mildly(hr, side, rng)
+    return degraded(hr, side, rng, second_order)
+
+
+def mildly(hr: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """hr (3,P,P) in [-1,1] -> (3,side,side) in [-1,1], of 8-bit values: a picture of a good camera,
+    sharpened and compressed, now and then shrunk after that and compressed again."""
+    x = (hr[None] + 1) / 2
+    if rng.random() < SOFT_SHARE:
+        x = _filtered(x, gaussian(rng.uniform(*SOFT)))
+    if rng.random() < UNCOMPRESSED:
+        return in_8_bits(_developed(_shrunk(x, side, rng), rng))
+    if rng.random() >= SHRUNK:
+        return in_8_bits(_saved(_developed(_shrunk(x, side, rng), rng), MILD, rng))
+    before = min(x.shape[-1], round(side * rng.uniform(*LARGER)))
+    x = _saved(_developed(_shrunk(x, before, rng), rng), BEFORE, rng)
+    x = _shrunk(x, side, rng)
+    return in_8_bits(_saved(x, AGAIN, rng) if rng.random() < TWICE else x)
+
+
+def in_8_bits(x: Tensor) -> Tensor:
+    """(1,3,H,W) in [0,1] -> (3,H,W) in [-1,1], rounded to the values of an 8-bit file."""
     return ((x.clamp(0, 1) * 255).round() / 127.5 - 1)[0]
+
+
+def _shrunk(x: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """By a kernel that a careful program takes: all of them look at every pixel."""
+    mode = MODES[rng.integers(len(MODES))]
+    if mode == "bicubic":
+        return resize(x, (side, side)).clamp(0, 1)
+    if mode == "bilinear":
+        return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+    return F.interpolate(x, (side, side), mode="area")
+
+
+def _developed(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Grain and sharpening, each now and then."""
+    if rng.random() < GRAIN_SHARE:
+        shape = (1, 1 if rng.random() < GREY_SHARE else 3, *x.shape[-2:])
+        grain = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+        if rng.random() < COARSE_SHARE:
+            grain = _filtered(grain, gaussian(rng.uniform(*COARSE)))
+        x = (x + grain * float(rng.uniform(*GRAIN) / 255)).clamp(0, 1)
+    if rng.random() < SHARP_SHARE:
+        amount = float(rng.uniform(*SHARP))
+        x = (x + amount * (x - _filtered(x, gaussian(rng.uniform(*RADIUS))))).clamp(0, 1)
+    return x
+
+
+def _saved(x: Tensor, quality: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    if rng.random() < WEBP_SHARE:
+        return _through(x, "WEBP", int(rng.integers(quality[0], quality[1] + 1)))
+    subsampling = SUBSAMPLINGS[rng.integers(len(SUBSAMPLINGS))]
+    return _through(x, "JPEG", int(rng.integers(quality[0], quality[1] + 1)), subsampling)
+
+
+# what `--degradation` calls them; "bicubic" is none of them
+KINDS = {"real": degraded, "mixed": mixed}
 
 
 # --- blur ---------------------------------------------------------------------------------------
@@ -99,6 +178,13 @@ def _filtered(x: Tensor, kernel: Tensor | None) -> Tensor:
 def _grid(size: int) -> tuple[Tensor, Tensor]:
     at = torch.arange(size, dtype=torch.float32) - size // 2
     return torch.meshgrid(at, at, indexing="ij")
+
+
+def gaussian(sigma: float) -> Tensor:
+    """The plain kernel of sum 1, three sigma wide."""
+    y, x = _grid(2 * math.ceil(3 * sigma) + 1)
+    kernel = torch.exp(-(x.square() + y.square()) / (2 * sigma**2))
+    return kernel / kernel.sum()
 
 
 def gaussian_kernel(sigma: tuple[float, float], rng: np.random.Generator) -> Tensor:
@@ -175,7 +261,11 @@ def _noise(x: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
 
 
 def _compress(x: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
-    pixels = (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     codec = CODECS[rng.integers(len(CODECS))]
-    lossy = compressed(pixels, codec, int(rng.integers(order.quality[0], order.quality[1] + 1)))
+    return _through(x, codec, int(rng.integers(order.quality[0], order.quality[1] + 1)))
+
+
+def _through(x: Tensor, codec: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
+    pixels = (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    lossy = compressed(pixels, codec, quality, subsampling)
     return torch.from_numpy(lossy.copy()).permute(2, 0, 1)[None].float() / 255

@@ -28,7 +28,7 @@ from upscale.pipeline.sampling import Sampling, run_stage
 from upscale.train.config import TrainConfig
 from upscale.train.crops import plain, smallest_side
 from upscale.train.data import Batch, quantised
-from upscale.train.degrade import degraded
+from upscale.train.degrade import KINDS
 from upscale.train.log import Log
 from upscale.train.loss import Spec, score_loss
 from upscale.train.pictures import decode
@@ -128,7 +128,8 @@ class Validator:
             lr = quantised(resize(truth[None], (side, side)))
         else:
             rng = np.random.default_rng((config.seed, index))
-            lr = degraded(truth, side, rng, config.second_order)[None]
+            worse = KINDS[config.degradation]
+            lr = worse(truth, side, rng, config.second_order)[None]
         law = model.law
         stage = Stage((side, side), (patch, patch), law.steps, law.temperature)
         consistency, seed = "project" if true else "off", (config.seed, index)
