@@ -111,6 +111,14 @@ def test_the_hardest_degradation_is_the_one_of_other_tables(folder):
     assert np.array_equal(make_lr(hr, 3, "peers", "a")[0], expected)
 
 
+def test_a_small_picture_knows_the_file_it_would_come_from(folder):
+    pair = Pair(folder / "clean.png")
+    told = {name: open_pair(pair, 4, name)[0].coded for name in DEGRADATIONS}
+    assert told["none"] is None and told["webp"].codec == "WEBP"
+    found = [told[name].quality for name in ("peers", "messenger", "jpeg75", "jpeg90", "phone")]
+    assert found == pytest.approx([60, 70, 75, 90, 92], abs=0.5)
+
+
 def test_the_words_name_every_step():
     said = {name: kernel_of(None, name) for name in list(DEGRADATIONS)[1:]}
     assert said["jpeg75"] == "bicubic, JPEG 75"

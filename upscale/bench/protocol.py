@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from upscale.bench.columns import DEGRADATIONS
 from upscale.bench.testsets import Pair
 from upscale.errors import InputError
-from upscale.image.compress import compressed
+from upscale.image.compress import lossy_file
 from upscale.image.decode import read
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize_area, resize_array
@@ -33,16 +34,25 @@ def make_lr(
     """float32 (H,W,3) in [0,1] -> (lr, hr cut to lr's size times scale, halves up).
 
     name: of the picture, which the noise of a degradation depends on."""
+    lr, hr = _shrunk(hr, scale, degradation, name)
+    return lr.rgb, hr
+
+
+def _shrunk(
+    hr: np.ndarray, scale: float, degradation: str, name: str
+) -> tuple[Picture, np.ndarray]:
+    """As `make_lr`, but lr knows which file it comes from."""
     small = tuple(math.floor(side / scale) for side in hr.shape[:2])
     if min(small) < 1:
         raise InputError(f"{hr.shape[1]}x{hr.shape[0]} is too small for a scale of {scale:g}")
     hr = _cut(hr, small, scale)
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
-    lr = hr
+    lr = Picture(hr)
     for step, *numbers in DEGRADATIONS[degradation]:
-        lr = STEPS[step][1](lr, small, rng, *numbers)
-    return in_8_bits(lr), hr
+        made = STEPS[step][1](lr.rgb, small, rng, *numbers)
+        lr = made if isinstance(made, Picture) else Picture(made)
+    return replace(lr, rgb=in_8_bits(lr.rgb)), hr
 
 
 def _noise(x: np.ndarray, rng: np.random.Generator, sigma: float, grain: float = 0) -> np.ndarray:
@@ -53,12 +63,12 @@ def _noise(x: np.ndarray, rng: np.random.Generator, sigma: float, grain: float =
     return x + drawn * np.float32(sigma / 255)
 
 
-def _lossy(x: np.ndarray, codec: str, quality: int) -> np.ndarray:
-    return compressed(quantised(x, 8), codec, quality) / np.float32(255)
+def _lossy(x: np.ndarray, codec: str, quality: int) -> Picture:
+    return read(lossy_file(quantised(x, 8), codec, quality))
 
 
 # step -> (its words, what it does to (H,W,3) on the way to a small picture of that size)
-STEPS: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+STEPS: dict[str, tuple[str, Callable[..., np.ndarray | Picture]]] = {
     "bicubic": ("bicubic", lambda x, size, rng: resize_array(x, size)),
     "twice": ("bicubic to twice the size",
               lambda x, size, rng: resize_array(x, (2 * size[0], 2 * size[1]))),
@@ -87,8 +97,8 @@ def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Pict
     with a degradation is always made of the large one."""
     source = read(pair.hr)
     if pair.lr is None or degradation != "none":
-        lr, hr = make_lr(source.rgb, scale, degradation, pair.hr.stem)
-        return Picture(lr, grey=source.grey), hr
+        lr, hr = _shrunk(source.rgb, scale, degradation, pair.hr.stem)
+        return replace(lr, grey=source.grey), hr
     small = read(pair.lr)
     height, width = (math.floor(side * scale + 0.5) for side in small.size)
     spare = (source.size[0] - height, source.size[1] - width)
@@ -97,7 +107,8 @@ def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Pict
             f"{pair.lr}: {small.size[1]}x{small.size[0]}, which times {scale:g} is not "
             f"{pair.hr.name}'s {source.size[1]}x{source.size[0]}"
         )
-    return Picture(in_8_bits(small.rgb), grey=source.grey), _cut(source.rgb, small.size, scale)
+    lr = Picture(in_8_bits(small.rgb), grey=source.grey, coded=small.coded)
+    return lr, _cut(source.rgb, small.size, scale)
 
 
 def result_of_others(path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -13,11 +13,13 @@ from typing import BinaryIO
 
 from upscale.errors import InputError
 from upscale.image import boxes, exif, jpeg, xmp
+from upscale.image.coded import Coded, jpeg_tables, of_jpeg, of_webp
 from upscale.image.formats import alien, sniff
 
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 _UNPACKED_BYTES = 64 << 20  # of all texts that must be read; others go through as they are
 _CHUNK_BYTES = 256 << 20  # of a chunk besides pixels that is kept
+_FRAME_HEAD = 256  # bytes of a WebP's pixels that say how they are coded
 _TAIL = 4096  # bytes behind the picture that are looked at
 # Of a PNG, what its pixels need
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
@@ -32,7 +34,7 @@ _CREDENTIALS = "content credentials (C2PA), which hold only for the file that th
 class Carried:
     """exif: a block, with or without prefix; comments: of JPEG and GIF; texts and colours: chunks
     of a PNG (kind, data); bits: of a sample, as declared; dpi and aspect: (across, down) as
-    stored; orientation: 1..8 where the format has one of its own."""
+    stored."""
 
     exif: bytes | None = None
     xmp: bytes | None = None
@@ -44,6 +46,7 @@ class Carried:
     dpi: tuple[float, float] | None = None
     aspect: tuple[float, float] | None = None
     bits: int = 8
+    coded: Coded | None = None
     notes: list[str] = field(default_factory=list)
     room: int = _UNPACKED_BYTES  # that is left
 
@@ -72,6 +75,8 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
     data = file.read()
     parts: dict[int, bytes] = {}
     more_xmp: dict[bytes, dict[int, bytes]] = {}
+    tables: dict[int, float] = {}
+    layers: list[tuple[int, int, int]] = []
     seconds, end = 0, None
     for marker, start, stop in jpeg.segments(data):
         body = data[start:stop]
@@ -98,6 +103,10 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             found.notes.append(_CREDENTIALS)
         elif (marker in jpeg.FRAMES or marker == jpeg.LS) and len(body) > 5:
             jpeg.check_frame(marker, body[0], body[5])
+            layers = [(s >> 4, s & 15, t) for s, t in zip(body[7::3], body[8::3], strict=False)]
+        elif marker == 0xDB:
+            tables = {**jpeg_tables(body), **tables}
+    found.coded = of_jpeg(tables, layers)
     found.icc = b"".join(parts[number] for number in sorted(parts)) or None
     for guid, pieces in more_xmp.items():
         if found.xmp and guid in found.xmp:
@@ -334,6 +343,10 @@ def _webp(file: BinaryIO, found: Carried) -> None:
             data = file.read(length)
             setattr(found, name, data if len(data) == length else None)
             file.seek(length % 2, 1)
+        elif kind == b"VP8 " and found.coded is None:
+            data = file.read(min(length, _FRAME_HEAD))
+            found.coded = of_webp(data)
+            file.seek(length + length % 2 - len(data), 1)
         else:
             file.seek(length + length % 2, 1)
 

@@ -173,6 +173,7 @@ def _with(
         comments=tuple(found.comments),
         texts=tuple(found.texts),
         colours=tuple(colours),
+        coded=found.coded,
         notes=tuple(dict.fromkeys([*notes, *found.notes, *taken.notes, *said])),
     )
 

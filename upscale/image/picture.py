@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from upscale.image.coded import Coded
+
 GAP = 2  # white pixels between the pictures of a sheet
 _BAND = 256  # rows quantised at a time, so that a large picture needs no second float copy
 
@@ -32,6 +34,7 @@ class Picture:
     colours  chunks of a PNG that say what its colours are, besides a profile: (kind, data)
     format Pillow's name of the source's format
     notes  what reading changed or left out, for the user
+    coded  how coarsely the source's pixels were rounded, where it is a lossy file that tells
     """
 
     rgb: np.ndarray
@@ -49,6 +52,7 @@ class Picture:
     comments: tuple[bytes, ...] = ()
     texts: tuple[tuple[bytes, bytes], ...] = ()
     colours: tuple[tuple[bytes, bytes], ...] = ()
+    coded: Coded | None = None
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.float32:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from upscale.errors import InputError
-from upscale.image import colour, exif, profile
+from upscale.image import coded, colour, exif, profile
 from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
 
@@ -66,7 +66,7 @@ def _of_image(image: Image.Image) -> Picture:
     packet = image.info.get("xmp")
     return Picture(
         rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes,
-        xmp=packet if isinstance(packet, bytes) else None,
+        xmp=packet if isinstance(packet, bytes) else None, coded=coded.of_image(image),
     )  # fmt: skip
 
 

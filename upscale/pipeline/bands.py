@@ -58,7 +58,7 @@ class Enlarging:
                     size = (block.core.height, self.plan.size_out[1], 3)
                     band = np.empty(size, np.float32)
                 band[:, block.core.left : block.core.left + block.core.width] = made
-            yield replace(source, rgb=band, alpha=self._alpha(alpha, row[0]))
+            yield replace(source, rgb=band, alpha=self._alpha(alpha, row[0]), coded=None)
         self.error /= rgb.size
         self.notes += doubts(self.error, rgb, self.plan.consistency)
 
