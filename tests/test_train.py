@@ -458,6 +458,22 @@ def test_two_heads_start_where_one_head_ended(tiny_weights) -> None:
         start(wider, tiny_weights)
 
 
+def test_a_network_that_grows_starts_as_the_one_it_grew_from(tmp_path) -> None:
+    small = CompactNet(TWO_HEADS)
+    with torch.no_grad():
+        for number, p in enumerate(small.parameters()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(number)) / 20)
+    path = tmp_path / "small.safetensors"
+    store.save(path, small.state_dict(), {"method": "ecdp", "architecture": small.architecture()})
+    down, up = (2, 3, 2), (TWO_HEADS.up[0] + 2, TWO_HEADS.up[1] + 1)
+    grown = CompactNet(replace(TWO_HEADS, encoder=4, down=down, up=up))
+    start(grown, str(path))
+    lr_up, x = torch.rand(2, 3, 20, 36) * 2 - 1, torch.randn(2, 3, 20, 36)
+    scale, level = torch.tensor([2.0, 4.0]), torch.tensor([0.3, 0.9])
+    wanted = small(x, small.encode(lr_up, scale), level)
+    torch.testing.assert_close(grown(x, grown.encode(lr_up, scale), level), wanted)
+
+
 def test_a_shorter_encoder_injects_what_it_has() -> None:
     net = make_net(TrainConfig(method="ecdp", net_options="encoder=2"))
     assert net.config.encoder == 2 and net.config.inject == (1,)

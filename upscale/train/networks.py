@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _READ = {
     tuple: lambda text: tuple(map(int, text.split("+"))),
 }
 _HEAD = ("head3.weight", "head3.bias")
+_MAY_GROW = ("enc.", "inject.", "down.", "up.")  # residual blocks and what they receive
 
 
 def make_net(config: TrainConfig, sizes: Config | None = None) -> Net:
@@ -84,21 +86,48 @@ def start(net: Net, init: str) -> None:
     and the noise embedding are left out; and back: they start as if they were not there. At the
     strongest noise a velocity is the target's negative, so between the two the head changes its
     sign. One head's for both heads, the second (clean target) for one; CompactNet's trunk for
-    IDM's. What the sibling has not (later blocks of the encoder, injections) starts as if it were
-    not there; blocks of its encoder that are too many are left out.
+    IDM's. What the sibling has not (later blocks, injections) starts as if it were not there, so
+    that a network may grow; blocks of its encoder that are too many are left out.
     """
     state: dict[str, Tensor] = {}
     for name in reversed([init] if Path(init).exists() else init.split(",")):
         given, description = store.load(store.find(name.strip()))
         given = {k: v.float() for k, v in given.items()}
         if isinstance(net, CompactNet):
-            kind = description.get("architecture", {}).get("kind")
-            given = _fitted(net, given, state, trunk=kind == CompactNet.kind)
+            theirs = description.get("architecture", {})
+            given = _placed(net, given, theirs.get("down", ()), theirs.get("up", ()))
+            given = _fitted(net, given, state, trunk=theirs.get("kind") == CompactNet.kind)
         state |= given
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"--init {init} has another layout: {error}") from error
+
+
+def _placed(
+    net: CompactNet, state: dict[str, Tensor], down: Sequence[int], up: Sequence[int]
+) -> dict[str, Tensor]:
+    """A sibling's injections by the places that its blocks have in this network, whose levels may
+    have more. down, up: blocks of the sibling's levels."""
+    ours = list(_blocks(net.config.down, net.config.up))
+    places = {block: str(place) for place, block in enumerate(ours)}
+    theirs = {str(place): places.get(block) for place, block in enumerate(_blocks(down, up))}
+
+    def moved(key: str) -> str:
+        first, _, rest = key.partition(".")
+        place, _, name = rest.partition(".")
+        known = first == "inject" and theirs.get(place)
+        return f"inject.{known}.{name}" if known else key
+
+    return {moved(key): value for key, value in state.items()}
+
+
+def _blocks(down: Sequence[int], up: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+    """The blocks of a U-Net in the order of their calls: way, level, number."""
+    for level, count in enumerate(down):
+        yield from (("down", level, number) for number in range(count))
+    for level in reversed(range(len(up))):
+        yield from (("up", level, number) for number in range(up[level]))
 
 
 def _fitted(
@@ -131,7 +160,7 @@ def _fitted(
             state[key] = torch.cat([state[key]] * 2)
         elif key in state and len(state[key]) == 2 * len(ours[key]):
             state[key] = state[key].chunk(2)[1]
-    fresh = {k: v for k, v in ours.items() if k.startswith(("enc.", "inject."))}
+    fresh = {k: v for k, v in ours.items() if k.startswith(_MAY_GROW)}
     surplus = {k for k in state if k.startswith("enc.") and k not in ours}
     return fresh | base | {k: v for k, v in state.items() if k not in surplus}
 
