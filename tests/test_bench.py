@@ -17,12 +17,12 @@ from upscale.bench import report, testsets
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.protocol import make_lr
 from upscale.bench.run import run
-from upscale.bench.testsets import pictures_of
 from upscale.bench.trials import BenchSettings, Trial
 from upscale.cli.bench import command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
 from upscale.image.decode import read
 from upscale.image.encode import write
+from upscale.image.folders import pictures_of
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics import pixel

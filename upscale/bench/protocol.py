@@ -22,6 +22,7 @@ from upscale.bench.testsets import Pair
 from upscale.errors import InputError
 from upscale.image.compress import lossy_file
 from upscale.image.decode import read
+from upscale.image.folders import fitting
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize_area, resize_array
 
@@ -100,13 +101,7 @@ def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Pict
         lr, hr = _shrunk(source.rgb, scale, degradation, pair.hr.stem)
         return replace(lr, grey=source.grey), hr
     small = read(pair.lr)
-    height, width = (math.floor(side * scale + 0.5) for side in small.size)
-    spare = (source.size[0] - height, source.size[1] - width)
-    if min(spare) < 0 or max(spare) >= math.ceil(scale):
-        raise InputError(
-            f"{pair.lr}: {small.size[1]}x{small.size[0]}, which times {scale:g} is not "
-            f"{pair.hr.name}'s {source.size[1]}x{source.size[0]}"
-        )
+    fitting(pair.lr, small.size, pair.hr, source.size, scale)
     lr = Picture(in_8_bits(small.rgb), grey=source.grey, coded=small.coded)
     return lr, _cut(source.rgb, small.size, scale)
 

@@ -14,10 +14,11 @@ from upscale.bench.cache import Cache, Measured, Row
 from upscale.bench.crops import cuts
 from upscale.bench.protocol import in_8_bits, kernel_of, open_pair, result_of_others
 from upscale.bench.score import Case, Scorer
-from upscale.bench.testsets import Pair, pairs_of, partners_of
+from upscale.bench.testsets import Pair, pairs_of
 from upscale.bench.trials import AUTO, BenchSettings, Trial, trials_of
 from upscale.errors import DiffsrError, InputError, UsageError, WeightsError
 from upscale.image.encode import write
+from upscale.image.folders import partners_of
 from upscale.image.picture import Picture
 from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
 from upscale.pipeline.request import Request

@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from upscale.bench.columns import REGISTERED, SCIKIT, SHIPPED
 from upscale.errors import InputError
 from upscale.image.decode import read
 from upscale.image.encode import write
-from upscale.image.formats import SUFFIXES
+from upscale.image.folders import partners_of, pictures_of, small_versions
 from upscale.image.picture import Picture
 
 VARIABLE = "DIFFSR_DATA"
@@ -77,59 +76,10 @@ def pairs_of(folder: Path, scale: float) -> list[Pair]:
     """
     pictures = pictures_of(folder)
     stems = [path.stem for path in pictures]
-    small = _small_versions(folder, scale)
+    small = small_versions(folder, scale)
     partners = partners_of(stems, small, scale) if small else {}
     labels = _labels(folder / LABELS, stems) if (folder / LABELS).is_file() else {}
     return [Pair(path, partners.get(path.stem), labels.get(path.stem)) for path in pictures]
-
-
-def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name: those in its subfolder HR if it has one.
-
-    Raises InputError if there are none, or two that differ only in their suffix."""
-    inner = folder / "HR" if (folder / "HR").is_dir() else folder
-    try:
-        found = sorted(p for p in inner.iterdir() if p.suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise InputError(f"{inner}: {error.strerror}") from error
-    found = [p for p in found if p.is_file() and not p.name.startswith(".")]
-    if not found:
-        raise InputError(f"{inner}: no pictures in this folder")
-    stems: dict[str, Path] = {}
-    for path in found:
-        if path.stem in stems:
-            raise InputError(f"{inner}: {stems[path.stem].name} and {path.name} have one name")
-        stems[path.stem] = path
-    return found
-
-
-def partners_of(stems: Iterable[str], folder: Path, scale: float | None = None) -> dict[str, Path]:
-    """Stem -> the picture in `folder` with that name without suffix (with a scale, DIV2K's
-    `0801x4` for `0801` too). Raises InputError naming what has no partner on either side."""
-    results = {path.stem: path for path in pictures_of(folder)}
-    wanted = set(stems)
-    if scale is not None:
-        ending = f"x{scale:g}"
-        results = {
-            s.removesuffix(ending) if s.removesuffix(ending) in wanted else s: p
-            for s, p in results.items()
-        }
-    for lonely, where in (
-        (wanted - set(results), folder),
-        (set(results) - wanted, "the dataset"),
-    ):
-        if lonely:
-            some = ", ".join(sorted(lonely)[:5]) + (", ..." if len(lonely) > 5 else "")
-            raise InputError(f"{where}: nothing named as {some} (names without suffix must agree)")
-    return results
-
-
-def _small_versions(folder: Path, scale: float) -> Path | None:
-    beside = folder.name.replace("_HR", "_LR_bicubic")
-    places = [folder / f"LRx{scale:g}", folder / "LR_bicubic" / f"X{scale:g}"]
-    if beside != folder.name:  # DIV2K_valid_HR
-        places.append(folder.parent / beside / f"X{scale:g}")
-    return next((place for place in places if place.is_dir()), None)
 
 
 def _labels(path: Path, stems: list[str]) -> dict[str, int]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from upscale import document
 from upscale.bench.protocol import in_8_bits
-from upscale.bench.testsets import pictures_of
 from upscale.errors import InputError
 from upscale.image.decode import read
+from upscale.image.folders import pictures_of
 from upscale.image.resize import resize_area
 from upscale.machine import pick_device, versions
 

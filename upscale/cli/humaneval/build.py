@@ -191,8 +191,8 @@ def _consent(file: str | None) -> str | None:
 
 def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
     from upscale.bench.protocol import make_lr
-    from upscale.bench.testsets import pictures_of
     from upscale.humaneval.sources import Sources
+    from upscale.image.folders import pictures_of
     from upscale.image.resize import resize_array
 
     def named(folder: str) -> dict[str, Path]:
