@@ -171,7 +171,7 @@ def _trained(path: Path, settings: Hints) -> tuple[State, dict[str, Any]]:
     state = {k.removeprefix("ema."): v for k, v in raw.items() if k.startswith("ema.")}
     run = SimpleNamespace(
         config=config, spec=spec_of(config), net=net, iteration=iteration, images_seen=seen,
-        taught=record.get("teacher", {}),
+        taught=record.get("teacher", {}), paired=record.get("paired", 0),
     )  # fmt: skip
     metadata = {**described(run, ""), "licence": settings.licence or "not stated"}
     if settings.domain:

@@ -9,6 +9,7 @@ from typing import Any
 
 from upscale import __version__, methods
 from upscale.diffusion.process import describe
+from upscale.train.data import exact
 from upscale.train.log import explained
 from upscale.train.state import Run
 
@@ -36,7 +37,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         own = {"temperature": run.taught["temperature"]}
         sampling = {**own, **sampling, "sampler": methods.TRAINED, "steps": 2}
     size = sum(p.numel() for p in run.net.parameters())
-    off = law.unconditional or config.degradation != "bicubic"
+    off = law.unconditional or not exact(config, run.paired)
     return {
         "method": config.method,
         "net": f"{type(run.net).__name__}, {size} parameters",
@@ -53,6 +54,7 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         "training": {
             "dataset": dataset,
             "pictures": pictures,
+            **({"pairs": run.paired} if run.paired else {}),
             "data_licence": licence,
             "images_seen": run.images_seen,
             "iteration": run.iteration,
@@ -100,7 +102,7 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
         "|---|---|",
         f"| data | {training['dataset']} ({training['pictures']:,} pictures) |",
         f"| licence of the data | {training.get('data_licence') or 'not stated'} |",
-        *([] if generates else [f"| small pictures by | {config['degradation']} |"]),
+        *([] if generates else [f"| small pictures by | {_inputs(training)} |"]),
         f"| images seen | {training['images_seen']:,} in {training['iteration']:,} iterations |",
         f"| network tells | {metadata['parametrisation']} |",
         *_taught(training.get("teacher")),
@@ -133,6 +135,16 @@ def _sizes(metadata: dict[str, Any]) -> str:
     if isinstance(scales, dict):
         return f"magnification {scales['min']:g} to {scales['max']:g}"
     return f"magnification {', '.join(f'{scale:g}' for scale in scales)}"
+
+
+def _inputs(training: dict[str, Any]) -> str:
+    """How the small pictures came about."""
+    made, pairs = training["config"]["degradation"], training.get("pairs", 0)
+    if not pairs:
+        return made
+    if pairs == training["pictures"]:
+        return "whoever made the pairs"
+    return f"{made}; of {pairs:,} pictures whoever made the pairs"
 
 
 def _taught(teacher: dict[str, Any] | None) -> list[str]:

@@ -107,6 +107,7 @@ DATASETS: dict[str, Dataset] = {
 }  # fmt: skip
 
 
-def usual_settings(name: str) -> dict[str, object]:
-    """What the papers do with a dataset; {} for one without a name."""
-    return dict(DATASETS[name].settings) if name in DATASETS else {}
+def usual_settings(names: str) -> dict[str, object]:
+    """What the papers do with a dataset, or with all of a mix; {} where one has no name."""
+    each = [DATASETS[n].settings.items() if n in DATASETS else () for n in names.split(",")]
+    return dict(set(each[0]).intersection(*each[1:]))

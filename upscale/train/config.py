@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -18,6 +19,14 @@ _OPTIMISER, _QUALITY, _DISTILLATION = "Optimiser", "Image quality loss", "Distil
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _numbers(option: str, text: str, example: str) -> tuple[float, ...]:
+    """Numbers with commas between them; none of an empty text. UsageError."""
+    try:
+        return tuple(map(float, text.split(","))) if text.strip() else ()
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: give shares as {example}") from error
 
 
 def _set(group: str, default: Any, help: str, **known: Any) -> Any:
@@ -75,6 +84,8 @@ class TrainConfig:
         choices=("bicubic", "real", "mixed"))
     second_order: float = _set(_PICTURES, 1.0, "With --degradation real or mixed: share of the "
         "real examples that are degraded twice. The others are degraded once, and less.", most=1)
+    mix: str = _set(_PICTURES, "", "With several datasets: the share of the examples that each "
+        "of them gives, as in 0.7,0.3. Default: equal shares.", metavar="SHARES")
     drawings: float = _set(_PICTURES, 0.0, "Share of the examples that show drawn lettering and "
         "line art.", most=1)
     holdout: int = _set(_PICTURES, 0, "Number of pictures that are kept for validation and not "
@@ -163,6 +174,7 @@ class TrainConfig:
         if wrong := next(self._wrong(), None):
             raise UsageError(wrong)
         self.milestone_shares()
+        self.shares(self.mix.count(",") + 1)
 
     def _wrong(self) -> Iterator[str]:
         """What does not go together, and what to do about it."""
@@ -213,10 +225,16 @@ class TrainConfig:
 
     def milestone_shares(self) -> tuple[float, ...]:
         """`milestones` as numbers. UsageError."""
-        try:
-            return tuple(float(part) for part in self.milestones.split(",") if part.strip())
-        except ValueError as error:
-            raise UsageError(f"--milestones {self.milestones}: give shares as 0.6,0.8") from error
+        return _numbers("--milestones", self.milestones, "0.6,0.8")
+
+    def shares(self, count: int) -> tuple[float, ...]:
+        """Of the examples, for each of `count` datasets; their sum is 1. UsageError."""
+        shares = _numbers("--mix", self.mix, "0.7,0.3") or (1.0,) * count
+        if len(shares) != count:
+            raise UsageError(f"--mix {self.mix}: {len(shares)} shares for {count} of --dataset")
+        if not (all(0 <= share < math.inf for share in shares) and sum(shares) > 0):
+            raise UsageError(f"--mix {self.mix}: shares are numbers from 0 on, and not all 0")
+        return tuple(share / sum(shares) for share in shares)
 
     @property
     def net_name(self) -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from upscale.image.resize import resize
 from upscale.train.config import TrainConfig
+from upscale.train.pictures import Pair
 
 AREA_WEIGHED = ("augmented", "patch")  # a picture's chance is its area: every pixel's is the same
 
@@ -40,6 +41,30 @@ def central(picture: np.ndarray, side: int) -> np.ndarray:
     """The middle (side,side,3) of a picture."""
     top, left = ((length - side) // 2 for length in picture.shape[:2])
     return picture[top : top + side, left : left + side]
+
+
+def aligned(pair: Pair, patch: int, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+    """The same part of both, (3,patch,patch) and the small (3,h,h) in [-1,1], as they are: at any
+    place, or without chance in the middle."""
+    scale = pair.hr.shape[0] // pair.lr.shape[0]
+    side = patch // scale
+    spare = [length - side for length in pair.lr.shape[:2]]
+    top, left = (int(rng.integers(n + 1)) if rng else n // 2 for n in spare)
+    hr = pair.hr[top * scale :, left * scale :][:patch, :patch]
+    return tensor(hr), tensor(pair.lr[top : top + side, left : left + side])
+
+
+def mirrored_pair(
+    pair: Pair, config: TrainConfig, patch: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """`aligned`, both mirrored alike and, unless the pictures are aligned themselves, transposed.
+    Nothing else: the small one is what somebody made of the large one."""
+    both = aligned(pair, patch, rng)
+    if rng.random() < 0.5:
+        both = tuple(x.flip(2) for x in both)
+    if config.crop in AREA_WEIGHED and not config.whole and rng.random() < 0.5:
+        both = tuple(x.transpose(1, 2) for x in both)
+    return both
 
 
 def shrunk_by_area(hr: Tensor, side: int) -> Tensor:

@@ -19,7 +19,8 @@ from upscale.train import crops
 from upscale.train.config import TrainConfig
 from upscale.train.degrade import BLOCK, KINDS
 from upscale.train.drawings import drawing
-from upscale.train.pictures import Streamed
+from upscale.train.pictures import Pair, Streamed, paired
+from upscale.train.sources import Mixed
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,47 @@ def _scale(config: TrainConfig, rng: np.random.Generator) -> float:
     return scale
 
 
+def exact(config: TrainConfig, pairs: int) -> bool:
+    """Whether every small picture is what its truth shrinks to, so that results may be projected
+    onto it. pairs: how many brought their own."""
+    return config.degradation == "bicubic" and not pairs
+
+
 def quantised(x: Tensor) -> Tensor:
     """[-1,1] rounded to the 256 values of an 8-bit file."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 class Pairs:
-    """The examples of a run: `batch(iteration)`."""
+    """The examples of a run: `batch(iteration)`. paired: how many of the pictures bring their own
+    small versions."""
 
-    def __init__(self, pictures: Sequence[np.ndarray] | Streamed, config: TrainConfig) -> None:
+    def __init__(
+        self, pictures: Sequence[np.ndarray | Pair] | Streamed | Mixed, config: TrainConfig
+    ) -> None:
         self.pictures, self.config = pictures, config
+        self.parts = pictures.datasets if isinstance(pictures, Mixed) else [pictures]
+        self.paired = sum(len(part) for part in self.parts if paired(part))
         self.chance = self._chance()
 
     def _chance(self) -> np.ndarray | None:
         """How likely each picture is to be drawn; None: all alike."""
-        if self.config.whole or self.config.crop not in crops.AREA_WEIGHED:
+        if len(self.parts) == 1:
+            return self._chance_within(self.parts[0])
+        each = []
+        for part, share in zip(self.parts, self.config.shares(len(self.parts)), strict=True):
+            own = self._chance_within(part)
+            each.append(share * (np.full(len(part), 1 / len(part)) if own is None else own))
+        return np.concatenate(each)
+
+    def _chance_within(self, part: Sequence[np.ndarray | Pair] | Streamed) -> np.ndarray | None:
+        cut = self.config.crop in crops.AREA_WEIGHED and not self.config.whole
+        if not cut and not paired(part):
             return None
-        if isinstance(self.pictures, Streamed):
-            area = self.pictures.areas
+        if isinstance(part, Streamed):
+            area = part.areas
         else:
-            area = np.array([p.shape[0] * p.shape[1] for p in self.pictures])
+            area = np.array([p.shape[0] * p.shape[1] for p in part])
         return None if area is None else area / area.sum(dtype=np.float64)
 
     def batch(
@@ -127,12 +149,13 @@ class Pairs:
             lr.append(small)
             lr_up.append(resize(small[None], (patch, patch))[0])
             scale.append(patch / small.shape[-1])
-        skipped = self.pictures.take_skipped() if isinstance(self.pictures, Streamed) else ()
+        streamed = [part for part in self.parts if isinstance(part, Streamed)]
+        skipped = tuple(line for part in streamed for line in part.take_skipped())
         hr, lr_up = torch.stack(hr), torch.stack(lr_up)
         return Batch(hr, lr_up, torch.tensor(scale), lr, tuple(places), skipped)
 
     def _pair(
-        self, picture: np.ndarray, patch: int, fixed: int, rng: np.random.Generator
+        self, picture: np.ndarray | Pair, patch: int, fixed: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """(3,patch,patch) and (3,side,side); side is `fixed`, or where that is 0 by the law of
         scales.
@@ -141,6 +164,8 @@ class Pairs:
         whole, it is cut out of a degraded picture that is a block larger.
         """
         config = self.config
+        if isinstance(picture, Pair):
+            return crops.mirrored_pair(picture, config, patch, rng)
         if config.degradation not in KINDS:
             example = _example(picture, config, patch, rng)
             side = fixed or max(1, round(patch / _scale(config, rng)))

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from upscale.errors import InputError, UsageError
+from upscale.image.folders import partners_of, small_versions
+from upscale.image.folders import pictures_of as pictures_in
 from upscale.train.catalogue import DATASETS, Part
 from upscale.train.config import TrainConfig
 from upscale.train.crops import AREA_WEIGHED, smallest_side
-from upscale.train.pictures import Streamed, headers, load
-from upscale.train.sources import Files, Items, Say, chosen, find, joined
+from upscale.train.pictures import Pair, Streamed, headers, load
+from upscale.train.sources import Files, Items, Mixed, Say, chosen, find, joined
 
 MANY = 20_000  # files whose headers are not read where nothing depends on their sizes
 
@@ -38,29 +40,77 @@ def resolve(
     names: Sequence[str] | None = None,
     say: Say = lambda line: None,
     alone: bool = True,
+    config: TrainConfig | None = None,
 ) -> Data:
-    """NAME, folder:PATH, hf:ORG/NAME[@REVISION] or a plain path -> its pictures.
+    """NAME, folder:PATH, hf:ORG/NAME[@REVISION], pairs:PATH, pairs:INPUTS=TARGETS or a plain path,
+    or several of them with commas between -> its pictures.
 
     A known name overrides a folder of that name. root: the data folder (DIFFSR_DATA). names:
-    only these file names. alone: this is no process among several. Raises InputError, with what
-    to do, and UsageError.
+    only these file names. alone: this is no process among several. config: has the magnification of
+    pairs, and the shares of a mix. Raises InputError, with what to do, and UsageError.
     """
+    config = config or TrainConfig()
+    each = [_one(part, root, names, say, alone, config) for part in separate(spec)]
+    shares = config.shares(len(each))
+    if len(each) == 1:
+        return each[0]
+    label = ", ".join(f"{share:.3g} {d.label}" for d, share in zip(each, shares, strict=True))
+    validation = [data.validation for data in each if data.validation]
+    licences = dict.fromkeys(data.licence for data in each if data.licence)
+    return Data(
+        label,
+        Mixed([data.train for data in each]),
+        joined(validation) if validation else None,
+        "; ".join(licences),
+    )
+
+
+def separate(spec: str) -> list[str]:
+    """A,B -> each on its own; the comma of a path that is there belongs to it. UsageError."""
+    pieces, found = spec.split(","), []
+    while pieces:
+        longest = (",".join(pieces[:count]) for count in range(len(pieces), 0, -1))
+        first = next((text for text in longest if all(p.exists() for p in _paths(text))), None)
+        found.append(pieces[0].strip() if first is None else first)
+        del pieces[: 1 if first is None else first.count(",") + 1]
+    if not all(found):
+        raise UsageError(f"--dataset {spec}: nothing stands before or after a comma")
+    return found
+
+
+def _paths(spec: str) -> list[Path]:
+    """Where the pictures are if they are in folders: one, or of pairs that of the inputs too."""
+    kind, rest = _kind(spec)
+    two = kind == "pairs" and not Path(rest).expanduser().exists()
+    return [Path(name).expanduser() for name in (rest.split("=", 1) if two else [rest])]
+
+
+def _kind(spec: str) -> tuple[str, str]:
+    """("pairs", "a=b") of pairs:a=b; ("", "C:/a") of a path or a name."""
+    kind, colon, rest = spec.partition(":")
+    given = colon and kind.isalpha() and len(kind) > 1 and not Path(spec).exists()
+    return (kind, rest) if given else ("", spec)
+
+
+def _one(
+    spec: str, root: Path, names: Sequence[str] | None, say: Say, alone: bool, config: TrainConfig
+) -> Data:
     if spec in DATASETS:
         return _known(spec, root, names, say)
-    kind, colon, rest = spec.partition(":")
-    if colon and kind.isalpha() and len(kind) > 1 and not Path(spec).exists():
-        if kind == "hf":
-            from upscale.train.tables import fetched
+    kind, rest = _kind(spec)
+    if kind == "hf":
+        from upscale.train.tables import fetched
 
-            path, label, licence = fetched(rest, root / "hf", say, alone)
-            return Data(label, _filled(find(path, names), path), None, licence)
-        if kind != "folder":
-            raise UsageError(
-                f"--dataset {spec}: there is no kind {kind}; use folder:DIR, hf:ORG/NAME and "
-                f"the names {', '.join(DATASETS)}"
-            )
-        spec = rest
-    path = Path(spec).expanduser()
+        path, label, licence = fetched(rest, root / "hf", say, alone)
+        return Data(label, _filled(find(path, names), path), None, licence)
+    if kind not in ("", "folder", "pairs"):
+        raise UsageError(
+            f"--dataset {spec}: there is no kind {kind}; use folder:DIR, pairs:DIR, "
+            f"hf:ORG/NAME and the names {', '.join(DATASETS)}"
+        )
+    *inputs, path = _paths(spec)
+    if kind == "pairs" or (not kind and _holds_pairs(path)):
+        return _pairs(path, inputs, names, config)
     if not path.exists():
         near = difflib.get_close_matches(spec, DATASETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -69,6 +119,49 @@ def resolve(
             f"name{hint} (`diffsr train --list` shows them)"
         )
     return Data(path.resolve().name, _filled(find(path, names), path))
+
+
+def of_folder(path: Path, config: TrainConfig, names: Sequence[str] | None = None) -> Data:
+    """A folder's pictures, or where it holds LR and HR its pairs. Raises InputError, UsageError."""
+    if _holds_pairs(path):
+        return _pairs(path, [], names, config)
+    return Data(path.resolve().name, find(path, names))
+
+
+def _holds_pairs(path: Path) -> bool:
+    """Whether a folder's only subfolders are LR and HR."""
+    inside = path.iterdir() if path.is_dir() else ()
+    return {p.name for p in inside if p.is_dir() and not p.name.startswith(".")} == {"HR", "LR"}
+
+
+def _pairs(
+    targets: Path, inputs: list[Path], names: Sequence[str] | None, config: TrainConfig
+) -> Data:
+    """The pictures of a folder with those of another, or of its subfolder, that belong to them.
+    UsageError where they cannot be what the run learns, InputError where one has no partner."""
+    scale = int(config.scale_max)
+    if not config.scale_min == config.scale_focus == config.scale_max == scale:
+        raise UsageError(
+            f"{targets}: pairs are of one magnification, a whole one: give it, as in --scale 4"
+        )
+    if config.patch % scale:
+        raise UsageError(
+            f"{targets}: --patch {config.patch} is no multiple of {scale}, the magnification of "
+            "the pairs"
+        )
+    pictures = pictures_in(targets)
+    lr = targets / "LR"
+    small = inputs[0] if inputs else lr if lr.is_dir() else small_versions(targets, scale)
+    if small is None:
+        raise InputError(
+            f"{targets}: no folder LR or LRx{scale} in it; pairs:INPUTS=TARGETS names two folders"
+        )
+    partners = partners_of([path.stem for path in pictures], small, scale)
+    if names is not None:
+        wanted = set(names)
+        pictures = [path for path in pictures if path.name in wanted]
+    items = Files(pictures, [partners[path.stem] for path in pictures], scale)
+    return Data(f"{targets.resolve().name} (pairs)", _filled(items, targets))
 
 
 def _filled(items: Items, path: Path) -> Items:
@@ -122,27 +215,38 @@ def instructions(name: str, root: Path, missing: Sequence[str]) -> str:
 
 def pictures_of(
     items: Items, config: TrainConfig, cache: int, say: Say
-) -> list[np.ndarray] | Streamed:
+) -> list[np.ndarray | Pair] | Streamed | Mixed:
     """The pictures of a run: decoded in memory if `cache` bytes hold them, else read at each use.
 
     Packed pictures (tar, LMDB) are always read at each use, all with the same chance. InputError
     where nothing is left.
     """
+    if isinstance(items, Mixed):
+        parts = []
+        for part in items.datasets:
+            parts.append(pictures_of(part, config, cache, say))
+            if isinstance(parts[-1], list):
+                cache -= sum(picture.nbytes for picture in parts[-1])
+        return Mixed(parts)
     smallest = smallest_side(config)
+    if not isinstance(items, Files):
+        return Streamed(items, smallest)
     weighed = config.crop in AREA_WEIGHED and not config.whole
-    found: list[np.ndarray] | Streamed
-    if not isinstance(items, Files) or (len(items) > MANY and not weighed):
+    if len(items) > MANY and not weighed and not items.inputs:
         return Streamed(items, smallest)
     kept, areas = headers(items, say, smallest)
     good = chosen(items, kept)
-    if 3 * int(areas.sum()) <= cache:
+    found: list[np.ndarray | Pair] | Streamed
+    each = 3 * (1 + 1 / items.scale**2) if items.inputs else 3  # bytes of a pixel
+    if each * int(areas.sum()) <= cache:
         found = load(good, say, smallest)
     else:
         found = Streamed(good, smallest, areas)
     if not len(found):
+        where = f" as {items[0].name}" if len(items) else ""
         raise InputError(
             f"no readable picture of at least {smallest}x{smallest} in the dataset (searched "
-            f"{len(items)} files); a smaller --patch takes smaller ones"
+            f"{len(items)} files{where}); a smaller --patch takes smaller ones"
         )
     return found
 
@@ -160,14 +264,18 @@ def held_out(items: Items, count: int) -> tuple[Items, Items | None]:
 
 def fingerprint(items: Items) -> str:
     """How many, a hash of the names in their order (the folders above do not count) and, of files,
-    one of their sizes."""
+    one of their sizes; of a mix each of them for every source."""
+    if isinstance(items, Mixed):
+        each = [fingerprint(part).split(":") for part in items.datasets]
+        return ":".join(map("+".join, zip(*each, strict=True)))
     names, sizes = hashlib.sha256(), hashlib.sha256()
     for index in range(len(items)):
         item = items[index]
         names.update(os.path.basename(item.name).encode(errors="replace") + b"\n")
         if isinstance(items, Files):
             with suppress(OSError):  # who reads it has the better words
-                sizes.update(b"%d\n" % item.open().stat().st_size)
+                for path in filter(None, (item.open(), item.small)):
+                    sizes.update(b"%d\n" % path.stat().st_size)
     return f"{len(items)}:{names.hexdigest()[:16]}:{sizes.hexdigest()[:16]}"
 
 

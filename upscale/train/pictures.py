@@ -7,35 +7,69 @@ depends on the items alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from upscale.errors import DiffsrError, InputError
 from upscale.image.decode import read, size_of
-from upscale.train.sources import Items, Say
+from upscale.image.folders import Size, fitting
+from upscale.train.sources import Files, Item, Items, Say
 
 T = TypeVar("T")
 
 MOST_SKIPS = 100  # in a row: then the data are not what they should be
 
 
-def decode(items: Items, index: int, smallest: int = 1) -> np.ndarray:
+class Pair(NamedTuple):
+    """A picture and its small version, uint8 (H,W,3) and (h,w,3), the sides of one a multiple of
+    the other's."""
+
+    hr: np.ndarray
+    lr: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.hr.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.hr.nbytes + self.lr.nbytes
+
+
+def decode(items: Items, index: int, smallest: int = 1) -> np.ndarray | Pair:
     """Item `index` as uint8 (H,W,3). InputError, also where a side is below `smallest`."""
     item = items[index]
-    pixels = np.round(read(item.open()).rgb * 255).astype(np.uint8)
+    pixels = _pixels(item.open())
     if min(pixels.shape[:2]) < smallest:
         raise _small(item.name, pixels.shape[:2], smallest)
-    return pixels
+    if item.small is None:
+        return pixels
+    lr = _pixels(item.small)
+    height, width = _used(item, pixels.shape[:2], lr.shape[:2])
+    return Pair(pixels[:height, :width], lr)
+
+
+def _pixels(source: Path | BinaryIO) -> np.ndarray:
+    return np.round(read(source).rgb * 255).astype(np.uint8)
+
+
+def _used(item: Item, size: Size, small: Size | None) -> Size:
+    """What a picture is cut to, where it has a small version. InputError."""
+    if small is None:
+        return size
+    return fitting(item.small, small, Path(item.name), size, item.scale)
 
 
 def _small(name: str, size: tuple[int, int], smallest: int) -> InputError:
     return InputError(f"{name}: {size[1]}x{size[0]} is smaller than an example ({smallest})")
 
 
-def load(items: Items, say: Say, smallest: int = 1) -> list[np.ndarray]:
+def load(items: Items, say: Say, smallest: int = 1) -> list[np.ndarray | Pair]:
     """All pictures in memory; those that cannot be read are named and left out."""
     found = _each(items, lambda index: decode(items, index, smallest), say)
     return [picture for picture in found if picture is not None]
@@ -55,7 +89,7 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray | Pair:
         """The picture or, where it cannot be read, the next that can."""
         tries = min(len(self), MOST_SKIPS)
         for step in range(tries):
@@ -74,17 +108,29 @@ class Streamed:
 
 
 def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.ndarray]:
-    """(indices of the pictures whose header can be read and is large enough, their areas)."""
+    """(indices of the pictures whose header can be read and is large enough, their areas).
+    InputError for a pair whose sizes do not go together."""
 
-    def size(index: int) -> tuple[int, int]:
-        found = size_of(items[index].open())
+    def sizes(index: int) -> tuple[Size, Size | None]:
+        item = items[index]
+        found, small = size_of(item.open()), item.small and size_of(item.small)
         if min(found) < smallest:
-            raise _small(items[index].name, found, smallest)
-        return found
+            raise _small(item.name, found, smallest)
+        if small and (found[0] < found[1]) != (small[0] < small[1]):
+            small = small[::-1]  # one of the two lies on its side in its file
+        return found, small
 
-    sizes = _each(items, size, say)
-    kept = [index for index, found in enumerate(sizes) if found is not None]
-    return kept, np.array([sizes[i][0] * sizes[i][1] for i in kept], dtype=np.int64)
+    found = _each(items, sizes, say)
+    kept = [index for index, size in enumerate(found) if size is not None]
+    areas = [math.prod(_used(items[index], *found[index])) for index in kept]
+    return kept, np.array(areas, dtype=np.int64)
+
+
+def paired(pictures: Sequence[np.ndarray | Pair] | Streamed) -> bool:
+    """Whether a source's pictures have small versions of their own."""
+    if isinstance(pictures, Streamed):
+        return isinstance(pictures.items, Files) and bool(pictures.items.inputs)
+    return bool(pictures) and isinstance(pictures[0], Pair)
 
 
 def _each(items: Items, one: Callable[[int], T], say: Say) -> list[T | None]:

@@ -22,14 +22,14 @@ from upscale.train.adversary import WIDTHS, Adversary
 from upscale.train.card import metadata, write_card
 from upscale.train.config import TrainConfig
 from upscale.train.data import Pairs
-from upscale.train.datasets import Data, fingerprint, held_out, pictures_of
+from upscale.train.datasets import Data, fingerprint, held_out, of_folder, pictures_of
 from upscale.train.distill import teacher_of
 from upscale.train.feed import default_workers
 from upscale.train.log import Log
 from upscale.train.loop import OnProgress, train
 from upscale.train.loss import Judge, QualityLoss, Spec
 from upscale.train.networks import make_net, start
-from upscale.train.sources import Items, Say, find
+from upscale.train.sources import Items, Say
 from upscale.train.state import Run
 from upscale.train.validate import Validator, examples
 from upscale.weights import store
@@ -88,7 +88,7 @@ def run_training(
         names = names_from.read_text().split() if names_from else None
         data = dataset
         if isinstance(dataset, Path):
-            data = Data(dataset.name, find(dataset, names))
+            data = of_folder(dataset, config, names)
         if config.std == 0:  # it was measured when the run began
             config = replace(config, std=checkpoint.std_of(output) or 0.0)
         run, validation = prepared(config, data, world, dtype, options, say, init, net)
@@ -183,7 +183,7 @@ def prepared(
     if branched:
         run.branch(branched, say)
     run.data = fingerprint(items)
-    given = find(options.validation) if options.validation else None
+    given = of_folder(options.validation, config).train if options.validation else None
     return run, given or apart or data.validation
 
 
@@ -207,8 +207,8 @@ def _validator(
         say("no validation: give --validation DIR or --holdout N for it")
         return None
     best = path.with_name(f"{path.stem}-best.safetensors")
-    truths = examples(items, run.config, say)
-    return Validator(truths, run.config, path.parent, best, lambda run: _described(run, data), say)
+    pairs = examples(items, run.config, say)
+    return Validator(pairs, run.config, path.parent, best, lambda run: _described(run, data), say)
 
 
 def spec_of(config: TrainConfig) -> Spec:

@@ -9,7 +9,8 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -22,10 +23,13 @@ Say = Callable[[str], None]
 
 
 class Item(NamedTuple):
-    """A picture that is still encoded: what it is called, and what gives its file."""
+    """A picture that is still encoded: what it is called, and what gives its file. small: of a
+    pair, the file of its input, whose sides are `scale` times smaller."""
 
     name: str
     open: Callable[[], Path | BinaryIO]
+    small: Path | None = None
+    scale: int = 1
 
 
 class Items(Protocol):
@@ -37,16 +41,19 @@ class Items(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Picture files."""
+    """Picture files. inputs: where they are pairs, each one's small version."""
 
     paths: Sequence[Path]
+    inputs: Sequence[Path] = ()
+    scale: int = 1
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Item:
         path = self.paths[index]
-        return Item(str(path), lambda: path)
+        small = self.inputs[index] if self.inputs else None
+        return Item(str(path), lambda: path, small, self.scale)
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,19 @@ class Lmdb:
         return Item(name, content)
 
 
+class Mixed(ConcatDataset):
+    """Sources one after the other, of which each has its own share of the examples."""
+
+
 def chosen(items: Items, indices: Sequence[int]) -> Items:
-    """Some items; of files, files again."""
+    """Some items, in their order; of files, files again, and of a mix a mix."""
     if isinstance(items, Files):
-        return Files([items.paths[i] for i in indices])
+        some = [items.inputs[i] for i in indices] if items.inputs else ()
+        return replace(items, paths=[items.paths[i] for i in indices], inputs=some)
+    if isinstance(items, Mixed):
+        bounds = pairwise([0, *items.cumulative_sizes])
+        own = [[i - first for i in indices if first <= i < after] for first, after in bounds]
+        return Mixed(list(map(chosen, items.datasets, own)))
     return Subset(items, indices)
 
 

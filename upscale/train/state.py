@@ -23,7 +23,7 @@ from upscale.errors import NumericalError, UsageError
 from upscale.train import checkpoint, dist
 from upscale.train.chance import Chance, antithetic, shared
 from upscale.train.config import SMALLEST, TrainConfig
-from upscale.train.data import Batch, Pairs
+from upscale.train.data import Batch, Pairs, exact
 from upscale.train.datasets import data_difference
 from upscale.train.distill import Teacher
 from upscale.train.log import LEVELS, Log, by_level
@@ -92,6 +92,7 @@ class Run:
         self.best: dict[str, float] = {}
         self.validated = -1  # the iteration of the last validation
         self.data = ""  # fingerprint of the pictures
+        self.paired = pairs.paired
         self.once = methods.get(config.method).single
         laws = {"logsnr": LogSNRLaw(), "cosine": CosineLaw(spec.process.sigma_max)}
         self.law = laws.get(config.noise_law, spec.process)
@@ -160,6 +161,7 @@ class Run:
             "best": self.best,
             "validated": self.validated,
             "data": self.data,
+            "paired": self.paired,
             "log": log.state() if log else {},
         }
         state = checkpoint.pack(self.net, self.ema, self.optimiser, keep=self.world.first)
@@ -310,7 +312,7 @@ class Run:
             parts["distill"] = self.teacher.map_loss(sr, self.spec, batch, start)
         if not judged:
             return parts
-        if config.degradation == "bicubic":  # else the input is not what the truth shrinks to
+        if exact(config, self.paired):
             sr = project(sr, batch)
         own = replace(chance, seed=config.seed + 3)
         return parts | self.quality(sr, batch.hr, generator, own)

@@ -18,6 +18,7 @@ from upscale.diffusion.denoiser import bind
 from upscale.diffusion.run import run_sampler
 from upscale.errors import DiffsrError, InputError
 from upscale.image.encode import write
+from upscale.image.folders import Size
 from upscale.image.picture import Picture
 from upscale.image.resize import resize
 from upscale.metrics import pixel
@@ -26,12 +27,12 @@ from upscale.pipeline.consistency import settle
 from upscale.pipeline.plan import Stage
 from upscale.pipeline.sampling import Sampling, run_stage
 from upscale.train.config import TrainConfig
-from upscale.train.crops import plain, smallest_side
-from upscale.train.data import Batch, quantised
+from upscale.train.crops import aligned, plain, smallest_side
+from upscale.train.data import Batch, exact, quantised
 from upscale.train.degrade import KINDS
 from upscale.train.log import Log
 from upscale.train.loss import Spec, score_loss
-from upscale.train.pictures import decode
+from upscale.train.pictures import Pair, decode
 from upscale.train.sources import Items, Say
 from upscale.train.state import Run
 from upscale.weights import store
@@ -43,18 +44,31 @@ LEVELS = 8  # noise levels of a loss, the middles of equal parts of the training
 DRAWN = (2, 4)  # pictures on the sheet of a network without a condition, rows and columns
 
 
-def examples(items: Items, config: TrainConfig, say: Say) -> list[Tensor]:
-    """Up to COUNT truths (3,P,P) in [-1,1], evenly spread over the items. InputError if none."""
+def examples(items: Items, config: TrainConfig, say: Say) -> list[tuple[Tensor, Tensor]]:
+    """Up to COUNT truths (3,P,P) in [-1,1] with their small versions (3,h,h), evenly spread over
+    the items. InputError if none."""
     step, found = max(1, len(items) // COUNT), []
     for index in range(0, min(len(items), step * COUNT), step):
         try:
             picture = decode(items, index, smallest_side(config))
-            found.append(plain(picture, config, config.patch))
+            found.append(_example(picture, config, len(found)))
         except DiffsrError as error:
             say(f"not used for validation: {error}")
     if not found:
         raise InputError("none of the pictures to validate on can be read")
     return found
+
+
+def _example(picture: np.ndarray | Pair, config: TrainConfig, index: int) -> tuple[Tensor, Tensor]:
+    """(truth, small version): the picture's own, or as the run makes them."""
+    if isinstance(picture, Pair):
+        return aligned(picture, config.patch, None)
+    truth = plain(picture, config, config.patch)
+    side = max(1, round(config.patch / config.scale_focus))
+    if config.degradation not in KINDS:
+        return truth, quantised(resize(truth[None], (side, side)))[0]
+    rng = np.random.default_rng((config.seed, index))
+    return truth, KINDS[config.degradation](truth, side, rng, config.second_order)
 
 
 @dataclass
@@ -66,7 +80,7 @@ class Validator:
     best: the file of these weights; describe: a run's metadata. Every process must call it.
     """
 
-    truths: Sequence[Tensor]
+    pairs: Sequence[tuple[Tensor, Tensor]]
     config: TrainConfig
     folder: Path
     best: Path
@@ -100,43 +114,33 @@ class Validator:
         model = methods.build(dict(state), self.describe(run))
         model.net.to(run.device).to(memory_format=torch.channels_last)
         if self.unpaired:
-            return _unconditional(run, model, self.truths)
+            return _unconditional(run, model, [truth for truth, _ in self.pairs])
         model = replace(model, law=_quick(model.law))
         rows, sums = [], {"lpips": 0.0, "psnr": 0.0, "consistency": 0.0}
-        for index, truth in enumerate(self.truths):
-            row = self._enlarged(model, truth, index, run)
-            lr, sr, hr = (_picture(x) for x in (row[0], row[1], truth))
+        for index, (truth, small) in enumerate(self.pairs):
+            result = self._enlarged(model, small, tuple(truth.shape[-2:]), index, run)
+            lr, sr, hr = (_picture(x) for x in (small, result, truth))
             if self.lpips:
                 sums["lpips"] += self.lpips.distance(sr, hr)
             sums["psnr"] += pixel.psnr(sr, hr)
             sums["consistency"] += pixel.consistency(lr, sr)
-            enlarged = resize(row[0][None], tuple(truth.shape[-2:]))[0].clamp(-1, 1)
-            rows.append([enlarged, row[1], truth])
+            enlarged = resize(small[None], tuple(truth.shape[-2:]))[0].clamp(-1, 1)
+            rows.append([enlarged, result, truth])
         means = {name: round(value / len(rows), 6) for name, value in sums.items()}
         if not self.lpips:
             del means["lpips"]
         return means, rows
 
     def _enlarged(
-        self, model: methods.Model, truth: Tensor, index: int, run: Run
-    ) -> tuple[Tensor, Tensor]:
-        """(small input, result) in [-1,1], both on the CPU."""
-        config, patch = self.config, truth.shape[-1]
-        side = max(1, round(patch / config.scale_focus))
-        true = config.degradation == "bicubic"
-        if true:
-            lr = quantised(resize(truth[None], (side, side)))
-        else:
-            rng = np.random.default_rng((config.seed, index))
-            worse = KINDS[config.degradation]
-            lr = worse(truth, side, rng, config.second_order)[None]
-        law = model.law
-        stage = Stage((side, side), (patch, patch), law.steps, law.temperature)
-        consistency, seed = "project" if true else "off", (config.seed, index)
+        self, model: methods.Model, small: Tensor, size: Size, index: int, run: Run
+    ) -> Tensor:
+        """The result (3,P,P) in [-1,1], on the CPU."""
+        law, lr, true = model.law, small[None], exact(self.config, run.paired)
+        stage = Stage(tuple(small.shape[-2:]), size, law.steps, law.temperature)
+        consistency, seed = "project" if true else "off", (self.config.seed, index)
         sampling = Sampling(law.sampler, law.spacing, consistency, seed, bf16=run.autocast)
-        sr, _ = run_stage(model, lr.to(run.device), stage, sampling)
-        sr, lr = sr.float().cpu(), lr.cpu()
-        return lr[0], (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
+        sr = run_stage(model, lr.to(run.device), stage, sampling)[0].float().cpu()
+        return (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
 
     def _sheet(self, images_seen: int, rows: list[list[Tensor]]) -> None:
         """A line per picture: input, result, truth."""

@@ -56,7 +56,9 @@ _SETTINGS = [known.name for known in fields(TrainConfig)]
 _OPTIONS = [
     option("--dataset", metavar="WHAT", type=ANY_PATH, group="Run", show_default="the recipe's",
         help="Pictures to train on: a folder (also folder:DIR), tar shards, an LMDB, a name from "
-             "--list, or hf:ORG/NAME on the Hugging Face Hub."),
+             "--list, or hf:ORG/NAME on the Hugging Face Hub. pairs:DIR (with LR and HR in it) or "
+             "pairs:INPUTS=TARGETS are inputs that another program made, with their targets. "
+             "Several, separated by commas, are mixed."),
     option("--data", metavar="DIR", type=ANY_PATH, default="data", group="Run", expert=True,
         help="Folder that holds the named datasets."),
     option("--recipe", metavar="NAME", shell_complete=_recipe_names, group="Run",
@@ -137,7 +139,7 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
     name = options["name"] or recipe or f"{config.method}-{config.domain}"
     output = output or str(Path("runs") / name)
     if options["dry_run"]:
-        planned(config, dataset, lambda say: _data(dataset, options, say), name, options)
+        planned(config, dataset, lambda say: _data(dataset, config, options, say), name, options)
         return 0
     stop = _Stop()
     with Reporter(quiet=options["quiet"] or _rank(), unit="pictures") as reporter, stop:
@@ -151,7 +153,7 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
         )
         path = run_training(
             config,
-            _data(dataset, options, reporter.note),
+            _data(dataset, config, options, reporter.note),
             Path(output),
             name=name,
             say=lambda line: reporter.note(
@@ -174,7 +176,9 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _data(dataset: str, options: dict[str, Any], say: Callable[[str], None]) -> Data:
+def _data(
+    dataset: str, config: TrainConfig, options: dict[str, Any], say: Callable[[str], None]
+) -> Data:
     """The pictures, found but not read. Raises InputError."""
     from upscale.train.datasets import resolve
 
@@ -183,7 +187,7 @@ def _data(dataset: str, options: dict[str, Any], say: Callable[[str], None]) -> 
         raise InputError(f"--names-from {names}: there is no such file")
     wanted = Path(names).read_text().split() if names else None
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return resolve(dataset, Path(options["data"]), wanted, say, alone)
+    return resolve(dataset, Path(options["data"]), wanted, say, alone, config)
 
 
 def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> TrainConfig:
