@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from upscale.bench.protocol import DEGRADATIONS, in_8_bits, make_lr
-from upscale.bench.testsets import pictures_of
 from upscale.image.compress import compressed
 from upscale.image.decode import read
 from upscale.image.estimate import estimate
+from upscale.image.folders import pictures_of
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred
 from upscale.train.degrade import degraded as trained_on
