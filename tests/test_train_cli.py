@@ -262,6 +262,16 @@ def test_the_shortest_line_explains_a_dataset_that_is_missing(here):
     assert not (here / "runs").exists()
 
 
+def test_pairs_and_mixes_are_refused_in_words(here):
+    for name in ("p", "s/HR", "s/LR"):
+        photographs(here / name, 2)
+    both = ["train", "--dataset", "p,pairs:s/LR=s/HR", *TINY]
+    assert "00.jpg: 100x80, which times 4 is not 00.jpg's 100x80" in run(*both, code=3)
+    assert "s/HR: pairs are of one magnification" in run(*both, "--scale", "2.5", code=2)
+    assert "--mix 1,2,3: 3 shares for 2 of --dataset" in run(*both, "--mix", "1,2,3", code=2)
+    assert not (here / "runs").exists()
+
+
 def test_the_output_folder_has_the_weights_name(here):
     photographs(here / "photos", 6)
     run("train", "--dataset", "photos", *TINY, "--iterations", "1", "--name", "mine")

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from upscale.convert.checkpoints import convert
+from upscale.convert.table import Hints
 from upscale.errors import InputError, UsageError
 from upscale.nets.compact import CompactConfig
 from upscale.train import checkpoint
@@ -121,6 +123,11 @@ def test_both_sides_of_a_pair_are_the_same_place_and_untouched(tmp_path, degrada
     assert same(made.batch(3), again)
 
 
+def test_inputs_of_one_side_are_parts_of_that_side(tmp_path) -> None:
+    batch = batches(pairs_in(tmp_path), replace(CONFIG, lr_side=5)).batch(0)
+    assert batch.hr.shape == (8, 3, 20, 20) and {lr.shape for lr in batch.lr} == {(3, 5, 5)}
+
+
 def test_aligned_pictures_are_mirrored_alone(tmp_path) -> None:
     made = batches(pairs_in(tmp_path), replace(CONFIG, whole=True, crop="augmented"))
     steps = {float((lr[0, 0, 1] - lr[0, 0, 0]).round()) for lr in made.batch(0).lr}
@@ -153,11 +160,11 @@ def test_layouts_of_pairs(tmp_path, low, spec) -> None:
     assert [Path(few[0].name).name, few[0].small.stem[0], len(few)] == ["2.png", "2", 1]
 
 
-def test_a_folder_of_more_than_pairs_is_a_folder(tmp_path) -> None:
-    pairs_in(tmp_path)
-    assert len(resolve(f"folder:{tmp_path}", tmp_path).train) == 6
-    photos_in(tmp_path / "others")
-    assert len(resolve(str(tmp_path), tmp_path).train) == 9
+def test_a_folder_with_both_is_pairs_whatever_else_is_in_it(tmp_path) -> None:
+    photos_in(pairs_in(tmp_path) / "truth")
+    for spec in (f"folder:{tmp_path}", str(tmp_path)):
+        assert len(resolve(spec, tmp_path, config=CONFIG).train) == 3
+    assert len(resolve(f"{tmp_path}/HR,{tmp_path}/LR", tmp_path).train) == 6
 
 
 def test_what_is_wrong_with_pairs_is_named(tmp_path) -> None:
@@ -219,7 +226,7 @@ def test_held_out_pairs_are_validated_with_their_own_inputs(tmp_path) -> None:
 def test_other_inputs_than_before_are_told(tmp_path) -> None:
     pairs_in(tmp_path)
     before = fingerprint(resolve(str(tmp_path), tmp_path, config=CONFIG).train)
-    plain = fingerprint(resolve(f"folder:{tmp_path}/HR", tmp_path).train)
+    plain = fingerprint(resolve(f"{tmp_path}/HR", tmp_path).train)
     assert data_difference(plain, before) == "other sizes of files"
     Image.open(tmp_path / "LR/0.png").save(tmp_path / "LR/0.png", compress_level=0)
     now = fingerprint(resolve(str(tmp_path), tmp_path, config=CONFIG).train)
@@ -321,12 +328,11 @@ def test_a_mix_has_the_settings_that_its_datasets_share() -> None:
 
 def test_a_run_on_a_mix_tells_about_it_and_resumes(tmp_path) -> None:
     spec = f"{photos_in(tmp_path / 'photos')},{pairs_in(tmp_path / 'scans')}"
-    config = replace(CONFIG, batch=2, iterations=2, mix="0.25,0.75")
+    config = replace(CONFIG, batch=2, iterations=2, mix="0.25,0.75", net="compact-tiny")
 
     def run(output: str, config: TrainConfig = config, **more) -> tuple[dict, dict]:
         data = resolve(spec, tmp_path, config=config)
-        path = run_training(config, data, tmp_path / output, device="cpu", net=SMALL,
-                            **{"options": NEVER, **more})  # fmt: skip
+        path = run_training(config, data, tmp_path / output, device="cpu", options=NEVER, **more)
         return store.read(path)
 
     left = iter([False])
@@ -338,6 +344,8 @@ def test_a_run_on_a_mix_tells_about_it_and_resumes(tmp_path) -> None:
     assert told["consistency"] == "off"  # the input need not be what the truth shrinks to
     card = (tmp_path / "whole/sr3.md").read_text()
     assert "| small pictures by | bicubic; of 3 pictures whoever made the pairs |" in card
+    saved = tmp_path / "whole/checkpoint-00000002.safetensors"
+    assert convert(saved, Hints())[1]["consistency"] == "off"
     with pytest.raises(UsageError, match=r"other settings \(mix\)"):
         run("parts", replace(config, mix=""))
 

@@ -11,6 +11,7 @@ import numpy as np
 from upscale.errors import InputError
 from upscale.humaneval.build import Entry
 from upscale.image.decode import read
+from upscale.image.folders import check_names
 from upscale.image.picture import Picture, quantised
 
 Size = tuple[int, int]  # (height, width)
@@ -41,16 +42,7 @@ class Sources:
         folders = [("--lr", self.lr)] if self.lr is not None else []
         folders += [(f"--outputs {name}", files) for name, files in self.outputs.items()]
         for option, files in folders:
-            for lonely, where in (
-                (self.hr.keys() - files.keys(), option),
-                (files.keys() - self.hr.keys(), "--hr"),
-            ):
-                if lonely:
-                    some = ", ".join(sorted(lonely)[:5]) + (", ..." if len(lonely) > 5 else "")
-                    raise InputError(
-                        f"{where}: nothing named as {some} of "
-                        f"{'--hr' if where == option else option} (names without suffix must agree)"
-                    )
+            check_names(("--hr", self.hr), (option, files))
 
     def entries(self) -> Iterator[Entry]:
         """One after the other, so that a study of any length fits into memory."""

@@ -43,14 +43,18 @@ def partners_of(stems: Iterable[str], folder: Path, scale: float | None = None) 
             s.removesuffix(ending) if s.removesuffix(ending) in wanted else s: p
             for s, p in results.items()
         }
-    for lonely, where in (
-        (wanted - set(results), folder),
-        (set(results) - wanted, "the dataset"),
-    ):
-        if lonely:
-            some = ", ".join(sorted(lonely)[:5]) + (", ..." if len(lonely) > 5 else "")
-            raise InputError(f"{where}: nothing named as {some} (names without suffix must agree)")
+    check_names(("the dataset", wanted), (folder, results))
     return results
+
+
+def check_names(one: tuple[object, Iterable[str]], other: tuple[object, Iterable[str]]) -> None:
+    """InputError naming what only one of two sets of pictures has; each with what it is called."""
+    for (here, names), (there, others) in ((one, other), (other, one)):
+        if lonely := sorted(set(names) - set(others)):
+            some = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
+            raise InputError(
+                f"{there}: nothing named as {some} of {here} (names without suffix must agree)"
+            )
 
 
 def small_versions(folder: Path, scale: float) -> Path | None:

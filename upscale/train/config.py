@@ -51,7 +51,8 @@ class TrainConfig:
     (SR3's piecewise-uniform one, ECDP's uniform time), "cosine" for ddpm. In the published code of
     the quality loss, quality_score is 0; the adjoint solves the flow in constant memory.
     quality_adversarial: see adversary.py; distill: distill.py; crop: crops.py; degradation:
-    degrade.py; drawings: drawings.py. holdout: pictures evenly spread over the list.
+    degrade.py; drawings: drawings.py. holdout: pictures evenly spread over the list. mix: see
+    `shares`.
     """
 
     # fmt: off
@@ -84,8 +85,8 @@ class TrainConfig:
         choices=("bicubic", "real", "mixed"))
     second_order: float = _set(_PICTURES, 1.0, "With --degradation real or mixed: share of the "
         "real examples that are degraded twice. The others are degraded once, and less.", most=1)
-    mix: str = _set(_PICTURES, "", "With several datasets: the share of the examples that each "
-        "of them gives, as in 0.7,0.3. Default: equal shares.", metavar="SHARES")
+    mix: str = _set(_PICTURES, "", "Shares of the examples that come from each of several "
+        "datasets, as in 0.7,0.3. Default: equal shares.", metavar="SHARES")
     drawings: float = _set(_PICTURES, 0.0, "Share of the examples that show drawn lettering and "
         "line art.", most=1)
     holdout: int = _set(_PICTURES, 0, "Number of pictures that are kept for validation and not "

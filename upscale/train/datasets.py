@@ -109,7 +109,7 @@ def _one(
             f"hf:ORG/NAME and the names {', '.join(DATASETS)}"
         )
     *inputs, path = _paths(spec)
-    if kind == "pairs" or (not kind and _holds_pairs(path)):
+    if kind == "pairs":
         return _pairs(path, inputs, names, config)
     if not path.exists():
         near = difflib.get_close_matches(spec, DATASETS, n=1)
@@ -118,24 +118,18 @@ def _one(
             f"{spec}: there is no such folder of training pictures, nor a dataset of that "
             f"name{hint} (`diffsr train --list` shows them)"
         )
+    return of_folder(path, names, config)
+
+
+def of_folder(path: Path, names: Sequence[str] | None, config: TrainConfig) -> Data:
+    """A folder's pictures, or where LR and HR are in it its pairs. InputError, UsageError."""
+    if (path / "LR").is_dir() and (path / "HR").is_dir():
+        return _pairs(path, [], names, config)
     return Data(path.resolve().name, _filled(find(path, names), path))
 
 
-def of_folder(path: Path, config: TrainConfig, names: Sequence[str] | None = None) -> Data:
-    """A folder's pictures, or where it holds LR and HR its pairs. Raises InputError, UsageError."""
-    if _holds_pairs(path):
-        return _pairs(path, [], names, config)
-    return Data(path.resolve().name, find(path, names))
-
-
-def _holds_pairs(path: Path) -> bool:
-    """Whether a folder's only subfolders are LR and HR."""
-    inside = path.iterdir() if path.is_dir() else ()
-    return {p.name for p in inside if p.is_dir() and not p.name.startswith(".")} == {"HR", "LR"}
-
-
 def _pairs(
-    targets: Path, inputs: list[Path], names: Sequence[str] | None, config: TrainConfig
+    targets: Path, inputs: Sequence[Path], names: Sequence[str] | None, config: TrainConfig
 ) -> Data:
     """The pictures of a folder with those of another, or of its subfolder, that belong to them.
     UsageError where they cannot be what the run learns, InputError where one has no partner."""
@@ -154,7 +148,7 @@ def _pairs(
     small = inputs[0] if inputs else lr if lr.is_dir() else small_versions(targets, scale)
     if small is None:
         raise InputError(
-            f"{targets}: no folder LR or LRx{scale} in it; pairs:INPUTS=TARGETS names two folders"
+            f"{targets}: no folder LR or LRx{scale} in it (pairs:INPUTS=TARGETS names any two)"
         )
     partners = partners_of([path.stem for path in pictures], small, scale)
     if names is not None:
@@ -243,10 +237,9 @@ def pictures_of(
     else:
         found = Streamed(good, smallest, areas)
     if not len(found):
-        where = f" as {items[0].name}" if len(items) else ""
         raise InputError(
             f"no readable picture of at least {smallest}x{smallest} in the dataset (searched "
-            f"{len(items)} files{where}); a smaller --patch takes smaller ones"
+            f"{len(items)} files as {items[0].name}); a smaller --patch takes smaller ones"
         )
     return found
 
@@ -258,8 +251,10 @@ def held_out(items: Items, count: int) -> tuple[Items, Items | None]:
     if count >= len(items):
         raise UsageError(f"--holdout {count} leaves nothing of {len(items)} pictures to train on")
     apart = [int((i + 0.5) * len(items) / count) for i in range(count)]
-    others = sorted(set(range(len(items))) - set(apart))
-    return chosen(items, others), chosen(items, apart)
+    train = chosen(items, sorted(set(range(len(items))) - set(apart)))
+    if isinstance(train, Mixed) and not all(map(len, train.datasets)):
+        raise UsageError(f"--holdout {count} leaves nothing of one of the datasets to train on")
+    return train, chosen(items, apart)
 
 
 def fingerprint(items: Items) -> str:

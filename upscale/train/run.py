@@ -88,7 +88,7 @@ def run_training(
         names = names_from.read_text().split() if names_from else None
         data = dataset
         if isinstance(dataset, Path):
-            data = of_folder(dataset, config, names)
+            data = of_folder(dataset, names, config)
         if config.std == 0:  # it was measured when the run began
             config = replace(config, std=checkpoint.std_of(output) or 0.0)
         run, validation = prepared(config, data, world, dtype, options, say, init, net)
@@ -183,8 +183,9 @@ def prepared(
     if branched:
         run.branch(branched, say)
     run.data = fingerprint(items)
-    given = of_folder(options.validation, config).train if options.validation else None
-    return run, given or apart or data.validation
+    if options.validation:
+        return run, of_folder(options.validation, None, config).train
+    return run, apart or data.validation
 
 
 def default_cache(world: dist.World) -> int:

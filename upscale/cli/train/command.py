@@ -56,9 +56,9 @@ _SETTINGS = [known.name for known in fields(TrainConfig)]
 _OPTIONS = [
     option("--dataset", metavar="WHAT", type=ANY_PATH, group="Run", show_default="the recipe's",
         help="Pictures to train on: a folder (also folder:DIR), tar shards, an LMDB, a name from "
-             "--list, or hf:ORG/NAME on the Hugging Face Hub. pairs:DIR (with LR and HR in it) or "
-             "pairs:INPUTS=TARGETS are inputs that another program made, with their targets. "
-             "Several, separated by commas, are mixed."),
+             "--list, or hf:ORG/NAME on the Hugging Face Hub. pairs:DIR (with LR and HR in it) and "
+             "pairs:INPUTS=TARGETS name inputs that another program made and their targets. "
+             "Several, separated by commas, are mixed (--mix)."),
     option("--data", metavar="DIR", type=ANY_PATH, default="data", group="Run", expert=True,
         help="Folder that holds the named datasets."),
     option("--recipe", metavar="NAME", shell_complete=_recipe_names, group="Run",
