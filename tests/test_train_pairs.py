@@ -337,7 +337,9 @@ def test_a_run_on_a_mix_tells_about_it_and_resumes(tmp_path) -> None:
 
     left = iter([False])
     run("parts", should_stop=lambda: next(left, True))
-    (whole, told), (parts, _) = run("whole"), run("parts")
+    lines: list[str] = []
+    (whole, told), (parts, _) = run("whole", say=lines.append), run("parts")
+    assert lines[0] == "6 pictures from 0.25 photos, 0.75 scans (pairs)"
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert told["training"]["dataset"] == "0.25 photos, 0.75 scans (pairs)"
     assert (told["training"]["pictures"], told["training"]["pairs"]) == (6, 3)

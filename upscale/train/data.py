@@ -102,6 +102,7 @@ class Pairs:
     ) -> None:
         self.pictures, self.config = pictures, config
         self.parts = pictures.datasets if isinstance(pictures, Mixed) else [pictures]
+        self.streamed = [part for part in self.parts if isinstance(part, Streamed)]
         self.paired = sum(len(part) for part in self.parts if paired(part))
         self.chance = self._chance()
 
@@ -149,8 +150,7 @@ class Pairs:
             lr.append(small)
             lr_up.append(resize(small[None], (patch, patch))[0])
             scale.append(patch / small.shape[-1])
-        streamed = [part for part in self.parts if isinstance(part, Streamed)]
-        skipped = tuple(line for part in streamed for line in part.take_skipped())
+        skipped = tuple(line for part in self.streamed for line in part.take_skipped())
         hr, lr_up = torch.stack(hr), torch.stack(lr_up)
         return Batch(hr, lr_up, torch.tensor(scale), lr, tuple(places), skipped)
 

@@ -155,11 +155,11 @@ def prepared(
         say(f"learning from {teacher.name}, {teacher.sampler} in {config.distill_steps} steps")
     items, apart = held_out(data.train, config.holdout)
     cache = default_cache(world) if options.cache is None else options.cache
-    pictures = pictures_of(items, config, cache, say)
-    kept = "" if isinstance(pictures, list) else ", read from where they are at each use"
-    say(f"{len(pictures):,} pictures from {data.label}{kept}")
+    pairs = Pairs(pictures_of(items, config, cache, say), config)
+    kept = ", read from where they are at each use" if pairs.streamed else ""
+    say(f"{len(pairs.pictures):,} pictures from {data.label}{kept}")
     if spec_of(config).std == 0:
-        config = replace(config, std=estimate_std(Pairs(pictures, config)))
+        config = replace(config, std=estimate_std(pairs))
         say(f"standard deviation of the residual: {config.std}")
     torch.manual_seed(config.seed)
     network = make_net(config, sizes)
@@ -171,7 +171,7 @@ def prepared(
         network,
         spec_of(config),
         config,
-        Pairs(pictures, config),
+        pairs,
         world.device,
         pick_bf16(dtype, world.device),
         quality,
