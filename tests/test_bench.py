@@ -22,7 +22,7 @@ from upscale.cli.bench import command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
 from upscale.image.decode import read
 from upscale.image.encode import write
-from upscale.image.folders import pictures_of
+from upscale.image.folders import partners_of, pictures_of
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
 from upscale.metrics import pixel
@@ -70,7 +70,8 @@ def bench(dataset: Path, metrics=CHEAP, **rest):
     }
     rest.setdefault("make_upscaler", Fake)
     if "outputs" in options:
-        options = {"methods": (), **options, "outputs": (options["outputs"],)}
+        outputs = options["outputs"]
+        options = {"methods": (), **options, "outputs": ((outputs.name, outputs),)}
     return run(dataset, BenchSettings(**{"metrics": metrics, **options}), **rest)
 
 
@@ -165,6 +166,22 @@ def test_results_without_partner_are_named(dataset: Path, tmp_path: Path) -> Non
     write(Picture(np.zeros((50, 40, 3), np.float32)), results / "c_x4.png")
     with pytest.raises(InputError, match="the dataset: nothing named as c_x4 "):
         bench(dataset, outputs=results)
+    (results / "c_x4.png").rename(results / "b-SR.png")
+    with pytest.raises(InputError, match=r"b-SR\.png and b\.png can both be meant for b;"):
+        bench(dataset, outputs=results)
+
+
+def test_results_may_be_called_after_what_made_them(tmp_path: Path) -> None:
+    made = ["baby_x4.png", "bird_SR.jpg", "head-4x.webp", "0801x4.png", "im_1_out.png", "im_2.png"]
+    for name in made:
+        (tmp_path / name).touch()
+    stems = ["baby", "bird", "head", "0801", "im_1", "im_2"]
+    found = partners_of(stems, tmp_path)
+    assert [found[stem].name for stem in stems] == made
+    with pytest.raises(InputError, match=r"im_1_out\.png and im_2\.png can both be meant for im;"):
+        partners_of([*stems[:4], "im"], tmp_path)
+    with pytest.raises(InputError, match="nothing named as bab of the dataset"):
+        partners_of(["bab", *stems], tmp_path)  # baby is no bab with something added
 
 
 def test_pictures_of_a_dataset(dataset: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,12 +177,16 @@ def test_results_of_other_programs_stand_beside_methods(tmp_path: Path) -> None:
     hr = put(tmp_path / "set" / "a.png")
     for name in ("one", "two"):
         write(Picture(hr), tmp_path / name / "a.png")
-    settings = BenchSettings(outputs=(tmp_path / "one", tmp_path / "two"), metrics=("ssim",))
+    outputs = (("one", tmp_path / "one"), ("B", tmp_path / "two"))
+    settings = BenchSettings(outputs=outputs, metrics=("ssim",))
     rows = run(tmp_path / "set", settings)
-    assert [row["method"] for row in rows] == ["one", "two", "bicubic"]
+    assert [row["method"] for row in rows] == ["one", "B", "bicubic"]
     assert rows[0]["ssim"] == pytest.approx(1, abs=1e-3)
     assert rows[2]["ssim"] < 0.9
     assert trials_of(settings)[0] == Trial("one", outputs=tmp_path / "one")
+    for other in ("one", "bicubic"):
+        with pytest.raises(UsageError, match=f"{other} is named twice"):
+            trials_of(replace(settings, outputs=(outputs[0], (other, tmp_path / "two"))))
 
 
 def test_several_samples_and_their_diversity(tmp_path: Path, tiny_weights) -> None:

@@ -594,7 +594,10 @@ def test_bench(here, bench):
     run("bench", "--weights", "w,v", "--scale", "2, 4")
     assert (bench["weights"], bench["scale"], bench["method"]) == (("w", "v"), (2.0, 4.0), ())
     run("bench", "--weights", "w", "--method", "bicubic,sr3", "--outputs", "d", "--outputs", ".")
-    assert (bench["method"], bench["outputs"]) == (("bicubic", "sr3"), ("d", "."))
+    assert bench["method"] == ("bicubic", "sr3")
+    assert bench["outputs"] == (("d", Path("d")), (here.name, Path(".")))
+    run("bench", "--outputs", "A=d", "--outputs", "B=d")
+    assert bench["outputs"] == (("A", Path("d")), ("B", Path("d")))
     assert "Did you mean psnr" in run("bench", "--dataset", "d", "--metrics", "pnsr", code=2).told
 
 

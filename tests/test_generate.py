@@ -524,7 +524,10 @@ def test_sets_that_are_alike_have_the_lower_fid(tmp_path) -> None:
     real = _folder(tmp_path / "real", 0.6, (24, 40), 9)
     small = Image.new("RGB", (8, 8))
     small.save(real / "small.png")
-    folders = [_folder(tmp_path / "near", 0.6, (16, 16)), _folder(tmp_path / "far", 0.2, (16, 16))]
+    folders = [
+        ("near", _folder(tmp_path / "near", 0.6, (16, 16))),
+        ("far", _folder(tmp_path / "far", 0.2, (16, 16))),
+    ]
     said, seen = [], []
     rows = unpaired.run(
         real, folders, features=_features, say=said.append,
@@ -553,13 +556,13 @@ def test_sets_that_cannot_be_compared_are_refused(tmp_path) -> None:
     mixed = _folder(tmp_path / "mixed", 0.6, (16, 16), 2)
     Image.new("RGB", (8, 8)).save(mixed / "z.png")
     with pytest.raises(InputError, match=r"z\.png: 8x8 pixels, and 0\.png has 16x16"):
-        unpaired.run(real, [mixed], features=_features)
+        unpaired.run(real, [("mixed", mixed)], features=_features)
     one = _folder(tmp_path / "one", 0.6, (16, 16), 1)
     with pytest.raises(InputError, match="FID needs two pictures or more"):
-        unpaired.run(real, [one], features=_features)
+        unpaired.run(real, [("one", one)], features=_features)
     large = _folder(tmp_path / "large", 0.6, (32, 32), 2)
     with pytest.raises(InputError, match="real: FID needs two pictures or more, of 32x32"):
-        unpaired.run(real, [large], features=_features)
+        unpaired.run(real, [("large", large)], features=_features)
 
 
 def test_bench_measures_sets_by_fid(here, monkeypatch) -> None:

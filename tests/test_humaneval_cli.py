@@ -81,7 +81,8 @@ def rgb_of(study: str, picture: int, role: str) -> np.ndarray:
 def test_build_from_outputs(here):
     pictures("hr")
     pictures("mine", (20, 16))
-    pictures("theirs!", (20, 16))
+    for path in pictures("theirs!", (20, 16)).iterdir():
+        path.rename(path.with_stem(f"{path.stem}_x4"))
     made = run("build", "--hr", "hr", "--outputs", "mine=mine", "--outputs", "other=theirs!",
                "-o", "study", "--pairs", "mine:other", *FEW)  # fmt: skip
     assert made.stdout == "study\n"
@@ -171,7 +172,7 @@ def test_own_words(here):
     ("args", "code", "told"),
     [
         ([], 2, "nothing to compare"),
-        (["--outputs", "x"], 2, "NAME=DIR"),
+        (["--outputs", "x"], 3, "there is no folder x"),
         (["--outputs", "m=hr", "--outputs", "m=hr"], 2, "named twice"),
         (["--outputs", "truth=hr"], 2, "cannot be named"),
         (["--outputs", "m=hr", "--pairs", "m"], 2, "NAME:NAME"),

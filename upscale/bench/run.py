@@ -59,7 +59,7 @@ def run(
     trials = trials_of(settings)
     pairs = {scale: pairs_of(dataset, scale) for scale in dict.fromkeys(settings.scales)}
     stems = [pair.hr.stem for pair in pairs[settings.scales[0]]]
-    partners = {folder: partners_of(stems, folder) for folder in settings.outputs}
+    partners = {folder: partners_of(stems, folder) for _, folder in settings.outputs}
     bench = _Bench(
         settings, trials, partners, save, cache or Cache(None), make_upscaler or _upscaler
     )

@@ -77,7 +77,7 @@ def pairs_of(folder: Path, scale: float) -> list[Pair]:
     pictures = pictures_of(folder)
     stems = [path.stem for path in pictures]
     small = small_versions(folder, scale)
-    partners = partners_of(stems, small, scale) if small else {}
+    partners = partners_of(stems, small) if small else {}
     labels = _labels(folder / LABELS, stems) if (folder / LABELS).is_file() else {}
     return [Pair(path, partners.get(path.stem), labels.get(path.stem)) for path in pictures]
 

@@ -27,7 +27,7 @@ class BenchSettings:
     parametrisations: tuple[str | None, ...] = (None,)
     metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
     weights: tuple[str, ...] = ()
-    outputs: tuple[Path, ...] = ()
+    outputs: tuple[tuple[str, Path], ...] = ()  # what they are called, and where they are
     degradation: str = "none"  # of the small pictures: a name of `columns.DEGRADATIONS`
     domain: str = "photo"
     spacing: str | None = None
@@ -71,12 +71,17 @@ class Trial:
 
 def trials_of(settings: BenchSettings) -> list[Trial]:
     """Every combination. A method that samples nothing has one, and so has a sampler that chooses
-    its own steps. Raises UsageError and WeightsError for weights that fit no method."""
+    its own steps. Raises UsageError and WeightsError for weights that fit no method, and UsageError
+    for results that are called like others."""
     found = []
     for scale in dict.fromkeys(settings.scales):
-        found += [Trial(o.name, scale=scale, outputs=o) for o in settings.outputs]
+        found += [Trial(name, scale=scale, outputs=o) for name, o in settings.outputs]
         for method, weights in _armed(settings):
             found += _ways(settings, Trial(method, weights=weights, scale=scale))
+    names = [name for name, _ in settings.outputs]
+    for name in names:
+        if names.count(name) > 1 or any(t.method == name and not t.outputs for t in found):
+            raise UsageError(f"{name} is named twice; call one of them: --outputs OTHER=DIR")
     return found
 
 

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 def run(
     real: Path,
-    outputs: Sequence[Path],
+    outputs: Sequence[tuple[str, Path]],
     *,
     name: str | None = None,
     device: str = "auto",
@@ -32,7 +32,7 @@ def run(
     on_picture: OnPicture = lambda name, done, total: None,
     features: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Row]:
-    """A row with `fid` for each folder of `outputs`. limit: of the pictures of every folder.
+    """A row with `fid` for each of `outputs` (name, folder). limit: of the pictures of each folder.
 
     features: instead of Inception's. The real pictures are cut and shrunk as SR3 section 4.1 makes
     its sets; those that are too small are left out. Raises InputError, UsageError, WeightsError.
@@ -41,8 +41,8 @@ def run(
 
     where = pick_device(device)
     features = features or Inception(where).features
-    files = {folder: pictures_of(folder)[:limit] for folder in (real, *outputs)}
-    total = sum(len(files[folder]) for folder in outputs) + len(files[real])
+    files = {folder: pictures_of(folder)[:limit] for folder in (real, *dict(outputs).values())}
+    total = sum(len(files[folder]) for _, folder in outputs) + len(files[real])
     done = 0
 
     def seen(pictures: Iterator[tuple[Path, np.ndarray | None]]) -> list[np.ndarray]:
@@ -57,7 +57,7 @@ def run(
 
     known: dict[tuple[int, int], list[np.ndarray]] = {}  # the real ones' at a size
     rows = []
-    for folder in outputs:
+    for label, folder in outputs:
         size = read(files[folder][0]).size
         made = seen(_made(files[folder], size))
         if size not in known:
@@ -74,7 +74,7 @@ def run(
             say(f"{real}: {left} pictures are smaller than {size[1]}x{size[0]} and left out")
         rows.append({
             "dataset": name or real.name, "picture": f"{counts['made']} pictures",
-            "method": folder.name, "scale": 1.0, "real": counts["real"], "made": counts["made"],
+            "method": label, "scale": 1.0, "real": counts["real"], "made": counts["made"],
             "height": size[0], "width": size[1], "kernel": KERNEL,
             "fid": float(fid(made, known[size])), "versions": versions(),
         })  # fmt: skip

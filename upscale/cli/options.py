@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from upscale import methods
 from upscale.bench.columns import REGISTERED
 from upscale.cli.help import GENERAL, Option
-from upscale.errors import UsageError
+from upscale.errors import InputError, UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
 from upscale.pipeline.request import SCALE, SMALLEST_TILE, Setup
 from upscale.pipeline.request import STORED as STORED
@@ -133,6 +133,25 @@ class Size(click.ParamType):
         if not match or 0 in (int(match[1]), int(match[2])):
             self.fail(f"{value!r} is not a size; write width x height: 1920x1080.", param, ctx)
         return int(match[2]), int(match[1])
+
+
+class NamedFolder(click.ParamType):
+    """NAME=DIR, or a folder that is called as it is -> (name, path)."""
+
+    name = "[NAME=]DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, sign, folder = value.partition("=")
+        if not (name and sign) or Path(value).is_dir():  # a folder may have such a name
+            name, folder = "", value
+        if not Path(folder).is_dir():
+            raise InputError(f"{param.opts[0]} {value}: there is no folder {folder}")
+        return name or Path(folder).resolve().name, Path(folder)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list:
+        return [CompletionItem(incomplete, type="dir")]
 
 
 class Tile(click.ParamType):

@@ -11,7 +11,6 @@ import numpy as np
 from upscale.errors import InputError
 from upscale.humaneval.build import Entry
 from upscale.image.decode import read
-from upscale.image.folders import check_names
 from upscale.image.picture import Picture, quantised
 
 Size = tuple[int, int]  # (height, width)
@@ -22,7 +21,7 @@ Paths = Mapping[str, Path]  # name without suffix -> file
 class Sources:
     """Where the images of a study come from.
 
-    hr        the truths, in the order of the study
+    hr        the truths, in the order of the study; lr and outputs have a file for each
     make_lr   truth -> (lr, truth cut so that the scale divides it), where `lr` is None
     enlarge   (lr, size) -> the picture in the middle of task 1
     outputs   method -> files another program made
@@ -36,13 +35,6 @@ class Sources:
     lr: Paths | None = None
     outputs: Mapping[str, Paths] = field(default_factory=dict)
     makers: Mapping[str, Callable[[np.ndarray, Size], np.ndarray]] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """InputError naming what has no partner on either side."""
-        folders = [("--lr", self.lr)] if self.lr is not None else []
-        folders += [(f"--outputs {name}", files) for name, files in self.outputs.items()]
-        for option, files in folders:
-            check_names(("--hr", self.hr), (option, files))
 
     def entries(self) -> Iterator[Entry]:
         """One after the other, so that a study of any length fits into memory."""

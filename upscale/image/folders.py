@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from upscale.errors import InputError
 from upscale.image.formats import SUFFIXES
 
 Size = tuple[int, int]  # (height, width)
+# what programs add to a picture's name: baby_x4, baby-4x, baby_SR, DIV2K's 0801x4
+_ADDED = re.compile(r"[_\-. ].+|x\d+(\.\d+)?")
 
 
 def pictures_of(folder: Path) -> list[Path]:
@@ -32,28 +35,38 @@ def pictures_of(folder: Path) -> list[Path]:
     return found
 
 
-def partners_of(stems: Iterable[str], folder: Path, scale: float | None = None) -> dict[str, Path]:
-    """Stem -> the picture in `folder` with that name without suffix (with a scale, DIV2K's
-    `0801x4` for `0801` too). Raises InputError naming what has no partner on either side."""
-    results = {path.stem: path for path in pictures_of(folder)}
-    wanted = set(stems)
-    if scale is not None:
-        ending = f"x{scale:g}"
-        results = {
-            s.removesuffix(ending) if s.removesuffix(ending) in wanted else s: p
-            for s, p in results.items()
-        }
-    check_names(("the dataset", wanted), (folder, results))
+def partners_of(stems: Iterable[str], folder: Path) -> dict[str, Path]:
+    """Stem -> the picture in `folder` of that name, to which something may be added (`baby_x4`).
+    Raises InputError naming what has no partner on either side, or two."""
+    wanted, results = set(stems), {}
+    for path in pictures_of(folder):
+        stem = _meant(path.stem, wanted)
+        if stem in results:
+            raise InputError(
+                f"{folder}: {results[stem].name} and {path.name} can both be meant for {stem}; "
+                "leave one of them there"
+            )
+        results[stem] = path
+    _check_names(("the dataset", wanted), (folder, results))
     return results
 
 
-def check_names(one: tuple[object, Iterable[str]], other: tuple[object, Iterable[str]]) -> None:
+def _meant(name: str, wanted: set[str]) -> str:
+    """The longest of the wanted names that this one is, or is with something added."""
+    for end in range(len(name), 0, -1):
+        if name[:end] in wanted and (end == len(name) or _ADDED.fullmatch(name, end)):
+            return name[:end]
+    return name
+
+
+def _check_names(one: tuple[object, Iterable[str]], other: tuple[object, Iterable[str]]) -> None:
     """InputError naming what only one of two sets of pictures has; each with what it is called."""
     for (here, names), (there, others) in ((one, other), (other, one)):
         if lonely := sorted(set(names) - set(others)):
             some = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
             raise InputError(
-                f"{there}: nothing named as {some} of {here} (names without suffix must agree)"
+                f"{there}: nothing named as {some} of {here} (a name may have something "
+                "added to it: baby.png, baby_x4.png)"
             )
 
 

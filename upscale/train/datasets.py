@@ -150,7 +150,7 @@ def _pairs(
         raise InputError(
             f"{targets}: no folder LR or LRx{scale} in it (pairs:INPUTS=TARGETS names any two)"
         )
-    partners = partners_of([path.stem for path in pictures], small, scale)
+    partners = partners_of([path.stem for path in pictures], small)
     if names is not None:
         wanted = set(names)
         pictures = [path for path in pictures if path.name in wanted]

@@ -20,6 +20,7 @@ from upscale.cli.options import (
     STORED,
     Finite,
     Named,
+    NamedFolder,
     Several,
     asked,
     dataset_names,
@@ -55,9 +56,9 @@ _OPTIONS = [
     option("--degradation", type=Named(DEGRADATIONS), default="none", group=_MEASURE, expert=True,
         help="What the small pictures have gone through besides bicubic. peers: blur before, noise "
              "of 4/255 and JPEG 60 after; the others are milder (docs/bench.md)."),
-    option("--outputs", metavar="DIR", multiple=True, type=ANY_PATH, group=_MEASURE,
-        help="Also measure the pictures in DIR, which any program may have made; names as in "
-             "--dataset. May be repeated."),
+    option("--outputs", multiple=True, type=NamedFolder(), group=_MEASURE,
+        help="Also measure the pictures in DIR, which any program may have made, under NAME; files "
+             "named as in --dataset, or baby_x4.png for baby.png. May be repeated."),
     option("--unpaired", is_flag=True, group=_MEASURE, expert=True,
         help="Compare each --outputs with --dataset as sets, by FID alone. For pictures made "
              "from nothing (diffsr generate)."),
@@ -165,9 +166,6 @@ def command(ctx: click.Context, **options: Any) -> int:
 
 def _check(ctx: click.Context, options: dict[str, Any]) -> None:
     """Refuse wrong options before torch is loaded, and set the methods that are to be measured."""
-    for folder in options["outputs"]:
-        if not Path(folder).is_dir():
-            raise InputError(f"--outputs {folder}: there is no such folder")
     if options["data"] and not Path(options["data"]).is_dir():
         raise InputError(f"--data {options['data']}: there is no such folder")
     asked = ctx.get_parameter_source("method") is not ParameterSource.DEFAULT

@@ -49,7 +49,7 @@ def run_bench(
         parametrisations=options["parametrisation"] or (None,),
         metrics=metrics,
         weights=options["weights"] or (),
-        outputs=tuple(map(Path, options["outputs"])),
+        outputs=options["outputs"],
         **some(options, "degradation", "domain", "spacing", "consistency", "one_stage", "limit"),
         **some(options, "seed", "samples", "device", "dtype", "offline", "crop"),
     )
@@ -132,7 +132,7 @@ def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
         reporter.begin("measuring")
         rows = unpaired.run(
             folder,
-            [Path(o) for o in options["outputs"]],
+            options["outputs"],
             name=name,
             say=reporter.note,
             on_picture=lambda name, done, total: reporter.step(done, total),

@@ -17,6 +17,7 @@ from upscale.cli.options import (
     METHODS,
     Finite,
     Named,
+    NamedFolder,
     Several,
     asked,
     option,
@@ -46,15 +47,14 @@ def require(*modules: str) -> None:
 
 
 class Pair(click.ParamType):
-    """Two words with a sign between them."""
+    """Two words with a colon between them."""
 
-    def __init__(self, name: str, sign: str) -> None:
-        self.name, self.sign = name, sign
+    name = "NAME:NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
-        first, sign, second = (part.strip() for part in value.partition(self.sign))
+        first, sign, second = (part.strip() for part in value.partition(":"))
         if not (first and sign and second):
             self.fail(f"{value!r} is not of the form {self.name}.", param, ctx)
         return first, second
@@ -67,9 +67,9 @@ _OPTIONS = [
     option("--lr", metavar="DIR", type=ANY_PATH, group=_PICTURES, expert=True,
         show_default="--hr, shrunk by --scale with bicubic",
         help="Folder of low-resolution versions with the same names."),
-    option("--outputs", multiple=True, type=Pair("NAME=DIR", "="), group=_PICTURES,
-        help="Folder of results that any program made, with the same names, and the name of the "
-             "method. May be repeated."),
+    option("--outputs", multiple=True, type=NamedFolder(), group=_PICTURES,
+        help="Folder of results that any program made, and what it is called; files named as in "
+             "--hr, or baby_x4.png for baby.png. May be repeated."),
     option("--method", type=Several(Named(METHODS), "METHOD"), group=_PICTURES,
         help=f"Enlarge with these methods, as diffsr upscale does: {', '.join(METHODS)}."),
     option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", group=_PICTURES,
@@ -98,7 +98,7 @@ _OPTIONS = [
         help="Attention checks per subject. In such a pair the right answer is obvious."),
     option("--practice", type=click.IntRange(0, 1000), default=2, metavar="N", group=_TRIALS,
         expert=True, help="Practice trials per subject. They do not count."),
-    option("--pairs", type=Several(Pair("NAME:NAME", ":"), "NAME:NAME"), group=_TRIALS, expert=True,
+    option("--pairs", type=Several(Pair(), "NAME:NAME"), group=_TRIALS, expert=True,
         help="Also compare these methods with each other."),
     option("--seconds", type=Finite(0.05, 60), metavar="FLOAT", group=_TRIALS,
         show_default="3 for faces, 6 for photos, as in SR3", help="Viewing time per trial."),
@@ -144,7 +144,6 @@ def build(**options: Any) -> int:
     _check(options)
     with Reporter(quiet=options["quiet"]) as reporter:
         sources = _sources(options, reporter)
-        sources.check()
         methods = (*sources.outputs, *sources.makers)
         plan_of(len(sources.hr), methods, settings)  # before the work
         reporter.begin("pictures")
@@ -192,11 +191,8 @@ def _consent(file: str | None) -> str | None:
 def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
     from upscale.bench.protocol import make_lr
     from upscale.humaneval.sources import Sources
-    from upscale.image.folders import pictures_of
+    from upscale.image.folders import partners_of, pictures_of
     from upscale.image.resize import resize_array
-
-    def named(folder: str) -> dict[str, Path]:
-        return {path.stem: path for path in pictures_of(Path(folder))}
 
     def enlarge(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         if options["show_lr"] == "nearest":
@@ -205,16 +201,11 @@ def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
             return lr[rows][:, columns]
         return resize_array(lr, size)
 
-    hr = named(options["hr"])
-    if options["limit"]:
-        hr = dict(list(hr.items())[: options["limit"]])
-    others = {name: named(folder) for name, folder in options["outputs"]}
-    lr = named(options["lr"]) if options["lr"] else None
-    if options["limit"]:  # what belongs to the pictures left out is no mistake
-        others = {name: _of(files, hr) for name, files in others.items()}
-        lr = lr and _of(lr, hr)
+    hr = {path.stem: path for path in pictures_of(Path(options["hr"]))}
+    lr = partners_of(hr, Path(options["lr"])) if options["lr"] else None
+    others = {name: partners_of(hr, folder) for name, folder in options["outputs"]}
     return Sources(
-        hr,
+        dict(list(hr.items())[: options["limit"]]),
         make_lr=lambda rgb: make_lr(rgb, options["scale"]),
         enlarge=enlarge,
         lr=lr,
@@ -223,10 +214,6 @@ def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
             name: make_maker(name, options, reporter.fetching) for name in options["method"] or ()
         },
     )
-
-
-def _of(files: dict[str, Path], names: dict[str, Path]) -> dict[str, Path]:
-    return {name: path for name, path in files.items() if name in names}
 
 
 def make_maker(
