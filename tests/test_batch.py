@@ -160,7 +160,7 @@ def test_failures_alone_are_done_again_on_wish(here, calls):  # noqa: F811
 def test_enough_failures_end_the_run(here, calls):  # noqa: F811
     folder(here / "in", 30, broken=10)
     made = run("in", "-o", "out", "--max-failures", "4", "--jobs", "1", code=3)
-    assert "failures reach --max-failures" in made.stderr
+    assert "--max-failures is reached with" in made.stderr
     assert 4 <= made.stderr.count("Error: in/") < 10
 
 

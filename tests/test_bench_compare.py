@@ -63,7 +63,7 @@ def test_what_does_not_pair_is_told() -> None:
     found, notes = compare.compare(before, after)
     assert {row["trial"] for row in found} == {"sr3 x4 ddim 2 steps"}  # its only one, steps or not
     assert found[0]["pictures"] == 29
-    assert any("11 pictures are in one run only" in note for note in notes)
+    assert any("11 pictures in one run only" in note for note in notes)
     assert "ecdp x4 ddim 2 steps is in the first run only" in notes
     assert "idm x4 ddim 2 steps is in the second run only" in notes
     with pytest.raises(InputError, match="no trial and picture"):

@@ -88,6 +88,8 @@ def size_of(path: Path | str) -> tuple[int, int]:
     [
         ([], "in_x4.png", (24, 20)),
         (["--scale", "2"], "in_x2.png", (12, 10)),
+        (["-s", "2x"], "in_x2.png", (12, 10)),
+        (["-s", "X2.5"], "in_x2.5.png", (15, 13)),
         (["--scale", "3.7"], "in_x3.7.png", (22, 19)),
         (["--scale", "1"], "in_x1.png", (6, 5)),
         (["--size", "13x11"], "in_13x11.png", (13, 11)),
@@ -308,6 +310,7 @@ def test_every_option_has_an_environment_variable(name):
     "args",
     [
         ["--scale", "17"], ["--scale", "0.9"], ["--scale", "nan"], ["--scale", "x"],
+        ["-s", "2xx"], ["-s", "x2x"],
         ["--size", "10"], ["--size", "0x5"], ["--max-side", "0"], ["--steps", "0"],
         ["--seed", "-1"], ["--samples", "0"], ["--temperature", "-1"], ["--temperature", "inf"],
         ["--tile", "5"], ["--tile", "-128"], ["--tile", "big"], ["--overlap", "-1"],
@@ -504,7 +507,7 @@ def test_train_options_mirror_the_config(here, monkeypatch):
     args = ["train", "--dataset", "folder:p", "--output", "r", "--batch", "3",
             "--net", "compact-tiny", "--patch", "32"]  # fmt: skip
     shown = run(*args, "--dry-run").stdout
-    assert "1 pictures in p" in shown
+    assert "1 picture in p" in shown
     assert re.search(r"batch +3\n", shown)
     assert not Path("r").exists()
     run("train", "--dataset", "none", "--output", "r", code=3)

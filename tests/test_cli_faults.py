@@ -181,7 +181,7 @@ def test_full_disk(env, tmp_path):
     made = diffsr({**env, "FAKE_FULL": "1"}, tmp_path, "a.png", "b.png")
     assert made.returncode == 4
     assert b"disk is full" in made.stderr
-    assert b"1 more pictures were not started" in made.stderr
+    assert b"1 more picture was not started" in made.stderr
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
 
 

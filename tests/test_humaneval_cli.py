@@ -210,7 +210,7 @@ def test_report(here):
     made = run("report", "study", "--simulate", "0.4,one=0.2", "--seed", 2)
     assert made.stdout.startswith("| task | method | answers | fool rate | 95% interval | Wilson |")
     assert re.search(r"\| 2 \| two \| \d+ \| [\d.]+% \| [\d.]+-[\d.]+ \|", made.stdout)
-    assert "answers of 8 subjects count" in made.stderr
+    assert "answers of 8 subjects." in made.stderr
     assert sorted(p.name for p in Path("study/simulated").iterdir()) == [
         "answers.csv", "comparisons.csv", "pictures.csv", "rates.csv", "report.html", "report.json",
     ]  # fmt: skip
@@ -277,7 +277,7 @@ def test_serve_ends_with_ctrl_c_and_loads_no_torch(tmp_path):
         connection.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-    assert "Stopped; 0 answers are stored" in (tmp_path / "serve.log").read_text()
+    assert "Stopped with 0 answers in" in (tmp_path / "serve.log").read_text()
     assert sorted(p.name for p in study.iterdir()) == ["pictures", "study.db"]
 
 

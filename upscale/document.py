@@ -22,6 +22,11 @@ figure { margin: 0; } figcaption { font-size: .85em; }
 """
 
 
+def counted(count: int, noun: str) -> str:
+    """1, "picture" -> "1 picture"; 2, "picture" -> "2 pictures"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def markdown(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
     """A table as lines of Markdown."""
     heads = list(heads)

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from upscale import __version__
+from upscale.document import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +35,9 @@ def summarised(record: dict[str, Any]) -> str:
         return f"{sizes}, {record['seconds']:.1f} s"
     exists = ", exists already" if record["exists"] else ""
     return (
-        f"{sizes}, {len(record['stages'])} stages, {record['steps']} {record['sampler']} steps, "
-        f"{record['nfe']} network calls, {record['tiles']} tiles, about "
+        f"{sizes}, {counted(len(record['stages']), 'stage')}, "
+        f"{counted(record['steps'], record['sampler'] + ' step')}, "
+        f"{counted(record['nfe'], 'network call')}, {counted(record['tiles'], 'tile')}, about "
         f"{record['memory'] / 2**20:.0f} MiB{exists}"
     )
 

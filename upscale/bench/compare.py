@@ -11,6 +11,7 @@ from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.report import TrialKey, groups
 from upscale.bench.stats import Mean, difference, mean_of
+from upscale.document import counted
 from upscale.errors import InputError
 
 Row = dict[str, Any]
@@ -43,7 +44,7 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Row], lis
     for name, one, two in pairs:
         first, second, left_out = _same_pictures(one, two)
         if left_out:
-            notes.append(f"{name}: {left_out} pictures are in one run only, or have changed")
+            notes.append(f"{name}: {counted(left_out, 'picture')} in one run only, or changed")
         if not first:
             continue
         for key in _PROTOCOL:
@@ -130,7 +131,7 @@ def _essence(key: TrialKey, loose: bool) -> tuple:
 
 def _label(key: TrialKey) -> str:
     scale = f"x{key.scale:g}" if key.scale else None
-    steps = f"{key.steps} steps" if key.steps else None
+    steps = counted(key.steps, "step") if key.steps else None
     parts = (key.method, scale, key.sampler, steps, key.parametrisation)
     return " ".join(part for part in parts if part)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.stats import Mean, mean_of
+from upscale.document import counted
 
 Row = dict[str, Any]
 
@@ -134,7 +135,7 @@ def names_of(table: Sequence[Row]) -> list[str]:
 
 def _named(key: str, value: Any) -> str:
     if key == "steps":
-        return "1 step" if value == 1 else f"{value} steps"
+        return counted(value, "step")
     if key == "weights_sha256":
         return str(value)[:8]
     return {"scale": "x", "temperature": "temperature "}.get(key, "") + str(value)

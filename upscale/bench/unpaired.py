@@ -10,6 +10,7 @@ import numpy as np
 
 from upscale import document
 from upscale.bench.protocol import in_8_bits
+from upscale.document import counted
 from upscale.errors import InputError
 from upscale.image.decode import read
 from upscale.image.folders import pictures_of
@@ -71,9 +72,9 @@ def run(
                     f"{size[1]}x{size[0]} at least, and there are {count}"
                 )
         if left := len(files[real]) - counts["real"]:
-            say(f"{real}: {left} pictures are smaller than {size[1]}x{size[0]} and left out")
+            say(f"{real}: {counted(left, 'picture')} smaller than {size[1]}x{size[0]} left out")
         rows.append({
-            "dataset": name or real.name, "picture": f"{counts['made']} pictures",
+            "dataset": name or real.name, "picture": counted(counts["made"], "picture"),
             "method": label, "scale": 1.0, "real": counts["real"], "made": counts["made"],
             "height": size[0], "width": size[1], "kernel": KERNEL,
             "fid": float(fid(made, known[size])), "versions": versions(),

@@ -19,7 +19,7 @@ from upscale.bench.columns import REGISTERED
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import InputError, UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
-from upscale.pipeline.request import SCALE, SMALLEST_TILE, Setup
+from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Setup
 from upscale.pipeline.request import STORED as STORED
 
 GENERATING = {
@@ -119,6 +119,17 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Scale(Finite):
+    """A magnification as people write it: 2, 2.5, 2x or x2."""
+
+    name = "scale"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            value = re.sub(r"[xX×](?=[0-9.]+$)|(?<=[0-9.])[xX×]$", "", value.strip(), count=1)
+        return super().convert(value, param, ctx)
 
 
 class Size(click.ParamType):
@@ -226,7 +237,7 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
 
 # what a record's fields do not hold: how a text becomes a value, or what a shell completes
 _SPECIAL: dict[str, dict[str, Any]] = {
-    "scale": {"default": SCALE},
+    "scale": {"default": SCALE, "type": Scale(*SCALES)},
     "size": {"type": Size()},
     "seed": {"type": click.IntRange(0, 2**63 - 1)},
     "temperature": {"type": Finite(0, 10)},
@@ -240,6 +251,9 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
+_SHORT = {"scale": ("-s",)}
+
+
 def asked(record: type, *wanted: str, **more: Any) -> list[Callable]:
     """The options for some fields of a record; `request.asked` makes such fields."""
     known, found = {one.name: one for one in fields(record)}, []
@@ -249,7 +263,7 @@ def asked(record: type, *wanted: str, **more: Any) -> list[Callable]:
         own |= {"metavar": rule.metavar, "default": known[name].default}
         own |= {"show_default": rule.shown} if rule.shown else {}
         own |= _SPECIAL.get(name, {}) | more
-        found.append(option("--" + name.replace("_", "-"), **own))
+        found.append(option(*_SHORT.get(name, ()), "--" + name.replace("_", "-"), **own))
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from upscale.document import counted
 from upscale.errors import InputError
 from upscale.humaneval import stats
 from upscale.humaneval.design import TRUTH
@@ -111,7 +112,9 @@ def exclude(rows: list[Row], rules: Rules) -> dict[str, Any]:
             row["excluded"] = "subject left out" if reasons else _against_one(row, rules)
     reasons = Counter(row["excluded"] or "counted" for row in rows)
     kept = len(by_subject) - len(left_out)
-    said = [f"{reasons.pop('counted', 0)} answers of {kept} subjects count."]
+    said = [
+        f"Counted: {counted(reasons.pop('counted', 0), 'answer')} of {counted(kept, 'subject')}."
+    ]
     said += [f"Not counted: {number} ({reason})." for reason, number in sorted(reasons.items())]
     said += [f"Left out: {one['subject']} ({', '.join(one['reasons'])})." for one in left_out]
     return {

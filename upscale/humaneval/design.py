@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from upscale.document import counted
 from upscale.errors import UsageError
 
 TRUTH, LR, CHECK = "truth", "lr", "check"  # roles of an image that no method makes
@@ -44,8 +45,9 @@ class Design:
         needed = self.images + self.checks + self.practice
         if needed > self.pictures:
             raise UsageError(
-                f"{self.images} images, {self.checks} attention checks and {self.practice} "
-                f"practice trials need {needed} pictures, for each is seen once; there are "
+                f"{counted(self.images, 'image')}, {counted(self.checks, 'attention check')} and "
+                f"{counted(self.practice, 'practice trial')} need {counted(needed, 'picture')}, "
+                "for each is seen once; there are "
                 f"{self.pictures}: lower --images, --checks or --practice"
             )
 

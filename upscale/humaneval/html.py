@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from upscale import document
-from upscale.document import data_url
+from upscale.document import counted, data_url
 from upscale.humaneval import plots
 from upscale.humaneval.design import LR, QUESTIONS, TRUTH
 
@@ -64,9 +64,9 @@ def _about(found: dict[str, Any]) -> str:
     tasks = "".join(f"<li>Task {task}: “{escape(QUESTIONS[task])}”</li>" for task in study["tasks"])
     return (
         f"<p>Two-alternative forced choice as in SR3 (section 4.5.3), {study['seconds']:g} s of "
-        f"viewing, {study['images']} pictures a subject, seed {study['seed']}. The fool rate is "
-        f"the share of trials in which the model's output is chosen over the truth; at 50% the two "
-        f"cannot be told apart.</p><ul>{tasks}</ul>"
+        f"viewing, {counted(study['images'], 'picture')} a subject, seed {study['seed']}. The fool "
+        f"rate is the share of trials in which the model's output is chosen over the truth; at 50% "
+        f"the two cannot be told apart.</p><ul>{tasks}</ul>"
     )
 
 
@@ -143,14 +143,14 @@ def _pictures(
 def _answers(found: dict[str, Any]) -> str:
     sides, timing = found["sides"], found["timing"]
     lines = [
-        f"Left was chosen in {sides['left']} of {sides['n']} answers, {_percent('rate')(sides)} "
-        f"({_interval('wilson')(sides)})."
+        f"Left was chosen in {sides['left']} of {counted(sides['n'], 'answer')}, "
+        f"{_percent('rate')(sides)} ({_interval('wilson')(sides)})."
     ]
     for by, clock in (("shown", "page's frames"), ("presented", "browser's paint times")):
         if times := timing[f"{by}_ms"]:
             lines.append(
                 f"Viewing time by the {clock}: median {times['median']:.1f} ms, from "
-                f"{times['min']:.1f} to {times['max']:.1f} ({times['n']} trials)."
+                f"{times['min']:.1f} to {times['max']:.1f} ({counted(times['n'], 'trial')})."
             )
     if timing["frame_ms"]:
         lines.append(f"A frame took {timing['frame_ms']['median']:.1f} ms (median).")

@@ -73,14 +73,15 @@ FORMATS: dict[str, Format] = {
 
 SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in known.suffixes)
 
-# Pictures and videos that are not read: those in a folder are counted and named
+# Pictures, videos and documents that are not read: those in a folder are counted and named
 OTHER_SUFFIXES = {
     ".mpo", ".jps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".psd", ".psb", ".xcf",
     ".kra", ".exr", ".hdr", ".svg", ".eps", ".ico", ".icns", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm",
     ".pam", ".qoi", ".dds", ".fits", ".bpg", ".heics", ".heifs", ".avifs", ".jng", ".mng", ".dng",
     ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw",
     ".x3f", ".3fr", ".iiq", ".erf", ".raw", ".rwl", ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm",
-    ".mpg", ".mpeg", ".3gp", ".mts", ".wmv",
+    ".mpg", ".mpeg", ".3gp", ".mts", ".wmv", ".pdf", ".ai", ".djvu", ".hif", ".insp", ".kdc",
+    ".mrw", ".dcr", ".ogv", ".flv", ".m2ts", ".vob",
 }  # fmt: skip
 
 _ALIASES = {"JPG": "JPEG", "TIF": "TIFF"}

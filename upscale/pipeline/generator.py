@@ -21,6 +21,7 @@ from upscale.diffusion.denoiser import bind
 from upscale.diffusion.noise import noise_at
 from upscale.diffusion.run import run_sampler
 from upscale.diffusion.table import SAMPLERS
+from upscale.document import counted
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.machine import is_out_of_memory, pick_bf16, pick_device
@@ -199,7 +200,7 @@ class Generator:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(f"memory ran out with {len(group)} pictures at once: "
+            raise OutOfMemory(f"memory ran out with {counted(len(group), 'picture')} at once: "
                               "try a smaller --batch") from error  # fmt: skip
         if not torch.isfinite(x).all():
             raise NumericalError("the output of the network is not finite: no picture is made")

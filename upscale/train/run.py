@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from upscale import methods
 from upscale.diffusion.denoiser import parametrisation
+from upscale.document import counted
 from upscale.errors import InputError, UsageError
 from upscale.machine import available_memory, pick_bf16
 from upscale.metrics.perceptual import Lpips
@@ -152,12 +153,13 @@ def prepared(
         teacher = teacher_of(config, spec_of(config), sizes)
         config = replace(config, std=config.std or teacher.model.std or 0.0)
         teacher.config = config
-        say(f"learning from {teacher.name}, {teacher.sampler} in {config.distill_steps} steps")
+        steps = counted(config.distill_steps, f"{teacher.sampler} step")
+        say(f"learning from {teacher.name}, {steps}")
     items, apart = held_out(data.train, config.holdout)
     cache = default_cache(world) if options.cache is None else options.cache
     pairs = Pairs(pictures_of(items, config, cache, say), config)
     kept = ", read from where they are at each use" if pairs.streamed else ""
-    say(f"{len(pairs.pictures):,} pictures from {data.label}{kept}")
+    say(f"{counted(len(pairs.pictures), 'picture')} from {data.label}{kept}")
     if spec_of(config).std == 0:
         config = replace(config, std=estimate_std(pairs))
         say(f"standard deviation of the residual: {config.std}")

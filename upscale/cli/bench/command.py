@@ -21,6 +21,7 @@ from upscale.cli.options import (
     Finite,
     Named,
     NamedFolder,
+    Scale,
     Several,
     asked,
     dataset_names,
@@ -49,7 +50,7 @@ _OPTIONS = [
         shell_complete=weights_names, show_default="those for method and scale",
         help="Weights to measure, each with its own method. --method can add methods without a "
              "network."),
-    option("--scale", type=Several(Finite(1, 16), "FLOAT"), default="4", group=_MEASURE,
+    option("--scale", type=Several(Scale(1, 16), "FLOAT"), default="4", group=_MEASURE,
         help="Magnifications to measure, from 1 to 16."),
     *asked(Setup, "domain", group=_MEASURE, expert=True,
         help="What the pictures show; decides which weights are chosen."),

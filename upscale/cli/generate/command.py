@@ -31,6 +31,7 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale.command import FORMATS
+from upscale.document import counted
 from upscale.pipeline.request import Request
 
 if TYPE_CHECKING:
@@ -148,11 +149,11 @@ def _planned(
 ) -> None:
     """--dry-run's lines: the stages, then the files."""
     height, width = generator.size
-    steps = f"{way.steps} " if way.steps else ""
-    click.echo(f"{width}x{height} by {generator.entry.name}, {steps}{way.sampler} steps", err=True)
+    steps = counted(way.steps, f"{way.sampler} step") if way.steps else f"{way.sampler} steps"
+    click.echo(f"{width}x{height} by {generator.entry.name}, {steps}", err=True)
     for level in cascade:
-        law = "its own" if level.steps is None else level.steps
-        click.echo(f"{level.size[1]}x{level.size[0]} by {level.name}, {law} steps", err=True)
+        law = "its own steps" if level.steps is None else counted(level.steps, "step")
+        click.echo(f"{level.size[1]}x{level.size[0]} by {level.name}, {law}", err=True)
     for path in [path for _, path in work.items if path] + [Path(p) for p in (work.sheet,) if p]:
         there = ", exists already" if path.exists() else ""
         click.echo(f"would write {path}{there}", err=True)
@@ -216,7 +217,8 @@ def _tell(one: Made, path: Path | None, options: dict[str, Any], reporter: Repor
     height, width = report["size"]
     name = path or f"picture {report['index']}"
     reporter.line(
-        f"{name}: {width}x{height}, {report['nfe']} network calls, {report['seconds']:.1f} s"
+        f"{name}: {width}x{height}, {counted(report['nfe'], 'network call')}, "
+        f"{report['seconds']:.1f} s"
     )
     if options["as_json"]:
         reporter.result(json.dumps({"output": str(path) if path else None, **report}))

@@ -18,6 +18,7 @@ from upscale.cli.options import (
     Finite,
     Named,
     NamedFolder,
+    Scale,
     Several,
     asked,
     option,
@@ -25,6 +26,7 @@ from upscale.cli.options import (
     with_options,
 )
 from upscale.cli.progress import Reporter
+from upscale.document import counted
 from upscale.errors import InputError, UsageError
 from upscale.pipeline.request import Request, Setup
 
@@ -72,7 +74,7 @@ _OPTIONS = [
              "--hr, or baby_x4.png for baby.png. May be repeated."),
     option("--method", type=Several(Named(METHODS), "METHOD"), group=_PICTURES,
         help=f"Enlarge with these methods, as diffsr upscale does: {', '.join(METHODS)}."),
-    option("--scale", type=Finite(1, 16), default=4.0, metavar="FLOAT", group=_PICTURES,
+    option("--scale", type=Scale(1, 16), default=4.0, metavar="FLOAT", group=_PICTURES,
         help="Magnification, where --lr is not given."),
     *asked(Setup, "domain", group=_PICTURES,
         help="What the pictures show; decides which weights are chosen."),
@@ -158,7 +160,8 @@ def build(**options: Any) -> int:
         )
         reporter.end()
         reporter.note(
-            f"{settings.subjects} subjects, each {design.images} of {design.pictures} pictures, "
+            f"{counted(settings.subjects, 'subject')}, each {design.images} of "
+            f"{counted(design.pictures, 'picture')}, "
             f"{settings.seconds:g} s; task {' or '.join(map(str, design.tasks))}; "
             f"{', '.join(methods)}. Next: diffsr humaneval serve {target}"
         )

@@ -13,6 +13,7 @@ from upscale.cli.help import Group
 from upscale.cli.humaneval.build import build, require
 from upscale.cli.options import ANY_PATH, DEBUG, QUIET, Finite, option, with_options
 from upscale.cli.progress import Reporter
+from upscale.document import counted
 from upscale.errors import DiffsrError, UsageError
 
 STUDY = click.argument("study", type=ANY_PATH, metavar="STUDY")
@@ -70,8 +71,8 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
         store = open_study(Path(study))
         counts, meta = store.counts(), store.meta
         reporter.note(
-            f"{meta['title']} {counts['finished']} of {meta['subjects']} subjects finished, "
-            f"{counts['answers']} answers. Ctrl-C stops."
+            f"{meta['title']} {counts['finished']} of {counted(meta['subjects'], 'subject')} "
+            f"finished, {counted(counts['answers'], 'answer')}. Ctrl-C stops."
         )
 
         def ready(link: str) -> None:
@@ -81,7 +82,7 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
 
         with suppress(KeyboardInterrupt):  # the way a server ends: nothing is interrupted
             run(store, Path(study), host, port, tunnel=tunnel, say=reporter.note, ready=ready)
-        reporter.note(f"Stopped; {store.counts()['answers']} answers are stored in {study}")
+        reporter.note(f"Stopped with {counted(store.counts()['answers'], 'answer')} in {study}")
         store.close()
     return 0
 

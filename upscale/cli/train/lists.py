@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from upscale.document import counted
 from upscale.errors import InputError
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
@@ -46,7 +47,7 @@ def planned(
     data = _data(find, known=dataset in DATASETS)
     if data is not None:
         held = f", {config.holdout} of them held out" if config.holdout else ""
-        click.echo(f"{len(data.train)} pictures in {data.label}{held}")
+        click.echo(f"{counted(len(data.train), 'picture')} in {data.label}{held}")
     for key, value in config.to_dict().items():
         click.echo(f"  {key:<24} {value}")
     found = estimate(config, options["device"], options["dtype"])

@@ -10,6 +10,7 @@ from upscale.batch.job import Job
 from upscale.batch.names import Item
 from upscale.batch.records import as_json, summarised
 from upscale.cli.progress import Reporter
+from upscale.document import counted
 from upscale.errors import DiffsrError, DiskFull, OutputError, WeightsError
 
 _FATAL = (DiskFull, WeightsError)  # every further picture would fail in the same way
@@ -95,22 +96,23 @@ class Account:
     def gave_up(self, left: int, error: DiffsrError) -> None:
         if left:
             self.reporter.error(
-                f"{left} more pictures were not started, because they would fail in the same way"
+                f"{_pictures(left, ' more')} not started, because they would fail in the same way"
             )
         if self.good:
             again = "--resume" if self.job.ledger else "--skip-existing"
-            self.reporter.note(f"{self.good} pictures are done; {again} resumes from there")
+            self.reporter.note(f"{counted(self.good, 'picture')} done; {again} resumes from there")
 
     def summary(self, left: int = 0) -> None:
         reporter = self.reporter
         for folder in self.job.vanished():
             self.failed(str(folder), OutputError(f"{folder}: removed while diffsr wrote into it"))
         if self.skipped:
-            pictures = "1 picture was" if self.skipped == 1 else f"{self.skipped} pictures were"
-            reporter.note(f"{pictures} done before, according to {self.job.ledger.path}")
+            path = self.job.ledger.path
+            reporter.note(f"{_pictures(self.skipped)} done before, according to {path}")
         if self.enough and left:
             reporter.error(
-                f"{self.bad} failures reach --max-failures: {left} more pictures were not started"
+                f"--max-failures is reached with {counted(self.bad, 'failure')}: "
+                f"{_pictures(left, ' more')} not started"
             )
         total = self.good + self.bad
         if self.bad and total > 1:
@@ -119,6 +121,11 @@ class Account:
                 reporter.plain(f"  {text}")
             if self.bad > len(self.errors):
                 reporter.plain(f"  and {self.bad - len(self.errors)} more, named above")
+
+
+def _pictures(count: int, more: str = "") -> str:
+    """1 -> "1 picture was", 2, " more" -> "2 more pictures were"."""
+    return f"{count}{more} picture" + (" was" if count == 1 else "s were")
 
 
 class Hopeless(Exception):

@@ -18,6 +18,7 @@ from upscale.batch import names, remote
 from upscale.batch.names import STDIN, Item, Naming, Source
 from upscale.batch.shard import Shard
 from upscale.cli.upscale.account import Account
+from upscale.document import counted
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import OTHER_SUFFIXES, SUFFIXES
 
@@ -33,7 +34,7 @@ class Found:
     sources: list[Source] = field(default_factory=list)
     failures: list[tuple[str, InputError]] = field(default_factory=list)
     left_out: int = 0  # earlier results met in folders
-    passed_over: list[str] = field(default_factory=list)  # pictures and videos of other kinds
+    passed_over: list[str] = field(default_factory=list)  # of kinds that are not read
     many: bool = False
 
 
@@ -50,7 +51,9 @@ def items_of(
     items = names.plan(found.sources, output, naming, many=many) if found.sources else []
     _check_stdout(items, options)
     if found.left_out:
-        account.reporter.note(f"{found.left_out} earlier results in these folders skipped")
+        account.reporter.note(
+            f"{counted(found.left_out, 'earlier result')} in these folders skipped"
+        )
     if found.passed_over:
         account.reporter.note(_passed_over(found.passed_over))
     if items and not options["dry_run"]:
@@ -70,7 +73,7 @@ def items_of(
 def _passed_over(paths: list[str]) -> str:
     named = ", ".join(paths[:_NAMED])
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    files = counted(len(paths), "file")
     return f"{files} passed over, of kinds that diffsr does not look for in folders: {named}{more}"
 
 
@@ -122,6 +125,7 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
     for source in found.sources:
         unique.setdefault(os.path.abspath(source.name) if source.data is None else STDIN, source)
     found.sources = list(unique.values())
+    found.passed_over = list({os.path.abspath(path): path for path in found.passed_over}.values())
     found.many |= len(found.sources) + len(found.failures) > 1
     return found
 
