@@ -172,7 +172,7 @@ def test_own_words(here):
     ("args", "code", "told"),
     [
         ([], 2, "nothing to compare"),
-        (["--outputs", "x"], 3, "there is no folder x"),
+        (["--outputs", "x"], 3, "x: No such file"),
         (["--outputs", "m=hr", "--outputs", "m=hr"], 2, "named twice"),
         (["--outputs", "truth=hr"], 2, "cannot be named"),
         (["--outputs", "m=hr", "--pairs", "m"], 2, "NAME:NAME"),

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from upscale import methods
 from upscale.bench.columns import REGISTERED
 from upscale.cli.help import GENERAL, Option
-from upscale.errors import InputError, UsageError
+from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
 from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Setup
 from upscale.pipeline.request import STORED as STORED
@@ -157,8 +157,6 @@ class NamedFolder(click.ParamType):
         name, sign, folder = value.partition("=")
         if not (name and sign) or Path(value).is_dir():  # a folder may have such a name
             name, folder = "", value
-        if not Path(folder).is_dir():
-            raise InputError(f"{param.opts[0]} {value}: there is no folder {folder}")
         return name or Path(folder).resolve().name, Path(folder)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list:

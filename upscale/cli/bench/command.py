@@ -167,6 +167,9 @@ def command(ctx: click.Context, **options: Any) -> int:
 
 def _check(ctx: click.Context, options: dict[str, Any]) -> None:
     """Refuse wrong options before torch is loaded, and set the methods that are to be measured."""
+    for name, folder in options["outputs"]:
+        if not folder.is_dir():
+            raise InputError(f"--outputs {name}: there is no folder {folder}")
     if options["data"] and not Path(options["data"]).is_dir():
         raise InputError(f"--data {options['data']}: there is no such folder")
     asked = ctx.get_parameter_source("method") is not ParameterSource.DEFAULT
