@@ -156,11 +156,38 @@ def test_interrupted_leaves_nothing(env, tmp_path, number, slow):
         process = started({**env, slow: "1"}, tmp_path, "a.png", "b.png", until=busy)
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
+    assert process.returncode == (130 if number == signal.SIGINT else 143), err
     assert out == b""
+    assert b"Interrupted: 0 of 2 pictures are done, 2 left." in err
     assert b"Traceback" not in err
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert not ready.exists() or not list(ready.iterdir())
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--resume", "l.jsonl"], ["--samples", "2"]])
+def test_interrupted_names_every_file_that_is_written(inside, tmp_path, monkeypatch, capsys, more):
+    """The last of three pictures, or its last sample, is interrupted once all before is written."""
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    wanted = 5 if "--samples" in more else 2
+
+    class Interrupted(FakeUpscaler):
+        def run(self, *args, **options):
+            while len(self.log) == wanted:
+                if len(list(tmp_path.glob("*_x4*.png"))) == wanted:
+                    raise entry.Terminated
+            return super().run(*args, **options)
+
+    monkeypatch.setattr(command_module, "make_upscaler", lambda *args: Interrupted())
+    with pytest.raises(SystemExit) as end:
+        entry.main(["a.png", "b.png", "c.png", *more])
+    (out, err), named = capsys.readouterr(), []
+    for line in out.splitlines():
+        named += json.loads(line)["outputs"] if "--json" in more else [line]
+    assert end.value.code == 143
+    assert sorted(named) == sorted(path.name for path in tmp_path.glob("*_x4*.png"))
+    assert "Interrupted: 2 of 3 pictures are done, 1 left. The same command " in err
+    assert ("--skip-existing" in err) is ("--resume" not in more)
 
 
 def test_killed_leaves_no_half_written_picture(env, tmp_path):

@@ -65,6 +65,11 @@ class Engine:
         """Finish what is begun, and begin nothing more."""
         self._draining = True
 
+    def untold(self) -> list[Ticket]:
+        """Once `run` was broken off: the tickets that have or may have files, in order; of the
+        last that was yielded nobody knows whether it was taken."""
+        return [*self._writing, *self._enlarging]
+
     def run(self, items: Iterable[Item]) -> Iterator[Ticket]:
         """Tickets with `record` or `error`, in the order of the items."""
         coming = iter(items)
@@ -194,8 +199,8 @@ class Engine:
             if len(self._writing) <= most and oldest.last and not oldest.last.over:
                 return
             self._finish_writing(oldest)
-            self._writing.popleft()
             yield oldest
+            self._writing.popleft()
 
     def _finish_writing(self, ticket: Ticket) -> None:
         if ticket.last is not None and ticket.record is None and ticket.error is None:

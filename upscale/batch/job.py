@@ -63,8 +63,9 @@ class Job:
         if folder in self.folders and not folder.is_dir():
             raise OutputError(f"{folder}: removed while diffsr wrote into it")
 
-    def written(self, target: Path | Remote | None) -> None:
+    def written(self, ticket: Ticket, target: Path | Remote | None) -> None:
         """A result is in its place."""
+        ticket.written += [target] if target else []
         if isinstance(target, Path) and not is_special(target):
             self.folders.add(target.absolute().parent)
 
@@ -92,6 +93,7 @@ class Ticket:
     check: Callable[[], None] | None = None  # raises where the work must end
     made: Any = None  # for Job.deliver
     kept: list[str] = field(default_factory=list)  # notes
+    written: list[Path | Remote] = field(default_factory=list)  # files that are in their places
     tasks: list[Any] = field(default_factory=list)  # what is to be written, in order
     last: Any = None  # of these, set once all are submitted
     limit: float | None = None  # seconds that any of them may take
@@ -281,7 +283,7 @@ def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict
             ticket.kept += add(band, comment(report))
 
         report = job.upscaler.run(ticket.plan, ticket.picture, **how, on_rows=on_rows).report
-    job.written(target)
+    job.written(ticket, target)
     return report
 
 
@@ -301,7 +303,7 @@ def _writing(
     def write() -> None:
         started = time.perf_counter()
         ticket.kept += _put(job, ticket, picture, target, report)
-        job.written(target)
+        job.written(ticket, target)
         ticket.seconds += time.perf_counter() - started
 
     return write

@@ -44,7 +44,8 @@ Exit codes:
   3    the input cannot be read
   4    memory or disk space ran out
   5    weights are missing or wrong
-  130  interrupted"""
+  130  interrupted by Ctrl-C
+  143  ended by SIGTERM"""
 
 
 class Commands(Group):
@@ -139,9 +140,10 @@ def _run(args: list[str], debug: bool) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
-        return 130
+    except (KeyboardInterrupt, click.Abort) as error:
+        cause = error.__cause__ or error  # click makes an Abort of the first
+        click.echo(printable(str(cause) or "Interrupted."), err=True)
+        return 143 if isinstance(cause, Terminated) else 130
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -185,12 +187,16 @@ def unexpected(error: Exception) -> str:
     )
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a shell knows by another exit code than Ctrl-C."""
+
+
 def _catch_signals() -> None:
     """Ctrl-C and `kill` both unwind the stack, so that temporary files are removed."""
 
     def interrupt(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-        raise KeyboardInterrupt
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job

@@ -136,6 +136,13 @@ class Reporter:
             click.echo(text, err=True)
 
 
+def stopped(done: int, of: int, again: str) -> str:
+    """What is said where Ctrl-C or SIGTERM ends work on several pictures; again: how to go on."""
+    if of < 2:
+        return ""
+    return f"Interrupted: {done} of {of} pictures are done, {of - done} left. {again}"
+
+
 # What would command a terminal, or turn the direction of a line: names of files may hold it.
 _COMMANDS = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F),
              *range(0x2066, 0x206A))  # fmt: skip

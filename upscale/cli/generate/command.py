@@ -29,7 +29,7 @@ from upscale.cli.options import (
     weights_names,
     with_options,
 )
-from upscale.cli.progress import Reporter
+from upscale.cli.progress import Reporter, stopped
 from upscale.cli.upscale.command import FORMATS
 from upscale.document import counted
 from upscale.pipeline.request import Request
@@ -132,7 +132,12 @@ def command(**options: Any) -> int:
         work.prepare()
         make = partial(generator, request=way, cascade=cascade, on_step=reporter.step)
         most = options["batch"] if generator.device.type != "cpu" else 1  # a file when it can be
-        _make(work, make, most, options, reporter)
+        try:
+            _make(work, make, most, options, reporter)
+        except KeyboardInterrupt as end:  # each file that is there was named when it was
+            done = sum(bool(path and path.exists()) for _, path in work.items)
+            again = "The same command with --skip-existing goes on from there."
+            raise type(end)(stopped(done, len(work.items), again)) from None
     return 0
 
 

@@ -6,10 +6,10 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from upscale.batch.job import Job
+from upscale.batch.job import Job, Ticket
 from upscale.batch.names import Item
 from upscale.batch.records import as_json, summarised
-from upscale.cli.progress import Reporter
+from upscale.cli.progress import Reporter, stopped
 from upscale.document import counted
 from upscale.errors import DiffsrError, DiskFull, OutputError, WeightsError
 
@@ -92,6 +92,24 @@ class Account:
             self.reporter.result(as_json({**self.also, "input": name, "output": None, **record}))
         if self.job.ledger:
             self.job.ledger.add(name, record, None, None)
+
+    def stopped(self, untold: list[Ticket], told: Item | None, of: int) -> str:
+        """Report what was finished before an interruption and not `told`; returns what to say."""
+        for ticket in untold:
+            if ticket.item is told or not (ticket.written or ticket.record):
+                continue
+            if ticket.record:
+                self.outcome(ticket.item, ticket.record, None)
+                continue
+            files = [str(path) for path in ticket.written]  # some samples of a picture
+            if self.options["as_json"]:
+                row = {"input": ticket.item.source.name, "output": files[0], "outputs": files}
+                self.reporter.result(as_json({**row, "status": "interrupted"}))
+            else:
+                for path in files:
+                    self.reporter.result(path)
+        add = "" if self.job.ledger else "with --skip-existing "
+        return stopped(self.good, of, f"The same command {add}goes on from there.")
 
     def gave_up(self, left: int, error: DiffsrError) -> None:
         if left:

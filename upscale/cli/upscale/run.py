@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.job import Job, Ticket, planned, writing_options
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 # a picture's end: its record, or why there is none
 Outcome = tuple[Item, dict[str, Any] | None, Exception | None]
-Outcomes = tuple[Iterator[Outcome], Callable[[], None]]  # and what lets no more be begun
+
+
+class Outcomes(NamedTuple):
+    """drain: lets no more be begun. untold: after the end, the pictures that may have files."""
+
+    made: Iterator[Outcome]
+    drain: Callable[[], None] = lambda: None
+    untold: Callable[[], list[Ticket]] = list
 
 
 def outcomes_of(
@@ -29,13 +36,13 @@ def outcomes_of(
 ) -> Outcomes:
     """Where and how the work is done. Raises UsageError."""
     if options["dry_run"]:
-        return _planned(job, items), lambda: None
+        return Outcomes(_planned(job, items))
     if options["engine"] == "ray":
         if not all(item.outputs and item.source.data is None for item in items):
             raise UsageError("--engine ray is for files; no - for standard input or output")
         return _by_ray(job, items, options)
     engine = Engine(job, pace_of(options, len(items)), reporter.picture)
-    return _here(engine, items), engine.drain
+    return Outcomes(_here(engine, items), engine.drain, engine.untold)
 
 
 def pace_of(options: Mapping[str, Any], count: int) -> Pace:
@@ -49,18 +56,22 @@ def pace_of(options: Mapping[str, Any], count: int) -> Pace:
 
 def run(account: Account, items: list[Item], options: Mapping[str, Any]) -> int:
     """Do all `items`; returns the exit code."""
-    reporter, done = account.reporter, 0
-    outcomes, drain = outcomes_of(account.job, items, reporter, options)
-    with reporter, closing(outcomes):
+    reporter, done, told = account.reporter, 0, None
+    outcomes = outcomes_of(account.job, items, reporter, options)
+    with reporter, closing(outcomes.made):
         try:
-            for item, record, error in outcomes:
+            for item, record, error in outcomes.made:
                 done += 1
                 account.outcome(item, record, error)
+                told = item
                 reporter.end(item.source.name)
                 if account.enough:
-                    drain()
+                    outcomes.drain()
+        except KeyboardInterrupt as end:
+            outcomes.made.close()
+            raise type(end)(account.stopped(outcomes.untold(), told, len(items))) from None
         except Hopeless as end:
-            outcomes.close()
+            outcomes.made.close()
             account.gave_up(len(items) - done, end.error)
             return end.error.exit_code
     account.summary(len(items) - done)
@@ -98,7 +109,7 @@ def _by_ray(job: Job, items: list[Item], options: Mapping[str, Any]) -> Outcomes
                 if drained.is_set():
                     return
 
-    return until_drained(), drained.set
+    return Outcomes(until_drained(), drained.set)
 
 
 def _planned(job: Job, items: list[Item]) -> Iterator[Outcome]:
