@@ -1,10 +1,10 @@
-"""How often `upscale.image.estimate` errs: what share of pictures is taken for real input.
+"""What `upscale.image.estimate` makes of pictures whose history is known.
 
     python benchmarks/degradation.py FOLDER [--limit 150] [--json rows.json]
 
 Of each picture (at most 512 pixels a side, from its centre) small ones are made: clean by bicubic,
-and degraded in ways that are known. A clean picture that is taken for real input is an error, and
-so is the contrary. The same pictures and numbers each time.
+and degraded in ways that are known. Of those that went through a file, once as that file and once
+by the pixels alone, as a PNG of it would be. The same pictures and numbers each time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from upscale.bench.protocol import DEGRADATIONS, in_8_bits, make_lr
-from upscale.image.compress import compressed
+from upscale.bench.columns import DEGRADATIONS
+from upscale.bench.protocol import degraded, in_8_bits, make_lr
+from upscale.image.compress import lossy_file
 from upscale.image.decode import read
 from upscale.image.estimate import estimate
 from upscale.image.folders import pictures_of
@@ -28,32 +30,37 @@ from upscale.image.resize import blurred
 from upscale.train.degrade import degraded as trained_on
 
 SIDE = 512
-CLEAN = ("as it is", "clean /2", "clean /4", "JPEG 95", "JPEG 90")
+CLEAN = ("as it is", "clean /2", "clean /4")
 
 
-def kinds(hr: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+def kinds(hr: np.ndarray, seed: int) -> Iterator[tuple[str, Picture]]:
     """(name, small picture), all made of `hr`."""
     half, quarter = make_lr(hr, 2)[0], make_lr(hr, 4)[0]
-    yield from zip(CLEAN, (hr, half, quarter), strict=False)
-    for quality in (95, 90, 85, 75, 60, 40):
-        yield f"JPEG {quality}", compressed(quantised(half, 8), "JPEG", quality) / np.float32(255)
-    yield "JPEG 60 /4", compressed(quantised(quarter, 8), "JPEG", 60) / np.float32(255)
-    shifted = compressed(quantised(half, 8), "JPEG", 60)[3:, 5:] / np.float32(255)
-    yield "JPEG 60, cut", shifted
-    yield "WebP 60", compressed(quantised(half, 8), "WEBP", 60) / np.float32(255)
+    yield from zip(CLEAN, map(Picture, (hr, half, quarter)), strict=True)
+
+    def saved(codec: str, quality: int) -> Picture:
+        return read(lossy_file(quantised(half, 8), codec, quality))
+
+    for quality in (97, 95, 92, 90, 85, 80, 75, 60, 40):
+        yield f"JPEG {quality}", saved("JPEG", quality)
+    yield "JPEG 60, cut", Picture(np.ascontiguousarray(saved("JPEG", 60).rgb[3:, 5:]))
+    for quality in (90, 75, 60):
+        yield f"WebP {quality}", saved("WEBP", quality)
     rng = np.random.default_rng(seed)
     for sigma in (2, 4, 8):
         drawn = rng.standard_normal(half.shape, np.float32) * np.float32(sigma / 255)
-        yield f"noise {sigma}", in_8_bits(half + drawn)
-    for sigma in (1.0, 1.5):
-        yield f"blur {sigma}", in_8_bits(blurred(half, sigma))
+        noisy = in_8_bits(half + drawn)
+        yield f"noise {sigma}", Picture(noisy)
+        yield f"noise {sigma}, JPEG 95", read(lossy_file(quantised(noisy, 8), "JPEG", 95))
+    for sigma in (0.7, 1.0, 1.5):
+        yield f"blur {sigma}", Picture(in_8_bits(blurred(half, sigma)))
     for name in list(DEGRADATIONS)[1:]:
-        yield f"bench {name}", make_lr(hr, 4, name, str(seed))[0]
+        yield f"bench {name}", degraded(hr, 4, name, str(seed))[0]
     side = min(hr.shape[:2]) // 4 * 4
     x = torch.from_numpy(np.ascontiguousarray(hr[:side, :side])).permute(2, 0, 1) * 2 - 1
     for name, twice in (("training, twice", 1.0), ("training, once", 0.0)):
         made = trained_on(x, side // 4, np.random.default_rng([seed, 3]), twice)
-        yield name, ((made + 1) / 2).permute(1, 2, 0).contiguous().numpy()
+        yield name, Picture(((made + 1) / 2).permute(1, 2, 0).contiguous().numpy())
 
 
 def measured(paths: list[Path]) -> list[dict]:
@@ -62,24 +69,33 @@ def measured(paths: list[Path]) -> list[dict]:
         hr = read(path).rgb
         top, left = (max(0, side - SIDE) // 2 for side in hr.shape[:2])
         hr = np.ascontiguousarray(hr[top : top + SIDE, left : left + SIDE])
-        for kind, rgb in kinds(hr, seed):
-            found = estimate(Picture(np.ascontiguousarray(rgb, np.float32)))
-            rows.append({"picture": path.name, "kind": kind, "noise": found.noise,
-                         "blocking": found.blocking, "blur": found.blur,
-                         "real": found.real})  # fmt: skip
+        for kind, picture in kinds(hr, seed):
+            found = estimate(replace(picture, coded=None)).report()
+            told = estimate(picture).report() if picture.coded else {}
+            rows.append({"picture": path.name, "kind": kind, **found, "file": told})
     return rows
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| input | taken for real | noise | blocking | blur |", "|---|---|---|---|---|"]
+    lines = ["| input | taken for real | strength | of the file | noise | quality | blur |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
     for kind in dict.fromkeys(row["kind"] for row in rows):
         same = [row for row in rows if row["kind"] == kind]
-        cells = [f"{np.mean([row['real'] for row in same]):.1%}"]
-        for name in ("noise", "blocking", "blur"):
-            low, middle, high = np.quantile([row[name] for row in same], (0.05, 0.5, 0.95))
-            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        cells = [f"{np.mean([row['real'] for row in same]):.0%}", _spread(same, "strength"),
+                 _spread([row["file"] for row in same], "strength"), _spread(same, "noise"),
+                 _spread(same, "quality", 0), _spread(same, "blur")]  # fmt: skip
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _spread(rows: list[dict], name: str, digits: int = 2) -> str:
+    """The median, 5% and 95% of a number, and the share that has it where not all have."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    if not values:
+        return ""
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+    share = "" if len(values) == len(rows) else f" of {len(values) / len(rows):.0%}"
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}){share}"
 
 
 def main() -> None:

@@ -64,5 +64,7 @@ def test_what_is_lossless_or_no_file_tells_nothing():
     assert picture_of(whole).coded is None and picture_of(PIXELS).coded is None
     jpeg = Image.open(saved(whole, "JPEG", quality=50))
     assert picture_of(jpeg.resize((20, 20))).coded is None
+    jpeg.thumbnail((20, 20))  # which keeps the tables of what it was
+    assert jpeg.quantization and picture_of(jpeg).coded is None
     assert of_webp(b"") is None and of_webp(bytes(64)) is None
     assert of_webp(b"\0\0\0\x9d\x01\x2a\0\0\0\0\xff") is not None  # cut short: the rest is 0

@@ -35,11 +35,11 @@ def make_lr(
     """float32 (H,W,3) in [0,1] -> (lr, hr cut to lr's size times scale, halves up).
 
     name: of the picture, which the noise of a degradation depends on."""
-    lr, hr = _shrunk(hr, scale, degradation, name)
+    lr, hr = degraded(hr, scale, degradation, name)
     return lr.rgb, hr
 
 
-def _shrunk(
+def degraded(
     hr: np.ndarray, scale: float, degradation: str, name: str
 ) -> tuple[Picture, np.ndarray]:
     """As `make_lr`, but lr knows which file it comes from."""
@@ -98,7 +98,7 @@ def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Pict
     with a degradation is always made of the large one."""
     source = read(pair.hr)
     if pair.lr is None or degradation != "none":
-        lr, hr = _shrunk(source.rgb, scale, degradation, pair.hr.stem)
+        lr, hr = degraded(source.rgb, scale, degradation, pair.hr.stem)
         return replace(lr, grey=source.grey), hr
     small = read(pair.lr)
     fitting(pair.lr, small.size, pair.hr, source.size, scale)

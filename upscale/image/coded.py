@@ -37,17 +37,22 @@ def of_jpeg(tables: dict[int, float], components: list[tuple[int, int, int]]) ->
     """components: (across, down, number of its table) of each, as a frame's head has them."""
     if not components or components[0][2] not in tables:
         return None
-    percent = 100 * tables[components[0][2]] / _STANDARD
-    quality = 100 - percent / 2 if percent <= 100 else 5000 / percent
     halved = any(other[:2] != components[0][:2] for other in components[1:])
-    return Coded("JPEG", round(max(1.0, quality), 1), halved)
+    return Coded("JPEG", quality_of(tables[components[0][2]] / _STANDARD), halved)
+
+
+def quality_of(share: float) -> float:
+    """libjpeg's quality, from 1 to 100, of steps that are `share` of the example table's."""
+    return round(max(1.0, 100 - 50 * share if share <= 1 else 50 / share), 1)
 
 
 def of_image(image: Any) -> Coded | None:
-    """Of a Pillow image that is still as it was opened; None for all but JPEG."""
-    tables = getattr(image, "quantization", None) or {}
-    means = {number: sum(steps) / 64 for number, steps in tables.items()}
-    return of_jpeg(means, [layer[1:] for layer in getattr(image, "layer", ())])
+    """Of a Pillow image that was opened from a JPEG and not decoded yet: one that was may have been
+    shrunk in its place."""
+    if not (getattr(image, "tile", None) and hasattr(image, "quantization")):
+        return None
+    means = {number: sum(steps) / 64 for number, steps in image.quantization.items()}
+    return of_jpeg(means, [layer[1:] for layer in image.layer])
 
 
 def of_webp(frame: bytes) -> Coded | None:

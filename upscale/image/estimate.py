@@ -1,8 +1,8 @@
-"""What a picture has gone through, guessed from its pixels alone: noise, JPEG's blocks, blur.
+"""What a picture has gone through, by what its file says and its pixels show: noise, JPEG, blur.
 
-Three numbers, each with a limit above which the picture is taken for real input: one of a camera,
-the web, a scanner, and no clean picture made small. The limits were chosen on training pictures;
-`benchmarks/degradation.py` measures how often they err, docs/upscale.md tells what came out.
+Three numbers, and `strength`, which is how much of a cleaning they ask for. The limits were chosen
+on training pictures; `benchmarks/degradation.py` measures how often they err, docs/upscale.md tells
+what came out.
 """
 
 from __future__ import annotations
@@ -12,115 +12,103 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from upscale.image.grid import FREQUENCY, SIDE, blocks, coefficients, origin_of, quality_in
 from upscale.image.picture import Picture, fill_transparent
 
-SIDE = 1024  # of the cut from the centre that is looked at, in pixels
-WINDOW = 8  # side of the blocks that noise is measured in; JPEG's blocks are as large
-NOISE, BLOCKING, BLUR = 1.25, 0.65, 0.75  # the limits
+CENTRE = 1024  # side of the part that is looked at, in pixels
+# From the first value on a picture needs some cleaning, from the second on all there is
+NOISE, QUALITY, BLUR = (1.25, 3.0), (97.0, 80.0), (0.7, 1.0)
+REAL = 0.5  # strength from which on the picture is called real input
+_WIDER = 2.0  # the way from the first to the second beside what a file says, which albums share
+_OLDER = 5.0  # how much coarser an earlier JPEG must be to count more than the file
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32) * 255
-_QUIET, _FEW = 0.04, 4  # share of the windows that are taken for without texture, and at least
-_SPREAD = 1.8  # noise is as strong in three times as many of them, but for this factor
-_QUIET_BIAS = 0.64  # what is found so of white noise's standard deviation
-_RANGE = 12, 243  # of a window's mean: noise is cut off near black and white
-_SMOOTH, _STEP = 3.0, 12.0  # of the differences beside a step, and of the step across a border
-_FEWEST = 32  # differences in a column of the grid
+_QUIET, _FEW = 0.04, 4  # share of the blocks that are taken for without texture, and at least
+_RANGE = 12, 243  # of a block's mean: noise is cut off near black and white
+_EVEN = FREQUENCY % 2 == 0
+_LOW, _HIGH = (FREQUENCY >= 4) & (FREQUENCY <= 5), (FREQUENCY >= 7) & (FREQUENCY <= 10)
+_DETAIL = 0.5  # power of details at the high ones, of that at the low ones, at most
+_SPREAD = 2.0, 3.0  # power of the next quiet blocks where what was found is details, not noise
+_FEWEST = 32  # edges
 _EDGE, _EDGES, _STEEP = 16.0, 0.02, 0.9  # least contrast, share of differences, quantile
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """noise: standard deviation in grey levels of 255. blocking: what steps across the borders of
-    8x8 blocks have over others in smooth places, in grey levels. blur: sigma of the Gaussian that
-    the sharpest edges look blurred by, in pixels; 0 where there is no edge.
+    """noise: standard deviation in grey levels of 255. quality: of the coarsest lossy file that the
+    picture is known to have been, by libjpeg's measure; None where none is known. blur: sigma of
+    the Gaussian that the sharpest edges look blurred by, in pixels; 0 where there is no edge.
+    told: whether the picture's own file says the quality.
     """
 
     noise: float
-    blocking: float
+    quality: float | None
     blur: float
+    told: bool = False
+
+    @property
+    def strength(self) -> float:
+        """From 0, for what was rendered or shrunk, to 1, for what needs all the cleaning there is.
+        It has no steps, so that pictures that are alike get what is alike."""
+        width = _WIDER if self.told else 1.0
+        lossy = 0.0 if self.quality is None else _ramp(self.quality, QUALITY)
+        noise, blur = _ramp(self.noise, NOISE, width), _ramp(self.blur, BLUR, width)
+        return round(1 - (1 - lossy) * (1 - noise) * (1 - blur), 3)
 
     @property
     def real(self) -> bool:
-        """Whether weights for real input are the better ones."""
-        return self.noise > NOISE or self.blocking > BLOCKING or self.blur > BLUR
+        """Whether weights for real input are the better ones, of two."""
+        return self.strength >= REAL
 
-    def report(self) -> dict[str, float | bool]:
-        """The three numbers and the verdict, for JSON."""
-        return {**asdict(self), "real": self.real}
+    def report(self) -> dict[str, float | bool | None]:
+        """All of it, for JSON."""
+        return {**asdict(self), "strength": self.strength, "real": self.real}
+
+
+def _ramp(value: float, ends: tuple[float, float], width: float = 1.0) -> float:
+    return min(1.0, max(0.0, (value - ends[0]) / (ends[1] - ends[0]) / width))
 
 
 def estimate(picture: Picture) -> Degradation:
     """The estimate for a picture of any size; what is too small to tell from counts as clean."""
-    at = tuple(slice(first := max(0, side - SIDE) // 2, first + SIDE) for side in picture.size)
+    starts = (max(0, side - CENTRE) // 2 // SIDE * SIDE for side in picture.size)
+    at = tuple(slice(first, first + CENTRE) for first in starts)
     rgb = picture.rgb[at]
     if picture.alpha is not None:
         rgb = fill_transparent(rgb, picture.alpha[at])
     y = rgb @ _LUMA
-    noise = _noise(y, y)
+    planes = [y]
     if not picture.grey:  # details are grey, noise has colours
-        warm, cold = ((rgb[..., i] - rgb[..., 1]) * np.float32(255 / 2**0.5) for i in (0, 2))
-        noise = max(noise, _noise(warm, y), _noise(cold, y))
-    blocking = min(_blocking(y), _blocking(y.T))  # it has two directions; stripes have one
-    return Degradation(round(noise, 2), round(blocking, 2), round(_blur(y), 2))
+        planes += [(rgb[..., i] - rgb[..., 1]) * np.float32(255 / 2**0.5) for i in (0, 2)]
+    origin = origin_of(y)
+    quality, told = quality_in(y, origin), picture.coded is not None
+    if told and (quality is None or quality > picture.coded.quality - _OLDER):
+        quality = picture.coded.quality
+    origin = (0, 0) if quality is None else origin
+    noise = max(_noise(blocks(plane, origin), blocks(y, origin)) for plane in planes)
+    return Degradation(round(noise, 2), quality, round(_blur(y), 2), told)
 
 
-def _noise(plane: np.ndarray, y: np.ndarray) -> float:
-    """Immerkaer's difference of Laplacians (1996), in the quietest windows instead of all, for
-    a small picture is nowhere without details. Noise is white: made half as large by means of four
-    it has a quarter of its power, where details have as much or more, so that is taken off. Where
-    the next quiet windows have far more, as on line art, it is details that were measured.
+def _noise(made: np.ndarray, y: np.ndarray) -> float:
+    """The high frequencies of the quietest blocks: a small picture is nowhere without details. Half
+    of the coefficients chooses blocks and the other half is measured, for what noise is quiet in
+    one half is not in the other. Noise is white, details have less power the higher the
+    frequency, so their share is taken off. Where the next quiet blocks have far more, as in line
+    art, it is details that were measured.
     """
-    rows, columns = (side // WINDOW * WINDOW for side in plane.shape)
-    if not rows or not columns:
+    mean = y.mean((1, 2))
+    power = np.square(coefficients(made[(mean > _RANGE[0]) & (mean < _RANGE[1])]))
+    if len(power) < 2 * _FEW:
         return 0.0
-    plane, y = plane[:rows, :columns], y[:rows, :columns]
-    mean = _windows(y, WINDOW)
-    usable = (mean > _RANGE[0]) & (mean < _RANGE[1])
-    high = _windows(_details(plane), WINDOW)[usable]
-    low = _windows(_details(_windows(plane, 2)), WINDOW // 2)[usable]
-    count = max(_FEW, math.ceil(_QUIET * high.size))
-    if high.size < count:
-        return 0.0
-    order = np.argsort(high)
-    quiet, next_ones = high[order[:count]].mean(), high[order[min(3 * count, high.size - 1)]]
-    if next_ones > _SPREAD**2 * quiet:
-        return 0.0
-    return math.sqrt(max(0.0, quiet - low[order[:count]].mean()) * 4 / 3) / _QUIET_BIAS
-
-
-def _details(plane: np.ndarray) -> np.ndarray:
-    """The square of what passes a high pass of unit gain for white noise."""
-    wide = np.pad(plane, 1, mode="edge")
-    down = wide[:-2] - 2 * wide[1:-1] + wide[2:]
-    return np.square((down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]) / 6)
-
-
-def _windows(plane: np.ndarray, side: int) -> np.ndarray:
-    """Means of the windows that it consists of."""
-    rows, columns = plane.shape
-    return plane.reshape(rows // side, side, columns // side, side).mean((1, 3))
-
-
-def _blocking(y: np.ndarray) -> float:
-    """How strong vertical borders of blocks are, in grey levels. Each place's difference to the
-    next less those beside it; their mean by place in the period of 8: the largest against the next
-    that is no neighbour of it. So a pattern of 2 or 4 pixels is no blocking, wherever the blocks
-    begin."""
-    step = np.abs(np.diff(y, axis=1))
-    if step.shape[1] < 3 * WINDOW or step.shape[0] < WINDOW:
-        return 0.0
-    before, here, after = step[:, :-2], step[:, 1:-1], step[:, 2:]
-    beside = np.maximum(before, after)
-    usable = (beside <= _SMOOTH) & (here <= _STEP) & (here + beside > 0)
-    excess = np.where(usable, here - (before + after) / 2, 0).sum(0)
-    place = np.arange(here.shape[1]) % WINDOW
-    count = np.bincount(place, usable.sum(0), WINDOW)
-    if count.min() < _FEWEST:
-        return 0.0
-    mean = np.bincount(place, excess, WINDOW) / count
-    largest = int(mean.argmax())
-    others = np.delete(mean, [(largest + i) % WINDOW for i in (-1, 0, 1)])
-    return float(mean[largest] - max(others.max(), 0.0))
+    count, low, high, beyond = max(_FEW, math.ceil(_QUIET * len(power))), 0.0, 0.0, 0.0
+    for half in (_EVEN, ~_EVEN):
+        order = np.argsort(power[:, half & (_LOW | _HIGH)].mean(1))
+        quiet, beside = power[order[:count]], power[order[count : 3 * count]]
+        low += quiet[:, ~half & _LOW].mean() / 2
+        high += quiet[:, ~half & _HIGH].mean() / 2
+        beyond += beside[:, ~half & _HIGH].mean() / 2
+    white = max(0.0, high - _DETAIL * low) / (1 - _DETAIL)
+    return math.sqrt(white * (1 - _ramp(beyond / max(high, 1e-6), _SPREAD)))
 
 
 def _blur(y: np.ndarray) -> float:

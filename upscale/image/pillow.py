@@ -54,6 +54,7 @@ def _of_image(image: Image.Image) -> Picture:
         return Picture(
             *colour.split(np.asarray(image)[..., None] / np.float32(65535))[:1], bits=16, grey=True
         )
+    told = coded.of_image(image)
     plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
     taken = exif.taken(image.info.get("exif") or _made_exif(image))
     rgb, alpha, grey = colour.planes(plain)
@@ -66,7 +67,7 @@ def _of_image(image: Image.Image) -> Picture:
     packet = image.info.get("xmp")
     return Picture(
         rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes,
-        xmp=packet if isinstance(packet, bytes) else None, coded=coded.of_image(image),
+        xmp=packet if isinstance(packet, bytes) else None, coded=told,
     )  # fmt: skip
 
 

@@ -212,5 +212,6 @@ def _choice(taken_for: str | None, found: Degradation | None, entry: Entry | Non
         return [] if found else [f"there are no weights for real input: {entry.name} is used"]
     if found is None:
         return []
-    return [f"taken for real input (noise {found.noise:g}, blocking {found.blocking:g}, blur "
-            f"{found.blur:g}), so {entry.name} is used; if not: --input clean"]  # fmt: skip
+    lossy = "" if found.quality is None else f"JPEG {found.quality:.0f}, "
+    return [f"taken for real input ({lossy}noise {found.noise:g}, blur {found.blur:g}), so "
+            f"{entry.name} is used; if not: --input clean"]  # fmt: skip
