@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import upscale.cli.upscale.command as command_module
+from upscale.cli import environment
 from upscale.cli.help import Command
 from upscale.cli.main import COMMANDS, cli
 from upscale.cli.options import QUIET, Finite, option
@@ -283,27 +284,67 @@ def test_every_setting_reaches_the_upscaler(here, calls):
 
 def test_environment(here, calls, monkeypatch):
     picture(here / "in.png")
-    for name, value in {"STEPS": "5", "SIZE": "12x10", "SAMPLER": "ddim", "QUIET": "1"}.items():
+    own = {"STEPS": "5", "SIZE": "12x10", "SAMPLER": "ddim"}
+    for name, value in {**{f"UPSCALE_{k}": v for k, v in own.items()}, "QUIET": "1"}.items():
         monkeypatch.setenv(f"DIFFSR_{name}", value)
     assert run("in.png").stderr == ""
     assert (calls[-1]["steps"], calls[-1]["size"], calls[-1]["sampler"]) == (5, (10, 12), "ddim")
     run("in.png", "--scale", "2", "--steps", "3")  # the command line goes before
     assert (calls[-1]["steps"], calls[-1]["size"], calls[-1]["scale"]) == (3, None, 2.0)
-    monkeypatch.setenv("DIFFSR_METHOD", "regression")
+    monkeypatch.setenv("DIFFSR_UPSCALE_METHOD", "regression")
     run("in.png", "--weights", "sr3-photo", "--overwrite")
     assert (calls[-2]["method"], calls[-2]["weights"]) == (None, "sr3-photo")
-    monkeypatch.setenv("DIFFSR_STEPS", "none")
+    monkeypatch.setenv("DIFFSR_UPSCALE_STEPS", "none")
     run("in.png", code=2)
 
 
-@pytest.mark.parametrize("name", ["upscale", "train", "bench", "doctor"])
-def test_every_option_has_an_environment_variable(name):
-    command = cli.get_command(click.Context(cli), name)
-    for param in command.params:
-        if isinstance(param, click.Option):
-            long = max(param.opts, key=len)[2:]
-            assert param.envvar == "DIFFSR_" + long.replace("-", "_").upper()
-            assert param.help and param.group
+def every_option(command=cli, path=()):
+    """(words of the command, option) of every command."""
+    ctx = click.Context(command)
+    for name in command.list_commands(ctx) if isinstance(command, click.Group) else ():
+        yield from every_option(command.get_command(ctx, name), (*path, name))
+    yield from ((path, p) for p in command.params if isinstance(p, click.Option) and path)
+
+
+def test_every_option_has_a_variable_of_its_own_and_help():
+    names, kinds = [], {}
+    for path, param in every_option():
+        name, *shared = environment.variables(param, "_".join(("DIFFSR", *path)).upper())
+        names.append(name)
+        assert param.help and param.group
+        if shared:  # one name for several commands has one meaning
+            kinds.setdefault(shared[0], []).append((type(param.type), param.is_flag))
+    assert len(names) == len(set(names)) > 200
+    assert "DIFFSR_UPSCALE_JSON" in names and "DIFFSR_HUMANEVAL_BUILD_SCALE" in names
+    assert all(len(set(found)) == 1 for found in kinds.values()), kinds
+    assert {name.lower()[7:] for name in kinds} == set(environment.SHARED)
+
+
+def test_a_variable_belongs_to_one_command(here, calls, monkeypatch):
+    picture(here / "in.png")
+    monkeypatch.setenv("DIFFSR_TRAIN_SCALE", "8")
+    monkeypatch.setenv("DIFFSR_SEED", "5")
+    monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", "")
+    result = run("in.png")
+    assert (result.stdout, calls[-1]["seed"]) == (
+        "in_x4.png\n",
+        5,
+    ) and "not read" not in result.stderr
+    monkeypatch.setenv("DIFFSR_UPSCALE_SEED", "6")  # the nearer one
+    run("in.png", "--overwrite")
+    assert calls[-1]["seed"] == 6
+
+
+def test_a_variable_that_nobody_reads_is_told_once(here, calls, monkeypatch):
+    picture(here / "in.png")
+    for name in ("DIFFSR_SAMPLER", "DIFFSR_UPSCALE_STEP", "DIFFSR_ZZZ"):
+        monkeypatch.setenv(name, "1")
+    told = run("in.png").stderr
+    assert told.count("is not read") == 3 and told.count("DIFFSR_UPSCALE_STEP is not read") == 1
+    assert "DIFFSR_SAMPLER is not read: write DIFFSR_UPSCALE_SAMPLER or DIFFSR_GENERATE_" in told
+    assert "DIFFSR_UPSCALE_STEP is not read: write DIFFSR_UPSCALE_STEPS" in told
+    assert "DIFFSR_ZZZ is not read\n" in told
+    assert run("in.png", "--overwrite", "-q").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -627,7 +668,7 @@ def test_help_shows_the_common_options_and_help_all_every_one(name):
     short, full = (run(name, flag).output for flag in ("--help", "--help-all"))
     options = [param for param in command.params if isinstance(param, click.Option)]
     for page in (short, full):  # once, not at every option
-        assert page.count("DIFFSR_SCALE=2") == 1
+        assert page.count("an environment variable: ") == 1
     for param in options:
         flag = rf"(?m)^  (-\w, )?{max(param.opts, key=len)}\b(?!-)"
         assert re.search(flag, full)
@@ -643,7 +684,7 @@ def test_help_writes_ranges_and_defaults_in_words():
     @click.command(cls=Command, examples=[("diffsr x", "does x")])
     @option("--side", type=click.IntRange(2), default=4, help="Side.", group="Size")
     @option("--share", type=Finite(0, 1), help="Share.", show_default="stored in the weights")
-    @option("--rest", type=Finite(0, min_open=True), help="Rest.", envvar="DIFFSR_OTHER")
+    @option("--rest", type=Finite(0, min_open=True), help="Rest.")
     @QUIET
     def one(**options):
         pass
@@ -651,7 +692,7 @@ def test_help_writes_ranges_and_defaults_in_words():
     page = CliRunner().invoke(one, ["--help"], prog_name="x").output
     assert "Side. [2 or more; default: 4]" in page
     assert "Share. [0 to 1; default: stored in the weights]" in page
-    assert "Rest. [above 0; variable: DIFFSR_OTHER]" in page
+    assert "Rest. [above 0]" in page
     titles = re.findall(r"(?m)^([A-Z]\w+):$", page)
     assert titles == ["Examples", "Size", "Options", "General"]
     assert "--help-all" not in page  # a short page has all

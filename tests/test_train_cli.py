@@ -131,7 +131,7 @@ def test_what_is_given_goes_before_the_recipe(here, monkeypatch) -> None:
     wanted = TrainConfig(**{**settings_of("ecdp-photo"), "schedule": "steps", "warmup": 2,
                             "net": "compact-tiny", "patch": 48, "batch": 2})  # fmt: skip
     assert shown == {k: str(v) for k, v in wanted.to_dict().items()}
-    monkeypatch.setenv("DIFFSR_EMA", "0.5")
+    monkeypatch.setenv("DIFFSR_TRAIN_EMA", "0.5")
     assert re.search(r"ema +0\.5\n", run(*fast))
     assert re.search(r"iterations +50\n", run(*fast, "--images", "99"))
     run("train", "--recipe", "nothing", "--output", "x", code=2)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from upscale.cli import environment
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 GENERAL = "General"  # the last group, with --help
 SHORT = 18  # a command with no more options than this shows all of them
 COLUMN = 28  # the texts begin here at the latest
-ENVIRONMENT = (
-    "Every option can be set by an environment variable: DIFFSR_ and its name, e.g. "
-    "DIFFSR_SCALE=2. The command line overrides it."
-)
 
 
 class Option(click.Option):
@@ -32,7 +31,7 @@ class Option(click.Option):
         record = super().get_help_record(ctx)
         if record is None:
             return None
-        notes = [note for note in (_range(self.type), self._default(), self._variable()) if note]
+        notes = [note for note in (_range(self.type), self._default()) if note]
         text = (self.help or "").strip()
         return record[0], f"{text} [{'; '.join(notes)}]".strip() if notes else text
 
@@ -44,9 +43,9 @@ class Option(click.Option):
         shown = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
         return f"default: {shown}"
 
-    def _variable(self) -> str:
-        """The environment variable, where it is not the one that `ENVIRONMENT` explains."""
-        return f"variable: {self.envvar}" if self.show_envvar else ""
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        names = environment.variables(self, ctx.auto_envvar_prefix)
+        return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 class Command(click.Command):
@@ -94,7 +93,7 @@ class Command(click.Command):
         elif options:
             formatter.write_paragraph()
         if options:
-            formatter.write_text(ENVIRONMENT)
+            formatter.write_text(_environment(ctx, options))
         super().format_epilog(ctx, formatter)
 
 
@@ -110,6 +109,20 @@ class Group(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         format_examples(self.examples, formatter)
         super().format_options(ctx, formatter)
+
+
+def _environment(ctx: click.Context, options: Sequence[Option]) -> str:
+    """How options are set by variables."""
+    words = [environment.word_of(option) for option in options]
+    own, example = ctx.auto_envvar_prefix, next(w for w in words if w not in environment.SHARED)
+    shared = [word for word in environment.SHARED if word in words]
+    every = (
+        f" For all commands: DIFFSR_{shared[0].upper()} ({', '.join(shared)})." if shared else ""
+    )
+    return (
+        f"An environment variable sets an option, too: {own}_{example.upper()}.{every} The command "
+        "line overrides it."
+    )
 
 
 def format_examples(examples: Sequence[tuple[str, str]], formatter: click.HelpFormatter) -> None:

@@ -16,7 +16,8 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from upscale import __version__, atomic
-from upscale.cli.help import Command, Group
+from upscale.cli.environment import PREFIX, unread
+from upscale.cli.help import CONTEXT, Command, Group
 from upscale.cli.progress import printable
 from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError
 
@@ -62,6 +63,13 @@ class Commands(Group):
         module = name if name in _ALONE else f"{name}.command"
         return importlib.import_module(f"upscale.cli.{module}").command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        found = super().resolve_command(ctx, args)
+        quiet = {"-q", "--quiet"} & set(args) or os.environ.get("DIFFSR_QUIET")
+        if not (quiet or ctx.resilient_parsing) and (text := unread(self)):
+            click.echo(text, err=True)
+        return found
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in COMMANDS and args[0] not in _OWN:
             args = [DEFAULT, *args]
@@ -95,6 +103,7 @@ class Commands(Group):
     ],
     help="Enlarge photos and faces with diffusion models. "
     "`diffsr COMMAND --help` shows the options of a command.",
+    context_settings={**CONTEXT, "auto_envvar_prefix": PREFIX},
     epilog=EXIT_CODES,
 )
 @click.version_option(__version__, prog_name="diffsr")

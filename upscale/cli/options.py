@@ -1,4 +1,4 @@
-"""Options: their types, environment variables and defaults, and which exclude each other."""
+"""Options: their types and defaults, and which exclude each other."""
 
 from __future__ import annotations
 
@@ -38,17 +38,14 @@ ANY_PATH = click.Path(allow_dash=True, readable=False)
 
 
 def option(*names: str, group: str = "Options", expert: bool = False, **settings: Any) -> Callable:
-    """`click.option` in a group of the help page, with the environment variable DIFFSR_<LONG NAME>.
+    """`click.option` in a group of the help page.
 
     group: the title of its section; sections appear in the order of their first options. expert:
     only --help-all shows it. `upscale.cli.help` appends the range to `help`, and a default that is
     neither None nor a flag's; show_default="a text" says what a default of None means.
     """
-    long = next(name for name in names if name.startswith("--"))
-    variable = "DIFFSR_" + long.split("/")[0][2:].replace("-", "_").upper()
     shown = settings.get("default") is not None and not settings.get("is_flag")
-    unusual = settings.get("envvar", variable) != variable
-    defaults = {"envvar": variable, "show_envvar": unusual, "show_default": shown, "cls": Option}
+    defaults = {"show_default": shown, "cls": Option}
     return click.option(*names, group=group, expert=expert, **{**defaults, **settings})
 
 

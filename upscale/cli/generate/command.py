@@ -60,11 +60,11 @@ _OPTIONS = [
     option("--first", type=click.IntRange(0), default=0, metavar="N", group=_PICTURES, expert=True,
         help="Number of the first picture. Picture N of a seed is always the same."),
     *asked(Request, "seed", group=_PICTURES, expert=False, help="Seed of all noise."),
-    option("--size", type=click.IntRange(1), metavar="N", envvar="DIFFSR_GENERATE_SIZE",
+    option("--size", type=click.IntRange(1), metavar="N",
         group=_PICTURES, show_default="the network's own size",
         help="Longer side of the result, up to 16 times the network's own. Super-resolution by 4 "
              "is repeated until it is reached (SR3, section 4.7)."),
-    option("--weights", metavar="NAME|FILE|hf:...", envvar="DIFFSR_GENERATE_WEIGHTS",
+    option("--weights", metavar="NAME|FILE|hf:...",
         shell_complete=_generating, group=_PICTURES,
         show_default="ddpm-face-64, if diffsr has it", help="Weights of method ddpm."),
     option("--upscale-weights", type=Several(click.STRING, "NAME|FILE|hf:..."), group=_SAMPLING,
