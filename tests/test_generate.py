@@ -536,7 +536,7 @@ def test_sets_that_are_alike_have_the_lower_fid(tmp_path) -> None:
     near, far = rows
     assert 0 <= near["fid"] < 0.3 * far["fid"]
     assert (near["made"], near["real"]) == (8, 9)
-    assert "1 pictures are smaller than 16x16 and left out" in said[0]
+    assert "1 picture smaller than 16x16 left out" in said[0]
     assert seen[-1] == (26, 26)
     table = unpaired.to_markdown(rows)
     assert table.count("\n") == 4 and f"{near['fid']:.3f}" in table
