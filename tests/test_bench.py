@@ -296,7 +296,7 @@ def test_network_calls_that_differ_are_averaged() -> None:
 
 def test_json_and_csv_hold_every_row() -> None:
     rows = [*rows_of([20.5, math.inf]), {"picture": "c,d.png", "method": "sr3", "error": 'a "b"'}]
-    parsed = json.loads(report.to_json(rows), parse_constant=pytest.fail)
+    parsed = json.loads(document.to_json(rows), parse_constant=pytest.fail)
     assert [r.get("psnr_y") for r in parsed] == [20.5, None, None]
     assert parsed[0] == rows[0] and parsed[2] == rows[2]
     read_back = list(csv.DictReader(io.StringIO(document.to_csv(rows))))
@@ -305,8 +305,24 @@ def test_json_and_csv_hold_every_row() -> None:
 
 
 def test_markdown_is_one_table() -> None:
-    text = report.to_markdown(rows_of([20.0, 22.0], method="a|b"))
+    text = report.to_markdown(rows_of([20.0, 22.0], method="a|b"), verbose=True)
     lines = text.splitlines()
     assert lines[0] == "| method | weights | sampler | steps | nfe | pictures | psnr_y |"
     assert lines[2] == "| a\\|b | w | ddim | 4 | 4 | 2 | 21.00 (20.00..22.00) |"
     assert "x4, input by bicubic" in text and "Failed" not in text
+
+
+def test_tables_fit_eighty_columns_and_lose_no_number() -> None:
+    rng, names = np.random.default_rng(0), [*METRICS, "seconds"]
+    rows = [
+        {**row, "treatment": [], **dict(zip(names, rng.random(len(names)), strict=True))}
+        for name in ("bicubic", "a program with a name")
+        for row in rows_of([0.0] * 5, method=name)
+    ]
+    for verbose in (False, True):
+        text = report.to_markdown(rows, verbose, report.WIDTH)
+        tables = [line for line in text.splitlines() if line.startswith("|")]
+        assert max(map(len, tables)) <= report.WIDTH
+        assert len(tables) > 8 and all(c.title in text for n, c in METRICS.items() if n != "fid")
+    whole = report.to_markdown(rows).splitlines()
+    assert whole[0].count("|") == len(METRICS) + 3  # a file has no width

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from upscale import document
 from upscale.bench import compare, published, report
 from upscale.bench.columns import COLUMNS
 from upscale.bench.stats import difference
@@ -70,6 +71,32 @@ def test_what_does_not_pair_is_told() -> None:
         compare.compare(rows_of([1.0]), rows_of([1.0], method="ecdp"))
 
 
+def test_any_two_trials_of_one_run_are_compared() -> None:
+    rows = rows_of(DIFFICULTY) + rows_of(DIFFICULTY + 1, steps=4, nfe=4)
+    rows += rows_of(DIFFICULTY - 1, method="x", scale=2.0)
+    found, notes = compare.compare(rows, rows, ("sr3, 4 steps", "x"))
+    assert (found[0]["against"], found[0]["trial"]) == ("sr3, 4 steps", "x")
+    assert found[0]["difference"].value == pytest.approx(-2) and found[0]["verdict"] == "worse"
+    assert notes == ["x: scale was 4.0, is 2.0"]
+    with pytest.raises(InputError, match="called 'sr4'; choose from sr3, 2 steps; sr3, 4 steps; x"):
+        compare.compare(rows, rows, ("sr4", "x"))
+
+
+def test_a_run_says_whether_its_trials_differ_from_the_first() -> None:
+    b = rows_of(DIFFICULTY + 0.05 + RNG.normal(0, 0.1, 40), method="B")
+    rows = rows_of(DIFFICULTY, method="A") + b + rows_of(DIFFICULTY, method="C", scale=2.0)
+    found = compare.flat(compare.against_first(rows))  # C is the only one at 2x
+    assert {(row["trial"], row["against"]) for row in found} == {("B", "A")}
+    first = found[0]
+    assert first["verdict"] == "better" and 0 < first["low"] < first["difference"] < first["high"]
+    text = report.to_markdown(rows)
+    assert "| less A | PSNR | LPIPS (alex) | grid |" in text
+    assert f"| B | +{first['difference']:.2f} better |" in text and "| 0.00 same |" in text
+    assert f"({first['low']:.2f}..{first['high']:.2f}) better |" in report.to_markdown(rows, True)
+    alone = compare.against_first(rows[:1] + b[:1])  # one picture has no interval
+    assert {row["verdict"] for row in alone} == {"unknown"}
+
+
 def test_a_changed_protocol_is_told() -> None:
     notes = compare.compare(rows_of(DIFFICULTY), rows_of(DIFFICULTY, kernel="box", seed=7))[1]
     assert notes == ["sr3 x4 ddim 2 steps: kernel was bicubic, is box",
@@ -78,15 +105,20 @@ def test_a_changed_protocol_is_told() -> None:
 
 def test_the_command_compares_files(tmp_path: Path) -> None:
     for name, rows in (("a", rows_of(DIFFICULTY)), ("b", rows_of(DIFFICULTY + 1))):
-        (tmp_path / f"{name}.json").write_text(report.to_json(rows))
+        (tmp_path / f"{name}.json").write_text(document.to_json({"rows": rows, "differences": []}))
     a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
     shown = CliRunner().invoke(cli, ["bench", "--compare", a, b], standalone_mode=False)
-    assert "| sr3 x4 ddim 2 steps | PSNR | 40 |" in shown.stdout
-    assert "| 1.000 (1.000..1.000) | better |" in shown.stdout
+    assert "sr3 x4 ddim 2 steps (40 pictures):" in shown.stdout
+    assert "| +1.000 (1.000..1.000) | better |" in shown.stdout
+    assert max(len(line) for line in shown.stdout.splitlines() if "|" in line) <= report.WIDTH
+    args = ["bench", "--compare", a, a, "--trials", "sr3", "sr3"]
+    assert "| 0.000 (0.000..0.000) | same |" in CliRunner().invoke(
+        cli, args, standalone_mode=False
+    ).stdout  # fmt: skip
     args = ["bench", "--compare", a, b, "--json", "-"]
     parsed = json.loads(CliRunner().invoke(cli, args, standalone_mode=False).stdout)
     assert parsed["rows"][0]["verdict"] == "better" and parsed["notes"] == []
-    (tmp_path / "c.json").write_text('{"rows": []}')
+    (tmp_path / "c.json").write_text('{"trials": []}')
     for bad, why in (("c.json", "not the rows"), ("none.json", "No such file")):
         args = ["bench", "--compare", a, str(tmp_path / bad)]
         result = CliRunner().invoke(cli, args, standalone_mode=False)
@@ -127,9 +159,9 @@ def test_published_tables_are_chosen_and_marked() -> None:
 
 def test_the_brief_table_names_what_differs_and_marks_the_best() -> None:
     rows = rows_of([20, 30]) + rows_of([21, 31], steps=4, nfe=4) + rows_of([19, 25], method="x")
-    lines = report.to_markdown(rows, short=True).splitlines()
+    lines = report.to_markdown(rows).splitlines()
     assert lines[0] == "|  | PSNR | LPIPS (alex) | grid | calls |"
-    assert lines[2:] == [
+    assert lines[2:5] == [
         "| sr3, 2 steps | 25.00 | 0.5000 | 1.50 | 2 |",
         "| sr3, 4 steps | **26.00** | **0.4800** | 1.50 | 4 |",
         "| x | 22.00 | 0.5600 | 1.50 | 2 |",

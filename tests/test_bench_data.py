@@ -12,6 +12,7 @@ from PIL import Image
 
 from upscale.bench import testsets
 from upscale.bench.protocol import make_lr
+from upscale.bench.report import to_markdown
 from upscale.bench.run import run
 from upscale.bench.trials import BenchSettings, Trial, trials_of
 from upscale.errors import InputError, UsageError, WeightsError
@@ -124,6 +125,10 @@ def test_grey_and_16_bit_pictures(tmp_path: Path) -> None:
     assert not any("error" in row for row in rows.values())
     values = [rows[name]["psnr"] for name in ("deep.png", "grey.png", "alpha.png")]
     assert max(values) - min(values) < 0.6 and min(values) > 25  # one picture in three files
+    text = to_markdown(list(rows.values()))  # what was done to them
+    assert "grey: enlarged as grey, compared as R, G and B (1 of 3 pictures)." in text
+    assert "transparency: ignored, in the input and in the comparison (1 of 3 pictures)." in text
+    assert "16 bits: kept in the original, rounded to 8 in input and result (1 of 3 " in text
 
 
 def test_a_grey_picture_is_enlarged_as_grey(tmp_path: Path) -> None:

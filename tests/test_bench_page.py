@@ -39,6 +39,7 @@ def report_of(methods=METHODS, steps=(1, 2, 4, 8), names=("a.png", "b.png", EVIL
                     "sampler": "ddim", "steps": n, "nfe": n, "scale": 4.0, "kernel": "bicubic",
                     "psnr_y": 25.0 + m - n / 10 + rng.normal(), "lpips": 0.3 - m / 50 + n / 100,
                     "seconds": 0.1 * n, "border": 4, "versions": "diffsr 0",
+                    "treatment": ["grey: so"] if name == names[0] else [],
                 })  # fmt: skip
     rows.append({"picture": "bad.png", "method": "sr3", "error": "bad.png: truncated"})
     rows[0]["psnr_y"] = float("inf")
@@ -59,6 +60,9 @@ def test_the_page_holds_every_number_and_needs_no_other_file() -> None:
     first = data["pictures"][0]
     assert first["rows"]["0"]["psnr_y"] is None and len(first["rows"]) == len(first["cuts"]) == 20
     assert data["failed"] == ["sr3: bad.png: truncated"]
+    changes = data["differences"]
+    assert len(changes) == 19 * 2 and {row["against"] for row in changes} == {"bicubic, 1 step"}
+    assert ["grey", "grey: so (1 of 3 pictures)"] in data["protocol"]
     assert data["published"][0]["source"].startswith("ECDP") and data["published"][0]["protocol"]
     assert ["Input made by", "bicubic"] in data["protocol"]
     mean, low, high = data["trials"][19]["means"]["lpips"]
@@ -160,6 +164,8 @@ def test_the_page_works_in_a_browser(browser, tmp_path: Path) -> None:
     tab.select_option("#left", "lr")
     assert tab.evaluate("over.naturalWidth") in (8, 32)  # may still be the old one
     tab.wait_for_function("over.naturalWidth === 8 && over.width === 256")
+    assert tab.locator("#differences tbody tr").count() == 19
+    assert "better" in tab.inner_text("#differences")
     assert tab.locator("#plots svg").count() == 3
     # one mean is infinite, and the published have no PSNR-Y: they are not in this plot
     assert tab.locator("#plots svg:nth-child(1) circle").count() == 19

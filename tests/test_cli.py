@@ -579,15 +579,14 @@ def test_train_calls_the_trainer(here, monkeypatch):
 
 
 BENCH_ROWS = [
-    {"picture": "a.png", "method": "bicubic", "psnr_y": 20.5, "lpips": None},
-    {"picture": "b.png", "method": "bicubic", "psnr_y": 22.5, "lpips": None},
+    {"picture": "a.png", "method": "bicubic", "psnr_y": 20.5, "lpips": None, "kernel": "box"},
+    {"picture": "b.png", "method": "bicubic", "psnr_y": 22.5, "lpips": None, "kernel": "box"},
 ]
 
 
 @pytest.fixture
 def bench(monkeypatch):
     """`diffsr bench` with rows that are known; returns the options it was given."""
-    import types
 
     import upscale.cli.bench.command as module
     from upscale.cli.bench import run as measuring
@@ -600,14 +599,7 @@ def bench(monkeypatch):
             measuring.tell_row(row, done, 2, reporter)
         return BENCH_ROWS
 
-    report = types.ModuleType("upscale.bench.report")
-    report.to_json = json.dumps
-    report.to_markdown = lambda rows, short: "| method | psnr_y |"
-    report.summary = lambda rows: [{"method": "bicubic", "psnr_y": 21.5, "lpips": None}]
-    package = types.ModuleType("upscale.bench")
-    package.report, package.published = report, None
     monkeypatch.setattr(module, "run_bench", fake)
-    monkeypatch.setitem(sys.modules, "upscale.bench", package)
     return seen
 
 
@@ -619,13 +611,14 @@ def test_bench(here, bench):
     assert (bench["method"], bench["steps"]) == (("bicubic", "lanczos"), (4, 16))
     assert (bench["sampler"], bench["metrics"]) == (("ddim", "heun"), ("psnr_y", "lpips"))
     assert (bench["temperature"], bench["parametrisation"]) == ((0.4, 1.0), ("hybrid", "hybrid:2"))
-    assert result.stdout == "| method | psnr_y |"  # what the report says, to a pipe
+    assert result.stdout.startswith("|  | PSNR-Y | LPIPS (alex) | calls |\n")  # to a pipe
     assert "1/2 a.png bicubic: psnr_y 20.5" in result.stderr
-    assert json.loads(run("bench", "--dataset", "d", "--json", "-").stdout) == BENCH_ROWS
+    told = json.loads(run("bench", "--dataset", "d", "--json", "-").stdout)
+    assert told == {"rows": BENCH_ROWS, "differences": []}
     run("bench", "--dataset", "d", "--csv", "r.csv", "--markdown", "r.md", "-q")
-    expected = "picture,method,psnr_y,lpips\na.png,bicubic,20.5,\nb.png,bicubic,22.5,\n"
-    assert Path("r.csv").read_text() == expected
-    assert Path("r.md").read_text() == "| method | psnr_y |\n"
+    expected = "picture,method,psnr_y,lpips,kernel\na.png,bicubic,20.5,,box\n"
+    assert Path("r.csv").read_text().startswith(expected)
+    assert "| bicubic | 21.50 | - |" in Path("r.md").read_text()
     run("bench", "--dataset", "d", "--outputs", "none", code=3)
     run("bench", "--data", "none", code=3)
     run("bench", "--dataset", "d", "--outputs", "d", "--scale", "2,4", code=2)
@@ -642,6 +635,12 @@ def test_bench(here, bench):
     assert "Did you mean psnr" in run("bench", "--dataset", "d", "--metrics", "pnsr", code=2).told
 
 
+def test_bench_says_that_it_works_before_it_loads_anything(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "upscale.bench.testsets", None)  # cannot be imported
+    result = CliRunner().invoke(cli, ["bench", "--dataset", "d"], standalone_mode=False)
+    assert isinstance(result.exception, ImportError) and result.stderr == "measuring\n"
+
+
 def test_bench_fits_its_table_to_a_terminal(here, bench, monkeypatch):
     import upscale.cli.bench.command as module
 
@@ -649,7 +648,7 @@ def test_bench_fits_its_table_to_a_terminal(here, bench, monkeypatch):
     terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(module, "sys", terminal)
     shown = run("bench", "--dataset", "d").stdout
-    assert "21.5" in shown and "psnr_y" in shown and "|" not in shown
+    assert "21.5" in shown and "PSNR-Y" in shown and "|" not in shown
     assert run("bench", "--dataset", "d", "-q").stdout == ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -36,6 +37,25 @@ def markdown(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[
     ]
 
 
+def fitted(rows: Sequence[dict[str, Any]], width: int | None) -> list[list[dict[str, Any]]]:
+    """A table in parts of so many characters a line, each with the first column; None: as it is.
+
+    Three characters stand between two columns, as in Markdown."""
+    if width is None or not rows:
+        return [list(rows)]
+    first, *names = rows[0]
+    sizes = {name: max(len(str(one)) for one in (name, *(row[name] for row in rows))) + 3
+             for name in rows[0]}  # fmt: skip
+    parts, room = [[first]], width - sizes[first] - 1
+    for name in names:
+        if sizes[name] > room and len(parts[-1]) > 1:
+            parts.append([first])
+            room = width - sizes[first] - 1
+        parts[-1].append(name)
+        room -= sizes[name]
+    return [[{name: row[name] for name in part} for row in rows] for part in parts]
+
+
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as CSV with every column that occurs; missing values are empty, inf and nan stay."""
     text = io.StringIO()
@@ -55,6 +75,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(one) for one in value]
     return value
+
+
+def to_json(value: Any) -> str:
+    """For other programs, and to be read; null for what is not finite."""
+    return json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n"
 
 
 # --- HTML ---------------------------------------------------------------------------------------

@@ -1,22 +1,26 @@
-"""Two runs, before and after a change: what differs for more than chance, and by how much."""
+"""Two trials, of one run or of two: what differs for more than chance, and by how much."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
-from upscale.bench.report import TrialKey, groups
+from upscale.bench.means import TrialKey, groups, names_of
 from upscale.bench.stats import Mean, difference, mean_of
 from upscale.document import counted
 from upscale.errors import InputError
 
 Row = dict[str, Any]
 # what a note is made of where it differs
-_PROTOCOL = ("degradation", "kernel", "border", "versions", "machine", "seed")
+_PROTOCOL = ("scale", "degradation", "kernel", "border", "versions", "machine", "seed")
+LEGEND = (
+    "Difference: {}, by the paired bootstrap over the pictures; same: its 95% interval holds 0."
+)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -27,79 +31,125 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from error
+    rows = rows.get("rows") if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not all(isinstance(r, dict) and "picture" in r for r in rows):
         raise InputError(f"{path}: not the rows of a benchmark; make it with diffsr bench --json")
     return rows
 
 
-def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def compare(
+    before: Sequence[Row], after: Sequence[Row], trials: tuple[str, str] | None = None
+) -> tuple[list[Row], list[str]]:
     """(a row per trial and metric, notes on what was not compared).
 
-    A row: `trial`, `metric`, `pictures`, `before` and `after` (means), `difference` (a `Mean` by
-    the paired bootstrap) and `verdict`: better, worse, differs (neither is better) or same, which
-    is to say that the interval of the difference holds 0. Raises InputError where nothing pairs.
+    trials: the one of `before` and the one of `after` to compare, as the tables call them; else
+    those that belong together. A row: `trial`, `against`, `metric`, `pictures`, `before` and
+    `after` (means), `difference` (a `Mean` by the paired bootstrap) and `verdict`: better, worse,
+    differs (neither is better), same, which is to say that the interval of the difference holds 0,
+    or unknown (of one picture). Raises InputError where nothing pairs, or there is no such trial.
     """
-    pairs, notes = _pairs(groups(before), groups(after))
+    one, two = groups(before), groups(after)
+    if trials:
+        notes: list[str] = []
+        pairs = [(*trials, _called(trials[0], one), _called(trials[1], two))]
+    else:
+        pairs, notes = _pairs(one, two)
     found: list[Row] = []
-    for name, one, two in pairs:
-        first, second, left_out = _same_pictures(one, two)
+    for against, name, was, now in pairs:
+        first, second, left_out = _same_pictures(was, now)
         if left_out:
-            notes.append(f"{name}: {counted(left_out, 'picture')} in one run only, or changed")
+            left = document.counted(left_out, "picture")
+            notes.append(f"{name}: {left} in one run only, or changed")
         if not first:
             continue
         for key in _PROTOCOL:
-            was, now = first[0].get(key), second[0].get(key)
-            if was is not None and was != now:
-                notes.append(f"{name}: {key} was {was}, is {now}")
-        found += _lines(name, first, second)
+            old, new = first[0].get(key), second[0].get(key)
+            if old is not None and old != new:
+                notes.append(f"{name}: {key} was {old}, is {new}")
+        found += _lines(against, name, first, second)
     if not found:
         raise InputError("the two files have no trial and picture in common")
     return found, list(dict.fromkeys(notes))
 
 
+def against_first(rows: Sequence[Row]) -> list[Row]:
+    """Rows as of `compare`: each trial of a run against the first of its scale."""
+    found: list[Row] = []
+    own = groups(rows)
+    names = dict(zip(own, names_of([key._asdict() for key in own]), strict=True))
+    for key, group in own.items():
+        first = next(other for other in own if other.scale == key.scale)
+        if first != key:
+            one, two, _ = _same_pictures(own[first], group)
+            found += _lines(names[first], names[key], one, two) if one else []
+    return found
+
+
+def tables(rows: Sequence[Row], verbose: bool = False) -> list[tuple[str, list[Row]]]:
+    """(what is compared with, a table with a line per trial and a column per metric): how much more
+    it has, and what that means. verbose: with intervals."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        lines = found.setdefault(row["against"], {})
+        cells = lines.setdefault(row["trial"], {f"less {row['against']}": row["trial"]})
+        column = COLUMNS[row["metric"]]
+        value = _signed(row["difference"], column.digits, verbose)
+        cells[column.title] = f"{value} {row['verdict']}"
+    return [(against, list(lines.values())) for against, lines in found.items()]
+
+
 def to_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    """The comparison as a table."""
-    cells = []
+    """A table for every two trials that were compared."""
+    found: dict[tuple, list[tuple]] = {}
     for row in rows:
         column = COLUMNS[row["metric"]]
         digits = column.digits + 1  # a difference is smaller than what differs
         means = (f"{row[when]:.{digits}f}" for when in ("before", "after"))
-        change = row["difference"].text(digits)
-        cells.append((row["trial"], column.title, row["pictures"], *means, change, row["verdict"]))
-    heads = ("trial", "metric", "pictures", "before", "after", "difference", "")
-    legend = (
-        "Difference: after - before with its 95% interval, by the paired bootstrap over the "
-        "pictures; same: the interval holds 0."
-    )
-    lines = [*document.markdown(heads, cells), "", legend, *(f"- {note}" for note in notes)]
-    return "\n".join(lines) + "\n"
+        cells = (column.title, *means, _signed(row["difference"], digits, True), row["verdict"])
+        found.setdefault((row["against"], row["trial"], row["pictures"]), []).append(cells)
+    texts = []
+    for (against, name, pictures), lines in found.items():
+        title = name if name == against else f"{against}, then {name}"
+        heads = ("metric", "before", "after", "difference", "")
+        texts += [f"{title} ({document.counted(pictures, 'picture')}):"]
+        texts += ["\n".join(document.markdown(heads, lines))]
+    texts.append(LEGEND.format("after less before"))
+    if notes:
+        texts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(texts) + "\n"
 
 
-def to_json(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    """The comparison for other programs."""
-    flat = []
-    for row in rows:
-        change = row["difference"]
-        flat.append({**row, "difference": change.value, "low": change.low, "high": change.high})
-    found = document.finite({"rows": flat, "notes": list(notes)})
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+def flat(rows: Sequence[Row]) -> list[Row]:
+    """The rows for other programs: the difference as three numbers."""
+    return [
+        {**row, "difference": row["difference"].value, "low": row["difference"].low,
+         "high": row["difference"].high}
+        for row in rows
+    ]  # fmt: skip
 
 
-def _lines(name: str, before: list[Row], after: list[Row]) -> list[Row]:
+def _lines(against: str, name: str, before: list[Row], after: list[Row]) -> list[Row]:
     found = []
     for metric in METRICS:
         if metric not in before[0] or metric not in after[0] or COLUMNS[metric].whole:
             continue
         one, two = ([row.get(metric) for row in rows] for rows in (before, after))
         change = difference(one, two)
-        row = {"trial": name, "metric": metric, "pictures": len(before)}
+        row = {"trial": name, "against": against, "metric": metric, "pictures": len(before)}
         row |= {"before": mean_of(one).value, "after": mean_of(two).value}
         verdict = _verdict(change, COLUMNS[metric].better)
         found.append({**row, "difference": change, "verdict": verdict})
     return found
 
 
+def _signed(change: Mean, digits: int, interval: bool) -> str:
+    text = change.text(digits) if interval else f"{change.value:.{digits}f}"
+    return f"+{text}" if change.value > 0 else text
+
+
 def _verdict(change: Mean, better: int) -> str:
+    if not math.isfinite(change.low):
+        return "unknown"  # one picture, or none with a number
     if not change.sure:
         return "same"
     return {1: "better", -1: "worse", 0: "differs"}[better * (1 if change.value > 0 else -1)]
@@ -107,7 +157,7 @@ def _verdict(change: Mean, better: int) -> str:
 
 def _pairs(
     before: dict[TrialKey, list[Row]], after: dict[TrialKey, list[Row]]
-) -> tuple[list[tuple[str, list[Row], list[Row]]], list[str]]:
+) -> tuple[list[tuple[str, str, list[Row], list[Row]]], list[str]]:
     """Trials that belong together: the same method, scale and way of sampling, whatever the
     weights; or the only ones of a method and scale, whose defaults may have changed."""
     found, notes = [], []
@@ -117,11 +167,19 @@ def _pairs(
             same = [k for k in unmatched if _essence(k, loose) == _essence(key, loose)]
             mine = [k for k in before if _essence(k, loose) == _essence(key, loose)]
             if len(same) == len(mine) == 1:
-                found.append((_label(key), rows, unmatched.pop(same[0])))
+                found.append((_label(key), _label(key), rows, unmatched.pop(same[0])))
                 del before[key]
     for keys, where in ((before, "first"), (unmatched, "second")):
         notes += [f"{_label(key)} is in the {where} run only" for key in keys]
     return found, notes
+
+
+def _called(name: str, own: dict[TrialKey, list[Row]]) -> list[Row]:
+    """The rows of a trial by its name in the tables. Raises InputError with the names."""
+    named = dict(zip(names_of([key._asdict() for key in own]), own.values(), strict=True))
+    if name not in named:
+        raise InputError(f"no trial is called {name!r}; choose from {'; '.join(named)}")
+    return named[name]
 
 
 def _essence(key: TrialKey, loose: bool) -> tuple:

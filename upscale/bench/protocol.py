@@ -93,16 +93,28 @@ def kernel_of(pair: Pair, degradation: str) -> str:
     return KERNEL if pair.lr is None else f"the set's maker ({pair.lr.parent.name})"
 
 
+def treatment(source: Picture) -> tuple[str, ...]:
+    """What is done to an original that is no plain 8-bit RGB, after what reading it did."""
+    done = {
+        "grey: enlarged as grey, compared as R, G and B": source.grey,
+        "transparency: ignored, in the input and in the comparison": source.alpha is not None,
+        "16 bits: kept in the original, rounded to 8 in input and result": source.bits == 16,
+    }
+    return (*source.notes, *(text for text, is_so in done.items() if is_so))
+
+
 def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Picture, np.ndarray]:
-    """(the small picture, the large one cut to it); grey if the original is, as with upscale. One
-    with a degradation is always made of the large one."""
+    """(the small picture, the large one cut to it); grey if the original is, as with upscale, and
+    with the original's treatment as its notes. One with a degradation is always made of the large
+    one."""
     source = read(pair.hr)
+    kept = {"grey": source.grey, "notes": treatment(source)}
     if pair.lr is None or degradation != "none":
         lr, hr = degraded(source.rgb, scale, degradation, pair.hr.stem)
-        return replace(lr, grey=source.grey), hr
+        return replace(lr, **kept), hr
     small = read(pair.lr)
     fitting(pair.lr, small.size, pair.hr, source.size, scale)
-    lr = Picture(in_8_bits(small.rgb), grey=source.grey, coded=small.coded)
+    lr = Picture(in_8_bits(small.rgb), coded=small.coded, **kept)
     return lr, _cut(source.rgb, small.size, scale)
 
 

@@ -1,67 +1,64 @@
-"""From rows to tables: means with 95% intervals, as text, Markdown, CSV or JSON."""
+"""From rows to a report: the means, how trials differ, and what was done to the pictures."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from upscale import document
+from upscale.bench import compare
 from upscale.bench.columns import COLUMNS, METRICS
-from upscale.bench.stats import Mean, mean_of
-from upscale.document import counted
+from upscale.bench.means import TRIAL, Row, means, names_of
+from upscale.bench.stats import Mean
 
-Row = dict[str, Any]
-
-
-class TrialKey(NamedTuple):
-    """What tells one line of the table from another."""
-
-    method: str
-    weights: str | None
-    scale: float
-    sampler: str | None
-    steps: int | None
-    temperature: float | None
-    parametrisation: str | None
-    weights_sha256: str | None
+WIDTH = 80  # of a table's lines, where nobody knows better
 
 
-TRIAL = TrialKey._fields
+def parts(rows: Sequence[Row], verbose: bool = False) -> list[str | list[Row]]:
+    """The report, in order: tables as rows of cells, the rest as text.
 
-
-def groups(rows: Sequence[Row]) -> dict[TrialKey, list[Row]]:
-    """The rows that were measured, by their trial."""
-    found: dict[TrialKey, list[Row]] = {}
-    for row in rows:
-        if "error" not in row:
-            found.setdefault(trial_of(row), []).append(row)
+    verbose: with intervals, costs, and what each trial was."""
+    table, done = (summary if verbose else brief)(rows), [row for row in rows if "error" not in row]
+    found: list[str | list[Row]] = [table] if table else []
+    if done:
+        scales = dict.fromkeys(f"x{row['scale']:g}" for row in done if "scale" in row)
+        intervals = " with 95% bootstrap intervals" if verbose else ""
+        found.append(
+            f"{' and '.join(scales)}, input by {done[0]['kernel']}; means over the pictures"
+            f"{intervals}."
+        )
+    for against, changes in compare.tables(compare.against_first(rows), verbose):
+        found += [changes, compare.LEGEND.format(f"a trial less {against}")]
+    found += [f"{text}." for _, text in treatments(done)]
+    if failed := [f"- {row['method']}: {row['error']}" for row in rows if "error" in row]:
+        found += ["Failed:", "\n".join(failed)]
     return found
 
 
-def trial_of(row: Row) -> TrialKey:
-    """Which trial a row, or a line of `means`, belongs to. One whose weights were chosen for each
-    picture belongs to what was asked for."""
-    if "asked" in row:
-        row = {"method": row["method"], "scale": row["scale"], **row["asked"]}
-    return TrialKey(*(row.get(key) for key in TRIAL))
+def to_markdown(rows: Sequence[Row], verbose: bool = False, width: int | None = None) -> str:
+    """The report; lines of its tables have at most `width` characters."""
+    texts = []
+    for part in parts(rows, verbose):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        for piece in document.fitted(part, width):
+            cells = (["-" if v is None else v for v in row.values()] for row in piece)
+            texts.append("\n".join(document.markdown(piece[0], cells)))
+    return "\n\n".join(texts) + "\n"
 
 
-def means(rows: Sequence[Row]) -> list[Row]:
-    """One row per method, weights, scale and way of sampling: those, `nfe` (network calls, the
-    mean where the sampler chooses them), `pictures` (how many were measured), and a `Mean` per
-    metric and cost. Failed pictures are left out."""
-    found = groups(rows)
-    names = [name for name in COLUMNS if any(name in row for row in rows if "error" not in row)]
-    table = []
-    for key, group in found.items():
-        measured = {name: _mean(name, [row.get(name) for row in group]) for name in names}
-        calls = [row["nfe"] for row in group if row.get("nfe") is not None]
-        nfe = round(sum(calls) / len(calls), 1) if calls else None
-        nfe = int(nfe) if nfe is not None and nfe == int(nfe) else nfe
-        table.append({**key._asdict(), "nfe": nfe, "pictures": len(group), **measured})
-    return table
+def treatments(done: Sequence[Row]) -> list[tuple[str, str]]:
+    """(what is special, what was done and to how many) of the pictures that are not plain."""
+    pictures = {row["picture"]: row.get("treatment") or [] for row in done}
+    found: dict[str, int] = {}
+    for texts in pictures.values():
+        for text in texts:
+            found[text] = found.get(text, 0) + 1
+    return [
+        (text.partition(":")[0], f"{text} ({count} of {len(pictures)} pictures)")
+        for text, count in found.items()
+    ]
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
@@ -94,53 +91,6 @@ def brief(rows: Sequence[Row]) -> list[Row]:
     return out
 
 
-def to_markdown(rows: Sequence[Row], short: bool = False) -> str:
-    """The table of means, what it was measured on, and the pictures that failed."""
-    table = brief(rows) if short else summary(rows)
-    lines = []
-    if table:
-        cells = (["-" if v is None else v for v in row.values()] for row in table)
-        lines += document.markdown(table[0], cells)
-    done = next((row for row in rows if "error" not in row), None)
-    if done is not None and not short:
-        scales = dict.fromkeys(f"x{row['scale']:g}" for row in rows if "error" not in row)
-        lines += [
-            "",
-            f"{' and '.join(scales)}, input by {done['kernel']}; means with 95% bootstrap "
-            "intervals over the pictures.",
-        ]
-    failed = [row for row in rows if "error" in row]
-    if failed:
-        lines += ["", "Failed:", "", *(f"- {row['method']}: {row['error']}" for row in failed)]
-    return "\n".join(lines) + "\n"
-
-
-def to_json(rows: Sequence[Row]) -> str:
-    """All rows; null for what is not finite."""
-    return json.dumps(document.finite(rows), indent=1, ensure_ascii=False)
-
-
-def names_of(table: Sequence[Row]) -> list[str]:
-    """The shortest names that tell the lines apart: the method, and what differs within it."""
-    out = []
-    for row in table:
-        same = [other for other in table if other["method"] == row["method"]]
-        differs = [key for key in TRIAL[1:-1] if len({other[key] for other in same}) > 1]
-        if len(same) > 1 and not differs:  # files of one name
-            differs = ["weights_sha256"]
-        named = [_named(key, row[key]) for key in differs if row[key] is not None]
-        out.append(", ".join([str(row["method"]), *named]))
-    return out
-
-
-def _named(key: str, value: Any) -> str:
-    if key == "steps":
-        return counted(value, "step")
-    if key == "weights_sha256":
-        return str(value)[:8]
-    return {"scale": "x", "temperature": "temperature "}.get(key, "") + str(value)
-
-
 def _best(name: str, table: Sequence[Row]) -> str | None:
     """The best mean as it is printed; None where there is no better or nothing to choose from."""
     column = COLUMNS[name]
@@ -148,10 +98,3 @@ def _best(name: str, table: Sequence[Row]) -> str | None:
     if not column.better or len(known) < 2:
         return None
     return f"{max(known) if column.better > 0 else min(known):.{column.digits}f}"
-
-
-def _mean(name: str, values: Sequence[float | None]) -> Mean:
-    if COLUMNS[name].whole:
-        known = [value for value in values if value is not None]
-        return Mean(known[0] if known else math.nan, math.nan, math.nan)
-    return mean_of(values)

@@ -151,7 +151,7 @@ class _Bench:
             "method": trial.method, **account, "scale": trial.scale,
             "degradation": self.settings.degradation,
             "kernel": kernel_of(pair, self.settings.degradation),
-            "border": scorer.border, "samples": len(results),
+            "treatment": list(lr.notes), "border": scorer.border, "samples": len(results),
             "height": hr.shape[0], "width": hr.shape[1], **scorer.of_all(cases),
             "versions": versions(), "machine": processor(self.device.partition(":")[0]),
         }  # fmt: skip

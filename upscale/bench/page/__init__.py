@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from upscale import document
+from upscale.bench import compare, report
 from upscale.bench.columns import COLUMNS, METRICS
+from upscale.bench.means import Row, means, names_of, trial_of
 from upscale.bench.published import Published
-from upscale.bench.report import Row, means, names_of, trial_of
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 
@@ -64,6 +65,7 @@ def _data(
              "means": {key: [row[key].value, row[key].low, row[key].high] for key in columns}}
             for name, row in zip(names_of(table), table, strict=True)
         ],
+        "differences": compare.flat(compare.against_first(rows)),
         "pictures": _pictures(rows, shown, place, columns),
         "published": [
             {"source": t.source, "scale": t.scale, "protocol": t.protocol, "rows": list(t.rows)}
@@ -131,7 +133,7 @@ def _protocol(done: Sequence[Row]) -> list[list[str]]:
         values = list(dict.fromkeys(str(row[key]) for row in done if row.get(key) is not None))
         if values:
             lines.append([text, "; ".join(values)])
-    return lines
+    return [*lines, *(list(line) for line in report.treatments(done))]
 
 
 def _url(cut: np.ndarray) -> str:

@@ -75,6 +75,27 @@ function meansTable() {
     })]));
 }
 
+function differencesTables() {
+  const keys = [...new Set(data.differences.map(d => d.metric))];
+  for (const against of new Set(data.differences.map(d => d.against))) {
+    const own = data.differences.filter(d => d.against === against);
+    const element = make("table");
+    table(element, [`less ${against}`, "pictures", ...keys.map(k => column(k).title)],
+      [...new Set(own.map(d => d.trial))].map(name => [text(name),
+        text(own.find(d => d.trial === name).pictures), ...keys.map(key => {
+          const d = own.find(d => d.trial === name && d.metric === key);
+          const digits = column(key).digits;
+          if (!d || d.difference === null) return text(null);
+          const show = [number(d.difference, digits), " ",
+            d.verdict === "same" ? d.verdict : make("b", {}, d.verdict)];
+          if (d.low !== null) show.push(make("br"), make("small", {},
+            `${number(d.low, digits)}..${number(d.high, digits)}`));
+          return {sort: d.difference, show};
+        })]));
+    $("differences").append(element);
+  }
+}
+
 function publishedTables() {
   $("published").replaceChildren(...data.published.flatMap(p => {
     const columns = data.columns.filter(c => p.rows.some(r => c.key in r));
@@ -266,6 +287,7 @@ $("title").textContent = data.title;
 document.title = `diffsr bench: ${data.title}`;
 meansTable();
 publishedTables();
+differencesTables();
 options("perception", metrics, first("lpips", "lpips_vgg", "dists"));
 options("distortion", metrics, first("psnr_y", "psnr"));
 options("who", data.trials.map((t, i) => [i, t.name]), data.trials.length - 1);

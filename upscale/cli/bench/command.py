@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from upscale.bench.columns import DEFAULT_METRICS, DEGRADATIONS, METRICS, REGISTERED, SHIPPED
-from upscale.cli.bench.run import compare_runs, compare_sets, deliver, html, markdown, run_bench
+from upscale.cli.bench.run import compare_runs, compare_sets, deliver, run_bench, texts_of
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -93,8 +93,8 @@ _OPTIONS = [
         help="Write all rows as CSV."),
     option("--markdown", "markdown_file", metavar="FILE|-", type=ANY_PATH, group=_SHOW, expert=True,
         help="Write the table of means as Markdown."),
-    option("--brief", is_flag=True, group=_SHOW,
-        help="Show metrics and network calls only, with the best in bold."),
+    option("-v", "--verbose", is_flag=True, group=_SHOW,
+        help="Show intervals, costs and what each trial was, too."),
     option("--crop", type=click.IntRange(32, 1024), default=128, metavar="PIXELS", group=_SHOW,
         expert=True, help="Side of the crops in the --html report."),
     option("--published", default="auto", metavar="auto|none|NAME,...", group=_SHOW, expert=True,
@@ -108,6 +108,9 @@ _OPTIONS = [
     option("--compare", metavar="A.json B.json", nargs=2, type=ANY_PATH, group=_SHOW,
         help="Report which differences between two --json files are significant; nothing is "
              "measured."),
+    option("--trials", metavar="ONE OTHER", nargs=2, group=_SHOW, expert=True,
+        help="With --compare: a trial of the first file and one of the second, as tables call "
+             "them. Both files may be the same."),
     option("--tune-schedule", is_flag=True, group=_TUNE, expert=True,
         help="Search for the best noise levels for --steps and store them in --weights."),
     option("--candidates", type=click.IntRange(4, 10000), default=40, metavar="N", group=_TUNE,
@@ -137,6 +140,8 @@ def command(ctx: click.Context, **options: Any) -> int:
     original. The table of means goes to standard output.
     """
     targets = _targets(options)
+    if options["trials"] and not options["compare"]:
+        raise UsageError("--trials belongs to --compare")
     if options["compare"]:
         return compare_runs(options, targets)
     _check(ctx, options)
@@ -149,19 +154,12 @@ def command(ctx: click.Context, **options: Any) -> int:
     shown: dict[int, Any] = {}
     with Reporter(quiet=options["quiet"]) as reporter:
         rows = run_bench(options, reporter, shown if "html" in targets else None)
-    from upscale import document
     from upscale.bench import report
 
-    texts = {
-        "json": lambda: report.to_json(rows),
-        "csv": lambda: document.to_csv(rows),
-        "markdown": lambda: markdown(rows, options),
-        "html": lambda: html(rows, shown, options),
-    }
-    means = report.brief if options["brief"] else report.summary
-    # a file or a pipe has no width to fit: it gets the Markdown
-    on_screen = (lambda: _table(means(rows))) if sys.stdout.isatty() else None
-    deliver(texts, targets, reporter, on_screen)
+    on_screen = None
+    if sys.stdout.isatty():
+        on_screen = lambda: _show(report.parts(rows, options["verbose"]))  # noqa: E731
+    deliver(texts_of(rows, shown, options), targets, reporter, on_screen)
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -205,20 +203,29 @@ def _targets(options: dict[str, Any]) -> dict[str, str]:
     return targets
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
-    """The means, one line for every combination, columns as the rows have them."""
+def _show(parts: list[str | list[dict[str, Any]]]) -> None:
+    """The report on a terminal: tables in parts that fit it, the best in bold."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*(rows[0] if rows else ()), box=None)
-    for row in rows:
-        cells = [_cell(value) for value in row.values()]
-        table.add_row(*(Text(c.strip("*"), "bold" if c.startswith("**") else "") for c in cells))
-    Console().print(table)
+    from upscale import document
 
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    console = Console()
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, markup=False, highlight=False)
+            continue
+        for rows in document.fitted(part, console.width):
+            table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
+            for row in rows:
+                cells = ["-" if value is None else str(value) for value in row.values()]
+                bold = [cell.startswith("**") for cell in cells]
+                table.add_row(
+                    *(
+                        Text(c.strip("*"), "bold" if b else "")
+                        for c, b in zip(cells, bold, strict=True)
+                    )
+                )
+            console.print(table)
+        console.print()

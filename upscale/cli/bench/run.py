@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from upscale import atomic
+from upscale import atomic, document
 from upscale.bench.columns import METRICS
 from upscale.cli.options import path_of, some
 from upscale.cli.progress import Reporter
@@ -23,6 +23,8 @@ def run_bench(
     options: dict[str, Any], reporter: Reporter, shown: dict[int, Any] | None
 ) -> list[dict[str, Any]]:
     """The rows, one for every picture and combination; tests put a fake here."""
+    reporter.begin("measuring")  # torch alone takes seconds to load
+    reporter.line("measuring")
     from upscale.bench import testsets
     from upscale.bench.cache import Cache
     from upscale.bench.run import run
@@ -53,7 +55,6 @@ def run_bench(
         **some(options, "degradation", "domain", "spacing", "consistency", "one_stage", "limit"),
         **some(options, "seed", "samples", "device", "dtype", "offline", "crop"),
     )
-    reporter.begin("measuring")
     try:
         return run(
             folder,
@@ -88,21 +89,36 @@ def tell_row(row: dict[str, Any], done: int, total: int, reporter: Reporter) -> 
     reporter.line(f"{done}/{total} {row.get('picture', '')} {row.get('method', '')}: {numbers}")
 
 
-def markdown(rows: list[dict[str, Any]], options: dict[str, Any]) -> str:
-    from upscale.bench import published, report
+def texts_of(
+    rows: list[dict[str, Any]], shown: dict[int, Any], options: dict[str, Any]
+) -> dict[str, Callable[[], str]]:
+    """The report, by its kind."""
+    from upscale.bench import compare, published, report
 
-    text = report.to_markdown(rows, options["brief"])
-    if options["published"] == "auto":
-        return text
-    chosen = published.choose(options["published"], "", ())
-    return "\n".join(part for part in (text, published.to_markdown(chosen)) if part)
+    def json() -> str:
+        changes = compare.flat(compare.against_first(rows))
+        return document.to_json({"rows": rows, "differences": changes})
 
+    def markdown(width: int | None = None) -> str:
+        text = report.to_markdown(rows, options["verbose"], width)
+        if options["published"] == "auto":
+            return text
+        chosen = published.choose(options["published"], "", ())
+        return "\n".join(part for part in (text, published.to_markdown(chosen)) if part)
 
-def html(rows: list[dict[str, Any]], shown: dict[int, Any], options: dict[str, Any]) -> str:
-    from upscale.bench import page, published
+    def html() -> str:
+        from upscale.bench import page
 
-    chosen = published.choose(options["published"], options["dataset_name"], options["scale"])
-    return page.to_html(rows, shown, chosen, options["dataset_name"])
+        chosen = published.choose(options["published"], options["dataset_name"], options["scale"])
+        return page.to_html(rows, shown, chosen, options["dataset_name"])
+
+    return {
+        "json": json,
+        "csv": lambda: document.to_csv(rows),
+        "markdown": markdown,
+        "screen": lambda: markdown(report.WIDTH),
+        "html": html,
+    }
 
 
 def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
@@ -110,9 +126,10 @@ def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
 
     if set(targets) - {"json", "markdown"}:
         raise UsageError("--compare writes --json and --markdown only")
-    rows, notes = compare.compare(*(compare.read_rows(Path(p)) for p in options["compare"]))
+    runs = (compare.read_rows(Path(path)) for path in options["compare"])
+    rows, notes = compare.compare(*runs, trials=options["trials"])
     texts = {
-        "json": lambda: compare.to_json(rows, notes),
+        "json": lambda: document.to_json({"rows": compare.flat(rows), "notes": notes}),
         "markdown": lambda: compare.to_markdown(rows, notes),
     }
     with Reporter(quiet=options["quiet"]) as reporter:
@@ -122,8 +139,7 @@ def compare_runs(options: dict[str, Any], targets: dict[str, str]) -> int:
 
 def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
     """`--unpaired`: FID of each folder of made pictures against the real ones."""
-    from upscale import document
-    from upscale.bench import report, testsets, unpaired
+    from upscale.bench import testsets, unpaired
 
     if "html" in targets:
         raise UsageError("--unpaired writes --json, --csv and --markdown only")
@@ -140,7 +156,7 @@ def compare_sets(options: dict[str, Any], targets: dict[str, str]) -> int:
         )
         reporter.end()
         texts = {
-            "json": lambda: report.to_json(rows),
+            "json": lambda: document.to_json(rows),
             "csv": lambda: document.to_csv(rows),
             "markdown": lambda: unpaired.to_markdown(rows),
         }
@@ -154,11 +170,12 @@ def deliver(
     reporter: Reporter,
     show: Callable[[], None] | None = None,
 ) -> None:
-    """Write the texts that are wanted; show(), or the Markdown, goes to a free standard output."""
+    """Write the texts that are wanted; a free standard output gets show(), or the text for a screen
+    or the Markdown."""
     for kind, target in targets.items():
         put(texts[kind](), target, reporter)
     if "-" not in targets.values() and not reporter.quiet:
-        show() if show else click.echo(texts["markdown"](), nl=False)
+        show() if show else click.echo(texts.get("screen", texts["markdown"])(), nl=False)
 
 
 def put(text: str, target: str, reporter: Reporter) -> None:
