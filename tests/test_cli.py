@@ -636,6 +636,9 @@ def test_bench(here, bench):
 
 
 def test_bench_says_that_it_works_before_it_loads_anything(here, monkeypatch):
+    import upscale.bench
+
+    monkeypatch.delattr(upscale.bench, "testsets", raising=False)
     monkeypatch.setitem(sys.modules, "upscale.bench.testsets", None)  # cannot be imported
     result = CliRunner().invoke(cli, ["bench", "--dataset", "d"], standalone_mode=False)
     assert isinstance(result.exception, ImportError) and result.stderr == "measuring\n"
