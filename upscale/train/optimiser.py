@@ -12,7 +12,8 @@ from upscale.train.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Linear warm-up, then as the schedule says; each stage has its own."""
+    """Linear warm-up, over a tenth of the run at most, then as the schedule says; each stage has
+    its own."""
     start, end, peak = 0, config.iterations, config.learning_rate
     if config.in_quality(iteration):
         start, peak = config.quality_loss_from, config.quality_learning_rate
@@ -27,7 +28,8 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
         rate = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     elif config.schedule == "steps":
         rate = peak * config.decay ** sum(done >= share for share in config.milestone_shares())
-    return rate * min(1.0, (iteration - start + 1) / max(1, config.warmup))
+    whole = end - start if config.progressive else config.iterations  # a round is a run
+    return rate * min(1.0, (iteration - start + 1) / max(1, min(config.warmup, whole // 10)))
 
 
 def make_optimiser(config: TrainConfig, net: nn.Module, device: torch.device) -> Any:
