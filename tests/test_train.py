@@ -31,7 +31,7 @@ from upscale.train.grid import grid_loss, mesh_loss, phase_loss
 from upscale.train.loss import Spec, encode, flow, sample, start_noise
 from upscale.train.networks import make_net, start
 from upscale.train.pictures import load
-from upscale.train.run import estimate_std, quality_loss, run_training, spec_of
+from upscale.train.run import Options, estimate_std, quality_loss, run_training, spec_of
 from upscale.train.sources import find
 from upscale.train.state import Run
 from upscale.weights import store
@@ -41,6 +41,7 @@ SMALL = CompactConfig(
 )
 TWO_HEADS = replace(SMALL, encoder=3, heads=2, inject=(0, 2))
 CONFIG = TrainConfig(patch=32, batch=2, iterations=6, warmup=2, quality_batch=2)
+NEVER = Options(validate_every=0)
 ECDP = CONFIG.with_(method="ecdp")
 
 
@@ -59,7 +60,9 @@ def run(photos: Path, output: Path, config: TrainConfig = CONFIG, **settings) ->
 
 
 def trained(photos: Path, output: Path, config: TrainConfig, **settings) -> Path:
-    return run_training(config, photos, output, device="cpu", **{"net": SMALL, **settings})
+    return run_training(
+        config, photos, output, device="cpu", **{"net": SMALL, "options": NEVER, **settings}
+    )
 
 
 def same(a: dict, b: dict) -> bool:

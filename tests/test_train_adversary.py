@@ -19,7 +19,7 @@ from upscale.train import checkpoint
 from upscale.train.adversary import WIDTHS, Adversary
 from upscale.train.chance import Chance
 from upscale.train.config import TrainConfig
-from upscale.train.run import run_training
+from upscale.train.run import Options, run_training
 from upscale.weights import store
 
 SMALL = CompactConfig(
@@ -137,7 +137,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG) -> dict[str, Tensor]:
-    return store.read(run_training(config, photos, output, device="cpu", net=SMALL))[0]
+    never = Options(validate_every=0)
+    path = run_training(config, photos, output, device="cpu", net=SMALL, options=never)
+    return store.read(path)[0]
 
 
 def same(a: dict, b: dict) -> bool:

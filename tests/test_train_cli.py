@@ -24,9 +24,10 @@ from PIL import Image
 
 from upscale import methods
 from upscale.cli.main import cli, main
+from upscale.cli.train import command as train_command
 from upscale.errors import DiffsrError
 from upscale.image.decode import read as picture_of
-from upscale.train import measure
+from upscale.train import checkpoint, measure
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
@@ -47,6 +48,13 @@ def run(*args: object, code: int = 0) -> str:
     told = str(getattr(error, "message", error)) if error else ""
     assert found == code, result.output + told
     return result.stdout + told
+
+
+def said(*args: object) -> str:
+    """What `diffsr train` tells on its way, on standard error."""
+    result = CliRunner().invoke(cli, ["train", *map(str, args)], standalone_mode=False)
+    assert result.exception is None, result.exception
+    return result.stderr
 
 
 def config_of(name: str) -> TrainConfig:
@@ -224,7 +232,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path) -> None:
     until(lambda: '"iteration": 40' in (cut / "metrics.jsonl").read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.finished()  # 0: a machine that is taken away is no failure
-    assert "resuming from iteration" in err and "the same command resumes from there" in err
+    assert "resuming from iteration" in err and "the same command goes on from there" in err
     assert losses(cut)[-1]["iteration"] < 100
     # the whole program, from its start
     command = [sys.executable, "-m", "upscale"]
@@ -233,12 +241,12 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_was_not(tmp_path) -> None:
                           capture_output=True, text=True, timeout=500)  # fmt: skip
     assert done.returncode == 0, done.stderr
     weights = Path(done.stdout.strip())
-    assert weights == cut / "sr3-photo.safetensors"
+    assert weights == cut / "my-sr3-photo.safetensors"
     assert losses(cut) == losses(whole)
-    (ours, told), (theirs, said_too) = map(read, (weights, whole / "sr3-photo.safetensors"))
+    (ours, told), (theirs, said_too) = map(read, (weights, whole / "my-sr3-photo.safetensors"))
     assert told == said_too and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert "# sr3-photo" in (cut / "sr3-photo.md").read_text()
-    assert (cut / "sr3-photo-best.safetensors").is_file() and any((cut / "samples").iterdir())
+    assert "# my-sr3-photo" in (cut / "my-sr3-photo.md").read_text()
+    assert (cut / "my-sr3-photo-best.safetensors").is_file() and any((cut / "samples").iterdir())
     assert [path.name for path in cut.glob(".*")] == [".lock"]  # and nothing unfinished
     picture, large = tmp_path / "small.png", tmp_path / "large.png"
     Image.fromarray(np.full((20, 25, 3), 90, np.uint8)).save(picture)
@@ -252,14 +260,73 @@ def test_time_that_is_up_ends_well(tmp_path) -> None:
     process = start(tmp_path / "said", "train", "--dataset", photos, *TINY, "--iterations", 10**6,
                     "--output", tmp_path / "run", "--max-minutes", 0.02)  # fmt: skip
     out, err = process.finished()
-    assert Path(out.strip()).is_file() and "no validation: give --validation" in err
+    assert Path(out.strip()).is_file() and "iteration 1 of 1000000, loss" in err
     assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
 
 
 def test_the_shortest_line_explains_a_dataset_that_is_missing(here):
     told = run("train", "--dataset", "ffhq", code=3)
     assert "ffhq is not here" in told and "https://github.com/NVlabs/ffhq-dataset" in told
-    assert not (here / "runs").exists()
+    assert len(told.splitlines()) <= 10 and not (here / "runs").exists()
+
+
+def test_a_dataset_in_its_layout_is_trained_on(here, monkeypatch):
+    photographs(here / "data/ffhq/images1024x1024/00000")
+    monkeypatch.setattr(train_command, "SECONDS", 0.0)
+    told = said("--dataset", "ffhq", *TINY, "--iterations", 2, "--validate-every", 0)
+    assert "ffhq: 20 of 70,000 pictures are there" in told and "20 pictures from ffhq" in told
+    assert "decoding: 20 of 20 pictures" in told
+    assert re.search(r"iteration 1 of 2, loss .* pictures/s, \d+ s left\n", told)
+    path = here / "runs/sr3-face/my-sr3-face.safetensors"
+    assert read(path)[1]["training"]["data_licence"].startswith("CC BY-NC-SA")
+
+
+def test_the_folder_of_a_run_is_enough_to_go_on(here):
+    photographs(here / "photos", 4)
+    more = ["--name", "mine", "--holdout", 2, "--validate-every", 0, "--seed", 7,
+            "--schedule", "constant"]  # fmt: skip
+    said("--dataset", "photos", *TINY, "--iterations", 4, "--output", "whole", *more)
+    said("--dataset", "photos", *TINY, "--iterations", 2, "--output", "a b", *more)
+    told = said("--output", "a b", "--iterations", 4)
+    assert "resuming from iteration 2" in told and "--iterations 4 from now on, was 2" in told
+    (ours, known), (theirs, _) = (
+        read(here / name / "mine.safetensors") for name in ("a b", "whole")
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert known["training"]["config"]["seed"] == 7 and "validation" not in told
+    assert "all 4 iterations are done" in said("--resume", "a b")
+    told = run("train", "--resume", "a b", "--seed", 8, code=2)
+    assert "other settings (seed): it has --seed 7. Give" in told and "--init a b" in told
+    assert "holds no run that could go on" in run("train", "--resume", "photos", code=2)
+    assert "leave --output out" in run("train", "--resume", "a b", "--output", "b", code=2)
+
+
+def test_a_run_that_did_not_say_what_it_saw_wants_to_be_told(here):
+    photographs(here / "photos", 2)
+    said("--dataset", "photos", *TINY, "--iterations", 1, "--output", "old", "--validate-every", 0)
+    iteration, state, record = checkpoint.newest(here / "old", print)
+    del record["command"]
+    checkpoint.save(here / "old", iteration, state, record)
+    assert "name its --dataset too" in run("train", "--resume", "old", code=2)
+    assert "resuming from iteration 1" in said("--resume", "old", "--dataset", "photos")
+
+
+@pytest.mark.parametrize("when", ["upscale.train.pictures.decode", "upscale.train.run.train"])
+def test_a_run_that_learnt_nothing_leaves_nothing(here, monkeypatch, when):
+    photographs(here / "photos", 3)
+    module, _, name = when.rpartition(".")
+    plain, once = getattr(sys.modules[module], name), iter([signal.SIGINT])
+
+    def interrupted(*args, **more):
+        for number in once:
+            signal.raise_signal(number)
+        return plain(*args, **more)
+
+    monkeypatch.setattr(when, interrupted)
+    result = CliRunner().invoke(cli, ["train", "--dataset", "photos", *TINY], standalone_mode=False)
+    assert result.return_value == 130 and result.stdout == ""
+    assert "Stopped before anything was learnt" in result.stderr
+    assert [path.name for path in here.glob("runs/*/*") if path.name != ".lock"] == []
 
 
 def test_pairs_and_mixes_are_refused_in_words(here):

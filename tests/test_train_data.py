@@ -159,13 +159,14 @@ def test_broken_and_small_pictures_are_named_counted_and_replaced(photos, tmp_pa
     assert all(same(a, Pairs(streamed, config).batch(i)) for i, a in enumerate(batches))
 
 
-@pytest.mark.parametrize("crop", ["augmented", "patch", "square", "stretch"])
+@pytest.mark.parametrize("crop", ["augmented", "patch", "square", "stretch", "whole"])
 @pytest.mark.parametrize("cache", [0, 1 << 30])
 def test_no_picture_is_blown_up_to_be_an_example(tmp_path, crop, cache) -> None:
     sizes = {"a": (31, 90), "b": (90, 31), "c": (8, 8), "d": (32, 32), "e": (33, 60)}
     for name, size in sizes.items():
         (tmp_path / f"{name}.png").write_bytes(png(9, size))
-    config, told = replace(CONFIG, crop=crop, degradation="real"), []
+    law = {"whole": True} if crop == "whole" else {"crop": crop}
+    config, told = replace(CONFIG, degradation="real", **law), []
     found = pictures_of(find(tmp_path), config, cache, told.append)
     assert len(found) == 2
     for name in "abc":

@@ -60,7 +60,7 @@ def trained(photos: Path, output: Path, processes: int, *extra: str) -> list[dic
         for rank in range(processes)
     ]
     said = [process.finished()[0] for process in running]
-    assert said == [f"{output / 'sr3-photo.safetensors'}\n"] + [""] * (processes - 1)
+    assert said == [f"{output / 'my-sr3-photo.safetensors'}\n"] + [""] * (processes - 1)
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -86,7 +86,7 @@ def test_two_processes_are_one(photos, tmp_path, alone, strategy) -> None:
         if "validation" in a:
             assert b["validation"] == pytest.approx(a["validation"], rel=1e-2)
     assert sum("validation" in line for line in two) == 2
-    x, y = (store.read(o / "sr3-photo.safetensors")[0] for o in (output, tmp_path))
+    x, y = (store.read(o / "my-sr3-photo.safetensors")[0] for o in (output, tmp_path))
     assert {k: v.shape for k, v in x.items()} == {k: v.shape for k, v in y.items()}
     for key in x:
         torch.testing.assert_close(x[key].float(), y[key].float(), atol=1e-3, rtol=0.01)

@@ -8,6 +8,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from upscale.nets.compact import CompactConfig
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 from upscale.nets.sr3 import CONFIGS, SR3Net
 from upscale.pipeline.upscaler import Upscaler
-from upscale.train import checkpoint, log
+from upscale.train import checkpoint, log, loop, plot
 from upscale.train.chance import Chance, antithetic, normal, uniform
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
@@ -172,7 +173,7 @@ def test_a_deviation_is_measured_once(photos, tmp_path) -> None:
     (tmp_path / "checkpoint-00000099.safetensors").write_bytes(b"damaged")
     path = run(photos, tmp_path, CONFIG.with_(std=0.0, iterations=8))
     assert store.read(path)[1]["std"] == 0.4321
-    assert checkpoint.std_of(tmp_path / "none") is None
+    assert checkpoint.record_of(tmp_path / "none") == {}
 
 
 def test_other_pictures_than_before_are_told(photos, tmp_path) -> None:
@@ -351,6 +352,34 @@ def test_validation_measures_draws_and_keeps_the_best(photos, tmp_path, monkeypa
     assert "# mine" in card and "LPIPS" in card and "images seen | 32 in 8" in card
 
 
+def test_a_run_shows_what_it_does_by_default(photos, tmp_path, monkeypatch) -> None:
+    """Of pictures that it is trained on where there are no others: none of these are best."""
+    monkeypatch.setattr(loop, "FIRST_LOOK", 2)
+    told: list[str] = []
+    path = run(photos, tmp_path, CONFIG.with_(iterations=3), options=None, say=told.append)
+    assert any("pictures that are trained on; --holdout N" in line for line in told)
+    looks = [line for line in told if line.startswith("validation at iteration")]
+    assert [line.split(":")[0].split()[-1] for line in looks] == ["2", "3"]
+    assert "LPIPS (alex) 0." in looks[0] and "PSNR in dB" in looks[0]
+    assert len(list((tmp_path / "samples").iterdir())) == 2
+    assert not list(tmp_path.glob("*-best*")) and "Best" not in path.with_suffix(".md").read_text()
+    drawn = ElementTree.parse(tmp_path / "loss.svg").getroot()
+    titles = [text.text for text in drawn.iter() if text.get("font-weight")]
+    assert titles[:2] == ["loss", "validation: LPIPS (alex)"] and len(titles) == 4
+
+
+def test_a_plot_of_many_lines_is_small(tmp_path) -> None:
+    lines = [{"iteration": i, "loss": 1e6 if i == 20 else 50 / i} for i in range(20, 40_000, 20)]
+    log_of(tmp_path).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot.draw(log_of(tmp_path))
+    text = (tmp_path / "loss.svg").read_text()
+    assert len(text) < 10_000 and "iteration 39,980" in text and "1e+06" not in text
+
+
+def log_of(folder: Path) -> Path:
+    return Log(folder).path
+
+
 def test_weights_made_for_bad_input_leave_it_behind(photos, tmp_path) -> None:
     config = CONFIG.with_(degradation="real", scale_min=4.0, scale_max=4.0, holdout=1)
     path = run(photos, tmp_path, config, options=Options(validate_every=6))
@@ -404,6 +433,8 @@ def test_learning_rates() -> None:
     assert constant[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert set(constant[10:]) == {1.0}
     assert [steps[i] for i in (10, 59, 60, 79, 80, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    short = TrainConfig(iterations=60, learning_rate=1.0, schedule="constant")
+    assert [learning_rate(short, i) for i in (0, 5, 6)] == pytest.approx([1 / 6, 1, 1])
     cosine = rates()
     assert cosine[99] == pytest.approx(0.1, abs=1e-3) and cosine[50] == pytest.approx(0.55)
     with pytest.raises(UsageError, match="--milestones"):

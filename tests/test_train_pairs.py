@@ -30,7 +30,8 @@ from upscale.train.datasets import (
 )
 from upscale.train.feed import feed
 from upscale.train.pictures import Pair, Streamed
-from upscale.train.run import Options, run_training
+from upscale.train.run import Options, not_in_memory, run_training
+from upscale.train.sources import Mixed
 from upscale.train.validate import examples
 from upscale.weights import store
 
@@ -340,6 +341,10 @@ def test_a_run_on_a_mix_tells_about_it_and_resumes(tmp_path) -> None:
     lines: list[str] = []
     (whole, told), (parts, _) = run("whole", say=lines.append), run("parts")
     assert lines[0] == "6 pictures from 0.25 photos, 0.75 scans (pairs)"
+    data = resolve(spec, tmp_path, config=config)
+    some = Mixed([pictures_of(part, config, cache, quiet) for cache, part in
+                  zip((0, 1 << 30), data.train.datasets, strict=True)])  # fmt: skip
+    assert not_in_memory(Pairs(some, config)) == ", 3 of them read from where they are at each use"
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert told["training"]["dataset"] == "0.25 photos, 0.75 scans (pairs)"
     assert (told["training"]["pictures"], told["training"]["pairs"]) == (6, 3)
@@ -354,9 +359,11 @@ def test_a_run_on_a_mix_tells_about_it_and_resumes(tmp_path) -> None:
 
 def test_a_run_on_pairs_alone_is_validated_on_them(tmp_path) -> None:
     pairs_in(tmp_path / "scans")
-    config = replace(CONFIG, batch=2, iterations=2, holdout=1)
+    config = replace(CONFIG, batch=2, iterations=2, holdout=1, drawings=0.5)
+    told: list[str] = []
     path = run_training(config, tmp_path / "scans", tmp_path / "run", device="cpu", net=SMALL,
-                        options=Options(validate_every=2))  # fmt: skip
+                        options=Options(validate_every=2), say=told.append)  # fmt: skip
+    assert "--drawings 0.5 changes no example: pairs are used as they are" in told
     assert "| small pictures by | whoever made the pairs |" in path.with_suffix(".md").read_text()
     assert list((tmp_path / "run/samples").iterdir())
     record = checkpoint.newest(tmp_path / "run", quiet)[2]

@@ -55,10 +55,11 @@ class Reporter:
         if self.live:
             self._work = self.live.add_task(_short(name), total=None)
 
-    def step(self, done: int, of: int) -> None:
-        """`done` of `of` parts of the piece of work are finished."""
+    def step(self, done: int, of: int, name: str = "") -> None:
+        """`done` of `of` parts of the piece of work, now called `name`, are finished."""
         if self.live and self._work is not None:
-            self.live.update(self._work, completed=done, total=of)
+            called = {"description": _short(name)} if name else {}
+            self.live.update(self._work, completed=done, total=of, **called)
 
     def picture(self, name: str, done: int, of: int) -> None:
         """`done` of `of` steps of one of several pictures are finished; for several threads."""

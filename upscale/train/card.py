@@ -10,15 +10,8 @@ from typing import Any
 from upscale import __version__, methods
 from upscale.diffusion.process import describe
 from upscale.train.data import exact
-from upscale.train.log import explained
+from upscale.train.log import METRICS, explained
 from upscale.train.state import Run
-
-_METRICS = {
-    "loss": "loss on fixed noise",
-    "lpips": "LPIPS (alex)",
-    "psnr": "PSNR in dB",
-    "consistency": "Consistency (x1e-5)",
-}
 
 
 def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str = "") -> dict:
@@ -112,7 +105,7 @@ def card(name: str, metadata: dict[str, Any], best: dict[str, float]) -> str:
     if best:
         lines += [
             f"Best on held-out pictures, after {best['iteration']:,.0f} iterations:",
-            *(f"- {title} {best[key]:.4g}" for key, title in _METRICS.items() if key in best),
+            *(f"- {title} {best[key]:.4g}" for key, title in METRICS.items() if key in best),
             "",
         ]
     lines += ["## Settings", "", "```"]

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,18 +92,17 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def std_of(folder: Path) -> float | None:
-    """The residual's standard deviation that a run in `folder` began with; None without one.
-
-    From the newest header that can be read: that it was measured once keeps a run what it is.
-    """
+def record_of(folder: Path) -> dict[str, Any]:
+    """The newest record in a folder that can be read, without its tensors; {} where none can."""
     for path in reversed(_numbered(folder)):
         try:
             with safe_open(path, "pt") as file:
-                return float(json.loads(file.metadata()["record"])["config"]["std"])
+                record = json.loads(file.metadata()["record"])
+            if isinstance(record["config"], dict):
+                return record
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             continue  # `newest` names it
-    return None
+    return {}
 
 
 def _digest(state: dict[str, Tensor], record: str = "") -> str:

@@ -17,7 +17,8 @@ _RUN, _PICTURES, _NETWORK, _LOSS = "Run", "Pictures", "Network", "Loss"
 _OPTIMISER, _QUALITY, _DISTILLATION = "Optimiser", "Image quality loss", "Distillation"
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """A setting's option."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -113,7 +114,8 @@ class TrainConfig:
     antithetic: bool = _set(_LOSS, False, "Draw noise levels in pairs, u and 1 - u.")
 
     learning_rate: float = _set(_OPTIMISER, 4e-4, "Highest step size of the optimiser.")
-    warmup: int = _set(_OPTIMISER, 200, "Iterations over which the step size rises.")
+    warmup: int = _set(_OPTIMISER, 200, "Iterations over which the step size rises; a "
+        "tenth of the run at most.")
     final_learning_rate: float = _set(_OPTIMISER, 2e-5, "Step size at the end of the run.")
     schedule: str = _set(_OPTIMISER, "cosine", "Course of the step size after the warm-up.",
         choices=("cosine", "constant", "steps"))
@@ -193,7 +195,7 @@ class TrainConfig:
             yield "--whole is an augmented crop: give it or --crop, not both"
         for name in ("batch", "quality_batch") if self.quality_loss_from else ("batch",):
             if (count := getattr(self, name)) % self.accumulate:
-                yield f"--accumulate {self.accumulate} does not divide {_flag(name)} {count} evenly"
+                yield f"--accumulate {self.accumulate} does not divide {flag(name)} {count} evenly"
         if self.beta2 >= 1:
             yield f"--beta2 must be in 0 to 1, not {self.beta2}"
         if self.distill:
@@ -203,7 +205,7 @@ class TrainConfig:
             for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
                 if getattr(self, name) != getattr(TrainConfig, name):
                     yield (
-                        f"{_flag(name)} is for methods that enlarge a picture; --method "
+                        f"{flag(name)} is for methods that enlarge a picture; --method "
                         f"{self.method} learns from noise alone: leave it out"
                     )
 

@@ -18,7 +18,7 @@ from upscale.image.folders import pictures_of as pictures_in
 from upscale.train.catalogue import DATASETS, Part
 from upscale.train.config import TrainConfig
 from upscale.train.crops import AREA_WEIGHED, smallest_side
-from upscale.train.pictures import Pair, Streamed, headers, load
+from upscale.train.pictures import OnRead, Pair, Streamed, headers, load, unseen
 from upscale.train.sources import Files, Items, Mixed, Say, chosen, find, joined
 
 MANY = 20_000  # files whose headers are not read where nothing depends on their sizes
@@ -208,7 +208,7 @@ def instructions(name: str, root: Path, missing: Sequence[str]) -> str:
 
 
 def pictures_of(
-    items: Items, config: TrainConfig, cache: int, say: Say
+    items: Items, config: TrainConfig, cache: int, say: Say, on_read: OnRead = unseen
 ) -> list[np.ndarray | Pair] | Streamed | Mixed:
     """The pictures of a run: decoded in memory if `cache` bytes hold them, else read at each use.
 
@@ -218,7 +218,7 @@ def pictures_of(
     if isinstance(items, Mixed):
         parts = []
         for part in items.datasets:
-            parts.append(pictures_of(part, config, cache, say))
+            parts.append(pictures_of(part, config, cache, say, on_read))
             if isinstance(parts[-1], list):
                 cache -= sum(picture.nbytes for picture in parts[-1])
         return Mixed(parts)
@@ -228,12 +228,12 @@ def pictures_of(
     weighed = config.crop in AREA_WEIGHED and not config.whole
     if len(items) > MANY and not weighed and not items.inputs:
         return Streamed(items, smallest)
-    kept, areas = headers(items, say, smallest)
+    kept, areas = headers(items, say, smallest, on_read)
     good = chosen(items, kept)
     found: list[np.ndarray | Pair] | Streamed
     each = 3 * (1 + 1 / items.scale**2) if items.inputs else 3  # bytes of a pixel
     if each * int(areas.sum()) <= cache:
-        found = load(good, say, smallest)
+        found = load(good, say, smallest, on_read)
     else:
         found = Streamed(good, smallest, areas)
     if not len(found):

@@ -24,6 +24,12 @@ from upscale.machine import peak_memory
 EVERY = 20  # iterations
 # Upper ends of the noise levels that losses are kept apart by; sigma is noise over signal.
 LEVELS = (0.02, 0.1, 0.5, 2.0, 10.0, math.inf)
+METRICS = {  # of a validation
+    "loss": "loss on fixed noise",
+    "lpips": "LPIPS (alex)",
+    "psnr": "PSNR in dB",
+    "consistency": "Consistency (x1e-5)",
+}
 LEVEL_NAMES = tuple(f"sigma<{level:g}" for level in LEVELS)
 
 

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from upscale.errors import NumericalError, OutOfMemory
 from upscale.machine import is_out_of_memory
-from upscale.train import dist
+from upscale.train import dist, plot
 from upscale.train.data import Batch
 from upscale.train.feed import feed
 from upscale.train.log import Log
 from upscale.train.state import Run
+
+FIRST_LOOK = 100  # the iteration of the first validation, if not before
 
 
 @dataclass
@@ -78,8 +80,9 @@ def train(
 ) -> bool:
     """Run until the last iteration, `max_minutes` or `should_stop`; True when all is done.
 
-    A checkpoint is written every `save_minutes` and at the end. validate: called every
-    `validate_every` iterations and at the end. Raises NumericalError, OutOfMemory, DiskFull.
+    A checkpoint is written every `save_minutes` and at the end, if anything was learnt. validate:
+    called every `validate_every` iterations, at FIRST_LOOK and at the end. Raises NumericalError,
+    OutOfMemory, DiskFull.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = log or Log(folder)
@@ -88,7 +91,7 @@ def train(
     coming = feed(run.pairs, run.shares, run.iteration, last, workers, run.device)
     while run.iteration < last:
         clock.tick()
-        if clock.save:
+        if clock.save and run.iteration:
             run.save(folder, log)
         if clock.stop:
             break
@@ -103,14 +106,23 @@ def train(
             if log.due(run.iteration, last):
                 log.write(run.iteration, run.images_seen, speed)
             on_progress(Progress(run.iteration, last, parts["loss"], run.images_seen, speed))
-        if validate and validate_every and run.iteration % validate_every == 0:
+        early = run.iteration == min(FIRST_LOOK, validate_every)
+        if validate and validate_every and (early or run.iteration % validate_every == 0):
             run.validated = run.iteration
             validate(run, log)
+            _drawn(run, log)
     if validate and run.iteration >= last and run.validated != run.iteration:
         run.validated = run.iteration
         validate(run, log)
-    run.save(folder, log)
+    if run.iteration:
+        run.save(folder, log)
+        _drawn(run, log)
     return run.iteration >= last
+
+
+def _drawn(run: Run, log: Log) -> None:
+    if run.world.first:
+        plot.draw(log.path)
 
 
 def _stepped(run: Run, batches: Sequence[Batch], folder: Path) -> tuple[dict[str, float], Tensor]:

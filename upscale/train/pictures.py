@@ -21,6 +21,12 @@ from upscale.image.folders import Size, fitting
 from upscale.train.sources import Files, Item, Items, Say
 
 T = TypeVar("T")
+OnRead = Callable[[str, int, int], None]  # (what is done, number of pictures, of how many)
+
+
+def unseen(what: str, done: int, of: int) -> None:
+    """Shows nobody what is read."""
+
 
 MOST_SKIPS = 100  # in a row: then the data are not what they should be
 
@@ -69,9 +75,11 @@ def _small(name: str, size: tuple[int, int], smallest: int) -> InputError:
     return InputError(f"{name}: {size[1]}x{size[0]} is smaller than an example ({smallest})")
 
 
-def load(items: Items, say: Say, smallest: int = 1) -> list[np.ndarray | Pair]:
+def load(
+    items: Items, say: Say, smallest: int = 1, on_read: OnRead = unseen
+) -> list[np.ndarray | Pair]:
     """All pictures in memory; those that cannot be read are named and left out."""
-    found = _each(items, lambda index: decode(items, index, smallest), say)
+    found = _each(items, lambda index: decode(items, index, smallest), say, "decoding", on_read)
     return [picture for picture in found if picture is not None]
 
 
@@ -107,7 +115,9 @@ class Streamed:
         return skipped
 
 
-def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.ndarray]:
+def headers(
+    items: Items, say: Say, smallest: int = 1, on_read: OnRead = unseen
+) -> tuple[list[int], np.ndarray]:
     """(indices of the pictures whose header can be read and is large enough, their areas).
     InputError for a pair whose sizes do not go together."""
 
@@ -120,7 +130,7 @@ def headers(items: Items, say: Say, smallest: int = 1) -> tuple[list[int], np.nd
             small = small[::-1]  # one of the two lies on its side in its file
         return found, small
 
-    found = _each(items, sizes, say)
+    found = _each(items, sizes, say, "looking at sizes", on_read)
     kept = [index for index, size in enumerate(found) if size is not None]
     areas = [math.prod(_used(items[index], *found[index])) for index in kept]
     return kept, np.array(areas, dtype=np.int64)
@@ -133,7 +143,9 @@ def paired(pictures: Sequence[np.ndarray | Pair] | Streamed) -> bool:
     return bool(pictures) and isinstance(pictures[0], Pair)
 
 
-def _each(items: Items, one: Callable[[int], T], say: Say) -> list[T | None]:
+def _each(
+    items: Items, one: Callable[[int], T], say: Say, what: str, on_read: OnRead
+) -> list[T | None]:
     """one(index) of every item, in threads; None where it fails, which is said and counted."""
     number = itertools.count(1)
 
@@ -144,5 +156,12 @@ def _each(items: Items, one: Callable[[int], T], say: Say) -> list[T | None]:
             say(f"skipped ({next(number)}): {error}")
             return None
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(attempt, range(len(items))))
+    found: list[T | None] = []
+    pool = ThreadPoolExecutor()
+    try:
+        for result in pool.map(attempt, range(len(items))):
+            found.append(result)
+            on_read(what, len(found), len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found

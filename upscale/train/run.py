@@ -21,7 +21,7 @@ from upscale.nets.compact import CompactConfig
 from upscale.train import checkpoint, dist
 from upscale.train.adversary import WIDTHS, Adversary
 from upscale.train.card import metadata, write_card
-from upscale.train.config import TrainConfig
+from upscale.train.config import TrainConfig, flag
 from upscale.train.data import Pairs
 from upscale.train.datasets import Data, fingerprint, held_out, of_folder, pictures_of
 from upscale.train.distill import teacher_of
@@ -30,9 +30,10 @@ from upscale.train.log import Log
 from upscale.train.loop import OnProgress, train
 from upscale.train.loss import Judge, QualityLoss, Spec
 from upscale.train.networks import make_net, start
+from upscale.train.pictures import OnRead, unseen
 from upscale.train.sources import Items, Say
 from upscale.train.state import Run
-from upscale.train.validate import Validator, examples
+from upscale.train.validate import Validator, examples, trained_on
 from upscale.weights import store
 
 CACHE = 8 << 30  # bytes of decoded pictures that are kept in memory at most
@@ -71,15 +72,18 @@ def run_training(
     names_from: Path | None = None,
     say: Say = lambda line: None,
     on_progress: OnProgress = lambda progress: None,
+    on_read: OnRead = unseen,
     should_stop: Callable[[], bool] = lambda: False,
     net: CompactConfig | None = None,
     options: Options | None = None,
-) -> Path:
-    """Train, or go on training, in folder `output`; returns its weights file.
+    command: dict[str, Any] | None = None,
+) -> Path | None:
+    """Train, or go on training, in folder `output`; returns its weights file, or None where it was
+    stopped before anything was learnt.
 
     names_from: a text file of picture names (one a line) that the run is limited to.
     init: weights (name or file) to start from, or another run's folder; else the teacher's if there
-    is one. net: sizes of the network.
+    is one. net: sizes of the network. command: kept in the checkpoints, for who resumes by them.
     Raises UsageError, InputError, WeightsError.
     """
     options = options or Options()
@@ -91,8 +95,10 @@ def run_training(
         if isinstance(dataset, Path):
             data = of_folder(dataset, names, config)
         if config.std == 0:  # it was measured when the run began
-            config = replace(config, std=checkpoint.std_of(output) or 0.0)
-        run, validation = prepared(config, data, world, dtype, options, say, init, net)
+            began = checkpoint.record_of(output).get("config", {})
+            config = replace(config, std=began.get("std", 0.0))
+        run, validation = prepared(config, data, world, dtype, options, say, init, net, on_read)
+        run.command = command or {}
         log = Log(output, options.tensorboard and world.first)
         if world.first:
             held.enter_context(alone(output))
@@ -110,6 +116,8 @@ def run_training(
             )  # fmt: skip
         finally:
             log.close()
+        if not run.iteration:
+            return None
         state = run.weights()
         if world.first:
             described = _described(run, data)
@@ -146,6 +154,7 @@ def prepared(
     say: Say,
     init: str | None = None,
     sizes: CompactConfig | None = None,
+    on_read: OnRead = unseen,
 ) -> tuple[Run, Items | None]:
     """(a run at its beginning, the pictures to validate on)."""
     teacher = None
@@ -157,9 +166,13 @@ def prepared(
         say(f"learning from {teacher.name}, {steps}")
     items, apart = held_out(data.train, config.holdout)
     cache = default_cache(world) if options.cache is None else options.cache
-    pairs = Pairs(pictures_of(items, config, cache, say), config)
-    kept = ", read from where they are at each use" if pairs.streamed else ""
-    say(f"{counted(len(pairs.pictures), 'picture')} from {data.label}{kept}")
+    pairs = Pairs(pictures_of(items, config, cache, say, on_read), config)
+    count = counted(len(pairs.pictures), "picture")
+    say(f"{count} from {data.label}{not_in_memory(pairs)}")
+    if pairs.paired == len(pairs.pictures):
+        for name in ("degradation", "drawings"):
+            if (value := getattr(config, name)) != getattr(TrainConfig, name):
+                say(f"{flag(name)} {value} changes no example: pairs are used as they are")
     if spec_of(config).std == 0:
         config = replace(config, std=estimate_std(pairs))
         say(f"standard deviation of the residual: {config.std}")
@@ -190,6 +203,13 @@ def prepared(
     return run, apart or data.validation
 
 
+def not_in_memory(pairs: Pairs) -> str:
+    """Which pictures are not in memory."""
+    count = sum(map(len, pairs.streamed))
+    which = f", {count:,} of them" if count < len(pairs.pictures) else ","
+    return f"{which} read from where they are at each use" if count else ""
+
+
 def default_cache(world: dist.World) -> int:
     """CACHE, but no more than half of the memory that is free, for all processes of a machine."""
     free = available_memory(torch.device("cpu"))
@@ -203,14 +223,16 @@ def _described(run: Run, data: Data) -> dict[str, Any]:
 def _validator(
     run: Run, items: Items | None, data: Data, path: Path, options: Options, say: Say
 ) -> Validator | None:
-    """What measures the run from time to time, if there are pictures for it."""
+    """What measures the run from time to time."""
     if not options.validate_every:
         return None
     if items is None:
-        say("no validation: give --validation DIR or --holdout N for it")
-        return None
-    best = path.with_name(f"{path.stem}-best.safetensors")
-    pairs = examples(items, run.config, say)
+        say("validation on pictures that are trained on; --holdout N or --validation DIR takes "
+            "others, and keeps the weights that are best there")  # fmt: skip
+        best, pairs = None, trained_on(run.pairs)
+    else:
+        best = path.with_name(f"{path.stem}-best.safetensors")
+        pairs = examples(items, run.config, say)
     return Validator(pairs, run.config, path.parent, best, lambda run: _described(run, data), say)
 
 

@@ -22,7 +22,7 @@ from upscale.diffusion.process import CosineLaw, LogSNRLaw
 from upscale.errors import NumericalError, UsageError
 from upscale.train import checkpoint, dist
 from upscale.train.chance import Chance, antithetic, shared
-from upscale.train.config import SMALLEST, TrainConfig
+from upscale.train.config import SMALLEST, TrainConfig, flag
 from upscale.train.data import Batch, Pairs, exact
 from upscale.train.datasets import data_difference
 from upscale.train.distill import Teacher
@@ -92,6 +92,7 @@ class Run:
         self.best: dict[str, float] = {}
         self.validated = -1  # the iteration of the last validation
         self.data = ""  # fingerprint of the pictures
+        self.command: dict[str, Any] = {}  # what resumes the run beside its config
         self.paired = pairs.paired
         self.once = methods.get(config.method).single
         laws = {"logsnr": LogSNRLaw(), "cosine": CosineLaw(spec.process.sigma_max)}
@@ -110,13 +111,18 @@ class Run:
         record: dict[str, Any] = {}
         if found is not None:
             iteration, state, record = found
+            before = {**TrainConfig().to_dict(), **record["config"]}
             free = _FREE - {"iterations"} if self.config.progressive else _FREE  # its rounds
-            if changed := set(self.config.differences(record["config"])) - free:
+            if changed := set(self.config.differences(before)) - free:
                 names = ", ".join(sorted(changed))
+                was = ", ".join(f"{flag(name)} {before[name]}" for name in sorted(changed))
                 raise UsageError(
-                    f"{folder} holds a run with other settings ({names}): "
-                    "give those again, or another --output"
+                    f"{folder} holds a run with other settings ({names}): it has {was}. Give those "
+                    f"again, or go on from it elsewhere: --init {folder} --output ANOTHER"
                 )
+            for name in self.config.differences(before):
+                now = getattr(self.config, name)
+                say(f"{flag(name)} {now} from now on, was {before[name]}")
             own, given = (of.get("sha256") for of in (record.get("teacher", {}), self.taught))
             if own != given:
                 raise UsageError(
@@ -135,6 +141,8 @@ class Run:
             if self.adversary:
                 self.adversary.unpack(state)
             say(f"resuming from iteration {self.iteration} in {folder}")
+            if self.iteration >= self.config.iterations:
+                say(f"all {self.config.iterations} iterations are done: --iterations takes more")
         if log is not None:
             log.resume(record.get("log", {}), self.iteration)
 
@@ -162,6 +170,7 @@ class Run:
             "validated": self.validated,
             "data": self.data,
             "paired": self.paired,
+            "command": self.command,
             "log": log.state() if log else {},
         }
         state = checkpoint.pack(self.net, self.ema, self.optimiser, keep=self.world.first)

@@ -28,9 +28,9 @@ from upscale.pipeline.plan import Stage
 from upscale.pipeline.sampling import Sampling, run_stage
 from upscale.train.config import TrainConfig
 from upscale.train.crops import aligned, plain, smallest_side
-from upscale.train.data import Batch, exact, quantised
+from upscale.train.data import Batch, Pairs, exact, quantised
 from upscale.train.degrade import KINDS
-from upscale.train.log import Log
+from upscale.train.log import METRICS, Log
 from upscale.train.loss import Spec, score_loss
 from upscale.train.pictures import Pair, decode
 from upscale.train.sources import Items, Say
@@ -59,6 +59,13 @@ def examples(items: Items, config: TrainConfig, say: Say) -> list[tuple[Tensor, 
     return found
 
 
+def trained_on(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+    """The same of a run's own pictures."""
+    pictures = pairs.pictures
+    indices = range(0, len(pictures), max(1, len(pictures) // COUNT))[:COUNT]
+    return [_example(pictures[i], pairs.config, number) for number, i in enumerate(indices)]
+
+
 def _example(picture: np.ndarray | Pair, config: TrainConfig, index: int) -> tuple[Tensor, Tensor]:
     """(truth, small version): the picture's own, or as the run makes them."""
     if isinstance(picture, Pair):
@@ -77,13 +84,14 @@ class Validator:
     (input, result, truth) and keeps the weights that are best so far in LPIPS. Of a network without
     a condition: the loss, and pictures that it draws.
 
-    best: the file of these weights; describe: a run's metadata. Every process must call it.
+    best: the file of these weights; None: of pictures that are trained on none are best. describe:
+    a run's metadata. Every process must call it.
     """
 
     pairs: Sequence[tuple[Tensor, Tensor]]
     config: TrainConfig
     folder: Path
-    best: Path
+    best: Path | None
     describe: Callable[[Run], dict[str, Any]]
     say: Say
 
@@ -98,10 +106,10 @@ class Validator:
         if run.world.first:
             values, pictures = self.measure(run, state)
             log.validation(run.iteration, run.images_seen, values)
-            self._sheet(run.images_seen, pictures)
-            numbers = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-            self.say(f"validation after {run.images_seen} pictures: {numbers}")
-            if _better(values, run.best):
+            sheet = self._sheet(run.images_seen, pictures)
+            numbers = ", ".join(f"{METRICS[name]} {value:.4g}" for name, value in values.items())
+            self.say(f"validation at iteration {run.iteration}: {numbers}; see {sheet}")
+            if self.best and _better(values, run.best):
                 run.best = {"iteration": run.iteration, **values}
                 store.save(self.best, state, self.describe(run), half=True)
         run.best = run.world.agreed(run.best)
@@ -142,11 +150,12 @@ class Validator:
         sr = run_stage(model, lr.to(run.device), stage, sampling)[0].float().cpu()
         return (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
 
-    def _sheet(self, images_seen: int, rows: list[list[Tensor]]) -> None:
+    def _sheet(self, images_seen: int, rows: list[list[Tensor]]) -> Path:
         """A line per picture: input, result, truth."""
         sheet = torch.cat([torch.cat(row, 2) for row in rows[:ON_SHEET]], 1)
         path = self.folder / "samples" / f"{images_seen:010d}.png"
         write(Picture(_picture(sheet).numpy()), path, overwrite=True)
+        return path
 
 
 @torch.no_grad()

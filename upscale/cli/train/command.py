@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +37,7 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.train.lists import listed, planned
-from upscale.errors import InputError
+from upscale.errors import InputError, UsageError
 from upscale.train.catalogue import usual_settings
 from upscale.train.config import TrainConfig
 from upscale.train.recipes import RECIPES, settings_of
@@ -43,7 +46,10 @@ if TYPE_CHECKING:
     from upscale.train.datasets import Data
     from upscale.train.loop import Progress
 
-LINE_EVERY = 100  # iterations, where there is no bar
+# where there is no bar, a line comes after so many iterations, and after so many seconds
+LINE_EVERY, SECONDS = 100, 3.0
+# what a run's checkpoints hold for --resume, beside its config
+KEPT = ("data", "names_from", "validation", "validate_every", "name")
 
 
 def _recipe_names(
@@ -67,10 +73,13 @@ _OPTIONS = [
              "given overrides them."),
     option("--list", "list_", is_flag=True, group="Run", help="Show datasets and recipes."),
     option("--output", metavar="DIR", type=ANY_PATH, group="Run",
-        show_default="runs/ and the name of the weights",
+        show_default="runs/ and the name of the recipe, or METHOD-DOMAIN",
         help="Folder of the run: checkpoints, metrics.jsonl, samples, the weights and their card."),
     option("--name", metavar="NAME", group="Run", expert=True,
-        show_default="the recipe, or METHOD-DOMAIN", help="Name of the weights file."),
+        show_default="my- and the recipe, or METHOD-DOMAIN", help="Name of the weights file."),
+    option("--resume", metavar="DIR", type=ANY_PATH, group="Run",
+        help="Go on with the run in this folder, with its settings and pictures. Options given "
+             "again override them. --output DIR alone does the same."),
     option("--init", metavar="WEIGHTS", shell_complete=weights_names, group="Run",
         help="Weights to start from (a name, a file or hf:...). With several, separated by commas, "
              "what the first lack comes from the next. The folder of a run gives its network, "
@@ -124,21 +133,26 @@ _OPTIONS = [
 def command(dataset: str | None, output: str | None, **options: Any) -> int:
     """Train weights from pictures.
 
-    Running the same command again resumes from the last checkpoint in --output. Ctrl-C and SIGTERM
-    save a checkpoint first; after SIGTERM the exit code is 0. The path of the weights goes to
-    standard output. For several processes: torchrun --nproc-per-node N -m upscale train ...
+    Running the same command again, or --resume and the folder of the run, resumes from its last
+    checkpoint. Ctrl-C and SIGTERM save a checkpoint first; after SIGTERM the exit code is 0. The
+    path of the weights goes to standard output. For several processes: torchrun --nproc-per-node N
+    -m upscale train ...
     """
     if options["list_"]:
         listed()
         return 0
     recipe = options["recipe"]
+    record = _begun(dataset or recipe, output, options["resume"])
+    output, began = options["resume"] or output, record.get("command", {})
+    options |= {key: began[key] for key in KEPT if key in began and not _given(key)}
     settings = settings_of(recipe) if recipe else {}
-    dataset = dataset or (RECIPES[recipe].dataset if recipe else "")
+    dataset = dataset or (RECIPES[recipe].dataset if recipe else "") or began.get("dataset", "")
     if not dataset:
         raise click.UsageError("Missing option '--dataset'.")
-    config = _config(dataset, settings, options)
-    name = options["name"] or recipe or f"{config.method}-{config.domain}"
-    output = output or str(Path("runs") / name)
+    config = _config(dataset, record.get("config", {}) | settings, options)
+    usual = recipe or f"{config.method}-{config.domain}"
+    name = options["name"] or f"my-{usual}"  # which no bundled file is called
+    output = output or str(Path("runs") / (options["name"] or usual))
     if options["dry_run"]:
         planned(config, dataset, lambda say: _data(dataset, config, options, say), name, options)
         return 0
@@ -152,24 +166,63 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
             validation=path_of(options["validation"]),
             **some(options, "save_minutes", "workers", "validate_every", "tensorboard", "strategy"),
         )
-        path = run_training(
-            config,
-            _data(dataset, config, options, reporter.note),
-            Path(output),
-            name=name,
-            say=lambda line: reporter.note(
-                line.replace("\n", "\\n")
-            ),  # names may hold ends of lines
-            on_progress=_shown(reporter, config),
-            should_stop=stop,
-            options=how,
-            **some(options, "init", "device", "dtype", "max_minutes"),
-        )
+        shown = _Shown(reporter, config, stop)
+        data = _data(dataset, config, options, reporter.note)
+        path = None
+        with suppress(KeyboardInterrupt):  # `shown` raises it while pictures are read
+            path = run_training(
+                config,
+                data,
+                Path(output),
+                name=name,
+                # names may hold ends of lines
+                say=lambda line: reporter.note(line.replace("\n", "\\n")),
+                on_progress=shown,
+                on_read=shown.reading,
+                should_stop=stop,
+                options=how,
+                command={key: options[key] for key in KEPT} | {"dataset": dataset, "name": name},
+                **some(options, "init", "device", "dtype", "max_minutes"),
+            )
     if not _rank():
-        if stop.signal is not None:
-            click.echo(f"Stopped; the same command resumes from there. Saved in {output}", err=True)
-        click.echo(str(path))
+        if path is None:
+            click.echo("Stopped before anything was learnt; no file has changed.", err=True)
+        elif stop.signal is not None:
+            again = f"`diffsr train --resume {shlex.quote(output)}`"
+            click.echo(f"Stopped; {again} or the same command goes on from there.", err=True)
+        if path is not None:
+            click.echo(str(path))
     return 130 if stop.signal == signal.SIGINT else 0
+
+
+def _begun(what: str | None, output: str | None, resume: str | None) -> dict[str, Any]:
+    """The record of the run that is to go on where its folder alone is given, else {}. UsageError.
+
+    what: the dataset or recipe that is given.
+    """
+    if resume and output and Path(resume) != Path(output):
+        raise UsageError(f"--resume {resume}: the run goes on there; leave --output out")
+    if not (resume or (output and not what)):
+        return {}
+    from upscale.train.checkpoint import record_of
+
+    folder = Path(resume or output)
+    record = record_of(folder)
+    if not record:
+        raise UsageError(
+            f"{folder} holds no run that could go on (no checkpoint in it); give --dataset or "
+            "--recipe with --output to begin one there"
+        )
+    if not what and "dataset" not in record.get("command", {}):
+        raise UsageError(f"{folder}: an older diffsr began this run; name its --dataset too")
+    known = {name: record["config"][name] for name in _SETTINGS if name in record["config"]}
+    return record | {"config": known}
+
+
+def _given(name: str) -> bool:
+    """Whether an option was given, on the command line or by the environment."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def _rank() -> int:
@@ -194,9 +247,7 @@ def _data(
 def _config(dataset: str, recipe: dict[str, Any], options: dict[str, Any]) -> TrainConfig:
     """What is given, before the recipe, before what the papers do with the dataset, before the
     defaults. Raises UsageError."""
-    ctx = click.get_current_context()
-    by_user = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    given = {name: options[name] for name in _SETTINGS if ctx.get_parameter_source(name) in by_user}
+    given = {name: options[name] for name in _SETTINGS if _given(name)}
     if options["scale"]:
         fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), options["scale"])
         given = fixed | given
@@ -232,20 +283,49 @@ class _Stop:
             signal.signal(number, handler)
 
 
-def _shown(reporter: Reporter, config: TrainConfig) -> Callable[[Progress], None]:
-    """Progress in pictures seen, as a bar with the time left or as a line now and then."""
-    reporter.begin("training")
-    whole = config.images
+class _Shown:
+    """Progress in pictures, as a bar with the time left or as a line now and then."""
 
-    def show(progress: Progress) -> None:
-        reporter.step(progress.images_seen, whole)
-        if progress.iteration % LINE_EVERY == 0 or progress.iteration == progress.iterations:
-            left = max(0, whole - progress.images_seen)
-            minutes = left / max(progress.images_per_second, 1e-9) / 60
-            reporter.line(
-                f"iteration {progress.iteration} of {progress.iterations}, "
-                f"loss {progress.loss:.4f}, {progress.images_seen} pictures seen, "
-                f"{progress.images_per_second:.1f} pictures/s, {minutes:.0f} min left"
-            )
+    def __init__(self, reporter: Reporter, config: TrainConfig, stop: _Stop) -> None:
+        self.reporter, self.whole, self.stop = reporter, config.images, stop
+        self.doing, self.told = "", time.monotonic()
 
-    return show
+    def reading(self, what: str, done: int, of: int) -> None:
+        """Before the training. Raises KeyboardInterrupt where a signal came."""
+        if self.stop():
+            raise KeyboardInterrupt
+        self._show(what, done, of)
+        self._line(f"{what}: {done:,} of {of:,} pictures")
+
+    def __call__(self, progress: Progress) -> None:
+        speed = progress.images_per_second
+        left = duration(max(0, self.whole - progress.images_seen) / max(speed, 1e-9))
+        self._show("training", progress.images_seen, self.whole, f", {speed:.3g} pictures/s")
+        self._line(
+            f"iteration {progress.iteration} of {progress.iterations}, loss {progress.loss:.4f}, "
+            f"{progress.images_seen} pictures seen, {speed:.3g} pictures/s, {left} left",
+            progress.iteration in (1, 10, progress.iterations)
+            or progress.iteration % LINE_EVERY == 0,
+        )
+
+    def _show(self, what: str, done: int, of: int, more: str = "") -> None:
+        if what != self.doing:
+            self.reporter.end()
+            self.reporter.begin(what)
+            self.doing = what
+        self.reporter.step(done, of, what + more)
+
+    def _line(self, text: str, due: bool = False) -> None:
+        if due or time.monotonic() - self.told > SECONDS:
+            self.told = time.monotonic()
+            self.reporter.line(text)
+
+
+def duration(seconds: float) -> str:
+    """For people: 40 s, 12 min, 3.5 h, 2.1 days."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
