@@ -233,12 +233,10 @@ def test_a_reader_that_goes_away_is_no_fault(env, tmp_path):
     assert b"Broken" not in err
 
 
-def _on_a_terminal(env, cwd, *args) -> tuple[int, str]:
+def on_a_terminal(command: list[str], env, cwd) -> tuple[int, str]:
     """Exit code and what a terminal shows, stdout included."""
     parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [*FAKE, *args], env=env, cwd=cwd, stdin=child, stdout=child, stderr=child
-    )
+    process = subprocess.Popen(command, env=env, cwd=cwd, stdin=child, stdout=child, stderr=child)
     os.close(child)
     shown = b""
     while select.select([parent], [], [], 20)[0]:
@@ -258,25 +256,25 @@ def test_bar_on_a_terminal_and_its_colours(env, tmp_path):
     picture(tmp_path / "b.png")
     base = {**env, "TERM": "xterm-256color", "FAKE_SLEEP": "0.05", "COLUMNS": "100"}
     base.pop("NO_COLOR", None)
-    code, shown = _on_a_terminal(base, tmp_path, "a.png", "b.png")
+    code, shown = on_a_terminal([*FAKE, "a.png", "b.png"], base, tmp_path)
     assert code == 0
     assert "pictures" in shown
     assert "a_x4.png" in shown
     assert "\x1b[3" in shown or "\x1b[38;" in shown
     plain = {**base, "NO_COLOR": "1"}
-    code, shown = _on_a_terminal(plain, tmp_path, "a.png", "b.png", "--overwrite")
+    code, shown = on_a_terminal([*FAKE, "a.png", "b.png", "--overwrite"], plain, tmp_path)
     assert "\x1b[3" not in shown
-    code, shown = _on_a_terminal({**base, "TERM": "dumb"}, tmp_path, "a.png", "--overwrite")
+    code, shown = on_a_terminal([*FAKE, "a.png", "--overwrite"], {**base, "TERM": "dumb"}, tmp_path)
     assert "\x1b[" not in shown
     assert "6x5 to 24x20" in shown
 
 
 def test_no_picture_goes_to_a_terminal(env, tmp_path):
     picture(tmp_path / "a.png")
-    code, shown = _on_a_terminal(env, tmp_path, "a.png", "-o", "-")
+    code, shown = on_a_terminal([*FAKE, "a.png", "-o", "-"], env, tmp_path)
     assert code == 2
     assert "not written to a terminal" in shown
-    code, shown = _on_a_terminal(env, tmp_path, "-")
+    code, shown = on_a_terminal([*FAKE, "-"], env, tmp_path)
     assert code == 2
     assert "which is the terminal" in shown
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.shell_completion import ShellComplete
 from hub_double import REPO, HubDouble
-from test_cli import run
+from test_cli import picture, run
+from test_cli_faults import on_a_terminal
 
 from upscale.cli.main import cli
+from upscale.metrics import perceptual
 from upscale.weights import store
 from upscale.weights.registry import PACKAGE
 
@@ -79,22 +84,29 @@ def test_list(listed) -> None:
     assert (mine["state"], mine["method"], mine["domain"]) == ("remote", "sr3", "photo")
     assert mine["scales"] == {"min": 1, "max": 8} and mine["list"].endswith("own.toml")
     shown = run("weights", "list").stdout.splitlines()
-    columns = ["name", "method", "domain", "input", "scales", "size", "state", "licence"]
+    columns = ["name", "method", "domain", "input", "scales", "default", "size", "state", "licence"]
     assert shown[0].split() == columns
+    default = {line.split()[0]: line.split()[5] for line in shown if "photo " in line}
+    assert (default["ecdp-photo"], default["idm-photo"]) == ("2-4", "5-8")
+    assert (default["sr3-photo"], default["ecdp-photo-real"]) == ("9-16", "2-16")
+    assert default["liif-photo"] == "-" and rows["sr3-photo"]["default"] == [*range(9, 17)]
+    end = shown.index("")  # files of metrics stand apart
+    assert "metrics" in shown[end + 1] and shown[end + 3].split()[0] == "lpips-alex"
     size = f"{store.find('mine').size / 2**20:.1f}"
-    assert shown[-1].split() == [
+    assert shown[end - 1].split() == [
         "mine",
         "sr3",
         "photo",
         "clean",
         "1-8",
+        "-",
         size,
         "MiB",
         "remote",
         "test",
     ]
     run("weights", "pull", "mine")
-    assert "cached" in run("weights", "list").stdout.splitlines()[-1]
+    assert "cached" in run("weights", "list").stdout.splitlines()[end - 1]
 
 
 def test_show(listed, tiny_weights) -> None:
@@ -217,6 +229,71 @@ def test_publish(hub, here, tiny_weights) -> None:
     assert run("weights", "publish", tiny_weights, "../x", code=5).told
     hub.errors["POST"] = (403, {})
     assert "HTTP 403" in run(*args, code=5).told
+
+
+BUNDLED = ("liif-photo", "lpips-alex")
+
+
+@pytest.fixture
+def bare(here, hub_double: HubDouble, monkeypatch) -> HubDouble:
+    """Some weights were published, their entries put into the list, and the package is without."""
+    from upscale.weights import registry
+
+    made = [run("weights", "publish", name, REPO, "-q").stdout for name in BUNDLED]
+    (here / "weights.toml").write_text("\n".join(made))
+    monkeypatch.setattr(registry, "_list_path", lambda: here / "weights.toml")
+    monkeypatch.setenv("DIFFSR_NO_BUNDLED", "1")
+    return hub_double
+
+
+def test_what_publish_prints_makes_a_package_without_weights_work(bare, here, monkeypatch) -> None:
+    named = store.entries()
+    assert [entry.bundled is not None and entry.hub is not None for entry in named.values()] == [
+        True, True]  # fmt: skip
+    assert sorted(bare.files) == [
+        "README.md", "liif-photo.golden.safetensors", "liif-photo.safetensors",
+        "lpips-alex.safetensors",
+    ]  # fmt: skip
+    assert "remote" in run("weights", "list").stdout.splitlines()[1]
+    picture(here / "in.png", (9, 7))
+    assert "diffsr is offline" in run("in.png", "--method", "liif", "--offline", code=5).told
+    bare.served["liif-photo.safetensors"] = b"x" * named["liif-photo"].size
+    assert "its hash is not" in run("in.png", "--method", "liif", code=5).told
+    assert not (here / "in_x4.png").exists() and store.state_of(named["liif-photo"]) == "remote"
+    bare.served.clear()
+    assert "fetching weights, 1241 KiB" in run("in.png", "--method", "liif").stderr
+    assert store.state_of(named["liif-photo"]) == "cached"
+    run("weights", "verify", "--golden", "liif-photo")
+    assert Path(perceptual.weights_file("alex")).is_file()  # a metric's, too
+    monkeypatch.delenv("DIFFSR_NO_BUNDLED")
+    assert "bundled" in run("weights", "list").stdout.splitlines()[1]
+
+
+def test_a_package_without_weights_and_without_a_place_for_them(here, monkeypatch) -> None:
+    picture(here / "in.png", (9, 7))
+    monkeypatch.setenv("DIFFSR_NO_BUNDLED", "1")
+    told = run("in.png", "--method", "liif", code=5).told
+    assert "liif-photo.safetensors is not in this package" in told
+    assert "missing" in run("weights", "list").stdout.splitlines()[1]
+
+
+@pytest.mark.slow
+def test_an_installed_package_whose_files_were_removed(bare, here) -> None:
+    """The copied package as a process of its own, on a terminal: a bar, then no network at all."""
+    site = here / "site"
+    shutil.copytree(PACKAGE, site / "upscale", ignore=shutil.ignore_patterns("bundled", "__pyc*"))
+    shutil.copy(here / "weights.toml", site / "upscale")
+    picture(here / "in.png", (9, 7))
+    env = {**os.environ, "PYTHONPATH": str(site), "HF_ENDPOINT": bare.url, "TERM": "xterm",
+           "HF_HOME": str(here / "home"), "COLUMNS": "100"}  # fmt: skip
+    env.pop("DIFFSR_NO_BUNDLED")
+    command = [sys.executable, "-m", "upscale", "in.png", "--method", "liif"]
+    code, shown = on_a_terminal(command, env, here)
+    assert code == 0 and "weights, KiB" in shown and "in_x4.png" in shown
+    bare.log.clear()
+    again = [*command, "--overwrite", "--offline"]
+    subprocess.run(again, env=env, cwd=here, check=True, capture_output=True)
+    assert not bare.log
 
 
 def test_the_shell_completes_commands_and_names() -> None:

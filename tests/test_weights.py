@@ -131,7 +131,11 @@ def test_an_entry_is_read(listed) -> None:
         ("a.safetensors", "a.pth", r"hub.file must be a \.safetensors file"),
         ('repo = "o/r", ', "", r"hub must be"),
         ('"o/r"', "3", r"hub must be"),
-        ("size = 10", 'size = 10\nbundled = "a.safetensors"', r"only one of them"),
+        (
+            "size = 10",
+            "size = 10\npath = 'a.safetensors'",
+            r"path must be left out: give bundled or",
+        ),
         ("hub = ", "#", r"bundled or hub must be given"),
         ("hub = ", 'bundled = "../a.safetensors" #', r"bundled must be the name"),
     ],

@@ -15,7 +15,7 @@ import click
 from upscale import __version__
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import DEBUG, option
-from upscale.errors import DiffsrError
+from upscale.errors import DiffsrError, HubError
 
 _PACKAGES = (
     "torch", "torchvision", "numpy", "pillow", "pillow-heif", "pypng", "tifffile", "click", "rich",
@@ -112,7 +112,7 @@ def _weights() -> tuple[dict[str, str], bool]:
             found[name] = f"{entry.method} {entry.scales_text()}, checked: {path}"
         except DiffsrError as error:
             found[name] = str(error)
-            damaged |= entry.bundled is not None
+            damaged |= entry.path is None and not isinstance(error, HubError)
     return found, damaged
 
 

@@ -16,7 +16,8 @@ def metric_file(
     name: str, title: str, how: str, variable: str | None, path: str | Path | None = None
 ) -> Path:
     """`path`, else the file that the environment's `variable` names, else the entry `name` of
-    weights.toml if it is on this machine. Raises WeightsError, which says `how` to get one."""
+    weights.toml, which is fetched where neither the package nor the cache has it. Raises
+    WeightsError, which says `how` to get one."""
     source = path or (variable and os.environ.get(variable))
     if source and str(source).startswith("hf:"):
         return store.locate(store.find(source), offline=True)
@@ -27,7 +28,7 @@ def metric_file(
     listed = store.entries().get(name)
     if listed is None:
         raise WeightsError(f"no weights for {title}. {how}")
-    return store.locate(listed, offline=True)
+    return store.locate(listed)
 
 
 def state_of(path: Path) -> dict[str, Tensor]:

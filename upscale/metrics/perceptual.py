@@ -1,8 +1,8 @@
 """LPIPS, the distance that a network trained on photographs sees (Zhang et al. 2018, v0.1).
 
 The only door to `lpips`. That package downloads its trunks unasked; here trunk and heads come
-from one safetensors file, and nothing is ever downloaded: AlexNet's is part of diffsr, VGG's is
-a file of yours.
+from one safetensors file, checked by its sha256: AlexNet's is one of diffsr's own weights, VGG's
+is a file of yours.
 """
 
 from __future__ import annotations

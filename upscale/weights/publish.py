@@ -28,17 +28,19 @@ def bundle(
         raise UsageError(f"{entry.name} names no licence: under which one is it given? --licence")
     content = store.locate(entry).read_bytes()
     state, metadata = store.load(entry)
-    vectors = golden.make(methods.build(state, metadata), max(entry.scales, default=4.0))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / golden.name_for(file)
-        golden.store(vectors, entry.sha256, path)
-        tested = path.read_bytes()
+    made = {file: content}
+    if entry.domain != "metric":  # whose networks are other packages'
+        made[golden.name_for(file)] = _tested(entry, methods.build(state, metadata))
     text = _read(card) if card else _card(entry, metadata, Hub(repo, file=file))
-    return {
-        file: content,
-        golden.name_for(file): tested,
-        "README.md": (_front_matter(licence, entry) + text).encode(),
-    }
+    return made | {"README.md": (_front_matter(licence, entry) + text).encode()}
+
+
+def _tested(entry: store.Entry, model: methods.Model) -> bytes:
+    """The file of its golden vectors."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / golden.name_for(entry.name.replace("/", "-"))
+        golden.store(golden.make(model, max(entry.scales, default=4.0)), entry.sha256, path)
+        return path.read_bytes()
 
 
 def file_of(entry: store.Entry) -> str:
@@ -47,17 +49,23 @@ def file_of(entry: store.Entry) -> str:
 
 
 def listed(entry: store.Entry, hub: Hub, licence: str) -> str:
-    """The table that tells of it in weights.toml. Its card is the repository's until there is one
-    in the documentation."""
+    """The table that tells of it in weights.toml, in place of the one that is there: what is
+    bundled stays so, and a package without it fetches it. Its card is the repository's until
+    there is one in the documentation."""
     scales: Any = [_number(scale) for scale in entry.scales]
     if entry.any_scale:
         scales = f"{{ min = {scales[0]}, max = {scales[1]} }}"
     texts = {"method": entry.method, "net": entry.net or entry.method, "domain": entry.domain}
     last = {"licence": licence, "card": entry.card or f"hf:{hub.repo}"}
-    lines = [f"[weights.{Path(hub.file).stem}]"]
+    lines = [f"[weights.{entry.name if entry.source else Path(hub.file).stem}]"]
     lines += [f"{key} = {_quoted(value)}" for key, value in texts.items()]
+    if entry.shrinks_to:
+        lines.append(f"shrinks_to = {_number(entry.shrinks_to)}")
+    if entry.input != "clean":
+        lines.append(f"input = {_quoted(entry.input)}")
     lines += [f"scales = {scales}", f'sha256 = "{entry.sha256}"', f"size = {entry.size}"]
     lines += [f"{key} = {_quoted(value)}" for key, value in last.items()]
+    lines += [f"bundled = {_quoted(entry.bundled)}"] if entry.bundled else []
     place = {"repo": hub.repo, "revision": hub.revision, "file": hub.file}
     lines += [f"hub = {{ {', '.join(f'{k} = {_quoted(v)}' for k, v in place.items())} }}"]
     return "\n".join(lines) + "\n"
@@ -85,16 +93,16 @@ def _card(entry: store.Entry, metadata: dict[str, Any], hub: Hub) -> str:
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     name = f"hf:{hub.repo}/{hub.file}"
     command = "diffsr generate -o made/" if _generates(entry) else "diffsr in.png"
+    use = f"```bash\n{command} --weights {name}\ndiffsr weights verify --golden {name}\n```\n\n"
     return (
         f"# {Path(hub.file).stem}\n\nWeights for diffsr, a diffusion image upscaler.\n\n"
-        f"```bash\n{command} --weights {name}\ndiffsr weights verify --golden {name}\n```\n\n"
-        f"| | |\n|---|---|\n{table}\n"
+        f"{'' if entry.domain == 'metric' else use}| | |\n|---|---|\n{table}\n"
     )
 
 
 def _generates(entry: store.Entry) -> bool:
     """Whether the weights make pictures from noise alone."""
-    return methods.get(entry.method).unconditional
+    return entry.domain != "metric" and methods.get(entry.method).unconditional
 
 
 def _front_matter(licence: str, entry: store.Entry) -> str:

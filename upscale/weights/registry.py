@@ -17,6 +17,7 @@ from upscale.weights.hub.names import Hub
 
 PACKAGE = Path(__file__).parents[1]
 LIST_VARIABLE = "DIFFSR_WEIGHTS_TOML"
+BARE_VARIABLE = "DIFFSR_NO_BUNDLED"  # as if the package had been made without weights
 _DOMAINS = ("photo", "face", "metric")
 INPUTS = ("clean", "real")
 _PLACES = ("bundled", "hub", "path")
@@ -24,7 +25,8 @@ _PLACES = ("bundled", "hub", "path")
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of weights. Of a listed one exactly one of `bundled`, `hub` and `path` is given."""
+    """One file of weights. In diffsr's list `bundled` or `hub` is given, or both: then a package
+    without the file fetches it. In a list of the user's own it is `hub` or `path`."""
 
     name: str
     method: str
@@ -42,6 +44,14 @@ class Entry:
     hub: Hub | None = None
     path: Path | None = None
     source: Path | None = None  # the list that it stands in
+
+    @property
+    def inside(self) -> Path | None:
+        """Where the file is in the package, if it was installed with it."""
+        if self.bundled is None or os.environ.get(BARE_VARIABLE):
+            return None
+        path = PACKAGE / "bundled" / self.bundled
+        return path if path.is_file() else None
 
     @property
     def loose(self) -> bool:
@@ -188,9 +198,10 @@ def _parse(path: Path, text: str, name: str, raw: Any, own: bool) -> Entry:
         need(key, key not in raw or holds(raw[key]), what)
     places = [key for key in _PLACES if key in raw]
     allowed = ("hub", "path") if own else ("bundled", "hub")
-    choice = f"given, and only one of them: {' or '.join(allowed)}"
-    need(" or ".join(allowed), len(places) == 1, choice)
-    need(places[0], places[0] in allowed, f"left out: give {' and '.join(allowed)}")
+    for key in places:
+        need(key, key in allowed, f"left out: give {' or '.join(allowed)}")
+    choice = f"given, and only one of them: {' or '.join(allowed)}" if own else "given"
+    need(" or ".join(allowed), len(places) == 1 or (places and not own), choice)
     need("card", own or "card" in raw or raw["domain"] == "metric", "given")
     need("scales", bool(raw["scales"]) or raw["domain"] == "metric", "not empty")
     values = {**raw, "scales": scales_of(raw["scales"]), "any_scale": type(raw["scales"]) is dict}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from upscale.weights.file import save as save  # beside `load`, for those who us
 from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
 from upscale.weights.hub.names import Hub, parse
-from upscale.weights.registry import PACKAGE, Entry, entries, scales_of
+from upscale.weights.registry import BARE_VARIABLE, INPUTS, Entry, entries, scales_of
 
 if TYPE_CHECKING:
     import torch
 
+SCALES_TO = 16  # the largest magnification that is told of
 _verified: dict[tuple[str, int, int], str] = {}  # (path, mtime_ns, size) -> sha256
 
 
@@ -89,6 +91,20 @@ def candidates(
         return list(dict.fromkeys(choose(names, scale, domain, one) for one in inputs))
     found = [entry for one in inputs for entry in _listed(names, domain, one)]
     return found or _listed(names, domain)
+
+
+def defaults() -> dict[str, list[int]]:
+    """Name -> the whole magnifications at which a picture of its domain and kind gets these
+    weights, where the user names neither a method nor weights."""
+    from upscale.methods import domains, preferred
+
+    found: dict[str, list[int]] = {}
+    for domain, kind in itertools.product(domains(), INPUTS):
+        if _listed(preferred(domain), domain, kind):
+            for scale in range(2, SCALES_TO + 1):
+                name = choose(preferred(domain), scale, domain, kind).name
+                found.setdefault(name, []).append(scale)
+    return found
 
 
 def hashes(
@@ -192,9 +208,13 @@ def locate(entry: Entry, offline: bool = False, on_bytes: OnBytes | None = None)
     if entry.path is not None:
         changed = "; it changed while diffsr was running: run again"
         return _verify(entry, entry.path, changed if entry.source is None else "; fetch it again")
-    if entry.bundled is not None:
-        return _verify(entry, PACKAGE / "bundled" / entry.bundled, "; install diffsr again")
-    assert entry.hub is not None
+    if (inside := entry.inside) is not None:
+        return _verify(entry, inside, "; install diffsr again")
+    if entry.hub is None:
+        raise WeightsError(
+            f"{entry.name}: {entry.bundled} is not in this package (or {BARE_VARIABLE} is set), "
+            "and weights.toml names no place on the Hub for it; install diffsr with its weights"
+        )
     path = files.cached(entry.hub)
     if path is None:
         try:
@@ -254,11 +274,11 @@ def _only(hub: Hub, found: list[Hub]) -> str:
 
 
 def state_of(entry: Entry) -> str:
-    """bundled, local, cached or remote; asks no network and checks nothing."""
-    if entry.bundled:
+    """bundled, local, cached, remote or missing; asks no network and checks nothing."""
+    if entry.inside:
         return "bundled"
     if entry.hub is None:
-        return "local"
+        return "missing" if entry.bundled else "local"
     return "cached" if files.cached(entry.hub) else "remote"
 
 

@@ -30,6 +30,8 @@ def run_bench(
     from upscale.bench.run import run
     from upscale.bench.score import default_metrics
     from upscale.bench.trials import BenchSettings
+    from upscale.weights.store import find as entry_of
+    from upscale.weights.store import locate
 
     name, folder = testsets.find(options["dataset"], path_of(options["data"]))
     options["dataset_name"] = name
@@ -55,6 +57,8 @@ def run_bench(
         **some(options, "degradation", "domain", "spacing", "consistency", "one_stage", "limit"),
         **some(options, "seed", "samples", "device", "dtype", "offline", "crop"),
     )
+    if "lpips" in metrics:  # a package without weights fetches them now, as it does networks
+        locate(entry_of("lpips-alex"), options["offline"], reporter.fetching)
     try:
         return run(
             folder,

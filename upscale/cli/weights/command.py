@@ -11,7 +11,7 @@ from upscale.cli.help import Group
 from upscale.cli.options import DEBUG, OFFLINE, QUIET, option
 from upscale.cli.progress import Reporter
 from upscale.cli.weights.make import import_, publish
-from upscale.cli.weights.rows import JSON, NAMES, WHICH, cell, described, each
+from upscale.cli.weights.rows import JSON, NAMES, WHICH, described, each, table
 from upscale.errors import UsageError
 
 
@@ -41,21 +41,24 @@ def command() -> None:
 def list_(as_json: bool, debug: bool) -> int:
     """List all named weights.
 
-    The state is bundled (in the package), cached (on this machine), remote (on the Hub; fetched
-    when first used) or local (your own file). You can list your own weights in
+    Where neither --method nor --weights is named, those are used whose column default holds the
+    magnification, for their domain and kind of input. The state is bundled (in the package),
+    cached (on this machine), remote (on the Hub; fetched when first used), local (your own file)
+    or missing (a package without it). You can list your own weights in
     ~/.config/diffsr/weights.toml and in the file that DIFFSR_WEIGHTS_TOML names.
     """
-    from upscale.weights.store import entries, state_of
+    from upscale.weights.store import defaults, entries, state_of
 
-    rows = [described(entry, state_of(entry)) for entry in entries().values()]
+    chosen = defaults()
+    rows = [described(e, state_of(e), chosen.get(e.name, ())) for e in entries().values()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return 0
-    shown = ("name", "method", "domain", "input", "scales", "size", "state", "licence")
-    cells = [[*shown], *([cell(key, row[key]) for key in shown] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip())
+    shown = ("name", "method", "domain", "input", "scales", "default", "size", "state", "licence")
+    click.echo(table([row for row in rows if row["domain"] != "metric"], shown))
+    if metrics := [row for row in rows if row["domain"] == "metric"]:
+        click.echo("\nFiles that only metrics read:")
+        click.echo(table(metrics, ("name", "method", "size", "state", "licence")))
     return 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,23 +49,40 @@ def each(
     return max(codes, default=0)
 
 
-def described(entry: Entry, state: str) -> dict[str, Any]:
-    """An entry as JSON."""
+def described(entry: Entry, state: str, default: Sequence[int] = ()) -> dict[str, Any]:
+    """An entry as JSON. default: the magnifications at which its domain and kind get it."""
     scales: Any = list(entry.scales)
     if entry.any_scale:
         scales = dict(zip(("min", "max"), entry.scales, strict=True))
     return {
         "name": entry.name, "method": entry.method, "net": entry.net, "domain": entry.domain,
-        "input": entry.input,
-        "scales": scales, "size": entry.size, "sha256": entry.sha256, "licence": entry.licence,
+        "input": entry.input, "scales": scales, "default": list(default),
+        "size": entry.size, "sha256": entry.sha256, "licence": entry.licence,
         "card": entry.card, "state": state, "hub": str(entry.hub) if entry.hub else None,
         "list": str(entry.source) if entry.source else None,
     }  # fmt: skip
 
 
+def table(rows: Sequence[dict[str, Any]], shown: Sequence[str]) -> str:
+    """Some columns of rows, aligned."""
+    cells = [[*shown], *([cell(key, row[key]) for key in shown] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """2, 3, 4, 8 -> "2-4,8"."""
+    runs = [list(run) for _, run in groupby(enumerate(numbers), lambda at: at[1] - at[0])]
+    ends = [(run[0][1], run[-1][1]) for run in runs]
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ends)
+
+
 def cell(key: str, value: Any) -> str:
     if key == "size":
         return f"{value / 2**20:.1f} MiB"
+    if key == "default":
+        return _ranges(value) or "-"
     if key == "scales" and isinstance(value, dict):
         return f"{value['min']:g}-{value['max']:g}"
     if key == "scales":
