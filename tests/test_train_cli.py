@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from upscale.train.recipes import RECIPES, settings_of
 from upscale.train.run import spec_of
 from upscale.weights.store import read
 
+QUICK = ["--validate-every", "0"]
 TINY = ["--net", "compact-tiny", "--patch", "32", "--batch", "2", "--warmup", "2", "--scale", "4"]
 
 
@@ -279,6 +281,24 @@ def test_a_dataset_in_its_layout_is_trained_on(here, monkeypatch):
     assert re.search(r"iteration 1 of 2, loss .* pictures/s, \d+ s left\n", told)
     path = here / "runs/sr3-face/my-sr3-face.safetensors"
     assert read(path)[1]["training"]["data_licence"].startswith("CC BY-NC-SA")
+
+
+def test_a_runs_folder_is_weights_and_a_checkpoint_says_how_to_make_them(here):
+    photographs(here / "photos", 2)
+    said("--dataset", "photos", *TINY, "--iterations", 1, "--output", "runs/x y", *QUICK)
+    Image.fromarray(np.full((20, 25, 3), 90, np.uint8)).save("small.png")
+    run("upscale", "small.png", "--weights", "runs/x y", "-o", "a.png")
+    checkpoint = "runs/x y/checkpoint-00000001.safetensors"
+    told = run("upscale", "small.png", "--weights", checkpoint, "-o", "b.png", code=5)
+    (here / "runs/x y/my-sr3-photo.safetensors").unlink()
+    assert "has no weights yet" in run("bench", "--weights", "runs/x y", code=5)
+    command, option = re.search(r"diffsr (.*), then: (.*)", told).groups()
+    run(*shlex.split(command))
+    run("upscale", "small.png", *shlex.split(option), "-o", "b.png")
+    assert (picture_of(Path("a.png")).rgb == picture_of(Path("b.png")).rgb).all()
+    assert "no weights (.safetensors) in this folder" in run(
+        "upscale", "small.png", "--weights", "photos", code=5
+    )
 
 
 def test_the_folder_of_a_run_is_enough_to_go_on(here):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.errors import DamagedWeights, DiskFull, UntrustedWeights, UsageError, WeightsError
-from upscale.weights.file import PICKLES, metadata_of, read
+from upscale.weights.file import PICKLES, header_of, metadata_of, read
 from upscale.weights.file import save as save  # beside `load`, for those who use both
 from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
@@ -30,8 +31,9 @@ _verified: dict[tuple[str, int, int], str] = {}  # (path, mtime_ns, size) -> sha
 
 
 def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | None = None) -> Entry:
-    """The entry of that name, or one made from the own metadata of a local .safetensors file or of
-    a file on the Hub (hf:ORG/REPO[@REVISION]/FILE), which is fetched unless the cache has it."""
+    """The entry of that name, or one made from the own metadata of a local .safetensors file (also
+    that of a training run's folder) or of a file on the Hub (hf:ORG/REPO[@REVISION]/FILE), which is
+    fetched unless the cache has it."""
     text = str(name_or_path)
     if text.startswith("hf:"):
         return _remote(parse(text), offline, on_bytes)
@@ -44,6 +46,8 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
             f"{text}: pickled weights can run code when opened; diffsr reads .safetensors only. "
             f"Convert them: diffsr weights import {text} --method METHOD"
         )
+    if path.is_dir():
+        path = _of_run(path)
     if path.suffix == ".safetensors" or path.is_file() or len(Path(text).parts) > 1:
         return _local(path)
     near = difflib.get_close_matches(text, known, n=1)
@@ -132,9 +136,35 @@ def _listed(names: tuple[str, ...], domain: str, input: str = "clean") -> list[E
     return [e for e in entries().values() if e.method in names and (e.domain, e.input) == wanted]
 
 
+def _of_run(folder: Path) -> Path:
+    """The file in a training run's folder: the last weights, or where there are none the best."""
+    found = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    saved = [path for name, path in found.items() if name.startswith("checkpoint-")]
+    made = [p for name, p in found.items() if not name.startswith(("checkpoint-", "failed-"))
+            and not (name.endswith("-best") and name.removesuffix("-best") in found)]  # fmt: skip
+    if len(made) == 1:
+        return made[0]
+    if made:
+        raise WeightsError(f"{folder} has several weights; name one: {', '.join(map(str, made))}")
+    if saved:
+        raise WeightsError(f"{folder} has no weights yet. {_importing(saved[-1])}")
+    raise WeightsError(f"{folder}: no weights (.safetensors) in this folder")
+
+
+def _importing(checkpoint: Path) -> str:
+    """What to type where a checkpoint of training stands for weights."""
+    target = shlex.quote(f"{checkpoint.stem}-weights.safetensors")
+    return (
+        f"Make them of the checkpoint: diffsr weights import {shlex.quote(str(checkpoint))} "
+        f"-o {target}, then: --weights {target}"
+    )
+
+
 def _local(path: Path) -> Entry:
     """The entry of a file that is not in the list, from the metadata `save` put into it."""
     meta = metadata_of(path)
+    if "method" not in meta and "record" in header_of(path):
+        raise WeightsError(f"{path} holds no weights to use. {_importing(path)}")
     if not _named(meta.get("method")):
         raise WeightsError(
             f"{path}: its header does not say which method it is for; was it saved by diffsr?"
