@@ -251,7 +251,8 @@ def test_two_subjects_from_begin_to_end(browser, tmp_path):
 
 @pytest.mark.parametrize("scale", [1, 1.25, 3])
 def test_pictures_stand_on_device_pixels(launch, tmp_path, scale):
-    """Pixel for pixel, beside each other and whole, whatever the density of the screen."""
+    """One for one, or on a dense screen as many for one as there is room for; beside each other and
+    whole, whatever the density of the screen."""
     study = make_study(tmp_path / "study", size=(70, 61))
     # a screen of this density, not playwright's emulation, which places by CSS pixels
     browser = launch(f"--force-device-scale-factor={scale}", "--window-size=900,700")
@@ -260,12 +261,14 @@ def test_pictures_stand_on_device_pixels(launch, tmp_path, scale):
         person.begin("freeze()")
         boxes = person.pictures()
         assert len(boxes) == 3
+        zoom = round(boxes[0][2] / 61)
+        assert zoom > 1 if scale == 3 else zoom == 1
         for left, top, width, height, own_width, own_height, visibility in boxes:
             assert (own_width, own_height, visibility) == (61, 70, "visible")
-            assert (width, height) == pytest.approx((61, 70), abs=0.1)
+            assert (width, height) == pytest.approx((61 * zoom, 70 * zoom), abs=0.1)
             assert left == pytest.approx(round(left), abs=0.06)
             assert top == pytest.approx(round(top), abs=0.06)
-        assert boxes[1][0] - boxes[0][0] == pytest.approx(61 + 32, abs=0.1)
+        assert boxes[1][0] - boxes[0][0] == pytest.approx(61 * zoom + 32, abs=0.1)
         assert len({round(box[1]) for box in boxes}) == 1
         # what is painted is what is in the file: no pixel between two others
         shot = person.page.screenshot()
@@ -279,8 +282,33 @@ def test_pictures_stand_on_device_pixels(launch, tmp_path, scale):
     for box, role in zip(boxes, (row["left_role"], "lr", row["right_role"]), strict=True):
         left, top = round(box[0]), round(box[1])
         with Image.open(study / "pictures" / files[row["picture"], role]) as image:
-            expected = np.asarray(image.convert("RGB"))
-        assert (painted[top : top + 70, left : left + 61] == expected).all()
+            expected = np.asarray(image.convert("RGB")).repeat(zoom, 0).repeat(zoom, 1)
+        assert (painted[top : top + 70 * zoom, left : left + 61 * zoom] == expected).all()
+
+
+@pytest.mark.parametrize(("side", "tasks"), [(128, (1,)), (256, (1,)), (128, (2,)), (256, (2,))])
+def test_a_dense_phone_shows_them_as_large_as_it_can(browser, tmp_path, side, tasks):
+    """Of 390x844 at density 3, where 256 of its pixels are 13 mm: chosen there, not when built."""
+    study = make_study(tmp_path / "study", size=(side, side), tasks=tasks)
+    phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 3}
+    with serving(study) as (link, _):
+        person = Subject(browser, link, has_touch=True, is_mobile=True, **phone)
+        person.begin("freeze()")
+        boxes = person.pictures()
+        top = person.page.evaluate("document.querySelector('header').offsetHeight")
+        person.context.close()
+    number, room = 3 - (tasks == (2,)), (3 * 390, 3 * (844 - top))
+
+    def fits(zoom: int) -> bool:
+        row, one = number * zoom * side + (number - 1) * 32, zoom * side
+        return (row <= room[0] and one <= room[1]) or (one <= room[0] and row <= room[1])
+
+    zoom = round(boxes[0][2] / side)
+    print(f"{number} of {side}: {zoom} device pixels a side for one")
+    assert zoom >= 2 and fits(zoom) and not fits(zoom + 1)
+    for left, top, width, height, *_ in boxes:
+        assert (width, height) == pytest.approx((zoom * side,) * 2, abs=0.1)
+        assert (left, top) == pytest.approx((round(left), round(top)), abs=0.06)
 
 
 def test_a_phone_stacks_them(browser, tmp_path):

@@ -78,7 +78,7 @@ def analyse(store: Store, rules: Rules, *, seed: int = 0, draws: int = 2000) -> 
         titles = {row["picture"]: row["name"] for row in rows_of_cell}
         pictures += [{**named, **row} for row in _by_picture(answers, titles)]
     study = (
-        "title", "seconds", "images", "checks", "practice", "crop", "magnify", "seed", "tasks",
+        "title", "seconds", "images", "checks", "practice", "crop", "seed", "tasks",
         "study",
     )  # fmt: skip
     return {

@@ -28,10 +28,7 @@ _COARSE = 16  # an attention check's wrong picture: this many squares along the 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """seconds: viewing time. crop: side of the central square that is shown, 0: all of it.
-
-    magnify: every pixel is stored as this many squared, for dense screens; the page never scales.
-    """
+    """seconds: viewing time. crop: side of the central square that is shown, 0: all of it."""
 
     images: int | None = None  # None: 50, or as many as there are
     subjects: int = 50
@@ -40,7 +37,6 @@ class StudySettings:
     checks: int = 5
     practice: int = 2
     crop: int = 256
-    magnify: int = 1
     seed: int = 0
     pairs: tuple[tuple[str, str], ...] = ()
     title: str = "Which picture is real?"
@@ -175,7 +171,6 @@ def _shown(truth: Picture, rgb: np.ndarray, settings: StudySettings) -> Picture:
     if truth.alpha is not None:
         rgb = rgb * truth.alpha[..., None] + _GREY * (1 - truth.alpha[..., None])
     rgb = _centre(rgb, settings.crop)
-    rgb = rgb.repeat(settings.magnify, 0).repeat(settings.magnify, 1)
     return Picture(np.ascontiguousarray(rgb, np.float32), icc=truth.icc)
 
 

@@ -106,8 +106,6 @@ _OPTIONS = [
         show_default="3 for faces, 6 for photos, as in SR3", help="Viewing time per trial."),
     option("--crop", type=click.IntRange(0, 16384), default=256, metavar="N", group=_DISPLAY,
         expert=True, help="Show the central NxN pixels. 0: the whole picture."),
-    option("--magnify", type=click.IntRange(1, 8), default=1, metavar="N", group=_DISPLAY,
-        expert=True, help="Show each pixel as NxN, for dense screens."),
     option("--show-lr", type=Named(_KERNELS), default="bicubic", group=_DISPLAY, expert=True,
         help="How the low-resolution picture is enlarged for display."),
     *COMMON,
@@ -139,7 +137,7 @@ def build(**options: Any) -> int:
     settings = StudySettings(
         tasks=tuple(int(task) for task in options["tasks"]),
         seconds=options["seconds"] or (3.0 if options["domain"] == "face" else 6.0),
-        **some(options, "images", "subjects", "checks", "practice", "crop", "magnify", "seed"),
+        **some(options, "images", "subjects", "checks", "practice", "crop", "seed"),
         **{name: value for name, value in given.items() if value is not None},
     )
     check_free(target)

@@ -1,41 +1,47 @@
-// Pictures on the screen: pixel for pixel, for a set time, measured in frames.
+// Pictures on the screen: at whole device pixels, for a set time, measured in frames.
 
+const DENSE = 2; // device pixels in a CSS pixel, from which pictures are magnified
 const GAP = 32; // device pixels between two pictures
 const FRAMES = 9; // whose median is the length of a frame
 
-// Give each picture its place below `top` (CSS pixels), in device pixels: beside each other where
-// the window is wide enough, else below each other. Returns "beside", "stacked", or null where
-// they fit neither way; then `needs` tells [width, height] in CSS pixels.
+// Give each picture its box [left, top, width, height] below `top` (CSS pixels), in device pixels,
+// beside each other or below each other, whichever lets them be larger. A pixel of theirs is one of
+// the device, or on a dense screen `zoom` squared, as many as there is room for. `way` is "beside",
+// "stacked", or null where they fit neither way; then `needs` tells [width, height] in CSS pixels.
 export function arrange(pictures, top) {
   const dpr = window.devicePixelRatio;
   const room = [Math.floor(window.innerWidth * dpr), Math.floor((window.innerHeight - top) * dpr)];
-  const sum = (side) => pictures.reduce((all, p) => all + p[side], (pictures.length - 1) * GAP);
+  const gaps = (pictures.length - 1) * GAP;
+  const sum = (side) => pictures.reduce((all, p) => all + p[side], 0);
   const most = (side) => Math.max(...pictures.map((p) => p[side]));
-  const beside = sum("width") <= room[0] && most("height") <= room[1];
-  const stacked = !beside && most("width") <= room[0] && sum("height") <= room[1];
-  if (!beside && !stacked) {
-    return { way: null, needs: [sum("width") / dpr, most("height") / dpr + top].map(Math.ceil) };
+  const fit = (along, across, [length, breadth]) =>
+    Math.floor(Math.min((length - gaps) / sum(along), breadth / most(across)));
+  const ways = [fit("width", "height", room), fit("height", "width", [room[1], room[0]])];
+  const largest = Math.max(...ways);
+  if (largest < 1) {
+    const needs = [(sum("width") + gaps) / dpr, most("height") / dpr + top].map(Math.ceil);
+    return { way: null, needs };
   }
+  const zoom = dpr < DENSE ? 1 : largest;
+  const beside = ways[0] >= zoom;
   const start = Math.ceil(top * dpr);
-  let at = Math.floor((room[beside ? 0 : 1] - sum(beside ? "width" : "height")) / 2);
-  const places = pictures.map((p) => {
-    const across = Math.floor((room[beside ? 1 : 0] - (beside ? p.height : p.width)) / 2);
+  let at = Math.floor((room[beside ? 0 : 1] - gaps - zoom * sum(beside ? "width" : "height")) / 2);
+  const boxes = pictures.map((p) => {
+    const [width, height] = [zoom * p.width, zoom * p.height];
+    const across = Math.floor((room[beside ? 1 : 0] - (beside ? height : width)) / 2);
     const place = beside ? [at, start + across] : [across, start + at];
-    at += (beside ? p.width : p.height) + GAP;
-    return place;
+    at += (beside ? width : height) + GAP;
+    return [...place, width, height];
   });
-  return { way: beside ? "beside" : "stacked", places };
+  return { way: beside ? "beside" : "stacked", zoom, boxes };
 }
 
-// Set the elements to the places found, whole device pixels however the browser is zoomed.
-export function settle(images, pictures, places) {
+// Set the elements to their boxes, whole device pixels however the browser is zoomed.
+export function settle(images, boxes) {
   const dpr = window.devicePixelRatio;
-  images.forEach((image, i) => {
-    image.style.left = `${places[i][0] / dpr}px`;
-    image.style.top = `${places[i][1] / dpr}px`;
-    image.style.width = `${pictures[i].width / dpr}px`;
-    image.style.height = `${pictures[i].height / dpr}px`;
-  });
+  images.forEach((image, i) => ["left", "top", "width", "height"].forEach((side, j) => {
+    image.style[side] = `${boxes[i][j] / dpr}px`;
+  }));
 }
 
 const nextFrame = () => new Promise((done) => requestAnimationFrame(done));

@@ -145,7 +145,7 @@ async function room(state) {
     });
     page("small", "The window is too small", [
       pinched()
-        ? "Please zoom out: the pictures are shown pixel for pixel."
+        ? "Please zoom out: the pictures are shown at whole pixels of the screen."
         : `The pictures need ${found.needs?.[0] ?? 0} x ${found.needs?.[1] ?? 0} pixels. Please ` +
           "make the window larger, turn the phone, or zoom out (Ctrl and -).",
     ]);
@@ -157,7 +157,7 @@ async function room(state) {
 async function display(state) {
   const { pictures, id } = state.trial;
   const images = await loadAll(pictures);
-  const { places, way } = await room(state);
+  const { boxes, way } = await room(state);
   document.body.dataset.screen = "fixation";
   $("pause").hidden = true;
   put(element("div", "+", { className: "fixation" }));
@@ -168,7 +168,7 @@ async function display(state) {
   await api("begin", { trial: id });
   round++;
   images.forEach((image, i) => image.setAttribute("elementtiming", `${round}.${i}`));
-  settle(images, pictures, places);
+  settle(images, boxes);
   stage.replaceChildren(...images);
   put();
   document.body.dataset.screen = "pictures";
