@@ -148,8 +148,22 @@ def test_interrupted_and_unfinished(study):
     assert analyse(answered(study, honest, finish=False), Rules())["rates"]
     with pytest.raises(InputError, match="not finished"):
         analyse(answered(study, honest, finish=False), Rules(complete_only=True))
-    with pytest.raises(InputError, match="no answers yet"):
+    with pytest.raises(InputError, match=r"no answers yet: 0 of 4 subjects began.*--preview"):
         analyse(answered(study, honest, subjects=0), Rules())
+
+
+def test_what_a_study_lacks_is_told(study, tmp_path):
+    store = answered(study, honest, subjects=1)
+    found = {**analyse(store, Rules()), "simulated": None}
+    told = found["missing"]
+    assert told[:2] == ["1 of 4 subjects finished; the study goes on.",
+                        "Task 2 has no answers yet for one, two."]  # fmt: skip
+    assert [line.partition(":")[0] for line in told[2:]] == ["Task 1, one", "Task 1, two"]
+    assert all("The interval is Wilson's" in line for line in told[2:])
+    assert all(row["interval"] == row["wilson"] for row in found["rates"])
+    report.write(found, store, study, tmp_path)
+    assert told[0] in (tmp_path / "report.html").read_text()
+    assert analyse(answered(study, honest), Rules())["missing"] == []
 
 
 def test_the_files(study, tmp_path):

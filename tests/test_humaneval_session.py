@@ -16,7 +16,7 @@ from PIL import Image
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.humaneval.build import CONSENT, StudySettings, coarse, plan_of
 from upscale.humaneval.session import Refusal, Sessions
-from upscale.humaneval.store import PICTURES, in_memory, open_study
+from upscale.humaneval.store import DATABASE, PICTURES, in_memory, open_study, preview
 
 pytestmark = pytest.mark.packaged
 
@@ -216,6 +216,33 @@ def test_two_builds_have_one_plan_but_no_common_secret(tmp_path):
         store.close()
     assert plans[0] == plans[1]
     assert not set(told[0].values()) & set(told[1].values())
+
+
+def test_a_preview_is_short_and_stores_nothing(tmp_path):
+    study = make_study(tmp_path / "s", subjects=1, images=4, checks=3)
+    before = (study / DATABASE).read_bytes()
+    disk = open_study(study)
+    store = preview(disk)
+    disk.close()
+    store.steady = iter(range(10**6)).__next__  # a second from look to look
+    sessions = Sessions(store)
+    for number in range(3):  # more than the study asks for
+        subject, _ = sessions.enrol()
+        tab = sessions.claim(subject)
+        state = sessions.state(subject)
+        kinds = []
+        while state["phase"] == "trial":
+            trial = state["trial"]["id"]
+            kinds.append(state["trial"]["kind"])
+            sessions.begin(subject, tab, trial)
+            sessions.shown(subject, tab, trial, 50.0, 16.7)
+            sessions.answer(subject, tab, trial, "left")
+            state = sessions.state(subject)
+        assert sorted(kinds) == ["check", "check", "main", "main", "practice"], number
+        store.db.execute("UPDATE subject SET finished = NULL")  # else the study is complete
+    assert store.meta["title"].startswith("Preview, nothing is stored: ")
+    assert sorted(p.name for p in study.iterdir()) == ["pictures", DATABASE]
+    assert (study / DATABASE).read_bytes() == before
 
 
 def test_pictures_are_cut(tmp_path):

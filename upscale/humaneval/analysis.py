@@ -61,7 +61,12 @@ def analyse(store: Store, rules: Rules, *, seed: int = 0, draws: int = 2000) -> 
     """All that a report says, JSON-able. Raises InputError where no answer counts."""
     rows = store.answers()
     if not rows:
-        raise InputError("the study has no answers yet; run it: diffsr humaneval serve STUDY")
+        raise InputError(
+            f"no answers yet: {store.counts()['enrolled']} of "
+            f"{counted(store.meta['subjects'], 'subject')} began. Run the study: diffsr humaneval "
+            "serve STUDY; with --preview to look at it; report --simulate 0.4 shows what a report "
+            "will be"
+        )
     exclusions = exclude(rows, rules)
     main = [row for row in rows if row["excluded"] is None]
     if not main:
@@ -84,6 +89,7 @@ def analyse(store: Store, rules: Rules, *, seed: int = 0, draws: int = 2000) -> 
     return {
         "study": {key: store.meta[key] for key in study},
         "methods": names,
+        "missing": _missing(store, rates),
         "exclusions": exclusions,
         "rates": rates,
         "preferences": preferences,
@@ -150,6 +156,25 @@ def _against_one(row: Row, rules: Rules) -> str | None:
 
 def _fast(row: Row, rules: Rules) -> bool:
     return row["rt_ms"] is not None and row["rt_ms"] < rules.min_rt
+
+
+def _missing(store: Store, rates: list[Row]) -> list[str]:
+    """What a study that is not through lacks, and what that means for its numbers."""
+    finished, wanted = store.counts()["finished"], store.meta["subjects"]
+    lines = []
+    if finished < wanted:
+        lines.append(f"{finished} of {counted(wanted, 'subject')} finished; the study goes on.")
+    for task in store.meta["tasks"]:
+        own = {row["method"] for row in rates if row["task"] == task}
+        if left := [name for name in store.meta["methods"] if name not in own]:
+            lines.append(f"Task {task} has no answers yet for {', '.join(left)}.")
+    for row in rates:
+        if row["subjects"] == 1:
+            lines.append(
+                f"Task {row['task']}, {row['method']}: one subject only. The interval is Wilson's, "
+                "for one person's answers; how far people differ takes two or more."
+            )
+    return lines
 
 
 # --- rows to numbers --------------------------------------------------------------------------

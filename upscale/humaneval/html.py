@@ -36,6 +36,9 @@ def page(found: dict[str, Any], thumbnails: dict[tuple[int, str], bytes], top: i
             '<p class="warning">Simulated: no person gave these answers. True fool rates: '
             f"{escape(str(found['simulated']))}.</p>"
         )
+    if found["missing"]:
+        lines = "<br>".join(map(escape, found["missing"]))
+        parts.append(f'<p class="warning">{lines}</p>')
     parts += [_about(found), _rates(found)]
     if found["preferences"]:
         parts.append(_preferences(found["preferences"]))

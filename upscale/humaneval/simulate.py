@@ -19,7 +19,7 @@ from upscale.errors import UsageError
 from upscale.humaneval import analysis
 from upscale.humaneval.design import CHECK, TRUTH
 from upscale.humaneval.session import Sessions
-from upscale.humaneval.store import Store, in_memory
+from upscale.humaneval.store import Store, blank
 
 _FRAME = 1000 / 60
 _BOOTSTRAP = 500  # draws in each of many studies
@@ -72,13 +72,7 @@ def rates_of(text: str, store: Store) -> dict[str, float]:
 def simulated(store: Store, bias: Bias, seed: int) -> Store:
     """A copy in memory, without its answers, in which every planned subject took part."""
     clock = _Clock()
-    copy = in_memory(store, clock)
-    with copy.change() as db:
-        db.execute("DELETE FROM answer")
-        db.execute("DELETE FROM trial WHERE subject >= ?", (copy.meta["subjects"],))
-        db.execute("DELETE FROM subject WHERE id >= ?", (copy.meta["subjects"],))
-        db.execute("UPDATE subject SET key_hash = NULL, tab = NULL, finished = NULL")
-        db.execute("UPDATE trial SET views = 0, began = NULL, shown_ms = NULL")
+    copy = blank(store, clock)
     copy.db.execute("PRAGMA synchronous = OFF")
     rng = np.random.default_rng((bias.seed, seed))
     (count,) = copy.row("SELECT count(*) FROM picture")

@@ -173,6 +173,33 @@ def open_study(folder: Path) -> Store:
     return store
 
 
+def blank(store: Store, clock: Callable[[], float] = time.time) -> Store:
+    """A copy in memory in which nobody has taken part yet."""
+    copy = in_memory(store, clock)
+    with copy.change() as db:
+        db.execute("DELETE FROM answer")
+        db.execute("DELETE FROM trial WHERE subject >= ?", (copy.meta["subjects"],))
+        db.execute("DELETE FROM subject WHERE id >= ?", (copy.meta["subjects"],))
+        db.execute("UPDATE subject SET key_hash = NULL, tab = NULL, finished = NULL")
+        db.execute("UPDATE trial SET views = 0, began = NULL, shown_ms = NULL")
+    return copy
+
+
+def preview(store: Store) -> Store:
+    """A blank copy of which each subject has two pairs of a kind, to be walked through."""
+    copy = blank(store)
+    copy.meta["title"] = f"Preview, nothing is stored: {store.meta['title']}"
+    copy.meta["study"] = f"{store.meta['study']}p"  # a browser's place in the study stays its own
+    copy.meta |= {kind: min(2, store.meta[kind]) for kind in ("images", "checks", "practice")}
+    with copy.change() as db:
+        db.execute(
+            "DELETE FROM trial WHERE (subject, position) NOT IN (SELECT subject, position FROM"
+            " (SELECT *, row_number() OVER (PARTITION BY subject, kind ORDER BY position) AS nth"
+            " FROM trial) WHERE nth <= 2)"
+        )
+    return copy
+
+
 def in_memory(store: Store, clock: Callable[[], float] = time.time) -> Store:
     """A copy that touches no file."""
     copy = sqlite3.connect(":memory:", check_same_thread=False)

@@ -42,6 +42,8 @@ _SERVE = [
     option("--port", type=click.IntRange(0, 65535), default=8008, help="Port. 0: any free one."),
     option("--tunnel", metavar="URL",
         help="Public address of the study behind a tunnel or proxy. Subjects need the link."),
+    option("--preview", is_flag=True,
+        help="Walk through a copy with two pairs of each kind; nothing is stored."),
     option("--no-browser", is_flag=True, help="Do not open the browser."),
     QUIET,
     DEBUG,
@@ -50,6 +52,7 @@ _SERVE = [
 
 @command.command(
     examples=[
+        ("diffsr humaneval serve study --preview", "to look at it"),
         ("diffsr humaneval serve study", "on this machine"),
         ("diffsr humaneval serve study --host 0.0.0.0", "in the network"),
         ("diffsr humaneval serve study --tunnel https://study.example", "behind a proxy"),
@@ -65,10 +68,13 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     """
     require("starlette", "uvicorn", "scipy")
     from upscale.humaneval.listener import serve as run
-    from upscale.humaneval.store import open_study
+    from upscale.humaneval.store import open_study, preview
 
     with Reporter(quiet=options["quiet"]) as reporter:
         store = open_study(Path(study))
+        if options["preview"]:
+            disk, store = store, preview(store)
+            disk.close()
         counts, meta = store.counts(), store.meta
         reporter.note(
             f"{meta['title']} {counts['finished']} of {counted(meta['subjects'], 'subject')} "
@@ -82,7 +88,8 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
 
         with suppress(KeyboardInterrupt):  # the way a server ends: nothing is interrupted
             run(store, Path(study), host, port, tunnel=tunnel, say=reporter.note, ready=ready)
-        reporter.note(f"Stopped with {counted(store.counts()['answers'], 'answer')} in {study}")
+        where = "thrown away" if options["preview"] else f"in {study}"
+        reporter.note(f"Stopped with {counted(store.counts()['answers'], 'answer')} {where}")
         store.close()
     return 0
 
@@ -174,7 +181,7 @@ def report(study: str, output: str | None, **options: Any) -> int:
         folder = Path(output or Path(study) / ("simulated" if options["simulate"] else "report"))
         reports.write(found, store, Path(study), folder, top=options["top"])
         click.echo(reports.table(found), nl=False)
-        for line in found["exclusions"]["said"]:
+        for line in [*found["missing"], *found["exclusions"]["said"]]:
             reporter.note(line)
         reporter.note(f"wrote {folder / 'report.html'}")
     return 0
