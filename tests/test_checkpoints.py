@@ -107,6 +107,15 @@ def test_shared_fixtures_are_imported_as_they_lie_there(tmp_path, name: str) -> 
     torch.testing.assert_close(*answer(methods.build(state, metadata), name), **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["sr3", "idm"])
+def test_groups_that_do_not_fit_name_the_option_that_does(tmp_path, name: str) -> None:
+    path = as_published(name, tmp_path)
+    with pytest.raises(WeightsError, match="--norm-groups 32 does not divide its") as refused:
+        checkpoints.convert(path, Hints(name))
+    told = int(str(refused.value).rpartition("--norm-groups ")[2])
+    assert checkpoints.convert(path, replace(SETTINGS[name], norm_groups=told))
+
+
 def test_what_is_told_of_them(tmp_path) -> None:
     told = {
         name: checkpoints.convert(as_published(name, tmp_path), SETTINGS[name])[1]

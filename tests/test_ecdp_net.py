@@ -341,9 +341,9 @@ def test_the_papers_files_need_no_keywords(name) -> None:
 
 
 def test_an_encoder_of_unknown_depth_needs_its_selection() -> None:
-    with pytest.raises(ValueError, match=r"3 encoder blocks .* give the selection"):
+    with pytest.raises(ValueError, match=r"3 encoder blocks .* as in --selection 0,2"):
         ecdp_from_published(PUBLISHED)
-    with pytest.raises(ValueError, match="encoder_selection"):
+    with pytest.raises(ValueError, match=r"--selection 0,3: its encoder has 3 blocks, 0 to 2"):
         converted(selection=(0, 3))
     with pytest.raises(ValueError, match=r"other shapes in .*extra_in"):
         converted(selection=(0, 1, 2))

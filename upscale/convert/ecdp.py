@@ -78,7 +78,13 @@ def _config(published: Published, settings: Hints) -> ECDPConfig:
     if not selection and encoder_blocks:
         raise ValueError(
             f"{encoder_blocks} encoder blocks are none of the paper's networks, which have "
-            f"{', '.join(map(str, SELECTIONS))}: give the selection of those that are read"
+            f"{', '.join(map(str, SELECTIONS))}: give those that are read, the config's "
+            "rrdb_block_selection, as in --selection 0,2"
+        )
+    if any(block >= encoder_blocks for block in selection):
+        raise ValueError(
+            f"--selection {','.join(map(str, selection))}: its encoder has {encoder_blocks} "
+            f"blocks, 0 to {encoder_blocks - 1}"
         )
     levels = published.levels(f"{_NETWORK}downs", "downconv", _WIDTH)
     if not all(levels):

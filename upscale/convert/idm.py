@@ -51,9 +51,10 @@ def _config(published: Published, settings: Hints) -> IDMConfig:
     state = published.state
     blocks = [int(m[1]) + bool(m[2]) for k in state if (m := _BODY.fullmatch(k))]
     hidden = [v.shape[0] for k, v in state.items() if _MLP.match(k) and v.ndim]
+    unet = unet_config(published, settings.norm_groups)
     try:
         return IDMConfig(
-            unet=unet_config(published, settings.norm_groups),
+            unet=unet,
             encoder_blocks=max(blocks, default=0),
             encoder_features=published.size(["encoder.head.0."]),
             hidden=max(set(hidden), key=hidden.count, default=256),

@@ -64,6 +64,12 @@ def published_key(key: str) -> str:
 def unet_config(published: Published, norm_groups: int) -> UNetConfig:
     """Read the sizes off the way down, whose levels end in a strided convolution."""
     inner = published.size(["denoise_fn.downs.0."])
+    if norm_groups and inner % norm_groups:
+        most = min(32, inner & -inner)  # their configs have powers of two
+        raise ValueError(
+            f"--norm-groups {norm_groups} does not divide its {inner} channels: take the "
+            f"norm_groups of its config, such as --norm-groups {most}"
+        )
     levels = published.levels("denoise_fn.downs", "conv", _WIDTH, first=1)
     looking = [any("attn." in name for _, names in level for name in names) for level in levels]
     if not all(levels) or any(level[0][0] % inner for level in levels):
