@@ -332,7 +332,7 @@ def test_a_phone_stacks_them(browser, tmp_path):
         person.until("document.getElementById('progress').value === 1")
         person.context.close()
     store = open_study(study)
-    assert [row["side"] for row in store.answers()] == ["right"]
+    assert [(row["side"], row["zoom"]) for row in store.answers()] == [("right", 1)]
     store.close()
 
 

@@ -54,7 +54,7 @@ def answered(study, decide, subjects=4, views=1, finish=True):
             for _ in range(views):
                 sessions.begin(subject, tab, trial)
             store.clock.now += 1
-            sessions.shown(subject, tab, trial, 50.0, 16.7, 51.0)
+            sessions.shown(subject, tab, trial, 50.0, 16.7, 51.0, 1 + subject % 2)
             role, rt = decide(subject, row)
             side = "left" if row["left_role"] == role else "right"
             sessions.answer(subject, tab, trial, side, rt)
@@ -94,6 +94,7 @@ def test_rates_are_the_answers(study):
     lefts = sum(row["side"] == "left" for row in store.answers() if row["kind"] == "main")
     assert found["sides"]["left"] == lefts and found["sides"]["n"] == 24
     assert found["timing"]["presented_ms"] == {"n": 36, "median": 51.0, "min": 51.0, "max": 51.0}
+    assert found["zooms"] == [(1, 18), (2, 18)]
     assert found["exclusions"]["left_out"] == []
     for row in found["pictures"]:
         if "against" not in row:
@@ -176,6 +177,7 @@ def test_the_files(study, tmp_path):
     shown = sum(min(4, row["pictures"]) for row in found["rates"])
     assert shown >= 8 and page.count("data:image/png;base64,") == 3 * shown
     assert "picture0" in page and "Simulated" not in page
+    assert "on pixels of the screen: 1x1 (18 trials), 2x2 (18 trials)." in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and "<script" not in page
     told = json.loads((folder / "report.json").read_text())
     assert [row["rate"] for row in told["rates"]] == [row["rate"] for row in found["rates"]]

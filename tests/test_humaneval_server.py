@@ -150,6 +150,7 @@ def test_refusals_over_http(client, served):
         ("begin", {"trial": 7}, 400, "form"),
         ("begin", {"trial": "\ud800"}, 400, "form"),
         ("shown", {"trial": trial, "shown_ms": 10**400, "frame_ms": 1}, 400, "form"),
+        ("shown", {"trial": trial, "shown_ms": 1, "frame_ms": 1, "zoom": 0.5}, 400, "form"),
         ("begin", {"trial": trial, "tab": "another"}, 409, "tab"),
         ("begin", {"trial": trial, "tab": None}, 400, "form"),
     ]

@@ -245,6 +245,18 @@ def test_a_preview_is_short_and_stores_nothing(tmp_path):
     assert (study / DATABASE).read_bytes() == before
 
 
+def test_a_study_of_before_goes_on(tmp_path):
+    store = open_study(make_study(tmp_path / "s"))
+    with store.change() as db:
+        db.execute("ALTER TABLE trial DROP COLUMN zoom")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
+    store.close()
+    for _ in range(2):
+        store = open_study(tmp_path / "s")
+        assert store.row("SELECT count(zoom) FROM trial")[0] == 0
+        store.close()
+
+
 def test_pictures_are_cut(tmp_path):
     store = open_study(make_study(tmp_path / "s", crop=10))
     sizes = {tuple(row) for row in store.db.execute("SELECT height, width FROM image")}
@@ -318,9 +330,9 @@ def test_what_is_no_study(tmp_path):
         open_study(tmp_path)
     newer = make_study(tmp_path / "s")
     with sqlite3.connect(newer / "study.db") as db:
-        db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(2),))
+        db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (json.dumps(3),))
     db.close()
-    with pytest.raises(InputError, match="version 2; this diffsr reads 1"):
+    with pytest.raises(InputError, match="version 3; this diffsr reads 2"):
         open_study(newer)
 
 

@@ -96,6 +96,7 @@ def analyse(store: Store, rules: Rules, *, seed: int = 0, draws: int = 2000) -> 
         "comparisons": _comparisons(cells, names, tasks, rng, draws),
         "sides": _sides(main),
         "timing": _timing(rows),
+        "zooms": sorted(Counter(row["zoom"] for row in rows if row["zoom"]).items()),
         "pictures": pictures,
         "answers": rows,
     }

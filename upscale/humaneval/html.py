@@ -157,6 +157,9 @@ def _answers(found: dict[str, Any]) -> str:
             )
     if timing["frame_ms"]:
         lines.append(f"A frame took {timing['frame_ms']['median']:.1f} ms (median).")
+    if found["zooms"]:
+        sizes = ", ".join(f"{n}x{n} ({counted(times, 'trial')})" for n, times in found["zooms"])
+        lines.append(f"A pixel of the pictures stood on pixels of the screen: {sizes}.")
     plot = plots.response_times(found["answers"]) or ""
     text = "".join(f"<p>{escape(line)}</p>" for line in lines)
     return f"<h2>Answers</h2>{text}{plot}"

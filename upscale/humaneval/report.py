@@ -15,7 +15,7 @@ from upscale.humaneval.session import label
 from upscale.humaneval.store import PICTURES, Store
 
 _ANSWER = ("position", "kind", "task", "name", "left_role", "right_role", "side", "rt_ms",
-           "shown_ms", "presented_ms", "frame_ms", "views", "excluded")  # fmt: skip
+           "shown_ms", "presented_ms", "frame_ms", "zoom", "views", "excluded")  # fmt: skip
 
 
 def write(found: dict[str, Any], store: Store, study: Path, folder: Path, *, top: int = 3) -> None:

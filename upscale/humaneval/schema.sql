@@ -29,6 +29,7 @@ CREATE TABLE trial (
   shown_ms REAL,                     -- how long the pictures stood, by the page's frames
   frame_ms REAL,                     -- the page's frame
   presented_ms REAL,                 -- the same by the browser's own paint times, or NULL
+  zoom INTEGER,                      -- device pixels a side that one of the pictures' stood on
   PRIMARY KEY (subject, position),
   UNIQUE (subject, picture)
 );

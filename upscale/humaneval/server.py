@@ -178,8 +178,8 @@ async def _begin(study: Study, request: Request) -> Response:
 
 async def _shown(study: Study, request: Request) -> Response:
     sent = await posted(request)
-    times = {name: sent.get(name) for name in ("shown_ms", "frame_ms", "presented_ms")}
-    study.sessions.shown(study.subject(request), _text(sent, "tab"), _text(sent, "trial"), **times)
+    told = {name: sent.get(name) for name in ("shown_ms", "frame_ms", "presented_ms", "zoom")}
+    study.sessions.shown(study.subject(request), _text(sent, "tab"), _text(sent, "trial"), **told)
     return JSONResponse({})
 
 

@@ -18,6 +18,7 @@ from upscale.humaneval.store import Store
 SLACK = 0.1  # seconds by which the server's clock may see a display shorter than it was
 MOST_BEGUN = 10  # times as many subjects as asked for may begin; the rest never comes back
 _LONGEST_MS = 86_400_000.0
+_MOST_ZOOM = 10_000
 
 
 class Refusal(Exception):
@@ -137,11 +138,14 @@ class Sessions:
         shown_ms: float,
         frame_ms: float,
         presented_ms: float | None = None,
+        zoom: int | None = None,
     ) -> None:
         """The pictures are gone again, after their time."""
         times = [_milliseconds(value) for value in (shown_ms, frame_ms, presented_ms)]
         if times[0] is None or times[1] is None:
             raise Refusal(400, "form", "shown_ms and frame_ms are numbers")
+        if zoom is not None and (type(zoom) is not int or not 1 <= zoom <= _MOST_ZOOM):
+            raise Refusal(400, "form", f"zoom is a whole number from 1 to {_MOST_ZOOM}")
         with self.store.change() as db:
             row = self._current(subject, tab, trial)
             if row["began"] is None:
@@ -155,9 +159,9 @@ class Sessions:
             if passed < self.store.meta["seconds"] - SLACK:
                 raise Refusal(403, "early", "this pair was not shown for its time")
             db.execute(
-                "UPDATE trial SET shown_ms = ?, frame_ms = ?, presented_ms = ?"
+                "UPDATE trial SET shown_ms = ?, frame_ms = ?, presented_ms = ?, zoom = ?"
                 " WHERE subject = ? AND position = ?",
-                (*times, subject, row["position"]),
+                (*times, zoom, subject, row["position"]),
             )
         self._began.pop((subject, row["position"]), None)
 

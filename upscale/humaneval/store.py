@@ -21,7 +21,7 @@ from upscale.errors import InputError
 from upscale.humaneval.design import Design, Planner, Trial
 
 DATABASE, PICTURES = "study.db", "pictures"
-VERSION = 1
+VERSION = 2
 Failure = sqlite3.OperationalError  # the disk is full, or the file locked: nothing was stored
 MOST_REFUSALS = 10_000  # that are kept: a flood must not fill the disk
 
@@ -165,6 +165,11 @@ def open_study(folder: Path) -> Store:
         db = sqlite3.connect(path, check_same_thread=False)
         store = Store(db)
         version = store.meta.get("version")
+        if version == 1:  # it did not keep how large pictures were shown
+            with store.change() as db:
+                db.execute("ALTER TABLE trial ADD COLUMN zoom INTEGER")
+                db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (VERSION,))
+            version = VERSION
     except sqlite3.DatabaseError as error:
         raise InputError(f"{path}: cannot be read as a study: {error}") from error
     if version != VERSION:

@@ -157,7 +157,7 @@ async function room(state) {
 async function display(state) {
   const { pictures, id } = state.trial;
   const images = await loadAll(pictures);
-  const { boxes, way } = await room(state);
+  const { boxes, way, zoom } = await room(state);
   document.body.dataset.screen = "fixation";
   $("pause").hidden = true;
   put(element("div", "+", { className: "fixation" }));
@@ -173,7 +173,7 @@ async function display(state) {
   put();
   document.body.dataset.screen = "pictures";
   try {
-    return { way, frame, ...(await show(stage, state.seconds * 1000, frame)) };
+    return { way, zoom, frame, ...(await show(stage, state.seconds * 1000, frame)) };
   } finally {
     stage.replaceChildren();
     images.forEach((image) => image.remove());
@@ -181,7 +181,7 @@ async function display(state) {
 }
 
 // Tell the server that the pair was seen, with the browser's own measure of the time if it has one.
-async function report(state, { shown, frame }) {
+async function report(state, { shown, frame, zoom }) {
   const names = state.trial.pictures.map((_, i) => `${round}.${i}`);
   const until = performance.now() + PAINT_WAIT_MS;
   let presented = null;
@@ -190,7 +190,7 @@ async function report(state, { shown, frame }) {
     presented = paints.between(names, `${round}.gone`);
   }
   await api("shown", {
-    trial: state.trial.id, shown_ms: shown, frame_ms: frame, presented_ms: presented,
+    trial: state.trial.id, shown_ms: shown, frame_ms: frame, presented_ms: presented, zoom,
   });
 }
 
