@@ -16,6 +16,8 @@ import pytest
 from hub_double import HubDouble
 from hypothesis import settings
 
+from upscale import errors
+
 # a busy machine, or torch's first call, takes longer than the default deadline
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=100)
@@ -38,6 +40,12 @@ def no_lists_of_the_users_own(monkeypatch, tmp_path_factory) -> None:
     """Whoever runs the tests may have weights of their own."""
     monkeypatch.delenv("DIFFSR_WEIGHTS_TOML", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+
+
+@pytest.fixture(autouse=True)
+def errors_name_options(monkeypatch) -> None:
+    """As on the command line, which most tests are about."""
+    monkeypatch.setattr(errors, "options", True)
 
 
 @pytest.fixture

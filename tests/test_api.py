@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import upscale
+from upscale import errors
 from upscale.errors import InputError, UsageError
 from upscale.image.picture import Picture
 from upscale.image.pillow import picture_of, pillow_of
@@ -25,13 +28,17 @@ def image(size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels).convert(mode)
 
 
+def examples() -> list[str]:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
+    assert len(found) >= 5
+    return found
+
+
 def test_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     image((9, 7)).save("in.png")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 5
     names: dict = {}
-    for block in blocks:
+    for block in examples():
         exec(compile(block, "docs/api.md", "exec"), names)
     said = capsys.readouterr().out
     assert "ecdp" in said or "sr3" in said
@@ -39,6 +46,82 @@ def test_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
     for name, size in {"out.png": (36, 28), "made.png": (18, 14), "deep.tiff": (23, 18)}.items():
         with Image.open(name) as made:
             assert made.size == size
+
+
+CHECKED = """
+reveal_type(upscaler("in.png"))
+reveal_type(upscaler(Image.open("in.png")))
+reveal_type(upscaler(array))
+reveal_type(upscaler(batch))
+reveal_type(upscaler(picture))
+reveal_type(result.picture)
+reveal_type(read("in.png"))
+reveal_type(results)
+reveal_type(made)
+"""
+KNOWN = [*["Image"] * 3, "Tensor", "Result", "Picture", "Picture", "list[Result]", "Made"]
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_what_comes_back(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    (tmp_path / "page.py").write_text("\n".join(examples()) + CHECKED)
+    flags = ["--follow-imports=silent", "--ignore-missing-imports", "--no-error-summary",
+             f"--cache-dir={tmp_path}"]  # fmt: skip
+    said, wrong, _ = api.run([*flags, str(tmp_path / "page.py")])
+    told = re.findall(r'Revealed type is "(.*)"', said)
+    assert [re.sub(r"[\w.]+\.", "", one) for one in told] == KNOWN, said
+    assert ": error:" not in said + wrong, said
+    assert (ROOT / "upscale/py.typed").is_file()
+
+
+def test_pydoc_and_dir_show_the_names():
+    page = pydoc.plain(pydoc.render_doc(upscale))
+    assert set(upscale.__all__) <= set(dir(upscale))
+    assert all(name in page for name in upscale.__all__ if name != "__version__")
+    assert "class Upscaler" in page and "Enlarge files one after the other" in page
+
+
+def test_what_objects_say_of_themselves(tiny_weights):
+    upscaler = upscale.Upscaler(weights=tiny_weights, device="cpu")
+    told = f"method='sr3', weights={tiny_weights!r}, device='cpu'"
+    assert repr(upscaler) == f"Upscaler({told}) on cpu"
+    picture = picture_of(image())
+    assert repr(picture) == "<Picture (H,W)=(5, 6), 8 bits, colour, PNG>"
+    result = upscaler(picture, scale=2)
+    assert repr(result).startswith("<Result <Picture (H,W)=(10, 12), 8 bits, colour, PNG>, wei")
+    (made,) = upscale.upscale_many(["none.png"], weights=tiny_weights)
+    assert repr(made).startswith("<Made none.png: failed, none.png: no such file")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tensors_give_tensors(tiny_weights, channels):
+    upscaler = upscale.Upscaler(weights=tiny_weights, device="cpu")
+    batch = torch.rand(2, channels, 5, 6, dtype=torch.float64)
+    made = upscaler(batch, size=(10, 13))
+    assert (made.shape, made.dtype) == ((2, channels, 10, 13), torch.float64)
+    torch.testing.assert_close(upscaler(batch[1], size=(10, 13)), made[1])
+    whole = upscaler(Picture(batch[1, :3].float().permute(1, 2, 0).numpy().copy()), size=(10, 13)) \
+        if channels == 3 else None  # fmt: skip
+    if whole:
+        torch.testing.assert_close(
+            made[1].permute(1, 2, 0).float(), torch.from_numpy(whole.picture.rgb)
+        )
+    for wrong in (batch * 2, batch.byte(), batch[0, 0], batch[:, :, :0], torch.rand(1, 5, 5, 6)):
+        with pytest.raises(InputError):
+            upscaler(wrong)
+
+
+def test_errors_name_arguments_unless_the_command_line_runs(monkeypatch):
+    assert str(UsageError("give --max-side 9, or -o")) == "give --max-side 9, or -o"
+    monkeypatch.setattr(errors, "options", False)
+    text = "give --max-side 9, --overwrite or another -o; or (diffsr train --scale 4) --tile 128"
+    told = "give max_side=9, overwrite or another output; or (diffsr train --scale 4) tile=128"
+    assert str(UsageError(text)) == told
+    with pytest.raises(UsageError, match=r"^steps must be at least 1, not 0$"):
+        upscale.Upscaler("bicubic")(image(), steps=0)
+    with pytest.raises(UsageError, match="give only one of scale, size and max_side"):
+        upscale.Upscaler("bicubic")(image(), scale=2, max_side=9)
 
 
 def test_import_is_cheap():

@@ -21,11 +21,32 @@ DiffsrError                1  some pictures of a batch failed, or anything not n
         └── HubUnreachable      no answer, a wrong one, or an incomplete one
 """
 
+from __future__ import annotations
+
+import re
+
+# Messages are written with the options of the command line, which sets this. Elsewhere they name
+# the arguments of Python instead, except within a command that is to be typed.
+options = False
+_OPTION = re.compile(
+    r"(?P<kept>diffsr \w[^;`)\n]*)|--(?P<name>[a-z][a-z-]*[a-z])(?P<value> (?=\d))?|(?<!\S)-o\b"
+)
+
+
+def _argument(found: re.Match[str]) -> str:
+    """--max-side 2000 -> max_side=2000."""
+    if found["kept"] or not found["name"]:
+        return found["kept"] or "output"
+    return found["name"].replace("-", "_") + ("=" if found["value"] else "")
+
 
 class DiffsrError(Exception):
-    """The message, which is shown to users unchanged, says what failed, where, and what to try."""
+    """The message says what failed, where, and what to try."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if options else _OPTION.sub(_argument, message))
 
 
 class UsageError(DiffsrError):

@@ -19,18 +19,23 @@ from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
+    from upscale.image.pillow import PillowImage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Made:
     """How one picture went. image: where no folder was named; output: where one was. error: then
     there is neither. report: as with --json; its "status" is ok, skipped or failed."""
 
     input: str
-    image: Any  # Pillow's, or None
+    image: PillowImage | None
     output: Path | None
     error: Exception | None
     report: dict[str, Any]
+
+    def __repr__(self) -> str:
+        went = self.error or self.output or "an image"
+        return f"<Made {self.input}: {self.report.get('status')}, {went}>"
 
 
 def upscale_many(

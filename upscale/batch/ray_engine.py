@@ -65,6 +65,7 @@ class Worker:
     ) -> None:
         if os.path.isdir(folder):  # where relative paths are relative to
             os.chdir(folder)
+        errors.options = True  # they are the command line's
         self.job = Job(lambda: upscaler_of(setup), setup, request, files)
         self.settings = settings
         self.pace = Pace(1 if timeout else 0, 1, timeout)

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from upscale import __version__, atomic
+from upscale import __version__, atomic, errors
 from upscale.cli.environment import PREFIX, unread
 from upscale.cli.help import CONTEXT, Command, Group
 from upscale.cli.progress import printable
@@ -133,6 +133,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")  # users read our own lines on standard error
     _catch_signals()
+    errors.options = True
     sys.exit(_flush(_run(args, debug)))
 
 

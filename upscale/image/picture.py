@@ -15,7 +15,7 @@ GAP = 2  # white pixels between the pictures of a sheet
 _BAND = 256  # rows quantised at a time, so that a large picture needs no second float copy
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Picture:
     """A decoded picture, upright.
 
@@ -67,6 +67,11 @@ class Picture:
             )
         if self.bits not in (8, 16):
             raise ValueError(f"bits is {self.bits}, not 8 or 16")
+
+    def __repr__(self) -> str:
+        kind = "grey" if self.grey else "colour"
+        alpha = "" if self.alpha is None else ", alpha"
+        return f"<Picture (H,W)={self.size}, {self.bits} bits, {kind}{alpha}, {self.format}>"
 
     @property
     def size(self) -> tuple[int, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from os import PathLike, fspath
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,8 @@ from upscale.image import coded, colour, exif, profile
 from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
 
+PillowImage: TypeAlias = Image.Image  # for rooms that do not import Pillow
+
 
 def picture_of(source: Any) -> Picture:
     """A Picture as it is; a path or a stream read; a Pillow image; an array (H,W), (H,W,3) or
@@ -22,8 +24,8 @@ def picture_of(source: Any) -> Picture:
         return source
     if isinstance(source, Image.Image):
         return _of_image(source)
-    if isinstance(source, (str, Path)) or hasattr(source, "read"):
-        return read(source)
+    if isinstance(source, (str, PathLike)) or hasattr(source, "read"):
+        return read(fspath(source) if isinstance(source, PathLike) else source)
     if hasattr(source, "__array__"):
         return _of_array(np.asarray(source))
     raise InputError(

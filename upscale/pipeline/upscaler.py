@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from os import PathLike
+from typing import Any, BinaryIO, TypeAlias, overload
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation
 from upscale.image.picture import Picture
-from upscale.image.pillow import picture_of, pillow_of
+from upscale.image.pillow import PillowImage, picture_of, pillow_of
 from upscale.machine import pick_bf16, pick_device
 from upscale.methods import Method
 from upscale.pipeline import consistency
@@ -23,18 +26,30 @@ from upscale.pipeline.models import Models, read_as
 from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warmed
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
 from upscale.pipeline.sampling import Call, OnStep, Sampling, directly
+from upscale.pipeline.tensors import pictures_of, tensor_of
 from upscale.weights.store import Entry, OnBytes
 
+Source: TypeAlias = "str | PathLike[str] | BinaryIO | np.ndarray"
 OnRows = Callable[[Picture, dict[str, Any]], None]
 PERCENT = 100  # steps of samplers whose steps nobody knows beforehand: parts of the way
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """The enlarged picture and a JSON-able account of how it was made."""
+    """The enlarged `picture` and a JSON-able account of how it was made."""
 
-    picture: Picture | None  # None where `on_rows` took it
+    made: Picture | None  # None where `on_rows` took it
     report: dict[str, Any]
+
+    @property
+    def picture(self) -> Picture:
+        if self.made is None:
+            raise ValueError("on_rows took the picture")
+        return self.made
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}={self.report.get(key)!r}" for key in ("weights", "seconds"))
+        return f"<Result {self.made}, {told}>"
 
 
 class Upscaler:
@@ -52,6 +67,13 @@ class Upscaler:
         self.bf16 = pick_bf16(chosen.dtype, self.device)
         self.models = Models(chosen, self.device, on_bytes)
         self.method = self.models.method
+        self._setup = chosen
+
+    def __repr__(self) -> str:
+        given = {**vars(self._setup), "method": self.method}
+        told = [f"{one.name}={given[one.name]!r}" for one in fields(Setup)
+                if given[one.name] != one.default]  # fmt: skip
+        return f"Upscaler({', '.join(told)}) on {self.device}"
 
     def plan(
         self, picture: Picture | tuple[int, int], request: Request | None = None, **fields: Any
@@ -161,30 +183,44 @@ class Upscaler:
         }  # fmt: skip
         return Result(made, report)
 
+    @overload
+    def __call__(self, picture: Picture, **settings: Any) -> Result: ...
+    @overload
+    def __call__(self, picture: Tensor, **settings: Any) -> Tensor: ...
+    @overload
+    def __call__(self, picture: Source | PillowImage, **settings: Any) -> PillowImage: ...
+
     def __call__(
         self,
-        picture: Picture | Any,
+        picture: Any,
         *,
         sample: int = 0,
         on_step: OnStep | None = None,
         on_rows: OnRows | None = None,
         call: Call = directly,
         **fields: Any,
-    ) -> Result | Any:
+    ) -> Result | Tensor | PillowImage:
         """Enlarge one picture: `plan` and `run` in one. fields: of `Request`; the others: of `run`.
 
-        A `Picture` gives a `Result`; a path, a Pillow image or an array (H,W), (H,W,3), (H,W,4) of
-        uint8, uint16 or floats in [0,1] gives a Pillow image (of 8 bits: Pillow has no deeper
-        colour). Raises UsageError, InputError, OutOfMemory, WeightsError, NumericalError, and
-        TypeError for fields that are none.
+        A `Picture` gives a `Result`; a tensor (C,H,W) or (B,C,H,W) of floats in [0,1] gives one of
+        the same kind; a path, a Pillow image or an array (H,W), (H,W,3), (H,W,4) of uint8, uint16
+        or floats in [0,1] gives a Pillow image (of 8 bits: Pillow has no deeper colour). Raises
+        UsageError, InputError, OutOfMemory, WeightsError, NumericalError, and TypeError for fields
+        that are none.
         """
-        started = time.perf_counter()
-        request = Request(**fields)
-        source, picture = picture, picture_of(picture)
-        plan = self.plan(picture, request)
-        result = self.run(plan, picture, sample=sample, on_step=on_step, on_rows=on_rows, call=call)
-        result.report["seconds"] = round(time.perf_counter() - started, 3)
-        return result if picture is source else pillow_of(result.picture)
+        request, how = Request(**fields), {"on_step": on_step, "on_rows": on_rows, "call": call}
+
+        def made(one: Picture) -> Result:
+            started = time.perf_counter()
+            result = self.run(self.plan(one, request), one, sample=sample, **how)
+            result.report["seconds"] = round(time.perf_counter() - started, 3)
+            return result
+
+        if isinstance(picture, Picture):
+            return made(picture)
+        if isinstance(picture, Tensor):
+            return tensor_of([made(one).picture for one in pictures_of(picture)], picture)
+        return pillow_of(made(picture_of(picture)).picture)
 
 
 def _sampler_and_steps(law: Method, request: Request) -> tuple[str, int]:
