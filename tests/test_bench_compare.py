@@ -149,7 +149,7 @@ def test_published_tables_are_chosen_and_marked() -> None:
     assert published.choose("auto", "div2k-val", (8.0,)) == published.choose("none", "x", ()) == []
     with pytest.raises(UsageError, match="table x; choose from auto, none, celeba-hq-8x"):
         published.choose("x", "", ())
-    text = published.to_markdown(published.choose("celeba-hq-8x", "", ()))
+    text = report.markdown_of(published.parts(published.choose("celeba-hq-8x", "", ())))
     assert text.startswith("Published, not measured here: IDM (Gao et al. 2023), Table 2, x8. ")
     assert "| SR3 | 23.04 | 0.65 | 2.68 |" in text and "Protocol: 16 to 128 pixels" in text
 

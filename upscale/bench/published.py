@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upscale import document
 from upscale.bench.columns import COLUMNS
 from upscale.errors import UsageError
 
@@ -56,17 +55,17 @@ def choose(wish: str, dataset: str, scales: Sequence[float]) -> list[Published]:
     return [known[name] for name in names]
 
 
-def to_markdown(chosen: Sequence[Published]) -> str:
-    """The tables, each under its source and protocol."""
-    parts = []
+def parts(chosen: Sequence[Published]) -> list[str | list[dict[str, Any]]]:
+    """The tables, each under its source and protocol, as those of `report.parts`."""
+    found: list[str | list[dict[str, Any]]] = []
     for table in chosen:
-        metrics = [name for name in COLUMNS if any(name in row for row in table.rows)]
-        lines = document.markdown(
-            ["published", *(COLUMNS[name].title for name in metrics)],
-            ([row["method"], *(row.get(name, "-") for name in metrics)] for row in table.rows),
-        )
-        parts.append(
+        names = [name for name in COLUMNS if any(name in row for row in table.rows)]
+        found.append(
             f"Published, not measured here: {table.source}, x{table.scale:g}. "
-            f"Protocol: {table.protocol}.\n\n" + "\n".join(lines) + "\n"
+            f"Protocol: {table.protocol}."
         )
-    return "\n".join(parts)
+        found.append([
+            {"published": row["method"], **{COLUMNS[name].title: row.get(name) for name in names}}
+            for row in table.rows
+        ])  # fmt: skip
+    return found

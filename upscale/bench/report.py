@@ -37,8 +37,13 @@ def parts(rows: Sequence[Row], verbose: bool = False) -> list[str | list[Row]]:
 
 def to_markdown(rows: Sequence[Row], verbose: bool = False, width: int | None = None) -> str:
     """The report; lines of its tables have at most `width` characters."""
+    return markdown_of(parts(rows, verbose), width)
+
+
+def markdown_of(parts: Sequence[str | list[Row]], width: int | None = None) -> str:
+    """Texts and tables as Markdown, lines of tables of at most `width` characters."""
     texts = []
-    for part in parts(rows, verbose):
+    for part in parts:
         if isinstance(part, str):
             texts.append(part)
             continue

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from upscale.bench.columns import DEFAULT_METRICS, DEGRADATIONS, METRICS, REGISTERED, SHIPPED
-from upscale.cli.bench.run import compare_runs, compare_sets, deliver, run_bench, texts_of
+from upscale.cli.bench.run import compare_runs, compare_sets, deliver, parts_of, run_bench, texts_of
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -154,11 +154,7 @@ def command(ctx: click.Context, **options: Any) -> int:
     shown: dict[int, Any] = {}
     with Reporter(quiet=options["quiet"]) as reporter:
         rows = run_bench(options, reporter, shown if "html" in targets else None)
-    from upscale.bench import report
-
-    on_screen = None
-    if sys.stdout.isatty():
-        on_screen = lambda: _show(report.parts(rows, options["verbose"]))  # noqa: E731
+    on_screen = (lambda: _show(parts_of(rows, options))) if sys.stdout.isatty() else None
     deliver(texts_of(rows, shown, options), targets, reporter, on_screen)
     return 1 if any("error" in row for row in rows) else 0
 

@@ -93,6 +93,15 @@ def tell_row(row: dict[str, Any], done: int, total: int, reporter: Reporter) -> 
     reporter.line(f"{done}/{total} {row.get('picture', '')} {row.get('method', '')}: {numbers}")
 
 
+def parts_of(rows: list[dict[str, Any]], options: dict[str, Any]) -> list[Any]:
+    """The report and the published tables that were asked for, as `report.parts`."""
+    from upscale.bench import published, report
+
+    named = "none" if options["published"] == "auto" else options["published"]
+    more = published.parts(published.choose(named, "", ()))
+    return [*report.parts(rows, options["verbose"]), *more]
+
+
 def texts_of(
     rows: list[dict[str, Any]], shown: dict[int, Any], options: dict[str, Any]
 ) -> dict[str, Callable[[], str]]:
@@ -103,13 +112,6 @@ def texts_of(
         changes = compare.flat(compare.against_first(rows))
         return document.to_json({"rows": rows, "differences": changes})
 
-    def markdown(width: int | None = None) -> str:
-        text = report.to_markdown(rows, options["verbose"], width)
-        if options["published"] == "auto":
-            return text
-        chosen = published.choose(options["published"], "", ())
-        return "\n".join(part for part in (text, published.to_markdown(chosen)) if part)
-
     def html() -> str:
         from upscale.bench import page
 
@@ -119,8 +121,8 @@ def texts_of(
     return {
         "json": json,
         "csv": lambda: document.to_csv(rows),
-        "markdown": markdown,
-        "screen": lambda: markdown(report.WIDTH),
+        "markdown": lambda: report.markdown_of(parts_of(rows, options)),
+        "screen": lambda: report.markdown_of(parts_of(rows, options), report.WIDTH),
         "html": html,
     }
 
