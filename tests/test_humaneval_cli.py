@@ -21,7 +21,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("starlette")
 pytest.importorskip("matplotlib")
 
-from humaneval_study import make_study, serving
+from humaneval_study import Client, make_study, serving
 
 import upscale.cli.humaneval.build as module
 from upscale.cli.humaneval.command import command
@@ -277,6 +277,24 @@ def test_serve_ends_with_ctrl_c_and_loads_no_torch(tmp_path):
         assert process.wait(60) == 0
     assert "Stopped with 0 answers in" in (tmp_path / "serve.log").read_text()
     assert sorted(p.name for p in study.iterdir()) == ["pictures", "study.db"]
+
+
+@pytest.mark.slow
+def test_a_preview_is_walked_through_beside_the_study(tmp_path):
+    study = make_study(tmp_path / "study", checks=3)
+    before = (study / "study.db").read_bytes()
+    with serving(study, "--preview") as (link, process):
+        subject = Client(link)
+        subject.go("enrol")
+        assert subject.state["title"].startswith("Preview, nothing is stored")
+        while subject.state["phase"] == "trial":
+            subject.see()
+            subject.answer("left")
+        assert subject.state["done"] == 5  # a practice trial, two checks, two pairs
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert "Stopped with 5 answers thrown away" in (tmp_path / "serve.log").read_text()
+    assert (study / "study.db").read_bytes() == before
 
 
 def test_serve_refuses_what_is_no_address(here):
