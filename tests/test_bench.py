@@ -275,7 +275,8 @@ def test_groups_and_values_that_are_no_numbers() -> None:
     rows = rows_of([20.0, math.nan]) + rows_of([math.inf, 30.0], steps=8)
     rows += [{"picture": "x.png", "method": "sr3", "sampler": None, "steps": None, "error": "no"}]
     first, second = report.summary(rows)
-    assert (first["steps"], first["pictures"], first["psnr_y"]) == (4, 2, "20.00")
+    assert (first["method"], first["steps"]) == ("sr3, 4 steps", 4)
+    assert (first["pictures"], first["psnr_y"]) == (2, "20.00")
     assert (second["steps"], second["psnr_y"]) == (8, "inf")
     assert report.summary(rows_of([math.nan]))[0]["psnr_y"] == "-"
     assert report.summary([]) == []

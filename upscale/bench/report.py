@@ -67,10 +67,13 @@ def treatments(done: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
-    """`means` as text cells, without columns that are empty everywhere."""
+    """`means` as text cells, without columns that are empty everywhere. The method's is the name
+    that tells a trial from the others, for it stands in each part of a table that is too wide."""
+    found = means(rows)
     table = [
         {k: v.text(COLUMNS[k].digits) if isinstance(v, Mean) else v for k, v in row.items()}
-        for row in means(rows)
+        | {"method": name}
+        for name, row in zip(names_of(found), found, strict=True)
     ]
     empty = {key for key in (*TRIAL, "nfe") if all(row[key] is None for row in table)}
     empty.add("weights_sha256")
