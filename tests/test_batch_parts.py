@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upscale.batch import remote
+from upscale.batch.forecast import Forecast, Remaining, duration
 from upscale.batch.ledger import Content, Ledger, content_of, settings_hash
 from upscale.batch.lockstep import Lockstep
 from upscale.batch.names import Item, Source
@@ -25,6 +26,27 @@ from upscale.batch.workers import Workers
 from upscale.errors import DiskFull, InputError, UsageError
 from upscale.image.picture import Picture
 from upscale.pipeline.upscaler import Upscaler
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def test_what_is_left_follows_from_pixels_not_from_pictures() -> None:
+    now = iter([10.0, 10.0, 10.0, 40.0]).__next__
+    left = Remaining(4, {"a": 100, "b": 300, "c": 200}, clock=now)  # the fourth is as the mean
+    assert left.after("a", 2.0) == "about 14 s left"  # 700 at 50 a second
+    assert left.after("c", None) == "about 10 s left"  # not made: 100 of 500
+    assert left.after("b", 30.0) == "about 16 s left"
+    assert left.after("d", 1.0) == ""
+    assert [duration(s) for s in (0.04, 40, 200, 8000)] == ["0.0 s", "40 s", "3 min", "2 h 13 min"]
+
+
+def test_a_forecast_times_each_network_once(tiny_weights) -> None:
+    upscaler, forecast = Upscaler(weights=tiny_weights, device="cpu"), Forecast()
+    picture = Picture(np.random.default_rng(0).random((60, 90, 3), np.float32))
+    plans = [upscaler.plan(picture, scale=scale) for scale in (2, 4)]
+    seconds = [forecast.seconds(upscaler, plan, picture) for plan in plans]
+    assert 3 < seconds[1] / seconds[0] < 5 and len(forecast._rates) == 1
+
 
 # --- shards -------------------------------------------------------------------------------------
 

@@ -436,7 +436,20 @@ def test_dry_run_does_nothing(here, calls):
     text = run("a.png", "--dry-run")
     assert text.stdout == "a_x4.png\n"
     assert "network calls" in text.stderr
-    assert len(calls) == 2  # made twice, never called
+    made = [call for call in calls if "sample" not in call]
+    assert len(made) == 2 and len(calls) == 2 + 2 * 2  # a part of each is timed, the second time
+    assert record["seconds"] >= 0 and re.search(r"MiB and [\d.]+ s", text.stderr)
+    picture(here / "b.png", (9, 40))
+    assert re.search(r"2 pictures, about [\d.]+ s\n", run("a.png", "b.png", "--dry-run").stderr)
+
+
+def test_what_is_left_is_told_from_the_first_picture_on(here, calls):
+    for name in "abc":
+        picture(here / f"{name}.png", (40, 30))
+    (here / "b.png").write_bytes(b"")
+    told = run("a.png", "b.png", "c.png", code=1).stderr
+    assert re.search(r"a_x4.png: 40x30 to 160x120, [\d.]+ s; 1 of 3, about [\d.]+ s left\n", told)
+    assert re.search(r"c_x4.png: 40x30 to 160x120, [\d.]+ s\n", told)
 
 
 def test_quiet_verbose_and_lines(here, calls):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from upscale.atomic import is_special
 from upscale.batch.files import Files
+from upscale.batch.forecast import Forecast
 from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item, check_apart
 from upscale.batch.records import Spread, comment
@@ -45,6 +46,7 @@ class Job:
     begun: float = field(default_factory=time.time)  # what is younger appeared meanwhile
     broken: bool = False  # the upscaler itself cannot be made, whatever the picture
     folders: set[Path] = field(default_factory=set)  # that results were written to
+    forecast: Forecast = field(default_factory=Forecast)
 
     @cached_property
     def upscaler(self) -> Upscaler:
@@ -356,6 +358,7 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
     notes = check_format(item.format, found.size_out, picture.bits, alpha=picture.alpha is not None)
     return {
         "status": "planned",
+        "seconds": job.forecast.seconds(job.upscaler, found, picture),
         "exists": any(path.exists() for path in item.files),
         "size_in": list(found.size_in),
         "size_out": list(found.size_out),

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from upscale import __version__
+from upscale.batch.forecast import duration
 from upscale.document import counted
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ def summarised(record: dict[str, Any]) -> str:
     if record["status"] == "ok":
         return f"{sizes}, {record['seconds']:.1f} s"
     exists = ", exists already" if record["exists"] else ""
+    seconds = record.get("seconds")
+    took = "" if seconds is None else f" and {duration(seconds)}"
     return (
         f"{sizes}, {counted(len(record['stages']), 'stage')}, "
         f"{counted(record['steps'], record['sampler'] + ' step')}, "
         f"{counted(record['nfe'], 'network call')}, {counted(record['tiles'], 'tile')}, about "
-        f"{record['memory'] / 2**20:.0f} MiB{exists}"
+        f"{record['memory'] / 2**20:.0f} MiB{took}{exists}"
     )
 
 

@@ -278,7 +278,9 @@ def _type_of(one: Field) -> dict[str, Any]:
 # options that several commands share
 MACHINE = "Machine"
 DEVICE, DTYPE, OFFLINE = asked(Setup, "device", "dtype", "offline")
-QUIET = option("-q", "--quiet", is_flag=True, group=GENERAL, help="Print errors only.")
+QUIET = option(
+    "-q", "--quiet", is_flag=True, group=GENERAL, help="Of all messages, print errors only."
+)
 DEBUG = option(
     "--debug", is_flag=True, group=GENERAL, expert=True, help="Show tracebacks of errors."
 )

@@ -81,6 +81,11 @@ class Reporter:
             if self._batch is not None:
                 self.live.advance(self._batch)
 
+    def remaining(self, text: str) -> None:
+        """How long all pieces of work will take, where somebody knows it before the bar does."""
+        if self.live and self._batch is not None:
+            self.live.update(self._batch, left=text)
+
     def fetching(self, done: int, of: int | None) -> None:
         """`done` of `of` bytes of weights have come (None: the size is unknown)."""
         total = None if of is None else of >> 10
@@ -156,22 +161,28 @@ def printable(text: str) -> str:
 
 
 def _bars() -> Progress:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> RenderableType:
+            return Text(task.fields["left"]) if "left" in task.fields else super().render(task)
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        Left(),
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=False,  # it would send the results to stderr

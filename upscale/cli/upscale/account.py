@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from upscale.batch.forecast import Remaining, duration
 from upscale.batch.job import Job, Ticket
 from upscale.batch.names import Item
 from upscale.batch.records import as_json, summarised
@@ -27,6 +28,8 @@ class Account:
         self.skipped = 0  # of the good: done before, by the ledger
         self.errors: list[str] = []  # the first of them
         self.codes: set[int] = set()
+        self.remaining: Remaining | None = None  # where it is known what is to come
+        self.planned = 0.0  # seconds, by --dry-run
         self.also: dict[str, Any] = {}  # what else stands in the JSON of the present picture
 
     @property
@@ -70,19 +73,30 @@ class Account:
         elif record["status"] == "planned" or (item.outputs and record["status"] == "ok"):
             for path in files:
                 reporter.result(path)
+        made = record["status"] == "ok"
+        left = self._left(item.source.name, record["seconds"] if made else None)
+        self.planned += (not made and record.get("seconds")) or 0.0
         if record.get("why") == "ledger":
             self.skipped += 1
             return
-        reporter.line(f"{item.source.name} -> {', '.join(files)}: {summarised(record)}")
+        reporter.line(f"{item.source.name} -> {', '.join(files)}: {summarised(record)}{left}")
         if record["status"] == "ok":
             shown = ("method", "weights", "sampler", "steps", "nfe", "tile", "lr_psnr", "device")
             reporter.detail("  " + ", ".join(f"{k} {record[k]}" for k in shown if k in record))
+
+    def _left(self, name: str, seconds: float | None) -> str:
+        """The end of a line: how far the batch is; shown at the bar, too."""
+        if self.remaining is None or not (text := self.remaining.after(name, seconds)):
+            return ""
+        self.reporter.remaining(text)
+        return f"; {self.good + self.bad} of {self.reporter.total}, {text}"
 
     def failed(self, name: str, error: DiffsrError) -> None:
         """Raises DiskFull or OutputError where the ledger takes no line, after the report."""
         text = str(error) if name in str(error) or name == "-" else f"{name}: {error}"
         self.reporter.error(text)
         self.bad += 1
+        self._left(name, None)
         self.codes.add(error.exit_code)
         if len(self.errors) < _LISTED:
             self.errors.append(text)
@@ -133,6 +147,8 @@ class Account:
                 f"{_pictures(left, ' more')} not started"
             )
         total = self.good + self.bad
+        if self.options["dry_run"] and total > 1:
+            reporter.note(f"{counted(total, 'picture')}, about {duration(self.planned)}")
         if self.bad and total > 1:
             reporter.error(f"{self.bad} of {total} pictures failed:")
             for text in self.errors:

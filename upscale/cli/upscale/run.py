@@ -10,6 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upscale.batch.engine import Engine, Pace
+from upscale.batch.forecast import Remaining, sizes_of
 from upscale.batch.job import Job, Ticket, planned, writing_options
 from upscale.batch.names import Item
 from upscale.cli.progress import Reporter
@@ -60,6 +61,8 @@ def run(account: Account, items: list[Item], options: Mapping[str, Any]) -> int:
     outcomes = outcomes_of(account.job, items, reporter, options)
     with reporter, closing(outcomes.made):
         try:
+            if len(items) > 1 and not (reporter.quiet or options["dry_run"]):
+                account.remaining = Remaining(len(items), sizes_of(items))
             for item, record, error in outcomes.made:
                 done += 1
                 account.outcome(item, record, error)

@@ -1,0 +1,105 @@
+"""How long pictures will take: by the time that a small part of one takes on this machine, and by
+the pixels of those that are done."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from upscale.batch.names import Item
+from upscale.diffusion.table import SAMPLERS
+from upscale.errors import DiffsrError
+
+if TYPE_CHECKING:
+    from upscale.image.picture import Picture
+    from upscale.pipeline.plan import Plan
+    from upscale.pipeline.upscaler import Upscaler
+
+PART = 48  # pixels of the input, a side: a tenth of a second, and most of it is the network's
+LOOKED_AT = 500  # headers that are read: more would delay the work that they are to foretell
+
+
+class Forecast:
+    """Seconds that a plan will take. Each network is timed once, with its own steps."""
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple[Any, ...], float | None] = {}  # seconds per pixel and call
+
+    def seconds(self, upscaler: Upscaler, plan: Plan, picture: Picture) -> float | None:
+        """None where the part itself cannot be enlarged."""
+        key = (plan.weights, plan.sampler, len(plan.stages))
+        if key not in self._rates:
+            self._rates[key] = _timed(upscaler, plan, picture)
+        rate = self._rates[key]
+        return None if rate is None else round(rate * _work(plan), 2)
+
+
+def _work(plan: Plan) -> float:
+    """Pixels times network calls; what blocks compute beyond their cores counts."""
+    made = [math.prod(stage.size_out) * max(1, SAMPLERS[plan.sampler].calls(stage.steps))
+            for stage in plan.stages]  # fmt: skip
+    blocks = sum(block.made.height * block.made.width for row in plan.blocks for block in row)
+    return sum(made) * max(1.0, blocks / math.prod(plan.size_out))
+
+
+def _timed(upscaler: Upscaler, plan: Plan, picture: Picture) -> float | None:
+    height, width = (min(PART, side) for side in picture.size)
+    part = replace(picture, rgb=picture.rgb[:height, :width], alpha=None)
+    wish = plan.request
+    if wish.scale is None:  # of an exact size, a part has the same magnification
+        wish = replace(wish, size=None, max_side=None, scale=min(max(plan.scale, 1.0), 16.0))
+    with suppress(DiffsrError, RuntimeError):
+        small = upscaler.plan(part, wish)
+        for _ in range(2):  # the first one pays for what is made once
+            begun = time.perf_counter()
+            upscaler.run(small, part, on_step=lambda done, of: None)
+        return (time.perf_counter() - begun) / _work(small)
+    return None
+
+
+def sizes_of(items: Iterable[Item]) -> dict[str, int]:
+    """Name -> pixels, of some local files: evenly spread over all."""
+    from upscale.image.decode import size_of
+
+    found, items = {}, list(items)
+    for item in items[:: max(1, len(items) // LOOKED_AT)]:
+        with suppress(DiffsrError):
+            if item.source.data is None and isinstance(source := item.source.open(), str):
+                found[item.source.name] = math.prod(size_of(source))
+    return found
+
+
+class Remaining:
+    """The time that is left of `count` pictures, from the first that is done on. sizes: pixels of
+    some of them by name; the others are taken for as large as these on the mean."""
+
+    def __init__(
+        self, count: int, sizes: Mapping[str, int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.sizes, self.clock = sizes, clock
+        self.mean = sum(sizes.values()) / len(sizes) if sizes else 1.0
+        self.left = sum(sizes.values()) + self.mean * (count - len(sizes))
+        self.worked, self.begun = 0.0, 0.0
+
+    def after(self, name: str, seconds: float | None) -> str:
+        """In words, once a picture is over that took so many seconds; None: it was not made."""
+        pixels = self.sizes.get(name, self.mean)
+        self.left -= pixels
+        if seconds is not None:
+            self.begun = self.begun or self.clock() - seconds
+            self.worked += pixels
+        if not self.worked or self.left < 0.5:
+            return ""
+        return f"about {duration(self.left * (self.clock() - self.begun) / self.worked)} left"
+
+
+def duration(seconds: float) -> str:
+    """40 s, 3 min, 2 h 10 min."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
