@@ -274,7 +274,8 @@ def test_the_shortest_line_explains_a_dataset_that_is_missing(here):
 
 def test_a_dataset_in_its_layout_is_trained_on(here, monkeypatch):
     photographs(here / "data/ffhq/images1024x1024/00000")
-    monkeypatch.setattr(train_command, "SECONDS", 0.0)
+    for name in ("SECONDS", "SHARE"):
+        monkeypatch.setattr(train_command, name, 0.0)
     told = said("--dataset", "ffhq", *TINY, "--iterations", 2, "--validate-every", 0)
     assert "ffhq: 20 of 70,000 pictures are there" in told and "20 pictures from ffhq" in told
     assert "decoding: 20 of 20 pictures" in told
@@ -299,6 +300,13 @@ def test_a_runs_folder_is_weights_and_a_checkpoint_says_how_to_make_them(here):
     assert "no weights (.safetensors) in this folder" in run(
         "upscale", "small.png", "--weights", "photos", code=5
     )
+
+
+def test_weights_of_a_loss_that_are_missing_name_the_option_that_does_without(here):
+    photographs(here / "photos", 2)
+    told = run("train", "--dataset", "photos", *TINY, "--patch", "48", "--quality-loss-from", "1",
+               code=5)  # fmt: skip
+    assert told.endswith("or train without it: --quality-vgg 0")
 
 
 def test_the_folder_of_a_run_is_enough_to_go_on(here):

@@ -21,7 +21,7 @@ from upscale.train.feed import feed
 from upscale.train.log import Log
 from upscale.train.state import Run
 
-FIRST_LOOK = 100  # the iteration of the first validation, if not before
+FIRST_LOOK = 50  # the iteration of the first validation, if not before
 
 
 @dataclass

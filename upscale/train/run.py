@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from upscale import methods
 from upscale.diffusion.denoiser import parametrisation
 from upscale.document import counted
-from upscale.errors import InputError, UsageError
+from upscale.errors import InputError, UsageError, WeightsError
 from upscale.machine import available_memory, pick_bf16
 from upscale.metrics.perceptual import Lpips
 from upscale.nets.compact import CompactConfig
@@ -164,6 +164,7 @@ def prepared(
         teacher.config = config
         steps = counted(config.distill_steps, f"{teacher.sampler} step")
         say(f"learning from {teacher.name}, {steps}")
+    quality = quality_loss(config, world)
     items, apart = held_out(data.train, config.holdout)
     cache = default_cache(world) if options.cache is None else options.cache
     pairs = Pairs(pictures_of(items, config, cache, say, on_read), config)
@@ -181,7 +182,6 @@ def prepared(
     branched = Path(init) if init and Path(init).is_dir() else None  # a run that goes another way
     if not branched and (init or config.distill):
         start(network, init or config.distill)
-    quality = quality_loss(config, world)
     run = Run(
         network,
         spec_of(config),
@@ -298,7 +298,12 @@ def quality_loss(config: TrainConfig, world: dist.World) -> QualityLoss | None:
         )
     judges = []
     for trunk in trunks:
-        lpips = Lpips(trunk, world.device)
+        try:
+            lpips = Lpips(trunk, world.device)
+        except WeightsError as error:
+            own = [name for name, (net, weight) in wanted.items() if net == trunk and weight]
+            without = " ".join(f"{flag(f'quality_{name}')} 0" for name in own)
+            raise type(error)(f"{error}; or train without it: {without}") from error
         how = {"features": lpips.last_compared}
         distances = {
             k: (w, how.get(k, lpips.compared))

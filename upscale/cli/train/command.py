@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from upscale.train.datasets import Data
     from upscale.train.loop import Progress
 
-# where there is no bar, a line comes after so many iterations, and after so many seconds
-LINE_EVERY, SECONDS = 100, 3.0
+# where there is no bar, a line comes after so many iterations, and after so many seconds or, later,
+# a share of the time that has passed
+LINE_EVERY, SECONDS, SHARE = 100, 3.0, 0.2
 # what a run's checkpoints hold for --resume, beside its config
 KEPT = ("data", "names_from", "validation", "validate_every", "name")
 
@@ -288,7 +289,8 @@ class _Shown:
 
     def __init__(self, reporter: Reporter, config: TrainConfig, stop: _Stop) -> None:
         self.reporter, self.whole, self.stop = reporter, config.images, stop
-        self.doing, self.told = "", time.monotonic()
+        self.doing, self.began = "", time.monotonic()
+        self.told = self.began
 
     def reading(self, what: str, done: int, of: int) -> None:
         """Before the training. Raises KeyboardInterrupt where a signal came."""
@@ -316,8 +318,9 @@ class _Shown:
         self.reporter.step(done, of, what + more)
 
     def _line(self, text: str, due: bool = False) -> None:
-        if due or time.monotonic() - self.told > SECONDS:
-            self.told = time.monotonic()
+        now = time.monotonic()
+        if due or now - self.told > max(SECONDS, SHARE * (self.told - self.began)):
+            self.told = now
             self.reporter.line(text)
 
 
