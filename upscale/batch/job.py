@@ -364,6 +364,7 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "size_out": list(found.size_out),
         "weights": found.weights,
         "taken_for": found.taken_for,
+        "denoise": found.denoise,
         "degradation": found.degradation.report() if found.degradation else None,
         "scale": round(found.scale, 4),
         "stages": [[*stage.size_out, stage.steps] for stage in found.stages],

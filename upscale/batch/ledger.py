@@ -252,10 +252,18 @@ def settings_of(setup: Setup, request: Request, files: Files, batch: int = 1) ->
     from upscale.weights import store
 
     made_by = store.hashes(
-        setup.method, setup.weights, request.scale, setup.domain, setup.input, setup.offline
+        setup.method,
+        setup.weights,
+        request.scale,
+        setup.domain,
+        setup.input,
+        setup.offline,
+        request.denoise is not None,
     )
     values = asdict(setup) | asdict(request) | asdict(files) | {"batch": batch}
     known = {name: value for name, value in values.items() if name not in _APART}
+    if known["denoise"] is None:
+        del known["denoise"]  # which came later
     return settings_hash(known | {"made by": made_by})
 
 

@@ -183,8 +183,8 @@ def _called(name: str, own: dict[TrialKey, list[Row]]) -> list[Row]:
 
 
 def _essence(key: TrialKey, loose: bool) -> tuple:
-    way = () if loose else (key.sampler, key.steps, key.temperature, key.parametrisation)
-    return key.method, key.scale, *way
+    way = (key.sampler, key.steps, key.temperature, key.parametrisation, key.denoise)
+    return key.method, key.scale, *(() if loose else way)
 
 
 def _label(key: TrialKey) -> str:

@@ -22,6 +22,7 @@ class TrialKey(NamedTuple):
     sampler: str | None
     steps: int | None
     temperature: float | None
+    denoise: float | None
     parametrisation: str | None
     weights_sha256: str | None
 
@@ -80,7 +81,8 @@ def _named(key: str, value: Any) -> str:
         return counted(value, "step")
     if key == "weights_sha256":
         return str(value)[:8]
-    return {"scale": "x", "temperature": "temperature "}.get(key, "") + str(value)
+    word = {"scale": "x", "temperature": "temperature ", "denoise": "denoise "}.get(key, "")
+    return word + str(value)
 
 
 def _mean(name: str, values: Sequence[float | None]) -> Mean:

@@ -28,7 +28,7 @@ Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
 Arrays = dict[str, np.ndarray]
 # what a row takes over from the report of a picture
 _ACCOUNT = (
-    "weights", "weights_sha256", "sampler", "steps", "nfe", "spacing", "temperature",
+    "weights", "weights_sha256", "denoise", "sampler", "steps", "nfe", "spacing", "temperature",
     "parametrisation", "seed", "consistency_mode", "device", "dtype", "tile",
 )  # fmt: skip
 
@@ -197,7 +197,8 @@ def _hashes(trial: Trial, settings: BenchSettings) -> list[str]:
     if trial.outputs is not None:
         return []
     method = None if trial.method == AUTO else trial.method
-    return store.hashes(method, trial.weights, trial.scale, settings.domain)
+    mixing = trial.denoise is not None
+    return store.hashes(method, trial.weights, trial.scale, settings.domain, mixing=mixing)
 
 
 def _upscaler(trial: Trial, settings: BenchSettings) -> Upscale:
@@ -216,7 +217,8 @@ def _enlarge(
     """(what the row says of how it was made, samples of sr in 8 bits)."""
     request = Request(
         scale=trial.scale, preset=trial.preset, steps=trial.steps, sampler=trial.sampler,
-        temperature=trial.temperature, parametrisation=trial.parametrisation,
+        temperature=trial.temperature, denoise=trial.denoise,
+        parametrisation=trial.parametrisation,
         spacing=settings.spacing, one_stage=settings.one_stage, seed=settings.seed,
         consistency=settings.consistency,
     )  # fmt: skip
@@ -230,7 +232,7 @@ def _enlarge(
         made.append(in_8_bits(result.picture.rgb))
     row = {key: result.report.get(key) for key in _ACCOUNT}
     if trial.method == AUTO:  # then pictures differ in these, and are one trial
-        named = ("sampler", "steps", "temperature", "parametrisation")
+        named = ("sampler", "steps", "temperature", "denoise", "parametrisation")
         row["asked"] = {name: getattr(trial, name) for name in named}
         row["taken_for"] = result.report.get("taken_for")
         row["estimate"] = result.report.get("degradation")

@@ -23,6 +23,7 @@ class BenchSettings:
     steps: tuple[int | None, ...] = (None,)
     samplers: tuple[str | None, ...] = (None,)
     presets: tuple[str | None, ...] = (None,)
+    denoises: tuple[float | None, ...] = (None,)
     temperatures: tuple[float | None, ...] = (None,)
     parametrisations: tuple[str | None, ...] = (None,)
     metrics: tuple[str, ...] = ("psnr_y", "ssim_y", "lpips", "consistency")
@@ -53,6 +54,7 @@ class Trial:
     sampler: str | None = None
     steps: int | None = None
     temperature: float | None = None
+    denoise: float | None = None
     parametrisation: str | None = None
     weights: str | None = None
     scale: float = 4.0
@@ -64,7 +66,8 @@ class Trial:
         """A folder name that tells one trial of a scale from the others."""
         warmth = None if self.temperature is None else f"t{self.temperature:g}"
         own = None if self.weights is None else Path(self.weights).stem
-        parts = [self.method, own, self.preset, self.sampler, self.steps, warmth]
+        cleaned = None if self.denoise is None else f"d{self.denoise:g}"
+        parts = [self.method, own, cleaned, self.preset, self.sampler, self.steps, warmth]
         parts.append(self.parametrisation)
         return "_".join(str(part).replace(":", "") for part in parts if part)
 
@@ -113,6 +116,7 @@ def _ways(settings: BenchSettings, trial: Trial) -> Iterator[Trial]:
         yield trial
         return
     ways = {
+        "denoise": settings.denoises,
         "sampler": settings.samplers,
         "steps": settings.steps,
         "temperature": settings.temperatures,

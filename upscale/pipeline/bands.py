@@ -60,7 +60,7 @@ class Enlarging:
                 band[:, block.core.left : block.core.left + block.core.width] = made
             yield replace(source, rgb=band, alpha=self._alpha(alpha, row[0]), coded=None)
         self.error /= rgb.size
-        self.notes += doubts(self.error, rgb, self.plan.consistency)
+        self.notes += doubts(self.error, rgb, self.plan.projection)
 
     def _made(self, rgb: np.ndarray, block: Block, grey: bool, index: int, many: int) -> np.ndarray:
         """float32 (h,w,3) in [0,1]: the core of a block."""
@@ -101,7 +101,7 @@ class Enlarging:
         self.tile, self.nfe = made.tile, made.nfe
         self.notes += [note for note in made.notes if note not in self.notes]
         ends = {"project": settle, "colour": tinge}
-        return ends.get(sampling.consistency, lambda sr, lr: sr)(made.picture, lr)
+        return ends.get(self.plan.consistency, lambda sr, lr: sr)(made.picture, lr)
 
     def _alpha(self, alpha: np.ndarray | None, block: Block) -> np.ndarray | None:
         """The opacity of all columns of a row of blocks."""

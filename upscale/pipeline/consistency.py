@@ -11,16 +11,16 @@ from torch import Tensor
 from upscale.errors import NumericalError
 from upscale.image.resize import gaussian, resize, resize_array
 
-IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> strength of each step's projection
+IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> share of the error that each step puts back
+PUT_BACK = True  # what is not cleaned is put back; False: nothing is, as weights for real input say
 # What the shrunk result's mean squared error against the input is measured by: the variance of the
 # input's pixels, which an even grey would have for an error, and noise that may have been taken
 # out. Over 3 x 160 crops of photographs, shrunk, cut out, compressed, noisy, black and white and
 # dithered, at six scales, it stayed below 0.26 of that where results are held to the input and 0.48
 # where not; a chessboard of single pixels, the hardest there is, has 0.40 and 0.73.
-NOISE = {"project": 1e-3, "blend": 1e-3}  # mode -> variance; of the others:
-NOISE_FREE = 1e-2
-DOUBTFUL = {"project": 0.5, "blend": 0.5}
-DOUBTFUL_FREE = 0.8
+HELD = 0.5  # projection from which on a result counts as held to the input
+NOISE, NOISE_FREE = 1e-3, 1e-2  # variance
+DOUBTFUL, DOUBTFUL_FREE = 0.5, 0.8
 NONSENSE = 1.0
 COARSE = 4.0  # sigma in pixels of the input: noise and blocks are finer, colours are not
 
@@ -52,11 +52,12 @@ def squared_error(sr: np.ndarray, lr: np.ndarray) -> np.ndarray:
     return (resize_array(sr, lr.shape[:2]) - lr) ** 2
 
 
-def doubts(error: float, rgb: np.ndarray, mode: str) -> list[str]:
+def doubts(error: float, rgb: np.ndarray, projection: float) -> list[str]:
     """What a user must know of a result whose mean squared error, shrunk, against the input rgb
-    (h,w,3) contradicts the mode that it was made in. Raises NumericalError where an even grey would
-    be nearer to the input."""
-    doubtful, noise = DOUBTFUL.get(mode, DOUBTFUL_FREE), NOISE.get(mode, NOISE_FREE)
+    (h,w,3) contradicts the projection that it was made with. Raises NumericalError where an even
+    grey would be nearer to the input."""
+    held = projection >= HELD
+    doubtful, noise = (DOUBTFUL, NOISE) if held else (DOUBTFUL_FREE, NOISE_FREE)
     if error <= doubtful * noise:
         return []  # and no look at the pixels of all the others
     share = error / (variance(rgb) + noise)

@@ -20,6 +20,10 @@ from upscale.nets import winograd
 from upscale.pipeline.request import Setup
 from upscale.weights import store
 
+LEVELS = 4  # parts of 1 that the estimate's strength is rounded to: an album shares weights
+KEPT = 3  # mixed weights that stay in memory
+MIXED = True  # False: between clean and real the nearer of the two are taken as they are
+
 
 class Models:
     """The networks of one method, or of named weights, on a device; for several threads."""
@@ -39,11 +43,12 @@ class Models:
             self.method = found
         self.law = methods.enlarging(self.method or methods.preferred(self.domain)[0])
         self._loaded: dict[str, methods.Model] = {}
+        self._mixes: dict[str, methods.Model] = {}
         self._lock = threading.Lock()
 
     def taken_for(self, picture: Picture | None) -> tuple[str | None, Degradation | None]:
-        """(clean or real, the estimate that says so): each picture by its own pixels, unless the
-        user says which, or names a method or weights and so leaves nothing to choose."""
+        """(clean or real, the estimate that says so): each picture by its file and its pixels,
+        unless the user says which, or names a method or weights and so leaves nothing to choose."""
         if self.name is not None or self.law.kernel is not None:
             return None, None
         if self.input != "auto":
@@ -53,24 +58,58 @@ class Models:
         found = estimate(picture)
         return ("real" if found.real else "clean"), found
 
-    def entry(self, scale: float, input: str | None = None) -> store.Entry | None:
+    def entry(
+        self, scale: float, input: str | None = None, denoise: float | None = None
+    ) -> store.Entry | None:
         """The weights for this scale, and for real input if there are any where it is wanted; None
-        for methods without a network."""
+        for methods without a network. denoise: the share of those for real input in a mix with
+        those for clean. Raises UsageError where there are no such two."""
+        if denoise is not None:
+            return self._mixed(scale, denoise)
         if self.law.kernel is not None:
             return None
         if self.name is not None:
             return store.find(self.name, **self.fetching)
-        names = methods.preferred(self.domain) if self.method is None else (self.method,)
-        return store.choose(names, scale, self.domain, input or "clean")
+        return store.choose(self._names, scale, self.domain, input or "clean")
+
+    def share(self, scale: float, found: Degradation) -> float | None:
+        """What `denoise` is by this estimate; None where there are no two weights to be mixed."""
+        real = store.choose(self._names, scale, self.domain, "real")
+        return round(found.strength * LEVELS) / LEVELS if store.pair_of(real) else None
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return methods.preferred(self.domain) if self.method is None else (self.method,)
+
+    def _mixed(self, scale: float, denoise: float) -> store.Entry:
+        pair, what = None, f"--method {self.method}"
+        if self.law.kernel is None:
+            if self.name is not None:
+                known, what = store.find(self.name, **self.fetching), f"weights {self.name}"
+            else:
+                known = store.choose(self._names, scale, self.domain, "real")
+                what = what if self.method else f"--domain {self.domain}"
+            pair = store.pair_of(known)
+        if pair is None:
+            raise UsageError(
+                f"--denoise needs weights for clean and for real input that can be mixed; {what} "
+                "has none (`diffsr weights list` shows what there is)"
+            )
+        if denoise == 0 and self.name is None:
+            return store.choose(self._names, scale, self.domain)
+        return store.mixed(*pair, denoise if MIXED else round(denoise))
 
     def model(self, entry: store.Entry) -> methods.Model:
         with self._lock:
-            if entry.name not in self._loaded:
+            loaded = self._mixes if entry.mix else self._loaded
+            if entry.name not in loaded:
+                if len(self._mixes) == KEPT and entry.mix:
+                    del self._mixes[next(iter(self._mixes))]
                 state, metadata = store.load(entry, **self.fetching)
                 model = methods.build(state, metadata)
                 self.ready(model.net)
-                self._loaded[entry.name] = model
-            return self._loaded[entry.name]
+                loaded[entry.name] = model
+            return loaded[entry.name]
 
     def ready(self, net: torch.nn.Module) -> torch.nn.Module:
         """On the device, laid out for its convolutions, with what only inference allows where

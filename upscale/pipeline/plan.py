@@ -64,6 +64,7 @@ class Plan:
     sampler: str
     spacing: str
     consistency: str  # mode
+    projection: float = 0.0  # share of the input's own error that each step puts back
     nfe: int = 0  # network calls
     tiles: int = 1  # windows of the last stage
     memory: int = 0  # bytes, an estimate
@@ -72,6 +73,7 @@ class Plan:
     entry: Entry | None = None  # the weights; None for a mere resize
     taken_for: str | None = None  # clean or real input, where weights were chosen by that
     degradation: Degradation | None = None  # the estimate, where it was made
+    denoise: float | None = None  # share of weights for real input, where there are two to mix
 
     @property
     def tile(self) -> int:

@@ -149,6 +149,11 @@ class Request:
         "Absolute tolerance of --sampler rk45.",
         group="Sampling", expert=True, above=0, flags="--rtol and --atol", metavar="FLOAT",
     )  # fmt: skip
+    denoise: float | None = asked(
+        None,
+        "Strength of the cleaning. 0 keeps grain and blocks.",
+        group="Method", least=0, most=1, metavar="FLOAT", shown="by --input",
+    )  # fmt: skip
     consistency: str | None = asked(
         None,
         "Whether the shrunk result must equal the input. colour: only in coarse structure.",
@@ -207,8 +212,8 @@ class Setup:
     domain: str = asked("photo", "What the pictures show.", group="Method")
     input: str = asked(
         "auto",
-        "Kind of pictures: clean (rendered, or shrunk from large ones) or real (noisy, compressed "
-        "or blurred). auto examines each picture.",
+        "Kind of pictures: clean (rendered or shrunk) or real (noisy, compressed or blurred). auto "
+        "examines each.",
         group="Method", choices=INPUTS,
     )  # fmt: skip
     device: str = asked("auto", "Where the network runs.", group="Machine")

@@ -20,7 +20,7 @@ from upscale.image.resize import resize
 from upscale.machine import available_memory, is_out_of_memory
 from upscale.methods import Model
 from upscale.nets.implicit import Place
-from upscale.pipeline.consistency import IN_STEPS, towards
+from upscale.pipeline.consistency import towards
 from upscale.pipeline.plan import Stage, parts_of, windows_of
 from upscale.pipeline.request import SMALLEST_TILE, Request
 
@@ -38,13 +38,13 @@ def directly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
 class Sampling:
     """What all stages of a picture have in common.
 
-    consistency: a key of `consistency.IN_STEPS`, or none of them. seed: of all noise. origin: where
-    the stage's output begins in a larger one, for its noise.
+    projection: share of the input's own error that each step puts back. seed: of all noise. origin:
+    where the stage's output begins in a larger one, for its noise.
     """
 
     sampler: str
     spacing: str
-    consistency: str
+    projection: float
     seed: tuple[int, ...]
     bf16: bool = False
     overlap: int = Request.overlap
@@ -141,10 +141,10 @@ def run_stage(
         return network(x, sigma)
 
     denoise = counted
-    if strength := IN_STEPS.get(sampling.consistency):
+    if sampling.projection:
 
         def project(target: Tensor) -> Tensor:
-            picture = towards(model.decode(target, lr_up), lr, strength)
+            picture = towards(model.decode(target, lr_up), lr, sampling.projection)
             return model.encode(picture, lr_up)
 
         denoise = consistent(counted, project)

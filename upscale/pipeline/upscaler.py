@@ -22,6 +22,7 @@ from upscale.machine import pick_bf16, pick_device
 from upscale.methods import Method
 from upscale.pipeline import consistency
 from upscale.pipeline.bands import Enlarging, joined
+from upscale.pipeline.consistency import IN_STEPS, PUT_BACK
 from upscale.pipeline.models import Models, read_as
 from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warmed
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
@@ -87,10 +88,15 @@ class Upscaler:
         request = replace(request, **fields) if request else Request(**fields)
         pixels = picture if isinstance(picture, Picture) else None
         size_in = pixels.size if pixels else picture
-        taken_for, estimate = self.models.taken_for(pixels)
+        denoise, taken_for, estimate = request.denoise, None, None
+        if denoise is None:
+            taken_for, estimate = self.models.taken_for(pixels)
         size = output_size(size_in, request.scale, request.size, request.max_side)
         factor = math.sqrt(size[0] * size[1] / (size_in[0] * size_in[1]))
-        entry, law = self.models.entry(factor, taken_for), self.models.law
+        if estimate is not None:
+            denoise = self.models.share(factor, estimate)
+        entry, law = self.models.entry(factor, taken_for, denoise), self.models.law
+        projection = 0.0
         if entry is None:
             model, way, notes = None, (Stage(size_in, size, 0),), []
             sampler, mode = request.sampler or law.sampler, "off"
@@ -109,11 +115,15 @@ class Upscaler:
                     f"{entry.name}: these weights name no consistency: {stored!r:.80}"
                 )
             mode = request.consistency or stored
+            projection = IN_STEPS.get(mode, 0.0)
+            if denoise not in (None, 0, 1) and request.consistency is None and PUT_BACK:
+                mode, projection = "blend", 1 - denoise
         plan = Plan(
             request, size_in, size, factor, way, sampler, request.spacing or law.spacing, mode,
+            projection,
             nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way) if model else 0,
             notes=(*_choice(taken_for, estimate, entry), *notes),
-            entry=entry, taken_for=taken_for, degradation=estimate,
+            entry=entry, taken_for=taken_for, degradation=estimate, denoise=denoise,
         )  # fmt: skip
         return fitted(plan, model.net if model else None, self.device)
 
@@ -141,7 +151,7 @@ class Upscaler:
             model = read_as(self.models.model(entry), request.parametrisation)
             law = model.law
         sampling = Sampling(
-            plan.sampler, plan.spacing, plan.consistency,
+            plan.sampler, plan.spacing, plan.projection,
             (request.seed, picture.fingerprint(), sample), self.bf16, request.overlap,
             (request.rtol, request.atol),
         )  # fmt: skip
@@ -151,6 +161,7 @@ class Upscaler:
             "weights": plan.weights,
             "weights_sha256": entry.sha256 if entry else None,
             "taken_for": plan.taken_for,
+            "denoise": plan.denoise,
             "degradation": plan.degradation.report() if plan.degradation else None,
             "sampler": plan.sampler if entry else None,
             "steps": None if adaptive else first.steps,
@@ -242,12 +253,12 @@ def _sampler_and_steps(law: Method, request: Request) -> tuple[str, int]:
 
 def _choice(taken_for: str | None, found: Degradation | None, entry: Entry | None) -> list[str]:
     """Notes about weights that were chosen by what the picture is taken for."""
-    if taken_for != "real" or entry is None:
+    if entry is None or (found and entry.input != "real"):
         return []
-    if entry.input != "real":
-        return [] if found else [f"there are no weights for real input: {entry.name} is used"]
     if found is None:
-        return []
+        missing = taken_for == "real" and entry.input != "real"
+        return [f"there are no weights for real input: {entry.name} is used"] if missing else []
     lossy = "" if found.quality is None else f"JPEG {found.quality:.0f}, "
-    return [f"taken for real input ({lossy}noise {found.noise:g}, blur {found.blur:g}), so "
-            f"{entry.name} is used; if not: --input clean"]  # fmt: skip
+    return [f"taken for real input of strength {found.strength:g} ({lossy}noise {found.noise:g}, "
+            f"blur {found.blur:g}), so {entry.name} is used; if not: --input clean, or "
+            "--denoise"]  # fmt: skip

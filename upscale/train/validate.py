@@ -145,8 +145,8 @@ class Validator:
         """The result (3,P,P) in [-1,1], on the CPU."""
         law, lr, true = model.law, small[None], exact(self.config, run.paired)
         stage = Stage(tuple(small.shape[-2:]), size, law.steps, law.temperature)
-        consistency, seed = "project" if true else "off", (self.config.seed, index)
-        sampling = Sampling(law.sampler, law.spacing, consistency, seed, bf16=run.autocast)
+        projection, seed = 1.0 if true else 0.0, (self.config.seed, index)
+        sampling = Sampling(law.sampler, law.spacing, projection, seed, bf16=run.autocast)
         sr = run_stage(model, lr.to(run.device), stage, sampling)[0].float().cpu()
         return (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
 

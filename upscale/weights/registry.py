@@ -24,9 +24,19 @@ _PLACES = ("bundled", "hub", "path")
 
 
 @dataclass(frozen=True)
+class Mix:
+    """Weights for clean and for real input of one lineage, and the share of the latter."""
+
+    clean: Entry
+    real: Entry
+    share: float
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One file of weights. In diffsr's list `bundled` or `hub` is given, or both: then a package
-    without the file fetches it. In a list of the user's own it is `hub` or `path`."""
+    """One file of weights, or two that are mixed. In diffsr's list `bundled` or `hub` is given, or
+    both: then a package without the file fetches it. In a list of the user's own it is `hub` or
+    `path`."""
 
     name: str
     method: str
@@ -39,11 +49,13 @@ class Entry:
     licence: str
     card: str = ""
     input: str = "clean"  # what they were trained for; real: blurred, noisy, compressed
+    clean: str | None = None  # of those for real input: the ones for clean that they mix with
     shrinks_to: float | None = None  # down to this scale their result, shrunk, is as good as any
     bundled: str | None = None
     hub: Hub | None = None
     path: Path | None = None
     source: Path | None = None  # the list that it stands in
+    mix: Mix | None = None  # what it is made of, if it is no file
 
     @property
     def inside(self) -> Path | None:
@@ -172,6 +184,7 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "licence": (True, _text, "a text"),
     "card": (False, _text, "a text"),
     "input": (False, lambda v: v in INPUTS, f"one of {', '.join(INPUTS)}"),
+    "clean": (False, _text, "the name of weights for clean input"),
     "shrinks_to": (False, lambda v: type(v) in (int, float) and v >= 1, "a scale of 1 or more"),
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
                 "the name of a .safetensors file in upscale/bundled"),
@@ -204,6 +217,7 @@ def _parse(path: Path, text: str, name: str, raw: Any, own: bool) -> Entry:
     need(" or ".join(allowed), len(places) == 1 or (places and not own), choice)
     need("card", own or "card" in raw or raw["domain"] == "metric", "given")
     need("scales", bool(raw["scales"]) or raw["domain"] == "metric", "not empty")
+    need("clean", "clean" not in raw or raw.get("input") == "real", "left out: input is not real")
     values = {**raw, "scales": scales_of(raw["scales"]), "any_scale": type(raw["scales"]) is dict}
     if "hub" in raw:
         need("hub.file", raw["hub"]["file"].endswith(".safetensors"), "a .safetensors file", "hub")

@@ -21,7 +21,7 @@ from upscale.weights.file import save as save  # beside `load`, for those who us
 from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
 from upscale.weights.hub.names import Hub, parse
-from upscale.weights.registry import BARE_VARIABLE, INPUTS, Entry, entries, scales_of
+from upscale.weights.registry import BARE_VARIABLE, INPUTS, Entry, Mix, entries, scales_of
 
 if TYPE_CHECKING:
     import torch
@@ -89,12 +89,46 @@ def choose(
 def candidates(
     names: tuple[str, ...], scale: float | None, domain: str, input: str = "auto"
 ) -> list[Entry]:
-    """All that `choose` may return for pictures of a batch. scale: None where it differs."""
+    """All that `choose` may return for pictures of a batch, and what that is mixed with. scale:
+    None where it differs."""
     inputs = ("clean", "real") if input == "auto" else (input,)
     if scale is not None:
-        return list(dict.fromkeys(choose(names, scale, domain, one) for one in inputs))
-    found = [entry for one in inputs for entry in _listed(names, domain, one)]
-    return found or _listed(names, domain)
+        found = [choose(names, scale, domain, one) for one in inputs]
+    else:
+        found = [entry for one in inputs for entry in _listed(names, domain, one)]
+        found = found or _listed(names, domain)
+    if input == "auto":
+        found += [entry for one in found for entry in pair_of(one) or ()]
+    return list(dict.fromkeys(found))
+
+
+def pair_of(entry: Entry) -> tuple[Entry, Entry] | None:
+    """(the weights for clean input, those for real input) of one lineage, either of which is
+    `entry`; None where the list tells of no such two. Raises WeightsError."""
+    if entry.source is None:
+        return None
+    known = entries()
+    if entry.input == "real":
+        real = entry
+    else:
+        real = next((one for one in known.values() if one.clean == entry.name), None)
+    if real is None or real.clean is None:
+        return None
+    if real.clean not in known:
+        raise WeightsError(f"{real.source}: [weights.{real.name}]: no weights named {real.clean}")
+    return known[real.clean], real
+
+
+def mixed(clean: Entry, real: Entry, share: float) -> Entry:
+    """The mean of the two, real's share in it; the files themselves at 0 and 1."""
+    if share in (0, 1):
+        return real if share else clean
+    return replace(
+        real,
+        name=f"{1 - share:g} {clean.name} + {share:g} {real.name}",
+        sha256=f"{clean.sha256}+{real.sha256}",
+        mix=Mix(clean, real, share),
+    )
 
 
 def defaults() -> dict[str, list[int]]:
@@ -118,16 +152,19 @@ def hashes(
     domain: str,
     input: str = "auto",
     offline: bool = False,
+    mixing: bool = False,
 ) -> list[str]:
-    """The sha256 of every file that `pipeline.Models` may use, given what the user names."""
+    """The sha256 of every file that `pipeline.Models` may use, given what the user names. mixing:
+    the user says by how much weights are mixed."""
     from upscale.methods import METHODS, preferred
 
     if weights:
-        return [find(weights, offline).sha256]
+        found = find(weights, offline)
+        return [one.sha256 for one in (mixing and pair_of(found)) or [found]]
     if method and METHODS[method].kernel:
         return []
     names = (method,) if method else preferred(domain)
-    input = "clean" if method and input == "auto" else input
+    input = "auto" if mixing else "clean" if method and input == "auto" else input
     return sorted(entry.sha256 for entry in candidates(names, scale, domain, input))
 
 
@@ -205,7 +242,7 @@ def _input_of(meta: dict[str, Any]) -> str:
         for key in ("training", "config", "degradation"):
             meta = meta.get(key, {}) if isinstance(meta, dict) else {}
         found = meta
-    return "real" if found == "real" else "clean"
+    return "real" if found in ("real", "mixed") else "clean"
 
 
 def _remote(hub: Hub, offline: bool, on_bytes: OnBytes | None) -> Entry:
@@ -346,7 +383,29 @@ def load(
     offline: bool = False,
     on_bytes: OnBytes | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(state dict with the stored dtypes, metadata) of a verified file. Raises as `locate`."""
+    """(state dict with the stored dtypes, metadata) of a verified file, or of two that are mixed.
+    Raises as `locate`."""
+    if entry.mix:
+        parts = [load(one, device, offline, on_bytes) for one in (entry.mix.clean, entry.mix.real)]
+        return _mean(*parts, entry)
     path = locate(entry, offline, on_bytes)
     with files.removing_damaged(files.cached(entry.hub) if entry.hub else None):
         return read(path, device)
+
+
+# what two networks must have in common for the mean of their parameters to be a network
+_ALIKE = ("method", "architecture", "parametrisation", "process", "kernel")
+
+
+def _mean(clean: tuple[dict, dict], real: tuple[dict, dict], entry: Entry) -> tuple[dict, dict]:
+    """Tensors and metadata between those of two files; how it samples is as of the nearer one."""
+    (one, first), (other, second), share = clean, real, entry.mix.share
+    shapes = ({key: value.shape for key, value in state.items()} for state in (one, other))
+    differs = [key for key in _ALIKE if first.get(key) != second.get(key)]
+    if len(set(map(repr, shapes))) > 1 or differs:
+        what = ", ".join(differs) or "layouts"
+        raise WeightsError(f"{entry.name}: these weights cannot be mixed, their {what} differ")
+    state = {key: one[key].float().lerp(other[key].float(), share) for key in one}
+    stds = first.get("std"), second.get("std")
+    std = None if None in stds else stds[0] + share * (stds[1] - stds[0])
+    return state, {**(second if share >= 0.5 else first), "std": std}

@@ -74,6 +74,8 @@ _OPTIONS = [
         show_default=STORED, help=f"Samplers to measure: {', '.join(SAMPLERS)}."),
     option("--preset", type=Several(Named(PRESETS), "PRESET"), group=_NETWORK, expert=True,
         help="Presets to measure: fast, balanced, best."),
+    option("--denoise", type=Several(Finite(0, 1), "FLOAT"), group=_NETWORK, expert=True,
+        show_default="as upscale does", help="Strengths of the cleaning to measure, from 0 to 1."),
     option("--temperature", type=Several(Finite(0, 10), "FLOAT"), group=_NETWORK, expert=True,
         show_default=STORED, help="Strengths of the noise to measure, from 0 to 10."),
     option("--parametrisation", type=Several(click.STRING, "NAME"), group=_NETWORK, expert=True,

@@ -50,6 +50,7 @@ def run_bench(
         samplers=options["sampler"] or (None,),
         presets=options["preset"] or (None,),
         temperatures=options["temperature"] or (None,),
+        denoises=options["denoise"] or (None,),
         parametrisations=options["parametrisation"] or (None,),
         metrics=metrics,
         weights=options["weights"] or (),

@@ -1,0 +1,205 @@
+"""--denoise: weights for clean and for real input, and what lies between the two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_real_input import entry_text, listed  # noqa: F401 (a fixture)
+
+from upscale import Upscaler, methods
+from upscale.batch.files import Files
+from upscale.batch.ledger import settings_of
+from upscale.bench.means import means
+from upscale.bench.run import run as bench
+from upscale.bench.trials import BenchSettings
+from upscale.errors import UsageError, WeightsError
+from upscale.image.compress import lossy_file
+from upscale.image.decode import read
+from upscale.image.encode import write
+from upscale.image.picture import Picture, quantised
+from upscale.image.resize import resize_array
+from upscale.pipeline import models, upscaler
+from upscale.pipeline.request import Request, Setup
+from upscale.weights import registry, store
+
+SCENE = np.ascontiguousarray(
+    read(Path(__file__).parents[1] / "examples" / "parrots.png").rgb[:64, :72]
+)
+MIX = "0.75 tiny-clean + 0.25 tiny-real"
+
+
+@pytest.fixture
+def pair(tiny_weights, tmp_path, listed) -> tuple[store.Entry, store.Entry]:  # noqa: F811
+    """Weights for clean input, listed, and others of their lineage for real input."""
+    state, told = store.read(Path(tiny_weights))
+    generator = torch.Generator().manual_seed(1)
+    for key, value in state.items():
+        drawn = torch.randn(value.shape, generator=generator) * value.float().std().nan_to_num(0)
+        state[key] = (value.float() + 0.1 * drawn).to(value.dtype)
+    path = tmp_path / "made-real.safetensors"
+    store.save(path, state, {**told, "scales": [4], "consistency": "off", "std": 0.3})
+    both = entry_text("tiny-clean", Path(tiny_weights), "")
+    listed(both + entry_text("tiny-real", path, 'input = "real"\nclean = "tiny-clean"'))
+    return store.find("tiny-clean"), store.find("tiny-real")
+
+
+def made(how: Upscaler, rgb: np.ndarray = SCENE, **fields) -> tuple[np.ndarray, dict]:
+    result = how(Picture(rgb), **fields)
+    return result.picture.rgb, result.report
+
+
+def test_the_ends_are_the_files_themselves_to_the_bit(pair):
+    for name in ("tiny-clean", "tiny-real"):  # either stands for both
+        own = Upscaler(weights=name)
+        for denoise, entry in enumerate(pair):
+            rgb, told = made(own, denoise=denoise)
+            alone, plain = made(Upscaler(weights=entry.name))
+            np.testing.assert_array_equal(rgb, alone)
+            assert told["weights_sha256"] == entry.sha256 and told["denoise"] == denoise
+            assert told | {"denoise": None, "seconds": 0} == plain | {"seconds": 0}
+
+
+def test_between_the_ends_parameters_and_projection_are_mixed(pair):
+    own = Upscaler(weights="tiny-clean")
+    found = {d: made(own, denoise=d) for d in (0, 0.25, 0.75, 1)}
+    told = found[0.25][1]
+    assert (told["weights"], told["denoise"], told["consistency_mode"]) == (MIX, 0.25, "blend")
+    assert told["weights_sha256"] == "+".join(one.sha256 for one in pair)
+    errors = [told["consistency"] for _, told in found.values()]
+    assert errors == sorted(errors) and errors[0] < errors[1] < errors[2] < errors[3]
+    mixed = own.models.model(store.mixed(*pair, 0.25))
+    one, other = (store.load(entry)[0] for entry in pair)
+    for key, value in mixed.net.state_dict().items():
+        torch.testing.assert_close(value, 0.75 * one[key].float() + 0.25 * other[key].float())
+    assert mixed.std == pytest.approx(0.75 * 0.24 + 0.25 * 0.3)
+    assert mixed.law == own.models.model(pair[0]).law
+
+
+def test_the_projection_puts_back_what_is_not_cleaned(pair):
+    """Of the same weights' error about a quarter remains where three are put back."""
+    own = Upscaler(weights="tiny-real")
+    plan = own.plan(Picture(SCENE), steps=1)
+    assert plan.projection == 0
+    errors = []
+    for projection in (0.0, 0.75):
+        result = own.run(replace(plan, projection=projection), Picture(SCENE))
+        errors.append(resize_array(result.picture.rgb, SCENE.shape[:2]) - SCENE)
+    inner = np.s_[8:-8, 8:-8]  # clipping at black and white, and edges, apart
+    ratio = np.abs(errors[1][inner]).mean() / np.abs(errors[0][inner]).mean()
+    assert 0.2 < ratio < 0.45  # enlarged and shrunk, an error has lost its highest frequencies
+
+
+def test_what_the_user_asks_of_consistency_goes_first(pair):
+    plan = Upscaler(weights="tiny-clean").plan(Picture(SCENE), denoise=0.5, consistency="project")
+    assert (plan.consistency, plan.projection) == ("project", 1.0)
+    plan = Upscaler(weights="tiny-clean").plan(Picture(SCENE), denoise=0.5, consistency="colour")
+    assert (plan.consistency, plan.projection) == ("colour", 0.0)
+
+
+def test_each_half_can_be_turned_off(pair, monkeypatch):
+    own = Upscaler(weights="tiny-clean")
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "MIXED", False)
+        plans = [own.plan(Picture(SCENE), denoise=d) for d in (0.25, 0.75)]
+    assert [plan.weights for plan in plans] == ["tiny-clean", "tiny-real"]
+    assert [plan.projection for plan in plans] == [0.75, 0.25]
+    monkeypatch.setattr(upscaler, "PUT_BACK", False)
+    plans = [own.plan(Picture(SCENE), denoise=d) for d in (0.25, 0.75)]
+    assert [plan.consistency for plan in plans] == ["project", "off"]
+    assert plans[0].weights == MIX
+
+
+def saved(quality: int, rgb: np.ndarray = SCENE) -> Picture:
+    return read(lossy_file(quantised(rgb, 8), "JPEG", quality))
+
+
+def test_the_estimate_sets_it_in_a_few_steps_that_share_their_weights(pair):
+    own = Upscaler()
+    found = {quality: own.plan(saved(quality)) for quality in (97, 92, 91, 88, 84, 75)}
+    assert [plan.denoise for plan in found.values()] == [0, 0.25, 0.25, 0.5, 0.75, 1]
+    assert found[97].weights == "ecdp-photo" and found[75].weights == "tiny-real"
+    assert found[92].weights == MIX and found[92].entry == found[91].entry
+    assert found[84].taken_for == "real" and found[92].taken_for == "clean"
+    assert any(f"so {MIX} is used" in note for note in found[92].notes)
+    assert own.models.model(found[92].entry) is own.models.model(found[91].entry)
+    assert len(own.models._mixes) == 3 and len(own.models._loaded) == 2
+    own.plan(saved(97), denoise=0.1)
+    assert len(own.models._mixes) == models.KEPT
+    clean = own.plan(Picture(SCENE))
+    assert (clean.denoise, clean.weights, clean.consistency) == (0, "ecdp-photo", "project")
+    for input, name in (("clean", "ecdp-photo"), ("real", "tiny-real")):
+        plan = Upscaler(input=input).plan(saved(90))
+        assert (plan.weights, plan.denoise, plan.taken_for) == (name, None, input)
+
+
+def test_the_user_s_number_goes_before_the_estimate(pair):
+    plan = Upscaler(input="real").plan(saved(60), denoise=0.25)
+    assert (plan.weights, plan.taken_for, plan.degradation) == (MIX, None, None)
+    assert Upscaler().plan(saved(60), denoise=0).weights == "ecdp-photo"
+    assert Upscaler("sr3").plan((20, 30), denoise=0.25).weights == MIX  # of a method that has two
+
+
+@pytest.mark.parametrize(
+    ("setup", "what"),
+    [
+        ({"method": "bicubic"}, "--method bicubic has none"),
+        ({"method": "idm"}, "--method idm has none"),
+        ({"domain": "face"}, "--domain face has none"),
+        ({"weights": "sr3-photo"}, "weights sr3-photo has none"),
+    ],
+)
+def test_weights_without_a_counterpart_are_told(pair, setup, what):
+    with pytest.raises(UsageError, match=f"--denoise needs .*{what}"):
+        Upscaler(**setup).plan((20, 30), denoise=0.5)
+
+
+def test_a_lone_file_has_no_counterpart(tiny_weights):
+    with pytest.raises(UsageError, match="--denoise needs"):
+        Upscaler(weights=tiny_weights).plan((20, 30), denoise=1)
+
+
+def test_only_what_is_alike_is_mixed(pair, two_headed_weights):
+    other = replace(store.find(two_headed_weights), name="other")
+    with pytest.raises(WeightsError, match=r"cannot be mixed, their .*architecture.* differ"):
+        store.load(store.mixed(pair[0], other, 0.5))
+
+
+def test_the_list_says_which_belong_together(tiny_weights, listed):  # noqa: F811
+    path = Path(tiny_weights)
+    own = listed(entry_text("a", path, 'clean = "b"'))
+    with pytest.raises(WeightsError, match=r"\[weights.a\]: clean must be left out"):
+        store.entries()
+    registry._entries.cache_clear()
+    listed(entry_text("a", path, 'input = "real"\nclean = "gone"'))
+    with pytest.raises(WeightsError, match=rf"{own.name}: \[weights.a\]: no weights named gone"):
+        store.pair_of(store.find("a"))
+
+
+def test_a_ledger_and_a_cache_know_all_that_may_be_mixed(pair):
+    both = sorted(one.sha256 for one in pair)
+    assert store.hashes(None, "tiny-clean", 4, "photo", mixing=True) == [one.sha256 for one in pair]
+    assert store.hashes("sr3", None, 4, "photo", mixing=True) == both
+    assert set(both) < set(store.hashes(None, None, 4, "photo"))  # of every picture its own
+    settings = [settings_of(Setup("sr3"), Request(denoise=d), Files()) for d in (None, 0.5, 1)]
+    assert len(set(settings)) == 3
+
+
+def test_bench_measures_several(pair, tmp_path):
+    write(Picture(SCENE), tmp_path / "a.png")
+    settings = BenchSettings(
+        methods=("sr3",), weights=("tiny-clean",), denoises=(0, 0.25, 1), metrics=("psnr_y",)
+    )
+    rows = bench(tmp_path, settings)
+    assert [row["denoise"] for row in rows] == [0, 0.25, 1]
+    assert [row["weights"] for row in rows] == ["tiny-clean", MIX, "tiny-real"]
+    assert [line["denoise"] for line in means(rows)] == [0, 0.25, 1]
+
+
+def test_the_bundled_two_are_alike():
+    entry = store.find("ecdp-photo-real")
+    mixed = store.mixed(*store.pair_of(entry), 0.5)
+    assert methods.build(*store.load(mixed)).method == "ecdp"
