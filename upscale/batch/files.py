@@ -34,9 +34,7 @@ class Files:
     )  # fmt: skip
     overwrite: bool = asked(False, "Replace existing results.", group=FILES)
     skip_existing: bool = asked(False, "Skip pictures whose results exist.", group=FILES)
-    format: str | None = asked(
-        None, "Format of the results.", group=FILES, shown="the input's"
-    )
+    format: str | None = asked(None, "Format of the results.", group=FILES, shown="the input's")
     quality: int | None = asked(
         None, "Quality of JPEG, WebP (100: lossless) and AVIF.",
         group=FILES, expert=True, least=1, most=100, metavar="N",
