@@ -25,7 +25,7 @@ from PIL import Image
 
 from upscale import methods
 from upscale.cli.main import cli, main
-from upscale.cli.train import command as train_command
+from upscale.cli.train import shown
 from upscale.errors import DiffsrError
 from upscale.image.decode import read as picture_of
 from upscale.train import checkpoint, measure
@@ -275,7 +275,7 @@ def test_the_shortest_line_explains_a_dataset_that_is_missing(here):
 def test_a_dataset_in_its_layout_is_trained_on(here, monkeypatch):
     photographs(here / "data/ffhq/images1024x1024/00000")
     for name in ("SECONDS", "SHARE"):
-        monkeypatch.setattr(train_command, name, 0.0)
+        monkeypatch.setattr(shown, name, 0.0)
     told = said("--dataset", "ffhq", *TINY, "--iterations", 2, "--validate-every", 0)
     assert "ffhq: 20 of 70,000 pictures are there" in told and "20 pictures from ffhq" in told
     assert "decoding: 20 of 20 pictures" in told

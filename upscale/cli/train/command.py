@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -37,6 +36,7 @@ from upscale.cli.options import (
 )
 from upscale.cli.progress import Reporter
 from upscale.cli.train.lists import listed, planned
+from upscale.cli.train.shown import Shown
 from upscale.errors import InputError, UsageError
 from upscale.train.catalogue import usual_settings
 from upscale.train.config import TrainConfig
@@ -44,11 +44,7 @@ from upscale.train.recipes import RECIPES, settings_of
 
 if TYPE_CHECKING:
     from upscale.train.datasets import Data
-    from upscale.train.loop import Progress
 
-# where there is no bar, a line comes after so many iterations, and after so many seconds or, later,
-# a share of the time that has passed
-LINE_EVERY, SECONDS, SHARE = 100, 3.0, 0.2
 # what a run's checkpoints hold for --resume, beside its config
 KEPT = ("data", "names_from", "validation", "validate_every", "name")
 
@@ -167,7 +163,7 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
             validation=path_of(options["validation"]),
             **some(options, "save_minutes", "workers", "validate_every", "tensorboard", "strategy"),
         )
-        shown = _Shown(reporter, config, stop)
+        shown = Shown(reporter, config, stop)
         data = _data(dataset, config, options, reporter.note)
         path = None
         with suppress(KeyboardInterrupt):  # `shown` raises it while pictures are read
@@ -282,53 +278,3 @@ class _Stop:
     def __exit__(self, *ending: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-class _Shown:
-    """Progress in pictures, as a bar with the time left or as a line now and then."""
-
-    def __init__(self, reporter: Reporter, config: TrainConfig, stop: _Stop) -> None:
-        self.reporter, self.whole, self.stop = reporter, config.images, stop
-        self.doing, self.began = "", time.monotonic()
-        self.told = self.began
-
-    def reading(self, what: str, done: int, of: int) -> None:
-        """Before the training. Raises KeyboardInterrupt where a signal came."""
-        if self.stop():
-            raise KeyboardInterrupt
-        self._show(what, done, of)
-        self._line(f"{what}: {done:,} of {of:,} pictures")
-
-    def __call__(self, progress: Progress) -> None:
-        speed = progress.images_per_second
-        left = duration(max(0, self.whole - progress.images_seen) / max(speed, 1e-9))
-        self._show("training", progress.images_seen, self.whole, f", {speed:.3g} pictures/s")
-        self._line(
-            f"iteration {progress.iteration} of {progress.iterations}, loss {progress.loss:.4f}, "
-            f"{progress.images_seen} pictures seen, {speed:.3g} pictures/s, {left} left",
-            progress.iteration in (1, 10, progress.iterations)
-            or progress.iteration % LINE_EVERY == 0,
-        )
-
-    def _show(self, what: str, done: int, of: int, more: str = "") -> None:
-        if what != self.doing:
-            self.reporter.end()
-            self.reporter.begin(what)
-            self.doing = what
-        self.reporter.step(done, of, what + more)
-
-    def _line(self, text: str, due: bool = False) -> None:
-        now = time.monotonic()
-        if due or now - self.told > max(SECONDS, SHARE * (self.told - self.began)):
-            self.told = now
-            self.reporter.line(text)
-
-
-def duration(seconds: float) -> str:
-    """For people: 40 s, 12 min, 3.5 h, 2.1 days."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
