@@ -71,6 +71,9 @@ def run_bench(
             say=reporter.note,
             on_row=lambda row, done, total: tell_row(row, done, total, reporter),
         )
+    except KeyboardInterrupt as end:
+        kept = "" if options["no_cache"] else " What is measured is kept: the same command goes on."
+        raise type(end)(f"Interrupted.{kept}") from None
     finally:
         reporter.end()
 
