@@ -332,6 +332,26 @@ def test_a_variable_belongs_to_one_command(here, calls, monkeypatch):
     assert calls[-1]["seed"] == 6
 
 
+def test_a_file_of_settings(here, calls, monkeypatch):
+    picture(here / "in.png")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here))
+    (here / "diffsr").mkdir()
+    (here / "diffsr/config.toml").write_text(
+        "seed = 7\n[upscale]\nscale = 2\nskip-existing = true\nstep = 1\n[bench]\nsteps = [1, 2]\n"
+    )
+    result = run("in.png")
+    assert (result.stdout, calls[-1]["seed"]) == ("in_x2.png\n", 7)
+    assert result.stderr.count("DIFFSR_UPSCALE_STEP is not read: write DIFFSR_UPSCALE_STEPS") == 1
+    assert "exists, skipped" in run("in.png").stderr
+    monkeypatch.setenv("DIFFSR_SEED", "8")
+    monkeypatch.setenv("DIFFSR_UPSCALE_SIZE", "12x10")  # each goes before the file
+    assert run("in.png", "--overwrite", "--scale", "3").stdout == "in_x3.png\n"
+    assert calls[-1]["seed"] == 8
+    (here / "other.toml").write_text("scale =")
+    monkeypatch.setenv("DIFFSR_CONFIG", "other.toml")
+    assert "other.toml: the settings cannot be read" in run("in.png", code=2).told
+
+
 def test_a_variable_that_nobody_reads_is_told_once(here, calls, monkeypatch):
     picture(here / "in.png")
     for name in ("DIFFSR_SAMPLER", "DIFFSR_UPSCALE_STEP", "DIFFSR_ZZZ"):

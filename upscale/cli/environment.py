@@ -1,18 +1,24 @@
-"""Environment variables: what an option's are called, and those that nobody reads."""
+"""Environment variables and the file of settings: what an option's are called, what is nobody's."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
+
+from upscale.errors import UsageError
 
 PREFIX = "DIFFSR"
 # options that mean the same in every command: DIFFSR_DEVICE counts for all that have it
 SHARED = ("data", "debug", "device", "dtype", "offline", "quiet", "seed", "verbose")
 # variables that are no options
-_OTHERS = ("INCEPTION", "LPIPS_VGG", "NO_BUNDLED", "RESNET50", "WEIGHTS_TOML")
+_OTHERS = ("CONFIG", "INCEPTION", "LPIPS_VGG", "NO_BUNDLED", "RESNET50", "WEIGHTS_TOML")
 
 
 def word_of(param: click.Parameter) -> str:
@@ -27,9 +33,50 @@ def variables(param: click.Parameter, prefix: str | None) -> list[str]:
     return own + ([f"{PREFIX}_{word.upper()}"] if word in SHARED else [])
 
 
-def unread(root: click.Group, present: Iterable[str] = os.environ) -> str:
-    """A sentence about variables that look like diffsr's and are none; "" if there are none. A
-    command is loaded only where a variable may be its own."""
+def value_of(param: click.Parameter, prefix: str | None) -> str | None:
+    """What the environment, or else the file of settings, says of an option."""
+    names = variables(param, prefix)
+    return next((table[n] for table in (os.environ, settings()) for n in names if table.get(n)),
+                None)  # fmt: skip
+
+
+def settings() -> dict[str, str]:
+    """The file of settings as if it were variables: `scale = 2` below [upscale] is
+    DIFFSR_UPSCALE_SCALE. Raises UsageError."""
+    from upscale.weights.registry import settings_folder
+
+    named = os.environ.get(f"{PREFIX}_CONFIG")
+    path = Path(named).expanduser() if named else settings_folder() / "config.toml"
+    return _read(path) if named or path.is_file() else {}
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, str]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return dict(_flat(tomllib.loads(path.read_text("utf-8")), PREFIX))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: the settings cannot be read: {error}") from error
+
+
+def _flat(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        name = f"{prefix}_{key.upper().replace('-', '_')}"
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+        elif isinstance(value, list):
+            yield name, ",".join(map(str, value))
+        else:
+            yield name, str(value)
+
+
+def unread(root: click.Group) -> str:
+    """A sentence about variables and settings that look like diffsr's and are none; "" if there
+    are none. A command is loaded only where one may be its own."""
+    present = {*os.environ, *settings()}
     plain = {f"{PREFIX}_{word.upper()}" for word in (*SHARED, *_OTHERS)}
     strange = sorted({n for n in present if n.startswith(f"{PREFIX}_")} - plain)
     ctx = click.Context(root, info_name="diffsr")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +43,7 @@ class Option(click.Option):
         return f"default: {shown}"
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        names = environment.variables(self, ctx.auto_envvar_prefix)
-        return next((os.environ[name] for name in names if os.environ.get(name)), None)
+        return environment.value_of(self, ctx.auto_envvar_prefix)
 
 
 class Command(click.Command):

@@ -112,11 +112,15 @@ def _list_path() -> Path:
     return inside if inside.is_file() else PACKAGE.parent / "weights.toml"  # source checkout
 
 
+def settings_folder() -> Path:
+    """Where the user's own files lie."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "diffsr"
+
+
 def _own_lists() -> list[Path]:
     """The user's own: the file that $DIFFSR_WEIGHTS_TOML names, and the one among the settings."""
     named = os.environ.get(LIST_VARIABLE)
-    settings = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    usual = Path(settings) / "diffsr" / "weights.toml"
+    usual = settings_folder() / "weights.toml"
     return [*([Path(named).expanduser()] if named else []), *([usual] if usual.is_file() else [])]
 
 
