@@ -111,6 +111,7 @@ def test_list(listed) -> None:
 
 def test_show(listed, tiny_weights) -> None:
     assert json.loads(run("weights", "show", "mine", "--json").stdout)["state"] == "remote"
+    assert f"{'default':<16} [2, 3, 4]\n" in run("weights", "show", "ecdp-photo").stdout
     told = json.loads(run("weights", "show", tiny_weights, "--json").stdout)
     assert told["file"]["std"] == 0.24 and told["file"]["defaults"]["steps"] == 2
     shown = run("weights", "show", tiny_weights).stdout

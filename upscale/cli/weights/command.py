@@ -70,11 +70,11 @@ def list_(as_json: bool, debug: bool) -> int:
 def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
     """Show the entry of weights and the metadata in their file."""
     from upscale.weights.file import metadata_of
-    from upscale.weights.store import find, locate, state_of
+    from upscale.weights.store import defaults, find, locate, state_of
 
     entry = find(name, offline)
     state = state_of(entry)
-    row: dict[str, Any] = described(entry, state)
+    row: dict[str, Any] = described(entry, state, defaults().get(entry.name, ()))
     own: dict[str, Any] = {}
     if state != "remote":
         path = locate(entry, offline=True)

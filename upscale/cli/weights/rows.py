@@ -49,18 +49,19 @@ def each(
     return max(codes, default=0)
 
 
-def described(entry: Entry, state: str, default: Sequence[int] = ()) -> dict[str, Any]:
+def described(entry: Entry, state: str, default: Sequence[int] | None = None) -> dict[str, Any]:
     """An entry as JSON. default: the magnifications at which its domain and kind get it."""
     scales: Any = list(entry.scales)
     if entry.any_scale:
         scales = dict(zip(("min", "max"), entry.scales, strict=True))
-    return {
+    row = {
         "name": entry.name, "method": entry.method, "net": entry.net, "domain": entry.domain,
-        "input": entry.input, "scales": scales, "default": list(default),
+        "input": entry.input, "scales": scales,
         "size": entry.size, "sha256": entry.sha256, "licence": entry.licence,
         "card": entry.card, "state": state, "hub": str(entry.hub) if entry.hub else None,
         "list": str(entry.source) if entry.source else None,
     }  # fmt: skip
+    return row if default is None else {**row, "default": list(default)}
 
 
 def table(rows: Sequence[dict[str, Any]], shown: Sequence[str]) -> str:
