@@ -58,7 +58,7 @@ def compare(
     for against, name, was, now in pairs:
         first, second, left_out = _same_pictures(was, now)
         if left_out:
-            left = document.counted(left_out, "picture")
+            left = counted(left_out, "picture")
             notes.append(f"{name}: {left} in one run only, or changed")
         if not first:
             continue
@@ -111,7 +111,7 @@ def to_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     for (against, name, pictures), lines in found.items():
         title = name if name == against else f"{against}, then {name}"
         heads = ("metric", "before", "after", "difference", "")
-        texts += [f"{title} ({document.counted(pictures, 'picture')}):"]
+        texts += [f"{title} ({counted(pictures, 'picture')}):"]
         texts += ["\n".join(document.markdown(heads, lines))]
     texts.append(LEGEND.format("after less before"))
     if notes:
