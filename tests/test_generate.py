@@ -341,7 +341,7 @@ def test_steps_become_fewer_at_the_high_resolution(generator, tiny_weights, monk
     assert counts(100, (8,)) == [8, 2] and counts(100, (1, 7)) == [1, 7]
     with pytest.raises(UsageError, match="--upscale-steps is given for 3 stages, and there are 2"):
         counts(100, (1, 1, 1))
-    with pytest.raises(UsageError, match=r"--upscale-weights is given for 1 stages.*are 0"):
+    with pytest.raises(UsageError, match=r"--upscale-weights is given for 1 stage,.*are 0"):
         generator.cascade(None, [tiny_weights])
 
 
@@ -445,7 +445,7 @@ def test_the_sheet_alone_and_standard_output(here, toy) -> None:
         (["-o", "m", "--upscale-steps", "3,x"], 2, "write numbers from 1 on"),
         (["-o", "m", "--steps", 4, "--sampler", "rk45"], 2, "chooses its own steps"),
         (["-o", "m", "--size", 8], 2, "these weights make 16x16"),
-        (["-o", "m", "--upscale-weights", "idm-face"], 2, "given for 1 stages, and there are 0"),
+        (["-o", "m", "--upscale-weights", "idm-face"], 2, "given for 1 stage, and there are 0"),
         (["-o", "m", "--sampler", "dpm"], 2, "there is no dpm"),
     ],
 )

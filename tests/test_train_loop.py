@@ -622,7 +622,7 @@ def test_a_gradient_that_is_no_number_stops_too(photos, tmp_path) -> None:
     [({}, "4 examples at once: try --accumulate 2: the same batch"),
      ({"accumulate": 2}, "2 examples at once: try --accumulate 4"),
      ({"batch": 6, "accumulate": 2}, "3 examples at once: try --batch 3"),
-     ({"accumulate": 4}, "1 examples at once: try a smaller --patch")],
+     ({"accumulate": 4}, "1 example at once: try a smaller --patch")],
 )  # fmt: skip
 def test_out_of_memory_tells_what_to_try(photos, tmp_path, monkeypatch, changes, advice) -> None:
     def large(*args):

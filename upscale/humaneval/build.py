@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from upscale.document import counted
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.humaneval import store as stores
 from upscale.humaneval.design import CHECK, LR, TRUTH, Design, conditions
@@ -150,8 +151,8 @@ def _write(
     study.close()
     if cut:
         say(
-            f"{cut} pictures are shown by their central {settings.crop}x{settings.crop}; --crop 0 "
-            "shows them whole, where screens are large enough"
+            f"{counted(cut, 'picture')} shown by the central {settings.crop}x{settings.crop}; "
+            "--crop 0 shows them whole, where screens are large enough"
         )
 
 

@@ -118,8 +118,10 @@ class Generator:
         domain, before = self.entry.domain, first or self.model.law.steps
         for given, flag in ((names, "--upscale-weights"), (counts, "--upscale-steps")):
             if len(given) > len(stages):
-                raise UsageError(f"{flag} is given for {len(given)} stages, and there are "
-                                 f"{len(stages)}: see --size")  # fmt: skip
+                count = counted(len(given), "stage")
+                raise UsageError(
+                    f"{flag} is given for {count}, and there are {len(stages)}: see --size"
+                )
         for index, size in enumerate(stages):
             scale = math.sqrt(size[0] * size[1] / (here[0] * here[1]))
             name = names[min(index, len(names) - 1)] if names else _usual_after(domain, scale)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from upscale.document import counted
 from upscale.errors import InputError, UsageError
 from upscale.image.folders import partners_of, small_versions
 from upscale.image.folders import pictures_of as pictures_in
@@ -249,7 +250,8 @@ def held_out(items: Items, count: int) -> tuple[Items, Items | None]:
     if not count:
         return items, None
     if count >= len(items):
-        raise UsageError(f"--holdout {count} leaves nothing of {len(items)} pictures to train on")
+        there = counted(len(items), "picture")
+        raise UsageError(f"--holdout {count} leaves nothing of {there} to train on")
     apart = [int((i + 0.5) * len(items) / count) for i in range(count)]
     train = chosen(items, sorted(set(range(len(items))) - set(apart)))
     if isinstance(train, Mixed) and not all(map(len, train.datasets)):

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from upscale.document import counted
 from upscale.errors import NumericalError, OutOfMemory
 from upscale.machine import is_out_of_memory
 from upscale.train import dist, plot
@@ -142,5 +143,6 @@ def _stepped(run: Run, batches: Sequence[Batch], folder: Path) -> tuple[dict[str
             if batch % (parts * 2 * run.world.size):
                 advice = f"try --batch {batch // 2}"
         raise OutOfMemory(
-            f"memory ran out at iteration {run.iteration}, with {each} examples at once: {advice}"
+            f"memory ran out at iteration {run.iteration}, with "
+            f"{counted(each, 'example')} at once: {advice}"
         ) from error

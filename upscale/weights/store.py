@@ -280,7 +280,7 @@ def locate(entry: Entry, offline: bool = False, on_bytes: OnBytes | None = None)
     if entry.hub is None:
         raise WeightsError(
             f"{entry.name}: {entry.bundled} is not in this package (or {BARE_VARIABLE} is set), "
-            "and weights.toml names no place on the Hub for it; install diffsr with its weights"
+            "and weights.toml names no place on the Hub for it; install diffsr again, with weights"
         )
     path = files.cached(entry.hub)
     if path is None:

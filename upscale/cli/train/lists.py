@@ -74,7 +74,7 @@ def _estimated(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
     return [
         ("parameters", f"{found.parameters:,}"),
         *([("teacher", found.teacher)] if found.teacher else []),
-        ("memory", f"{needs:.2f} GiB with {found.at_once} examples at once, "
+        ("memory", f"{needs:.2f} GiB with {counted(found.at_once, 'example')} at once, "
                    f"{has:.1f} GiB free{room}"),
         ("network", f"{found.network:.2f} examples/s, {1000 / found.network:.0f} s per 1000, "
                     f"{hours:.1f} h for {config.images:,}"),
