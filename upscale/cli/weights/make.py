@@ -65,7 +65,7 @@ _IMPORT = [
     examples=[
         ("diffsr weights import I640000_E37_gen.pth --scale 8", "SR3"),
         ("diffsr weights import checkpoint.pt --method ecdp", "ECDP"),
-        ("diffsr weights import runs/mine/checkpoint.pt", "a run of diffsr train"),
+        ("diffsr weights import runs/a/checkpoint-00000400.safetensors", "a run of diffsr train"),
     ],
 )
 @click.argument("file", type=ANY_PATH)
