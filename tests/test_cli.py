@@ -608,7 +608,7 @@ def test_train_calls_the_trainer(here, monkeypatch):
     assert result.stdout == f"{Path('r') / 'w.safetensors'}\n"
     assert "iteration 100 of 200, loss 0.5000" in result.stderr
     assert (seen["config"].whole, seen["config"].quality_l1) == (True, 3.0)
-    assert (seen["max_minutes"], seen["name"], seen["init"]) == (2.0, "sr3-photo", None)
+    assert (seen["max_minutes"], seen["name"], seen["init"]) == (2.0, "my-sr3-photo", None)
 
 
 BENCH_ROWS = [
