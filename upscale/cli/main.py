@@ -102,7 +102,8 @@ class Commands(Group):
         ("diffsr photos/ -o large/", "enlarge a whole folder"),
     ],
     help="Enlarge photos and faces with diffusion models. "
-    "`diffsr COMMAND --help` shows the options of a command.",
+    "`diffsr COMMAND --help` shows the options of a command; those that are to hold always may "
+    "stand in ~/.config/diffsr/config.toml.",
     context_settings={**CONTEXT, "auto_envvar_prefix": PREFIX},
     epilog=EXIT_CODES,
 )
