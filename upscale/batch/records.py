@@ -31,7 +31,9 @@ def summarised(record: dict[str, Any]) -> str:
     (h, w), (height, width) = record["size_in"], record["size_out"]
     sizes = f"{w}x{h} to {width}x{height}"
     if record.get("taken_for") and record.get("weights"):
-        sizes += f" by {record['weights']} ({record['taken_for']} input)"
+        mixed = record.get("denoise") not in (None, 0, 1)  # whose name says how much of each
+        kind = "" if mixed else f" ({record['taken_for']} input)"
+        sizes += f" by {record['weights']}{kind}"
     if record["status"] == "ok":
         return f"{sizes}, {record['seconds']:.1f} s"
     exists = ", exists already" if record["exists"] else ""
