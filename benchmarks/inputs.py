@@ -25,11 +25,12 @@ from upscale.bench import testsets
 from upscale.bench.columns import DEGRADATIONS
 from upscale.bench.protocol import open_pair
 from upscale.image.picture import Picture
+from upscale.train.config import TrainConfig
 from upscale.train.crops import random_part
-from upscale.train.degrade import CLEAN_SHARE, MILD_SHARE, degraded, mildly
+from upscale.train.degrade import degraded, mildly
 
 SCALE = 4
-MILD = MILD_SHARE / (1 - CLEAN_SHARE)
+MILD = TrainConfig.mild_share / (1 - TrainConfig.clean_share)
 
 
 def of_bench(name: str, folder: Path, degradation: str, data: Path | None) -> int:

@@ -38,7 +38,8 @@ class Cut:
     degradation: str = "none"
 
 
-FIRST = (Cut("kodim15", 104, 400), Cut("kodim07", 200, 300))
+FIRST = (Cut("kodim15", 104, 400), Cut("kodim07", 200, 300),
+         Cut("kodim23", 90, 400, degradation="jpeg75"))  # fmt: skip
 LIMITS = (
     Cut("kodim19", 248, 20), Cut("kodim13", 160, 300), Cut("kodim05", 160, 420),
     Cut("kodim24", 160, 240), Cut("kodim15", 110, 440), Cut("chelsea", 60, 140),
@@ -55,7 +56,7 @@ REAL = tuple(
 
 
 class Montage:
-    """columns: "bicubic", "truth", a method, or weights."""
+    """columns: "bicubic", "truth", "diffsr" (its choice for the picture), a method, or weights."""
 
     def __init__(self, columns: Sequence[str], side: int, data: Path) -> None:
         self.columns, self.side, self.data = columns, side, data
@@ -88,6 +89,8 @@ class Montage:
         return read(next(folder.glob(f"{name}.*"))).rgb
 
     def _upscaler(self, column: str) -> Upscaler:
+        if column == "diffsr":
+            return Upscaler()
         if column in ("bicubic", "regression", "sr3", "idm", "ecdp"):
             return Upscaler(column)
         return Upscaler(weights=column)
@@ -126,7 +129,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=176)
     chosen = parser.parse_args()
     if chosen.what == "first":
-        made = Montage(("bicubic", "ecdp", "truth"), 136, chosen.folder).whole(FIRST, 1)
+        made = Montage(("bicubic", "diffsr", "truth"), 136, chosen.folder).whole(FIRST, 1)
         made = titled(made, ("bicubic", "diffsr", "original"), 3)
     elif chosen.what == "limits":
         made = Montage(("bicubic", "ecdp", "truth"), 160, chosen.folder).whole(LIMITS, 2)

@@ -20,10 +20,11 @@ from PIL import Image, ImageDraw
 from upscale.errors import InputError, UsageError
 from upscale.image.compress import compressed
 from upscale.image.decode import size_of
+from upscale.image.resize import resize
 from upscale.train import crops, degrade, drawings, tables
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
-from upscale.train.data import Batch, Pairs
+from upscale.train.data import Batch, Pairs, quantised
 from upscale.train.datasets import fingerprint, held_out, pictures_of, resolve
 from upscale.train.dist import World, shares
 from upscale.train.feed import feed
@@ -177,6 +178,27 @@ def test_no_picture_is_blown_up_to_be_an_example(tmp_path, crop, cache) -> None:
     (tmp_path / "e.png").unlink()
     with pytest.raises(InputError, match="no readable picture of at least 32x32"):
         pictures_of(find(tmp_path), config, cache, told.append)
+
+
+def test_of_mixed_examples_each_kind_has_its_share() -> None:
+    """Clean ones are bicubic's, mild ones nearer to them than real ones are, on the whole."""
+    y, x = np.mgrid[:96, :96] / 96
+    picture = np.stack([np.sin(9 * x), np.cos(7 * y), np.sin(40 * x * y)]).astype(np.float32)
+    hr, config = torch.from_numpy(picture), TrainConfig(degradation="mixed", second_order=0.5)
+    clean = quantised(resize(hr[None], (24, 24)))[0]
+
+    def errors(**shares: float) -> list[float]:
+        law, rng = config.with_(**shares), np.random.default_rng(0)
+        made = [degrade.small_version(hr, 24, rng, law) for _ in range(30)]
+        assert all(small.shape == (3, 24, 24) and small.abs().max() <= 1 for small in made)
+        assert torch.equal(made[0], quantised(made[0][None])[0])
+        return [float((small - clean).abs().mean()) for small in made]
+
+    assert max(errors(clean_share=1.0, mild_share=0.0)) < 1e-6
+    mild, real = errors(clean_share=0.0, mild_share=1.0), errors(clean_share=0.0, mild_share=0.0)
+    assert min(mild) > 0.001 and np.median(mild) < 0.7 * np.median(real)
+    with pytest.raises(UsageError, match="more than 1 together"):
+        config.with_(clean_share=0.6, mild_share=0.6)
 
 
 def test_a_degraded_example_is_a_part_of_the_picture_as_it_is() -> None:

@@ -81,9 +81,13 @@ class TrainConfig:
         "the magnification makes them; each batch has one magnification. 0: targets of --patch.")
     lr_side_share: float = _set(_PICTURES, 1.0, "Share of the batches that use --lr-side.", most=1)
     degradation: str = _set(_PICTURES, "bicubic", "How the low-resolution picture is made: bicubic "
-        "as in the papers, with blur, noise and JPEG (real), or a fifth of them bicubic, half as "
+        "as in the papers, with blur, noise and JPEG (real), or some of them bicubic, some as "
         "good cameras and web sites make them, and the rest real (mixed).",
         choices=("bicubic", "real", "mixed"))
+    clean_share: float = _set(_PICTURES, 0.2, "With --degradation mixed: share of the examples "
+        "that are bicubic.", most=1)
+    mild_share: float = _set(_PICTURES, 0.5, "With --degradation mixed: share of the examples "
+        "that look as good cameras and web sites make them.", most=1)
     second_order: float = _set(_PICTURES, 1.0, "With --degradation real or mixed: share of the "
         "real examples that are degraded twice. The others are degraded once, and less.", most=1)
     mix: str = _set(_PICTURES, "", "Shares of the examples that come from each of several "
@@ -196,6 +200,8 @@ class TrainConfig:
         for name in ("batch", "quality_batch") if self.quality_loss_from else ("batch",):
             if (count := getattr(self, name)) % self.accumulate:
                 yield f"--accumulate {self.accumulate} does not divide {flag(name)} {count} evenly"
+        if self.clean_share + self.mild_share > 1:
+            yield "--clean-share and --mild-share are more than 1 together"
         if self.beta2 >= 1:
             yield f"--beta2 must be in 0 to 1, not {self.beta2}"
         if self.distill:

@@ -17,7 +17,7 @@ from torch import Tensor
 from upscale.image.resize import resize
 from upscale.train import crops
 from upscale.train.config import TrainConfig
-from upscale.train.degrade import BLOCK, KINDS
+from upscale.train.degrade import BLOCK, small_version
 from upscale.train.drawings import drawing
 from upscale.train.pictures import Pair, Streamed, paired
 from upscale.train.sources import Mixed
@@ -166,7 +166,7 @@ class Pairs:
         config = self.config
         if isinstance(picture, Pair):
             return crops.mirrored_pair(picture, config, patch, rng)
-        if config.degradation not in KINDS:
+        if config.degradation == "bicubic":
             example = _example(picture, config, patch, rng)
             side = fixed or max(1, round(patch / _scale(config, rng)))
             return example, quantised(resize(example[None], (side, side)))[0]
@@ -176,8 +176,7 @@ class Pairs:
         if not config.whole:  # of a picture that is hardly larger than the example, less
             spare = max(0, min(spare, (min(picture.shape[:2]) - patch) // factor))
         example = _example(picture, config, patch + spare * factor, rng)
-        worse = KINDS[config.degradation]
-        small = worse(example, side + spare, rng, config.second_order)
+        small = small_version(example, side + spare, rng, config)
         top, left = rng.integers(spare + 1, size=2)
         cut = example[:, top * factor :, left * factor :][:, :patch, :patch]
         return cut, small[:, top : top + side, left : left + side]

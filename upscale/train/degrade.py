@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from upscale.image.compress import CODECS, compressed
 from upscale.image.resize import resize
+from upscale.train.config import TrainConfig
 
 SIZES = range(7, 22, 2)  # of blur kernels, in pixels
 SINC_SHARE = 0.1  # of blurs
@@ -52,7 +53,6 @@ LAST_SINC = 0.8  # how often a sinc filter ends it: ringing and overshoot
 # the one pass of pictures that were not edited and saved again: a lens, a sensor, a compression
 SINGLE = Order(0.9, (0.2, 2.4), 0.0, 0.0, (1.0, 1.0), (1, 14), (0.05, 1.2), (35, 95))
 BLOCK = 8  # side of JPEG's and WebP's blocks
-CLEAN_SHARE, MILD_SHARE = 0.2, 0.5  # of the examples of `mixed`; the rest are `degraded`
 
 # a compression that is hardly seen; a picture that is shrunk after one; and the one after that
 MILD, BEFORE, AGAIN = (75, 98), (70, 95), (65, 95)
@@ -87,14 +87,15 @@ def degraded(hr: Tensor, side: int, rng: np.random.Generator, second_order: floa
     return in_8_bits(x)
 
 
-def mixed(hr: Tensor, side: int, rng: np.random.Generator, second_order: float = 1.0) -> Tensor:
-    """`degraded`, where chance has it `mildly`, or clean: shrunk by bicubic and nothing else."""
-    chance = rng.random()
-    if chance < CLEAN_SHARE:
+def small_version(hr: Tensor, side: int, rng: np.random.Generator, config: TrainConfig) -> Tensor:
+    """By the config's law, "real" or "mixed": `degraded`, and of the mixed ones a share `mildly`
+    and another clean, shrunk by bicubic and nothing else."""
+    chance = rng.random() if config.degradation == "mixed" else 1.0
+    if chance < config.clean_share:
         return in_8_bits(resize((hr[None] + 1) / 2, (side, side)))
-    if chance < CLEAN_SHARE + MILD_SHARE:
+    if chance < config.clean_share + config.mild_share:
         return mildly(hr, side, rng)
-    return degraded(hr, side, rng, second_order)
+    return degraded(hr, side, rng, config.second_order)
 
 
 def mildly(hr: Tensor, side: int, rng: np.random.Generator) -> Tensor:
@@ -147,10 +148,6 @@ def _saved(x: Tensor, quality: tuple[int, int], rng: np.random.Generator) -> Ten
         return _through(x, "WEBP", int(rng.integers(quality[0], quality[1] + 1)))
     subsampling = SUBSAMPLINGS[rng.integers(len(SUBSAMPLINGS))]
     return _through(x, "JPEG", int(rng.integers(quality[0], quality[1] + 1)), subsampling)
-
-
-# what `--degradation` calls them; "bicubic" is none of them
-KINDS = {"real": degraded, "mixed": mixed}
 
 
 # --- blur ---------------------------------------------------------------------------------------

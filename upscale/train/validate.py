@@ -29,7 +29,7 @@ from upscale.pipeline.sampling import Sampling, run_stage
 from upscale.train.config import TrainConfig
 from upscale.train.crops import aligned, plain, smallest_side
 from upscale.train.data import Batch, Pairs, exact, quantised
-from upscale.train.degrade import KINDS
+from upscale.train.degrade import small_version
 from upscale.train.log import METRICS, Log
 from upscale.train.loss import Spec, score_loss
 from upscale.train.pictures import Pair, decode
@@ -72,10 +72,10 @@ def _example(picture: np.ndarray | Pair, config: TrainConfig, index: int) -> tup
         return aligned(picture, config.patch, None)
     truth = plain(picture, config, config.patch)
     side = max(1, round(config.patch / config.scale_focus))
-    if config.degradation not in KINDS:
+    if config.degradation == "bicubic":
         return truth, quantised(resize(truth[None], (side, side)))[0]
     rng = np.random.default_rng((config.seed, index))
-    return truth, KINDS[config.degradation](truth, side, rng, config.second_order)
+    return truth, small_version(truth, side, rng, config)
 
 
 @dataclass
