@@ -24,6 +24,7 @@ from upscale.image.picture import Picture, quantised
 from upscale.image.resize import resize_array
 from upscale.pipeline import models, upscaler
 from upscale.pipeline.request import Request, Setup
+from upscale.train.networks import start
 from upscale.weights import registry, store
 
 SCENE = np.ascontiguousarray(
@@ -160,6 +161,25 @@ def test_weights_without_a_counterpart_are_told(pair, setup, what):
 def test_a_lone_file_has_no_counterpart(tiny_weights):
     with pytest.raises(UsageError, match="--denoise needs"):
         Upscaler(weights=tiny_weights).plan((20, 30), denoise=1)
+
+
+def test_a_file_that_grew_is_mixed_with_the_one_it_grew_from(pair, tmp_path):
+    clean, _ = pair
+    state, told = store.load(clean)
+    small = methods.build(state, told).net
+    larger = type(small)(replace(small.config, down=(2, 2, 1), up=(2, 1)))
+    start(larger, clean.name)
+    path = tmp_path / "grown.safetensors"
+    meta = {**told, "architecture": larger.architecture()}
+    store.save(path, larger.state_dict(), meta)
+    both = clean, store.find(str(path))
+    x, level = torch.rand(1, 3, 16, 24), torch.tensor([0.5])
+    wanted = small(x, small.encode(x, torch.tensor([4.0])), level)
+    mixed = methods.build(*store.load(store.mixed(*both, 0.5))).net
+    torch.testing.assert_close(
+        mixed(x, mixed.encode(x, torch.tensor([4.0])), level), wanted, atol=1e-3, rtol=1e-3
+    )
+    assert len(mixed.down[0]) == 2
 
 
 def test_only_what_is_alike_is_mixed(pair, two_headed_weights):

@@ -81,7 +81,7 @@ def _config(published: Published, settings: Hints) -> ECDPConfig:
             f"{', '.join(map(str, SELECTIONS))}: give those that are read, the config's "
             "rrdb_block_selection, as in --selection 0,2"
         )
-    if any(block >= encoder_blocks for block in selection):
+    if encoder_blocks and any(block >= encoder_blocks for block in selection):
         raise ValueError(
             f"--selection {','.join(map(str, selection))}: its encoder has {encoder_blocks} "
             f"blocks, 0 to {encoder_blocks - 1}"

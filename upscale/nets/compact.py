@@ -16,9 +16,11 @@ pixel_unshuffle(2) or as they are, which docs/experiments.md compares). Three de
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -285,3 +287,43 @@ def _noise_features(c_noise: Tensor) -> Tensor:
     frequencies = 2 * math.pi * torch.logspace(0, -6, 32, base=2.0, dtype=torch.float64)
     angles = log_snr[:, None] * frequencies.to(c_noise.device)
     return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def placed(
+    state: Mapping[str, Tensor], theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """A state with its injections by the places that its blocks have in a network whose levels have
+    as many blocks or more. theirs, ours: of `Net.architecture`."""
+    places = {block: str(place) for place, block in enumerate(_blocks(ours))}
+    known = {str(place): places.get(block) for place, block in enumerate(_blocks(theirs))}
+
+    def moved(key: str) -> str:
+        first, _, rest = key.partition(".")
+        place, _, name = rest.partition(".")
+        new = first == "inject" and known.get(place)
+        return f"inject.{new}.{name}" if new else key
+
+    return {moved(key): value for key, value in state.items()}
+
+
+def grown(
+    state: Mapping[str, Tensor], theirs: Mapping[str, Any], larger: Mapping[str, Tensor],
+    ours: Mapping[str, Any],
+) -> dict[str, Tensor]:  # fmt: skip
+    """The same function with the larger's layout: blocks that it lacks are the larger's, but add
+    nothing."""
+    here = placed(state, theirs, ours)
+    silent = re.compile(r"inject\.|.*\.conv2\.")
+    return {
+        key: here[key] if key in here else torch.zeros_like(value) if silent.match(key) else value
+        for key, value in larger.items()
+    }
+
+
+def _blocks(architecture: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """The blocks of a U-Net in the order of their calls: way, level, number."""
+    down, up = architecture.get("down", ()), architecture.get("up", ())
+    for level, count in enumerate(down):
+        yield from (("down", level, number) for number in range(count))
+    for level in reversed(range(len(up))):
+        yield from (("up", level, number) for number in range(up[level]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.errors import UsageError
-from upscale.nets.compact import CompactNet
+from upscale.nets.compact import CompactNet, placed
 from upscale.nets.compact_idm import CompactIDM
 from upscale.nets.net import Config, Net
 from upscale.train.config import TrainConfig
@@ -95,39 +94,13 @@ def start(net: Net, init: str) -> None:
         given = {k: v.float() for k, v in given.items()}
         if isinstance(net, CompactNet):
             theirs = description.get("architecture", {})
-            given = _placed(net, given, theirs.get("down", ()), theirs.get("up", ()))
+            given = placed(given, theirs, net.architecture())
             given = _fitted(net, given, state, trunk=theirs.get("kind") == CompactNet.kind)
         state |= given
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"--init {init} has another layout: {error}") from error
-
-
-def _placed(
-    net: CompactNet, state: dict[str, Tensor], down: Sequence[int], up: Sequence[int]
-) -> dict[str, Tensor]:
-    """A sibling's injections by the places that its blocks have in this network, whose levels may
-    have more. down, up: blocks of the sibling's levels."""
-    ours = list(_blocks(net.config.down, net.config.up))
-    places = {block: str(place) for place, block in enumerate(ours)}
-    theirs = {str(place): places.get(block) for place, block in enumerate(_blocks(down, up))}
-
-    def moved(key: str) -> str:
-        first, _, rest = key.partition(".")
-        place, _, name = rest.partition(".")
-        known = first == "inject" and theirs.get(place)
-        return f"inject.{known}.{name}" if known else key
-
-    return {moved(key): value for key, value in state.items()}
-
-
-def _blocks(down: Sequence[int], up: Sequence[int]) -> Iterator[tuple[str, int, int]]:
-    """The blocks of a U-Net in the order of their calls: way, level, number."""
-    for level, count in enumerate(down):
-        yield from (("down", level, number) for number in range(count))
-    for level in reversed(range(len(up))):
-        yield from (("up", level, number) for number in range(up[level]))
 
 
 def _fitted(
