@@ -220,8 +220,17 @@ RECIPES: dict[str, Recipe] = {
         _FINE, _REAL, scale=4, std=0.0, second_order=0.4, iterations=1300, warmup=40, ema=0.998,
         seed=11, quality_learning_rate=3e-4, quality_l1=4.0, quality_vgg=1.0, quality_alex=0.6,
     ),
+    "ecdp-photo-real-mixed": _ours(
+        "ecdp", "--init ecdp-photo-real, --dataset PAIRS,PHOTOS: a teacher's pairs and photographs",
+        _REGRESSED, scale=4, std=0.1405, seed=301, ema=0.998, iterations=3900,
+        net_options="encoder=6,inject=1+3+5,down=3+2+4,up=4+3", degradation="mixed",
+        second_order=0.3, drawings=0.1, quality_loss_from=1, quality_score=0.0, quality_l1=2.0,
+        quality_vgg=1.5, quality_alex=1.0, quality_grid=0.2, quality_adversarial=0.1,
+    ),
     "regression-photo": _ours(
-        "regression", "--init the weights of sr3-photo", iterations=650, warmup=30, ema=0.99
+        "regression", "--init the weights of regression-photo-ecdp", _TRUNK,
+        patch=128, learning_rate=5e-4, final_learning_rate=1e-5, iterations=1550, ema=0.996,
+        seed=401,
     ),
     "sr3-face-x8": _ours(
         "sr3", "--init the weights of sr3-photo", _FACE, scale=8,
