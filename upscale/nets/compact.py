@@ -31,7 +31,8 @@ from upscale.nets.net import Config, Net
 
 _STEMS = (1, 2, 4)
 _STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted
-_HALO = 72  # pixels of the output around that its U-Net depends on
+_HALO = 72  # pixels of the output around that its U-Net depends on, with ten blocks
+_BLOCK_HALO = 8  # with each block more
 _REACH = 2  # rows of the stem's resolution that the head's convolutions look past their own
 # features, embedding, injections; of `CompactIDM`, what is mixed in per level and with what gain
 Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, Tensor]]]
@@ -131,6 +132,7 @@ class CompactNet(Net):
         # Not all that its layers see, but what counts. Measured with the bundled weights over whole
         # samplings: what comes from further away changes 1 sample of 10,000 by 1 of 255 at most.
         self.halo = _HALO + 2 * c.stem * c.encoder
+        self.halo += _BLOCK_HALO * max(0, sum(c.down) + sum(c.up) - 10)
         self.bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
         self.cond_bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
         self.scale_mlp = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))
