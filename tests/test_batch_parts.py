@@ -42,7 +42,7 @@ def test_what_is_left_follows_from_pixels_not_from_pictures() -> None:
 
 def test_a_forecast_times_each_network_once(tiny_weights) -> None:
     upscaler, forecast = Upscaler(weights=tiny_weights, device="cpu"), Forecast()
-    picture = Picture(np.random.default_rng(0).random((60, 90, 3), np.float32))
+    picture = Picture(np.random.default_rng(0).random((600, 900, 3), np.float32))
     plans = [upscaler.plan(picture, scale=scale) for scale in (2, 4)]
     seconds = [forecast.seconds(upscaler, plan, picture) for plan in plans]
     assert 3 < seconds[1] / seconds[0] < 5 and len(forecast._rates) == 1
