@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upscale.batch import remote
-from upscale.batch.forecast import Forecast, Remaining, duration
+from upscale.batch.forecast import Forecast, Remaining
 from upscale.batch.ledger import Content, Ledger, content_of, settings_hash
 from upscale.batch.lockstep import Lockstep
 from upscale.batch.names import Item, Source
 from upscale.batch.remote import Remote
 from upscale.batch.shard import Shard, parse
 from upscale.batch.workers import Workers
+from upscale.document import duration
 from upscale.errors import DiskFull, InputError, UsageError
 from upscale.image.picture import Picture
 from upscale.pipeline.upscaler import Upscaler
@@ -37,7 +38,13 @@ def test_what_is_left_follows_from_pixels_not_from_pictures() -> None:
     assert left.after("c", None) == "about 10 s left"  # not made: 100 of 500
     assert left.after("b", 30.0) == "about 16 s left"
     assert left.after("d", 1.0) == ""
-    assert [duration(s) for s in (0.04, 40, 200, 8000)] == ["0.0 s", "40 s", "3 min", "2 h 13 min"]
+    assert [duration(s) for s in (0.04, 40, 200, 8000, 2e5)] == [
+        "0.0 s",
+        "40 s",
+        "3 min",
+        "2 h 13 min",
+        "2.3 days",
+    ]
 
 
 def test_a_forecast_times_each_network_once(tiny_weights) -> None:

@@ -22,7 +22,7 @@ from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import resize_array
-from upscale.pipeline import models, upscaler
+from upscale.pipeline import models
 from upscale.pipeline.request import Request, Setup
 from upscale.train.networks import start
 from upscale.weights import registry, store
@@ -99,19 +99,6 @@ def test_what_the_user_asks_of_consistency_goes_first(pair):
     assert (plan.consistency, plan.projection) == ("project", 1.0)
     plan = Upscaler(weights="tiny-clean").plan(Picture(SCENE), denoise=0.5, consistency="colour")
     assert (plan.consistency, plan.projection) == ("colour", 0.0)
-
-
-def test_each_half_can_be_turned_off(pair, monkeypatch):
-    own = Upscaler(weights="tiny-clean")
-    with monkeypatch.context() as patch:
-        patch.setattr(models, "MIXED", False)
-        plans = [own.plan(Picture(SCENE), denoise=d) for d in (0.25, 0.75)]
-    assert [plan.weights for plan in plans] == ["tiny-clean", "tiny-real"]
-    assert [plan.projection for plan in plans] == [0.75, 0.25]
-    monkeypatch.setattr(upscaler, "PUT_BACK", False)
-    plans = [own.plan(Picture(SCENE), denoise=d) for d in (0.25, 0.75)]
-    assert [plan.consistency for plan in plans] == ["project", "off"]
-    assert plans[0].weights == MIX
 
 
 def saved(quality: int, rgb: np.ndarray = SCENE) -> Picture:

@@ -28,6 +28,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def duration(seconds: float) -> str:
+    """40 s, 3 min, 2 h 10 min, 2.1 days."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours / 24:.1f} days"
+
+
 def markdown(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
     """A table as lines of Markdown."""
     heads = list(heads)

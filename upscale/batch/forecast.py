@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from upscale.batch.names import Item
 from upscale.diffusion.table import SAMPLERS
+from upscale.document import duration
 from upscale.errors import DiffsrError
 
 if TYPE_CHECKING:
@@ -95,11 +96,3 @@ class Remaining:
         if not self.worked or self.left < 0.5:
             return ""
         return f"about {duration(self.left * (self.clock() - self.begun) / self.worked)} left"
-
-
-def duration(seconds: float) -> str:
-    """40 s, 3 min, 2 h 10 min."""
-    if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -7,8 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from upscale import __version__
-from upscale.batch.forecast import duration
-from upscale.document import counted
+from upscale.document import counted, duration
 
 if TYPE_CHECKING:
     import numpy as np

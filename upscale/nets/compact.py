@@ -308,6 +308,15 @@ def placed(
     return {moved(key): value for key, value in state.items()}
 
 
+def grew(small: Mapping[str, Any], large: Mapping[str, Any]) -> bool:
+    """Whether an architecture is another one with more blocks in its levels."""
+    if small.get("kind") != CompactNet.kind or small == large:
+        return False
+    blocks = [[*one.get("down", ()), *one.get("up", ())] for one in (small, large)]
+    rest = [{**one, "down": 0, "up": 0} for one in (small, large)]
+    return rest[0] == rest[1] and all(a <= b for a, b in zip(*blocks, strict=True))
+
+
 def grown(
     state: Mapping[str, Tensor], theirs: Mapping[str, Any], larger: Mapping[str, Tensor],
     ours: Mapping[str, Any],

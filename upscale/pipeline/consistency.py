@@ -12,7 +12,6 @@ from upscale.errors import NumericalError
 from upscale.image.resize import gaussian, resize, resize_array
 
 IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> share of the error that each step puts back
-PUT_BACK = True  # what is not cleaned is put back; False: nothing is, as weights for real input say
 # What the shrunk result's mean squared error against the input is measured by: the variance of the
 # input's pixels, which an even grey would have for an error, and noise that may have been taken
 # out. Over 3 x 160 crops of photographs, shrunk, cut out, compressed, noisy, black and white and

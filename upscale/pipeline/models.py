@@ -22,7 +22,6 @@ from upscale.weights import store
 
 LEVELS = 4  # parts of 1 that the estimate's strength is rounded to: an album shares weights
 KEPT = 3  # mixed weights that stay in memory
-MIXED = True  # False: between clean and real the nearer of the two are taken as they are
 
 
 class Models:
@@ -97,7 +96,7 @@ class Models:
             )
         if denoise == 0 and self.name is None:
             return store.choose(self._names, scale, self.domain)
-        return store.mixed(*pair, denoise if MIXED else round(denoise))
+        return store.mixed(*pair, denoise)
 
     def model(self, entry: store.Entry) -> methods.Model:
         with self._lock:

@@ -22,7 +22,7 @@ from upscale.machine import pick_bf16, pick_device
 from upscale.methods import Method
 from upscale.pipeline import consistency
 from upscale.pipeline.bands import Enlarging, joined
-from upscale.pipeline.consistency import IN_STEPS, PUT_BACK
+from upscale.pipeline.consistency import IN_STEPS
 from upscale.pipeline.models import Models, read_as
 from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warmed
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
@@ -116,7 +116,7 @@ class Upscaler:
                 )
             mode = request.consistency or stored
             projection = IN_STEPS.get(mode, 0.0)
-            if denoise not in (None, 0, 1) and request.consistency is None and PUT_BACK:
+            if denoise not in (None, 0, 1) and request.consistency is None:
                 mode, projection = "blend", 1 - denoise
         plan = Plan(
             request, size_in, size, factor, way, sampler, request.spacing or law.spacing, mode,

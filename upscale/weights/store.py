@@ -393,27 +393,18 @@ def load(
         return read(path, device)
 
 
-def _grew(small: dict | None, large: dict | None) -> bool:
-    """Whether the second architecture is the first one with more blocks (a compact network's)."""
-    if not small or not large or small.get("kind") != "compact" or small == large:
-        return False
-    blocks = [[*one.get("down", ()), *one.get("up", ())] for one in (small, large)]
-    rest = [{**one, "down": 0, "up": 0} for one in (small, large)]
-    return rest[0] == rest[1] and all(a <= b for a, b in zip(*blocks, strict=True))
-
-
 # what two networks must have in common for the mean of their parameters to be a network
 _ALIKE = ("method", "architecture", "parametrisation", "process", "kernel")
 
 
 def _mean(clean: tuple[dict, dict], real: tuple[dict, dict], entry: Entry) -> tuple[dict, dict]:
     """Tensors and metadata between those of two files; how it samples is as of the nearer one."""
-    (one, first), (other, second), share = clean, real, entry.mix.share
-    if _grew(first.get("architecture"), second.get("architecture")):
-        from upscale.nets import compact  # imports torch
+    from upscale.nets import compact  # imports torch
 
-        one = compact.grown(one, first["architecture"], other, second["architecture"])
-        first = {**first, "architecture": second["architecture"]}
+    (one, first), (other, second), share = clean, real, entry.mix.share
+    small, large = (told.get("architecture") or {} for told in (first, second))
+    if compact.grew(small, large):
+        one, first = compact.grown(one, small, other, large), {**first, "architecture": large}
     shapes = ({key: value.shape for key, value in state.items()} for state in (one, other))
     differs = [key for key in _ALIKE if first.get(key) != second.get(key)]
     if len(set(map(repr, shapes))) > 1 or differs:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from upscale.cli.progress import Reporter
+from upscale.document import duration
 from upscale.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Shown:
 
     def __call__(self, progress: Progress) -> None:
         speed = progress.images_per_second
-        left = _duration(max(0, self.whole - progress.images_seen) / max(speed, 1e-9))
+        left = duration(max(0, self.whole - progress.images_seen) / max(speed, 1e-9))
         self._show("training", progress.images_seen, self.whole, f", {speed:.3g} pictures/s")
         self._line(
             f"iteration {progress.iteration} of {progress.iterations}, loss {progress.loss:.4f}, "
@@ -55,13 +56,3 @@ class Shown:
         if due or now - self.told > max(SECONDS, SHARE * (self.told - self.began)):
             self.told = now
             self.reporter.line(text)
-
-
-def _duration(seconds: float) -> str:
-    """For people: 40 s, 12 min, 3.5 h, 2.1 days."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

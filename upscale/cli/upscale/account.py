@@ -6,12 +6,12 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from upscale.batch.forecast import Remaining, duration
+from upscale.batch.forecast import Remaining
 from upscale.batch.job import Job, Ticket
 from upscale.batch.names import Item
 from upscale.batch.records import as_json, summarised
 from upscale.cli.progress import Reporter, stopped
-from upscale.document import counted
+from upscale.document import counted, duration
 from upscale.errors import DiffsrError, DiskFull, OutputError, WeightsError
 
 _FATAL = (DiskFull, WeightsError)  # every further picture would fail in the same way
