@@ -134,6 +134,21 @@ def test_build_with_methods(here, monkeypatch):
     store.close()
 
 
+@pytest.mark.parametrize("methods", [("bicubic", "sr3"), ()])
+def test_weights_go_to_the_method_that_they_are_for(here, monkeypatch, methods):
+    pictures("hr")
+    asked = {}
+
+    def make_maker(method, options, on_bytes):
+        asked[method] = options["weights"]
+        return lambda lr, size: np.full((*size, 3), 0.5, np.float32)
+
+    monkeypatch.setattr(module, "make_maker", make_maker)
+    named = ["--method", ",".join(methods)] if methods else []
+    run("build", "--hr", "hr", *named, "--weights", "sr3-photo", "-o", "s", *FEW)
+    assert asked == {**dict.fromkeys(methods), "sr3": "sr3-photo"}
+
+
 def test_the_bundled_bicubic_makes_pictures(here):
     pictures("hr", (20, 16))
     run("build", "--hr", "hr", "--method", "bicubic", "-o", "s", *FEW)
@@ -180,7 +195,8 @@ def test_own_words(here):
         (["--outputs", "m=hr", "--images", "50"], 2, "each is seen once"),
         (["--outputs", "m=hr", "--task", "3"], 2, ""),
         (["--outputs", "m=none"], 3, "none"),
-        (["--outputs", "m=hr", "--weights", "w"], 2, "one method"),
+        (["--outputs", "m=hr", "--weights", "w"], 5, "no weights named w"),
+        (["--method", "ecdp,bicubic", "--weights", "sr3-photo"], 2, "are for --method sr3, not ec"),
         (["--method", "sr33"], 2, "Did you mean sr3"),
         (["--outputs", "m=small"], 3, "where 20x16 are compared"),
     ],

@@ -108,11 +108,11 @@ def test_without_dlib_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet-50 that holds class 3 the likeliest and class 7 the next, whatever it sees."""
-    from upscale.metrics.perceptual import torchvision_models
+    from upscale.nets.vision import mended
     from upscale.weights import store
 
     with torch.device("meta"):  # drawing its weights takes a second, and they are none
-        net = torchvision_models().resnet50(weights=None)
+        net = mended().models.resnet50(weights=None)
     state = {
         k: torch.full(v.shape, int(k.endswith("var")), dtype=v.dtype)
         for k, v in net.state_dict().items()

@@ -75,7 +75,8 @@ class Method:
     Kind. kernel: the resize that a method without a network applies. continuous: made for every
     magnification, so that it takes one stage even beyond its weights' range, where other methods
     take two. unconditional: makes pictures from noise alone and enlarges none. preferred: by
-    domain, its rank among the default methods (measured: docs/results.md).
+    domain, its rank among the default methods (measured: docs/results.md). foreign: as
+    "module:function", what makes a network of the tensors in another program's file.
 
     Training. nets: its networks as "module:class"; empty where it cannot be trained. net: the
     network that `--net compact` means. fixed: values that its networks' configurations must have.
@@ -102,6 +103,7 @@ class Method:
     continuous: bool = False
     unconditional: bool = False
     preferred: Mapping[str, int] = field(default_factory=dict)
+    foreign: str = ""
 
     nets: tuple[str, ...] = ()
     net: str = "compact"
@@ -206,6 +208,7 @@ METHODS: dict[str, Method] = {
         nets=("upscale.nets.ddpm:DDPMNet",),
         net="ddpm-64",
     ),
+    "spandrel": Method(**_ONE_CALL, foreign="upscale.nets.others:network"),
     "bicubic": Method(sampler="once", steps=1, kernel="bicubic"),
     "lanczos": Method(sampler="once", steps=1, kernel="lanczos"),
 }
@@ -272,6 +275,11 @@ def enlarging(name: str) -> Method:
     return method
 
 
+def foreign() -> str:
+    """The method of files that other programs wrote."""
+    return next(name for name, row in METHODS.items() if row.foreign)
+
+
 def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     """The model that a weights file describes: strict keys, float32, eval mode. Raises
     WeightsError; what is described is compared with the tensors before any of it is made."""
@@ -284,6 +292,9 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         name = metadata["method"]
         if name not in METHODS:
             raise ValueError(f"method {str(name)[:60]!r}")
+        if METHODS[name].foreign:
+            net = loaded(METHODS[name].foreign)(architecture, state)
+            return Model(name, net, METHODS[name], None, metadata)
         network = network_of(architecture.pop("kind"), name)
         with at_most(100 + 2 * len(state)):  # some are made and left again
             _check_tensors(network.from_dict(architecture).state_dict(), state)

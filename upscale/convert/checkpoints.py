@@ -6,24 +6,19 @@ Opened as tensors alone (`torch.load(weights_only=True)`): a file that would run
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from upscale import __version__, methods
 from upscale.convert.table import PUBLISHED, Hints
 from upscale.diffusion.process import describe
 from upscale.diffusion.table import loaded
-from upscale.errors import DamagedWeights, DiffsrError, UntrustedWeights, UsageError, WeightsError
+from upscale.errors import DiffsrError, UsageError, WeightsError
 from upscale.weights import file as tensors
-from upscale.weights import golden, store
-from upscale.weights.file import PICKLES
+from upscale.weights import golden, pickles, store
 
 State = dict[str, Tensor]
 LONGEST = 2000  # characters of a message: a file of another kind has hundreds of strange keys
@@ -41,8 +36,8 @@ def convert(path: Path, settings: Hints) -> tuple[State, dict[str, Any], bool]:
         raise WeightsError(f"{path}: there is no such file")
     trained = False
     try:
-        if path.suffix.lower() in PICKLES:
-            state, metadata = _published(path, _opened(path), settings)
+        if path.suffix.lower() in pickles.PICKLES:
+            state, metadata = _published(path, pickles.opened(path), settings)
         elif trained := "record" in tensors.header_of(path):
             state, metadata = _trained(path, settings)
         elif "method" in tensors.metadata_of(path):
@@ -57,33 +52,6 @@ def convert(path: Path, settings: Hints) -> tuple[State, dict[str, Any], bool]:
             raise
         raise type(error)(f"{path}: {_cut(str(error))}") from error
     return state, metadata, trained
-
-
-def _opened(path: Path) -> Any:
-    """What is in a file of torch.save: tensors and containers, or an error."""
-    try:
-        with warnings.catch_warnings():  # of pickle's protocols: no user can do anything about them
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no family of errors for files that are none of its own
-        message = str(error)
-        wanted = ", ".join(sorted(set(re.findall(r"GLOBAL ([\w.]+)", message))))
-        if not wanted and isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
-            wanted = "more than tensors"  # in a newer form, whose names torch does not read
-        if wanted:
-            raise UntrustedWeights(
-                f"{path} asks for {wanted} when it is opened, which can run code: it is not "
-                "opened. Ask for a file of tensors alone (a state dict, or .safetensors)"
-            ) from error
-        # what torch says first is how to open it all the same: nobody should
-        detail = message.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-        line = next(iter(detail), type(error).__name__)
-        raise DamagedWeights(f"{path}: damaged, or no checkpoint of PyTorch ({line})") from error
-
-
-def _is_pickle(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(1) == pickle.PROTO
 
 
 # --- published ----------------------------------------------------------------------------------

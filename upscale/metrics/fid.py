@@ -21,7 +21,7 @@ import torch
 from upscale.errors import WeightsError
 from upscale.image.picture import quantised
 from upscale.metrics.files import metric_file, state_of
-from upscale.metrics.perceptual import torchvision_models
+from upscale.nets.vision import mended
 
 VARIABLE = "DIFFSR_INCEPTION"
 _FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -68,7 +68,7 @@ def _package(name: str) -> ModuleType:
     """A module of torch_fidelity. Raises WeightsError where it is not installed."""
 
     with contextlib.suppress(Exception):  # mends a torchvision without its C++ library, if need be
-        torchvision_models()
+        mended()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from upscale.errors import UsageError, WeightsError
 from upscale.metrics.files import metric_file
+from upscale.nets.vision import mended
 from upscale.weights import store
 
 SMALLEST = {"alex": 31, "vgg": 16}  # shorter sides leave nothing after the last pooling
@@ -31,8 +31,6 @@ _HOW = (
 )
 _TINY = 1e-12  # added to squared lengths of features, so that no square vanishes in float32
 Features: TypeAlias = tuple[Tensor, ...]  # a batch's features, one tensor per level
-
-_schemas: list[torch.library.Library] = []  # torch forgets a definition with its Library object
 
 
 class Trunk(nn.Module):
@@ -181,33 +179,11 @@ def _file_key(key: str) -> str:
     return key
 
 
-def torchvision_models() -> ModuleType:
-    """`torchvision.models`, also beside a torchvision that `_import_lpips` has to mend."""
-    _import_lpips()
-    from torchvision import models
-
-    return models
-
-
 @functools.cache
 def _import_lpips() -> ModuleType:
-    """`import lpips`, also beside a torchvision whose C++ library cannot be loaded (a CUDA wheel
-    beside a CPU torch): such a torchvision stops at an undefined operator. LPIPS
-    needs its networks only, so a bare definition is enough."""
+    """`import lpips`, without its talk."""
+    mended()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            import lpips
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):
-                raise
-            for name in [m for m in sys.modules if m.split(".")[0] in ("lpips", "torchvision")]:
-                del sys.modules[name]  # half-made modules
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for operator in ("nms", "qnms"):
-                library.define(
-                    f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                )
-            _schemas.append(library)
-            import lpips
+        import lpips
     return lpips

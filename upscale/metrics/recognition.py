@@ -10,7 +10,7 @@ import torch
 from upscale.errors import WeightsError
 from upscale.image.resize import resize_array
 from upscale.metrics.files import metric_file, state_of
-from upscale.metrics.perceptual import torchvision_models
+from upscale.nets.vision import mended
 
 VARIABLE = "DIFFSR_RESNET50"
 _HOW = f"Set {VARIABLE} to a file: hf download timm/resnet50.tv_in1k model.safetensors"
@@ -25,7 +25,7 @@ class Recogniser:
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.path = path = metric_file("resnet50", "resnet50", _HOW, VARIABLE)
         with torch.device("meta"):
-            net = torchvision_models().resnet50(weights=None)
+            net = mended().models.resnet50(weights=None)
         try:
             net.load_state_dict(state_of(path), assign=True)
         except RuntimeError as error:

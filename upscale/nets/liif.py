@@ -61,8 +61,9 @@ def _steps(factor: int) -> list[int]:
     return steps
 
 
-class _OneCall(Net):
-    """A network without noise: `encode` does everything, `forward` hands it out."""
+class OneCall(Net):
+    """A network without noise: `encode` does everything, `forward` hands it out. A subclass has
+    `answer(lr, size, place)` for small pictures of one size."""
 
     halo = 0  # its layers all look around in the small picture
     reads_lr = True
@@ -91,7 +92,14 @@ class _OneCall(Net):
         return cond
 
 
-class LIIFNet(_OneCall):
+def cut(sr: Tensor, size: tuple[int, int], place: Place, factor: int) -> Tensor:
+    """The window at `place` of what a network for just this magnification made; at another one
+    (B,3,*size) is interpolated."""
+    own = place._replace(down=place.down / factor, across=place.across / factor)
+    return sampled(sr, size, own)
+
+
+class LIIFNet(OneCall):
     """EDSR's features, decoded at any coordinate by an MLP of the feature and where it is asked."""
 
     kind = "liif"
@@ -119,7 +127,7 @@ class LIIFNet(_OneCall):
         return self.decoder(self.encoder(lr), size, place)
 
 
-class EDSRNet(_OneCall):
+class EDSRNet(OneCall):
     """EDSR's features, enlarged by convolutions and pixel_shuffle, at one magnification."""
 
     kind = "edsr"
@@ -151,7 +159,4 @@ class EDSRNet(_OneCall):
         h = self.encoder(lr)
         for conv, step in zip(self.grow, self.steps, strict=True):
             h = F.pixel_shuffle(conv(h), step)
-        # where the magnification is the network's own this only cuts
-        factor = self.config.factor
-        own = place._replace(down=place.down / factor, across=place.across / factor)
-        return sampled(self.last(h), size, own)
+        return cut(self.last(h), size, place, self.config.factor)

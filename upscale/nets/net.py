@@ -94,6 +94,8 @@ class Net(nn.Module):
     lr_margin: where above 0 it also takes `place`, where lr_up lies over lr, and a window's lr has
     so many pixels around it: as many as its layers there see.
     one_scale: a configuration is for one magnification.
+    layout: of its weights in memory.
+    bf16: whether it can be called in that number format.
     """
 
     kind: ClassVar[str]
@@ -107,6 +109,8 @@ class Net(nn.Module):
     reads_lr: bool = False
     lr_margin: int = 0
     one_scale: bool = False
+    layout: torch.memory_format = torch.channels_last
+    bf16: bool = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from upscale.image.estimate import Degradation, estimate
 from upscale.image.picture import Picture
 from upscale.machine import available_memory
 from upscale.nets import winograd
+from upscale.nets.net import Net
 from upscale.pipeline.request import Setup
 from upscale.weights import store
 
@@ -110,10 +111,10 @@ class Models:
                 loaded[entry.name] = model
             return loaded[entry.name]
 
-    def ready(self, net: torch.nn.Module) -> torch.nn.Module:
-        """On the device, laid out for its convolutions, with what only inference allows where
+    def ready(self, net: Net) -> Net:
+        """On the device, laid out as it likes best, with what only inference allows where
         memory is plenty; the same network."""
-        net.to(self.device).to(memory_format=torch.channels_last)
+        net.to(self.device).to(memory_format=net.layout)
         if self.compile:
             net.forward = compiled(net.forward)
             return net

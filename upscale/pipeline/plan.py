@@ -146,7 +146,8 @@ def stages(
         note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
         later = max(1, round(steps / 2))
         return (Stage(size_in, middle, steps), Stage(middle, target, later)), [note]
-    if factor > largest and entry.domain == "photo":  # (a part of a face is no face)
+    # (a part of a face is no face, and weights for 1x enlarge nothing)
+    if factor > largest > 1 and entry.domain == "photo":
         own = math.ceil(largest)
         middle = tuple(-(-side // own) for side in target)
         last = (middle[0] * own, middle[1] * own)

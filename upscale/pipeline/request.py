@@ -193,12 +193,12 @@ class Setup:
     """Which weights enlarge pictures, and where. Raises UsageError for an unknown input.
 
     method: a name in `methods.METHODS`; None takes the first of `methods.preferred` that has
-    weights for domain and scale. weights: a name in weights.toml, a .safetensors file or
-    hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the bundled weights that
-    fit method and scale. input: real has pictures that are blurred, noisy or compressed done by
-    weights for such, clean by the others; auto looks at each picture, where neither a method nor
-    weights are named. offline: never ask the network. compile: by torch.compile, which takes a
-    minute or more at the first picture.
+    weights for domain and scale. weights: a name in weights.toml, a file of diffsr's or of another
+    program's network, or hf:ORG/REPO[@REVISION]/FILE (whose own method then counts); None takes the
+    bundled weights that fit method and scale. input: real has pictures that are blurred, noisy or
+    compressed done by weights for such, clean by the others; auto looks at each picture, where
+    neither a method nor weights are named. offline: never ask the network. compile: by
+    torch.compile, which takes a minute or more at the first picture.
     """
 
     method: str | None = asked(
@@ -206,7 +206,7 @@ class Setup:
     )  # fmt: skip
     weights: str | None = asked(
         None,
-        "A name (`diffsr weights list`), a .safetensors file or hf:ORG/REPO[@REVISION]/FILE.",
+        "A name (`diffsr weights list`), a file (.safetensors, .pth) or hf:ORG/REPO/FILE.",
         group="Method", metavar="NAME|FILE|hf:...",
     )  # fmt: skip
     domain: str = asked("photo", "What the pictures show.", group="Method")

@@ -152,7 +152,8 @@ class Upscaler:
             law = model.law
         sampling = Sampling(
             plan.sampler, plan.spacing, plan.projection,
-            (request.seed, picture.fingerprint(), sample), self.bf16, request.overlap,
+            (request.seed, picture.fingerprint(), sample),
+            self.bf16 and (model is None or model.net.bf16), request.overlap,
             (request.rtol, request.atol),
         )  # fmt: skip
         adaptive, first = SAMPLERS[plan.sampler].adaptive, plan.stages[0]
@@ -160,6 +161,7 @@ class Upscaler:
             "method": entry.method if entry else self.method,
             "weights": plan.weights,
             "weights_sha256": entry.sha256 if entry else None,
+            "net": entry.net if entry else None,
             "taken_for": plan.taken_for,
             "denoise": plan.denoise,
             "degradation": plan.degradation.report() if plan.degradation else None,
@@ -175,7 +177,7 @@ class Upscaler:
             "overlap": request.overlap,
             "consistency_mode": plan.consistency if entry else None,
             "device": str(self.device),
-            "dtype": "bf16" if self.bf16 else "fp32",
+            "dtype": "bf16" if sampling.bf16 else "fp32",
         }
         work = Enlarging(plan, model, law.kernel, sampling, self.device, on_step, call)
         made = None

@@ -90,7 +90,10 @@ def start(net: Net, init: str) -> None:
     """
     state: dict[str, Tensor] = {}
     for name in reversed([init] if Path(init).exists() else init.split(",")):
-        given, description = store.load(store.find(name.strip()))
+        entry = store.find(name.strip())
+        if entry.method == methods.foreign():
+            raise UsageError(f"--init {name.strip()} is another program's network")
+        given, description = store.load(entry)
         given = {k: v.float() for k, v in given.items()}
         if isinstance(net, CompactNet):
             theirs = description.get("architecture", {})

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from upscale import atomic
 from upscale.errors import DamagedWeights, UntrustedWeights, WeightsError
+from upscale.weights.pickles import PICKLES
 
 if TYPE_CHECKING:
     import torch
 
 _MOST_TEXT = 4 << 20  # characters of description; bundled files have 2000
 _DEEPEST = 32  # levels of tables and lists in it; bundled files have 5
-PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
 def read(

@@ -24,6 +24,8 @@ def bundle(
     README.md. The weights are checked and run before. Raises UsageError, InputError, WeightsError.
     """
     file = file_of(entry)
+    if entry.method == methods.foreign():
+        raise UsageError(f"{entry.name} is another program's: give it on as you got it")
     if not licence:
         raise UsageError(f"{entry.name} names no licence: under which one is it given? --licence")
     content = store.locate(entry).read_bytes()

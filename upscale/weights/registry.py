@@ -14,6 +14,7 @@ from typing import Any
 
 from upscale.errors import WeightsError
 from upscale.weights.hub.names import Hub
+from upscale.weights.pickles import PICKLES
 
 PACKAGE = Path(__file__).parents[1]
 LIST_VARIABLE = "DIFFSR_WEIGHTS_TOML"
@@ -193,8 +194,8 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
                 "the name of a .safetensors file in upscale/bundled"),
     "hub": (False, _hub, "{ repo = , revision = , file = } in texts"),
-    "path": (False, lambda v: _text(v) and v.endswith(".safetensors"),
-             "the path of a .safetensors file"),
+    "path": (False, lambda v: _text(v) and Path(v).suffix.lower() in (".safetensors", *PICKLES),
+             "the path of a file of weights (.safetensors, .pth)"),
 }  # fmt: skip
 
 

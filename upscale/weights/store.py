@@ -1,8 +1,8 @@
 """From a name, a path or a place on the Hub to a verified file and its tensors.
 
-Pickles are never opened here. A listed file is used only
-after its sha256 was compared with the list, one of the Hub's cache after it was compared with what
-the Hub calls it; one saved by `save` carries a digest of its own, compared by `read`.
+A listed file is used only after its sha256 was compared with the list, one of the Hub's cache
+after it was compared with what the Hub calls it; one saved by `save` carries a digest of its own,
+compared by `read`. Files of other programs are recognised by what they hold (`others`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upscale.errors import DamagedWeights, DiskFull, UntrustedWeights, UsageError, WeightsError
-from upscale.weights.file import PICKLES, header_of, metadata_of, read
+from upscale.errors import DamagedWeights, DiskFull, UsageError, WeightsError
+from upscale.methods import foreign
+from upscale.weights import others
+from upscale.weights.file import header_of, metadata_of, read
 from upscale.weights.file import save as save  # beside `load`, for those who use both
 from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
 from upscale.weights.hub.names import Hub, parse
+from upscale.weights.pickles import PICKLES
 from upscale.weights.registry import BARE_VARIABLE, INPUTS, Entry, Mix, entries, scales_of
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ _verified: dict[tuple[str, int, int], str] = {}  # (path, mtime_ns, size) -> sha
 def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | None = None) -> Entry:
     """The entry of that name, or one made from the own metadata of a local .safetensors file (also
     that of a training run's folder) or of a file on the Hub (hf:ORG/REPO[@REVISION]/FILE), which is
-    fetched unless the cache has it."""
+    fetched unless the cache has it; or, for files of other programs (.pth, .safetensors), from what
+    network they hold."""
     text = str(name_or_path)
     if text.startswith("hf:"):
         return _remote(parse(text), offline, on_bytes)
@@ -41,14 +45,10 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
     if text in known:
         return known[text]
     path = Path(text).expanduser()
-    if path.suffix.lower() in PICKLES:
-        raise UntrustedWeights(
-            f"{text}: pickled weights can run code when opened; diffsr reads .safetensors only. "
-            f"Convert them: diffsr weights import {text} --method METHOD"
-        )
     if path.is_dir():
         path = _of_run(path)
-    if path.suffix == ".safetensors" or path.is_file() or len(Path(text).parts) > 1:
+    named = path.suffix.lower() in (".safetensors", *PICKLES)
+    if named or path.is_file() or len(Path(text).parts) > 1:
         return _local(path)
     near = difflib.get_close_matches(text, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -77,6 +77,8 @@ def choose(
     if able or same:
         return min(able or same, key=lambda e: (e.distance(scale), e.any_scale))
     others = [entry.name for entry in entries().values() if entry.method == name]
+    if name == foreign():
+        raise WeightsError(f"{name} needs a file: --weights MODEL.pth or MODEL.safetensors")
     train = f"train some: diffsr train --method {name} --scale {scale:g}"
     if others:
         raise WeightsError(
@@ -198,10 +200,16 @@ def _importing(checkpoint: Path) -> str:
 
 
 def _local(path: Path) -> Entry:
-    """The entry of a file that is not in the list, from the metadata `save` put into it."""
-    meta = metadata_of(path)
-    if "method" not in meta and "record" in header_of(path):
-        raise WeightsError(f"{path} holds no weights to use. {_importing(path)}")
+    """The entry of a file that is not in the list, from the metadata `save` put into it, or from
+    what network it holds."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    if others.is_foreign(path):
+        if path.suffix == ".safetensors" and "record" in header_of(path):
+            raise WeightsError(f"{path} holds no weights to use. {_importing(path)}")
+        meta = others.metadata_of(path, sha256_of(path))
+    else:
+        meta = metadata_of(path)
     if not _named(meta.get("method")):
         raise WeightsError(
             f"{path}: its header does not say which method it is for; was it saved by diffsr?"
@@ -390,7 +398,16 @@ def load(
         return _mean(*parts, entry)
     path = locate(entry, offline, on_bytes)
     with files.removing_damaged(files.cached(entry.hub) if entry.hub else None):
+        if entry.method == foreign():
+            return others.read(path, entry.sha256)
         return read(path, device)
+
+
+def described(entry: Entry, path: Path) -> dict[str, Any]:
+    """What its file says of itself, or of a file of another program what network it holds."""
+    if entry.method == foreign():
+        return others.metadata_of(path, entry.sha256)
+    return metadata_of(path)
 
 
 # what two networks must have in common for the mean of their parameters to be a network

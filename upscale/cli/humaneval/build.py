@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from upscale import methods
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -78,7 +77,8 @@ _OPTIONS = [
         help="Magnification, where --lr is not given."),
     *asked(Setup, "domain", group=_PICTURES,
         help="What the pictures show; decides which weights are chosen."),
-    *asked(Setup, "weights", group=_PICTURES, expert=True, help="Weights for the one --method."),
+    *asked(Setup, "weights", group=_PICTURES, expert=True,
+        help="Weights for the --method that they are for: a name, a file or hf:..."),
     *asked(Request, "steps", group=_PICTURES, expert=True),
     option("--limit", type=click.IntRange(1), metavar="N", group=_PICTURES, expert=True,
         help="Use the first N pictures only."),
@@ -141,9 +141,10 @@ def build(**options: Any) -> int:
         **{name: value for name, value in given.items() if value is not None},
     )
     check_free(target)
+    owner = _with_owner(options)
     _check(options)
     with Reporter(quiet=options["quiet"]) as reporter:
-        sources = _sources(options, reporter)
+        sources = _sources(options, owner, reporter)
         methods = (*sources.outputs, *sources.makers)
         plan_of(len(sources.hr), methods, settings)  # before the work
         reporter.begin("pictures")
@@ -176,8 +177,22 @@ def _check(options: dict[str, Any]) -> None:
     twice = {name for name in names + methods if (names + methods).count(name) > 1}
     if twice:
         raise UsageError(f"{', '.join(sorted(twice))}: named twice; give another NAME=DIR")
-    if options["weights"] and len(methods) != 1:
-        raise UsageError("--weights belong to one method; name it: --method sr3")
+
+
+def _with_owner(options: dict[str, Any]) -> str | None:
+    """The method that --weights are for, which needs no --method of its own. Raises UsageError
+    where others are named and it is not."""
+    if not options["weights"]:
+        return None
+    from upscale.weights.store import find
+
+    owner, named = find(options["weights"], options["offline"]).method, options["method"]
+    if named and owner not in named:
+        raise UsageError(
+            f"weights {options['weights']} are for --method {owner}, not {', '.join(named)}"
+        )
+    options["method"] = named or (owner,)
+    return owner
 
 
 def _consent(file: str | None) -> str | None:
@@ -189,7 +204,8 @@ def _consent(file: str | None) -> str | None:
         raise InputError(f"--consent {file}: cannot be read as UTF-8 text: {error}") from error
 
 
-def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
+def _sources(options: dict[str, Any], owner: str | None, reporter: Reporter) -> Sources:
+    """owner: the method that has --weights."""
     from upscale.bench.protocol import make_lr
     from upscale.humaneval.sources import Sources
     from upscale.image.folders import partners_of, pictures_of
@@ -205,6 +221,7 @@ def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
     hr = {path.stem: path for path in pictures_of(Path(options["hr"]))}
     lr = partners_of(hr, Path(options["lr"])) if options["lr"] else None
     others = {name: partners_of(hr, folder) for name, folder in options["outputs"]}
+    armed, bare = options, {**options, "weights": None}
     return Sources(
         dict(list(hr.items())[: options["limit"]]),
         make_lr=lambda rgb: make_lr(rgb, options["scale"]),
@@ -212,7 +229,8 @@ def _sources(options: dict[str, Any], reporter: Reporter) -> Sources:
         lr=lr,
         outputs=others,
         makers={
-            name: make_maker(name, options, reporter.fetching) for name in options["method"] or ()
+            name: make_maker(name, armed if name == owner else bare, reporter.fetching)
+            for name in options["method"] or ()
         },
     )
 
@@ -225,8 +243,6 @@ def make_maker(
     from upscale.pipeline.upscaler import Upscaler
 
     chosen = some(options, "weights", "domain", "device", "dtype", "offline")
-    if methods.get(method).kernel:
-        chosen["weights"] = None
     upscaler = Upscaler(method, **chosen, on_bytes=on_bytes)
 
     def make(lr: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -30,7 +30,8 @@ def command() -> None:
     \b
     Weights are given as
       NAME                           a name in weights.toml, or in your own list
-      FILE                           a .safetensors file that diffsr made
+      FILE                           a .safetensors file that diffsr made, or a network of
+                                     another program (.pth, .safetensors; needs spandrel)
       hf:ORG/REPO[@REVISION]/FILE    a file on the Hugging Face Hub
     """
 
@@ -69,8 +70,8 @@ def list_(as_json: bool, debug: bool) -> int:
 @DEBUG
 def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
     """Show the entry of weights and the metadata in their file."""
-    from upscale.weights.file import metadata_of
     from upscale.weights.store import defaults, find, locate, state_of
+    from upscale.weights.store import described as told
 
     entry = find(name, offline)
     state = state_of(entry)
@@ -78,7 +79,7 @@ def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
     own: dict[str, Any] = {}
     if state != "remote":
         path = locate(entry, offline=True)
-        row["path"], own = str(path), metadata_of(path)
+        row["path"], own = str(path), told(entry, path)
     if as_json:
         click.echo(json.dumps({**row, "file": own} if own else row, indent=2))
         return 0
