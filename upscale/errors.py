@@ -40,6 +40,13 @@ def _argument(found: re.Match[str]) -> str:
     return found["name"].replace("-", "_") + ("=" if found["value"] else "")
 
 
+# the words for it of torch, its devices and their drivers, in lower case
+OUT_OF_MEMORY = (
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc",
+    "error_out_of_device_memory", "error_out_of_host_memory", "error_out_of_resources",
+)  # fmt: skip
+
+
 class DiffsrError(Exception):
     """The message says what failed, where, and what to try."""
 

@@ -7,27 +7,59 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from upscale import __version__
-from upscale.errors import UsageError
+from upscale.errors import OUT_OF_MEMORY, UsageError
 
-DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "fp32", "bf16")
+GPUS = {"cuda": "CUDA", "xpu": "XPU", "mps": "MPS"}  # in the order in which auto takes them
+DEVICES = ("auto", "cpu", *GPUS)
+_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = ("auto", *_FORMATS)
+TRAINABLE = ("cuda",)  # the kinds that training uses: its losses need float64 on the device
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of this name; auto is CUDA where it is usable, else the CPU. UsageError."""
-    if name not in DEVICES:
-        raise UsageError(f"no device {name!r}; choose from {', '.join(DEVICES)}")
+def usable(kind: str) -> int:
+    """How many graphics processors of this kind (a key of GPUS) torch can use here."""
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module = torch.cuda if kind == "cuda" else torch.xpu
+    return module.device_count() if module.is_available() else 0
+
+
+def pick_device(name: str = "auto", among: Sequence[str] = tuple(GPUS)) -> torch.device:
+    """The device of this name ("cuda:1" is the second). auto is the first usable kind of `among`,
+    else the CPU. UsageError for what is unknown, not in `among` or not usable here."""
+    kind, _, index = name.partition(":")
+    numbered = re.fullmatch(r"(cuda|xpu):[0-9]{1,4}", name)
+    if name not in DEVICES and not numbered:
+        raise UsageError(
+            f"no device {name!r}; choose from {', '.join(DEVICES)}; "
+            "cuda:1 is the second of its kind"
+        )
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here (--device cpu works)")
+        return torch.device(next((kind for kind in among if usable(kind)), "cpu"))
+    if kind == "cpu":
+        return torch.device(name)
+    if kind not in among:
+        choice = " or ".join(("cpu", *among))
+        raise UsageError(f"--device {name} does not work for this command; take {choice}")
+    count = usable(kind)
+    if not count:
+        raise UsageError(
+            f"--device {name}: torch sees no {GPUS[kind]} device here (--device cpu works)"
+        )
+    if numbered and int(index) >= count:
+        raise UsageError(
+            f"--device {name}: the last {GPUS[kind]} device here is {kind}:{count - 1}"
+        )
     return torch.device(name)
 
 
@@ -38,15 +70,43 @@ def fast_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "xpu":
+        return bool(getattr(torch.xpu, "is_bf16_supported", lambda: True)())
+    if device.type == "mps":
+        return False  # not before macOS 14, and torch does not say how fast it is
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(probe())
 
 
-def pick_bf16(name: str, device: torch.device) -> bool:
-    """Whether networks run under bf16 autocast. Raises UsageError for an unknown name."""
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of networks there: auto is bf16 where it is fast, else fp16 on a graphics
+    processor and fp32 on a CPU. Raises UsageError for an unknown name."""
     if name not in DTYPES:
         raise UsageError(f"no dtype {name!r}; choose from {', '.join(DTYPES)}")
-    return name == "bf16" or (name == "auto" and fast_bf16(device))
+    if name != "auto":
+        return _FORMATS[name]
+    if fast_bf16(device):
+        return torch.bfloat16
+    return torch.float32 if device.type == "cpu" else torch.float16
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """fp32, bf16 or fp16."""
+    return next(name for name, known in _FORMATS.items() if known == dtype)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which networks run in this number format; float32 changes nothing."""
+    narrow = dtype != torch.float32
+    return torch.autocast(device.type, dtype if narrow else None, enabled=narrow)
+
+
+def pick_bf16(name: str, device: torch.device) -> bool:
+    """Whether training runs under bf16 autocast. UsageError for fp16, in which small gradients
+    vanish, and for an unknown name."""
+    if name == "fp16":
+        raise UsageError("--dtype fp16 is for making pictures; train with bf16 or fp32")
+    return pick_dtype(name, device) == torch.bfloat16
 
 
 def keep_pages() -> bool:
@@ -64,9 +124,19 @@ def keep_pages() -> bool:
 
 
 def available_memory(device: torch.device) -> int:
-    """Free memory in bytes: the GPU's, or the smaller of this machine's and its cgroup's."""
+    """Free memory in bytes: the GPU's, or the smaller of this machine's and its cgroup's. MPS
+    shares the machine's, of which the system grants it a part."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "xpu":
+        if hasattr(torch.xpu, "mem_get_info"):
+            with suppress(RuntimeError):  # a driver that does not tell
+                return torch.xpu.mem_get_info(device)[0]
+        total = torch.xpu.get_device_properties(device).total_memory
+        return total - torch.xpu.memory_reserved(device)
+    if device.type == "mps":
+        granted = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(64 << 20, min(granted, available_memory(torch.device("cpu"))))
     found = [_proc("/proc/meminfo", "MemAvailable") or _physical()]
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -99,18 +169,24 @@ def _proc(path: str, key: str) -> int | None:
     return None
 
 
+def _in_use() -> list[Any]:
+    """torch's modules of the graphics processors with memory of their own that are in use."""
+    return [module for module in (torch.cuda, torch.xpu) if module.is_initialized()]
+
+
 def reset_peak() -> None:
     """Restart the peak of `peak_memory`; only Linux can, elsewhere it is the process's so far."""
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
+    for module in _in_use():
+        for index in range(module.device_count()):
+            module.reset_peak_memory_stats(index)
     with suppress(OSError):  # another system, or a container that forbids it
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int | None:
     """Peak memory in bytes: the GPU's if one is in use, else the process's; None if unknown."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
+    for module in _in_use():
+        return max(module.max_memory_allocated(i) for i in range(module.device_count()))
     found = _proc("/proc/self/status", "VmHWM")
     if found is not None:
         return found
@@ -134,21 +210,24 @@ def versions() -> str:
 @functools.cache
 def processor(device: str) -> str:
     """The name of the graphics card, or of the processor with torch's number of threads."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
+    place = torch.device(device)
+    if place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    if place.type == "xpu":
+        return torch.xpu.get_device_name(place)
     names = []
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
+    if place.type == "mps":
+        return f"{name}, MPS"
     return f"{name}, {torch.get_num_threads()} threads"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; torch reports that in three ways."""
+    """Whether an error means that memory ran out; torch reports that in several ways."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and (any(words in text for words in OUT_OF_MEMORY))

@@ -153,7 +153,7 @@ class _Bench:
             "kernel": kernel_of(pair, self.settings.degradation),
             "treatment": list(lr.notes), "border": scorer.border, "samples": len(results),
             "height": hr.shape[0], "width": hr.shape[1], **scorer.of_all(cases),
-            "versions": versions(), "machine": processor(self.device.partition(":")[0]),
+            "versions": versions(), "machine": processor(self.device),
         }  # fmt: skip
         shown = cuts(cases[0].sr, hr, lr.rgb, trial.scale, self.settings.crop)
         return Measured(row, {**shown, **scorer.features(cases[0])})

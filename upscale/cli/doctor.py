@@ -79,7 +79,15 @@ def _pictures() -> dict[str, str]:
 def _device() -> dict[str, Any]:
     import torch
 
-    from upscale.machine import available_memory, fast_bf16
+    from upscale.machine import (
+        GPUS,
+        available_memory,
+        dtype_name,
+        fast_bf16,
+        pick_dtype,
+        processor,
+        usable,
+    )
 
     cpu = torch.device("cpu")
     found = {
@@ -89,14 +97,15 @@ def _device() -> dict[str, Any]:
         "memory available": f"{available_memory(cpu) / 2**30:.1f} GiB",
         "cuda": torch.version.cuda or "torch is built without it",
     }
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            place = torch.device("cuda", index)
+    for kind in GPUS:
+        for index in range(usable(kind)):
+            place = torch.device("mps" if kind == "mps" else f"{kind}:{index}")
             free = available_memory(place) / 2**30
-            bf16 = "fast" if fast_bf16(place) else "slow"
-            name = torch.cuda.get_device_name(place)
-            found[f"cuda:{index}"] = f"{name}, {free:.1f} GiB free, bf16 {bf16}"
-    elif torch.version.cuda:
+            dtype = dtype_name(pick_dtype("auto", place))
+            found[str(place)] = (
+                f"{processor(str(place))}, {free:.1f} GiB free, --dtype auto takes {dtype}"
+            )
+    if torch.version.cuda and not usable("cuda"):
         found["cuda:0"] = "none usable"
     return found
 

@@ -19,11 +19,9 @@ from upscale import __version__, atomic, errors
 from upscale.cli.environment import PREFIX, unread
 from upscale.cli.help import CONTEXT, Command, Group
 from upscale.cli.progress import printable
-from upscale.errors import DiffsrError, DiskFull, OutOfMemory, UsageError
+from upscale.errors import OUT_OF_MEMORY, DiffsrError, DiskFull, OutOfMemory, UsageError
 
 DEFAULT = "upscale"
-# torch's words for it
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `command`
     "upscale": "Enlarge pictures (the default: `diffsr in.png` works too).",
     "generate": "Make pictures from noise alone.",
@@ -177,9 +175,15 @@ def explained(error: Exception) -> DiffsrError:
     if (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY))
+        or (isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY))
     ):
         return OutOfMemory("memory ran out; try --tile 128, or a smaller --scale")
+    if isinstance(error, (NotImplementedError, TypeError)) and "mps" in text:
+        # torch: "The operator ... is not currently implemented for the MPS device", or float64
+        return UsageError(
+            "torch lacks an operation for MPS that this needs: set PYTORCH_ENABLE_MPS_FALLBACK=1, "
+            f"which does it on the CPU, or take --device cpu ({str(error).splitlines()[0]})"
+        )
     if atomic.full(error):
         return DiskFull(f"{getattr(error, 'filename', None) or 'output'}: the disk is full; "
                         "make room")  # fmt: skip

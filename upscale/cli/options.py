@@ -83,6 +83,15 @@ class Named(click.Choice):
         self.fail(f"there is no {value}. {hint}Choose from {', '.join(self.choices)}.", param, ctx)
 
 
+class Device(Named):
+    """A kind of device, or one of several of its kind: cuda:1."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if re.fullmatch(r"(cuda|xpu):[0-9]{1,4}", str(value)):
+            return value
+        return super().convert(value, param, ctx)
+
+
 class Several(click.ParamType):
     """Names or numbers, separated by commas."""
 
@@ -241,8 +250,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "weights": {"shell_complete": weights_names},
     "distill": {"shell_complete": weights_names},
     "domain": {"type": Named(DOMAINS)},
-    "device": {"type": Named(("auto", "cpu", "cuda"))},
-    "dtype": {"type": Named(("auto", "fp32", "bf16"))},
+    "device": {"type": Device(("auto", "cpu", "cuda", "xpu", "mps"))},
+    "dtype": {"type": Named(("auto", "fp32", "bf16", "fp16"))},
 }
 
 

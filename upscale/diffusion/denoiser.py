@@ -112,6 +112,10 @@ def parametrisation(name: str) -> Parametrisation:
     return PARAMETRISATIONS[name]
 
 
+# MPS has no float64 at all, nor have some of Intel's: their few such numbers are made on the CPU
+WITHOUT_FLOAT64 = ("mps", "xpu")
+
+
 def per_example(values: Tensor, like: Tensor) -> Tensor:
     """(B,) -> (B,1,1,1) in the dtype and on the device of `like`."""
     return values.to(like)[:, None, None, None]
@@ -126,7 +130,8 @@ def bind(net: Callable, cond: object, name: str) -> Denoiser:
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         # in float64: a network that derives its time from it must distinguish the last steps
-        c_noise = torch.rsqrt(1 + sigma.double().square())
+        exact = sigma.cpu() if sigma.device.type in WITHOUT_FLOAT64 else sigma
+        c_noise = torch.rsqrt(1 + exact.double().square())
         raw = net(x * per_example(c_noise, x), cond, c_noise)
         return law.denoised(raw.to(x.dtype), x, per_example(sigma, x))
 

@@ -213,7 +213,7 @@ class CompactNet(Net):
         height, width = x.shape[-2:]
         if self.config.noisy_input:
             noisy = F.pixel_unshuffle(self.padded(x), self.config.stem)
-            embedding = embedding + self.noise_mlp(_noise_features(c_noise).to(x.dtype))
+            embedding = embedding + self.noise_mlp(_noise_features(c_noise).to(x))
             h = self.stem(torch.cat([noisy, features], 1))
         else:
             h = self.stem(features)
@@ -277,7 +277,7 @@ def _two_heads(raw: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
     """
     cos = c_noise[:, None, None, None]
     sin = (1 - cos.square()).clamp_min(0).sqrt()
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    cos, sin = cos.to(x), sin.to(x)
     first, second = raw.to(x.dtype).chunk(2, 1)
     return torch.cat([sin * x + cos * first, cos * x - sin * second], 1)
 

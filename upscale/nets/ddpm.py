@@ -64,5 +64,5 @@ class DDPMNet(Net):
     def forward(self, x: Tensor, cond: None, c_noise: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         h = F.pixel_unshuffle(self.padded(x), self.config.patch)
-        h = self.unet(h, c_noise.to(x.dtype))
+        h = self.unet(h, c_noise.to(x))
         return F.pixel_shuffle(h, self.config.patch)[..., :height, :width]

@@ -229,7 +229,7 @@ class ECDPNet(Net):
         """
         c, shares = self.config, iter(cond)
         t = time_of(c_noise, c.beta_min, c.beta_max) * c.t_max
-        time = self.time(_sinusoids(t, c.time_channels).to(self.time[0].weight.dtype))
+        time = self.time(_sinusoids(t, c.time_channels).to(self.time[0].weight))
         h = self.in_conv(x)
         saved = [h]
         for module in self.downs:

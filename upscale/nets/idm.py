@@ -304,7 +304,7 @@ class IDMNet(Net):
         """
         first, mixed = cond
         unet, at = self.unet, dict(zip(self.sites, mixed, strict=False))
-        embedding = unet.embed(c_noise.to(x.dtype))
+        embedding = unet.embed(c_noise.to(x))
         h = first + F.conv2d(x, unet.downs[0].weight[:, -3:], padding=1)
         saved = [h]
         for module in unet.downs[1:]:

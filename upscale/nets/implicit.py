@@ -42,10 +42,11 @@ class Place(NamedTuple):
         """All of the large picture over all of the small one."""
         return cls(0.0, 0.0, target[0] / source[0], target[1] / source[1])
 
-    def positions(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    def positions(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Centres of the window's rows and columns in units of small pixels; k is the centre of
-        pixel k. In float64: far from the origin a window must agree with the whole picture."""
-        rows, columns = (torch.arange(n, dtype=torch.float64, device=device) + 0.5 for n in size)
+        pixel k. In float64, which not every device has, so on the CPU: far from the origin a
+        window must agree with the whole picture."""
+        rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in size)
         rows = (rows + self.top) / self.down - 0.5
         return rows, (columns + self.left) / self.across - 0.5
 
@@ -53,12 +54,12 @@ class Place(NamedTuple):
 def sampled(x: Tensor, size: tuple[int, int], place: Place) -> Tensor:
     """(B,C,h,w) -> (B,C,*size) by bilinear interpolation at `place`; past the outer centres the
     outer pixels."""
-    for dim, position in zip((2, 3), place.positions(size, x.device), strict=True):
+    for dim, position in zip((2, 3), place.positions(size), strict=True):
         position = position.clamp(0, x.shape[dim] - 1)
         low = position.floor().clamp(max=max(0, x.shape[dim] - 2))
         shape = (1, 1, -1, 1) if dim == 2 else (1, 1, 1, -1)
-        part = (position - low).to(x.dtype).view(shape)
-        low = low.long()
+        part = (position - low).to(x).view(shape)
+        low = low.long().to(x.device)
         high = (low + 1).clamp(max=x.shape[dim] - 1)
         x = torch.lerp(x.index_select(dim, low), x.index_select(dim, high), part)
     return x
@@ -110,9 +111,9 @@ def repeated(x: Tensor, size: tuple[int, int], place: Place) -> Tensor:
     """As `sampled`, but the small pixel that each target pixel's upper left corner is in."""
     origin = (place.top, place.down), (place.left, place.across)
     for dim, (start, factor) in zip((2, 3), origin, strict=True):
-        steps = torch.arange(size[dim - 2], dtype=torch.float64, device=x.device)
+        steps = torch.arange(size[dim - 2], dtype=torch.float64)
         index = ((steps + start) / factor).floor().clamp(0, x.shape[dim] - 1)
-        x = x.index_select(dim, index.long())
+        x = x.index_select(dim, index.long().to(x.device))
     return x
 
 
@@ -191,24 +192,24 @@ class ImplicitUpsampler(nn.Module):
         if plain and not (size[0] % h.shape[1] or size[1] % h.shape[2]):
             return self._repeated(h, offsets, size)
         cells = surrounding if self.ensemble else nearest
-        at = (None, None) if place is None else place.positions(size, h.device)
+        at = (None, None) if place is None else place.positions(size)
         rows, columns = (cells(h.shape[i], size[i - 1], h.device, at[i - 1]) for i in (1, 2))
         sides = [h.shape[1] / size[0], h.shape[2] / size[1]]
         if place is not None:
             sides = [1 / place.down, 1 / place.across]
         total: Tensor | None = None
         for row in rows:
-            added = row.offset.to(h.dtype)[:, None] * offsets[:, 0]
+            added = row.offset.to(h)[:, None] * offsets[:, 0]
             if self.cell:
                 added = added + 2 * (offsets[:, 2] * sides[0] + offsets[:, 3] * sides[1])
-            strip = h.index_select(1, row.index) + added[:, None].to(h.dtype)
+            strip = h.index_select(1, row.index.to(h.device)) + added[:, None].to(h.dtype)
             for column in columns:
-                added = column.offset.to(h.dtype)[:, None] * offsets[:, 1]
-                part = strip.index_select(2, column.index) + added.to(h.dtype)
+                added = column.offset.to(h)[:, None] * offsets[:, 1]
+                part = strip.index_select(2, column.index.to(h.device)) + added.to(h.dtype)
                 part = part if self.linear else self._between(F.relu(part, inplace=True))
                 if self.ensemble:  # the last layer is affine: answers may be mixed before it
                     share = row.share[:, None] * column.share
-                    part = part * share[..., None].to(h.dtype)
+                    part = part * share[..., None].to(h)
                 total = part if total is None else total + part
         return total
 

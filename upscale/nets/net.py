@@ -95,7 +95,7 @@ class Net(nn.Module):
     so many pixels around it: as many as its layers there see.
     one_scale: a configuration is for one magnification.
     layout: of its weights in memory.
-    bf16: whether it can be called in that number format.
+    dtypes: the number formats that it can be called in.
     """
 
     kind: ClassVar[str]
@@ -110,7 +110,7 @@ class Net(nn.Module):
     lr_margin: int = 0
     one_scale: bool = False
     layout: torch.memory_format = torch.channels_last
-    bf16: bool = True
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 
     def __init__(self, config: Config) -> None:
         super().__init__()

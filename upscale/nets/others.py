@@ -57,7 +57,8 @@ class OtherNet(OneCall):
         step = math.lcm(GRID, made.size_requirements.multiple_of)
         self.align, self.lr_margin = step * made.scale, step
         self.halo = AROUND * made.scale if made.tiling.name == "SUPPORTED" else None
-        self.bf16 = made.supports_bfloat16
+        can = {torch.bfloat16: made.supports_bfloat16, torch.float16: made.supports_half}
+        self.dtypes = (torch.float32, *(dtype for dtype, yes in can.items() if yes))
         self.bytes_per_pixel = config.bytes_per_pixel
 
     def answer(self, lr: Tensor, size: tuple[int, int], place: Place) -> Tensor:
@@ -67,8 +68,11 @@ class OtherNet(OneCall):
     def _enlarged(self, lr: Tensor) -> Tensor:
         """(1,3,h,w) -> (1,3,h*scale,w*scale), both in [-1,1]."""
         x = lr.add(1).div(2).clamp(0, 1).contiguous()
-        gpus = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):  # some draw noise: the same for the same picture
+        kind = "xpu" if x.device.type == "xpu" else "cuda"
+        gpus = [x.device] if x.device.type == kind else []
+        with torch.random.fork_rng(
+            gpus, device_type=kind
+        ):  # some draw noise: the same for the same picture
             torch.manual_seed(0)
             if self.made.input_channels == 1:
                 sr = torch.cat([self.made(channel) for channel in x.split(1, 1)], 1)

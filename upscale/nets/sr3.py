@@ -52,4 +52,4 @@ class SR3Net(Net):
     def forward(self, x: Tensor, cond: Tensor, c_noise: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         h = torch.cat([cond, x], 1) if self.config.noisy_input else cond
-        return self.unet(self.padded(h), c_noise.to(x.dtype))[..., :height, :width]
+        return self.unet(self.padded(h), c_noise.to(x))[..., :height, :width]

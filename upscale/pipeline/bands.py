@@ -13,6 +13,7 @@ from upscale.diffusion.tiling import Box
 from upscale.errors import NumericalError
 from upscale.image.picture import Picture, fill_transparent
 from upscale.image.resize import Kernel, resize, resize_array
+from upscale.machine import dtype_name
 from upscale.methods import Model
 from upscale.pipeline.blocks import Block, drawn, whole
 from upscale.pipeline.consistency import doubts, settle, squared_error, tinge
@@ -67,11 +68,12 @@ class Enlarging:
         part = np.ascontiguousarray(rgb[block.source.at])
         lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
         sr = self._sampled(lr, block, index, many)
-        if self.sampling.bf16 and not torch.isfinite(sr).all():
-            # the one cause that was found is kept out (nets.layers.Halving)
-            self.sampling = replace(self.sampling, bf16=False)
+        if self.sampling.dtype != torch.float32 and not torch.isfinite(sr).all():
+            # bf16: the one cause that was found is kept out (nets.layers.Halving)
+            tried = dtype_name(self.sampling.dtype)
+            self.sampling = replace(self.sampling, dtype=torch.float32)
             sr = self._sampled(lr, block, index, many)
-            self.notes.append("bf16 gave what is not finite: done again in fp32")
+            self.notes.append(f"{tried} gave what is not finite: done again in fp32")
         if not torch.isfinite(sr).all():
             raise NumericalError("the result is not finite: no picture is written (--dtype fp32)")
         sr = sr.clamp_(-1, 1).float().add_(1).div_(2)

@@ -24,7 +24,7 @@ from upscale.diffusion.table import SAMPLERS
 from upscale.document import counted
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
-from upscale.machine import is_out_of_memory, pick_bf16, pick_device
+from upscale.machine import autocast, dtype_name, is_out_of_memory, pick_device, pick_dtype
 from upscale.pipeline.request import Request
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
@@ -72,7 +72,7 @@ class Generator:
         on_bytes: store.OnBytes | None = None,
     ) -> None:
         self.device = pick_device(device)
-        self.bf16 = pick_bf16(dtype, self.device)
+        self.dtype = pick_dtype(dtype, self.device)
         self.common = {"device": device, "dtype": dtype, "offline": offline, "on_bytes": on_bytes}
         fetching = {"offline": offline, "on_bytes": on_bytes}
         self.entry = store.find(name or usual(), **fetching)
@@ -188,7 +188,7 @@ class Generator:
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with autocast(self.device, self.dtype):
                 return inner(x, sigma).clamp(-1, 1)  # as DDPM's published code: colours end there
 
         inner = bind(self.model.net, None, law.parametrisation)
@@ -205,7 +205,8 @@ class Generator:
             raise OutOfMemory(f"memory ran out with {counted(len(group), 'picture')} at once: "
                               "try a smaller --batch") from error  # fmt: skip
         if not torch.isfinite(x).all():
-            raise NumericalError("the output of the network is not finite: no picture is made")
+            raise NumericalError("the output of the network is not finite: no picture is made "
+                                 "(--dtype fp32)")  # fmt: skip
         return list(x.float().cpu()), calls
 
     def _report(self, index: int, way: Request, calls: int) -> dict[str, Any]:
@@ -217,7 +218,7 @@ class Generator:
         }  # fmt: skip
         return {
             "index": index, "seed": way.seed, "size": None, "nfe": calls,
-            "device": str(self.device), "dtype": "bf16" if self.bf16 else "fp32", "stages": [first],
+            "device": str(self.device), "dtype": dtype_name(self.dtype), "stages": [first],
         }  # fmt: skip
 
 

@@ -216,7 +216,7 @@ class Setup:
         "examines each.",
         group="Method", choices=INPUTS,
     )  # fmt: skip
-    device: str = asked("auto", "Where the network runs.", group="Machine")
+    device: str = asked("auto", "cpu, cuda, cuda:1, xpu or mps.", metavar="DEVICE", group="Machine")
     dtype: str = asked("auto", "Number format of the network.", group="Machine", expert=True)
     offline: bool = asked(False, "Never use the network.", group="General", expert=True)
     compile: bool = asked(

@@ -17,7 +17,7 @@ from upscale.diffusion.run import run_sampler
 from upscale.diffusion.tiling import Box, joined, tiled
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory
 from upscale.image.resize import resize
-from upscale.machine import available_memory, is_out_of_memory
+from upscale.machine import autocast, available_memory, is_out_of_memory
 from upscale.methods import Model
 from upscale.nets.implicit import Place
 from upscale.pipeline.consistency import towards
@@ -46,7 +46,7 @@ class Sampling:
     spacing: str
     projection: float
     seed: tuple[int, ...]
-    bf16: bool = False
+    dtype: torch.dtype = torch.float32
     overlap: int = Request.overlap
     tolerances: tuple[float, float] = (Request.rtol, Request.atol)
     origin: tuple[int, int] = (0, 0)
@@ -114,8 +114,8 @@ def _in_memory(
                     f"in tiles of {SMALLEST_TILE}: try a smaller --scale"
                 ) from error
         stage = replace(stage, tile=side)
-        if lr.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if lr.device.type != "cpu":
+            torch.get_device_module(lr.device).empty_cache()
         notes.append(f"memory ran out: done again in tiles of {side}")
 
 
@@ -169,20 +169,20 @@ def _network(
     factor = math.sqrt(lr_up[0, 0].numel() / lr[0, 0].numel())
     scale = torch.full((1,), factor, device=lr.device)
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(lr.device.type, torch.bfloat16, enabled=sampling.bf16)
+    def narrow() -> torch.autocast:
+        return autocast(lr.device, sampling.dtype)
 
     def bound(small: Tensor, place: Place | None, enlarged: Tensor) -> Denoiser:
         small, enlarged = (
             x.contiguous(memory_format=torch.channels_last) for x in (small, enlarged)
         )
         at = {} if place is None else {"place": place}
-        with autocast():
+        with narrow():
             cond = call(net.encode, enlarged, scale, small, **at)
             inner = bind(partial(call, net), cond, model.law.parametrisation)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            with autocast():
+            with narrow():
                 raw = inner(x, sigma)
             if model.std is None and model.law.clamped:
                 raw = raw.clamp(-1, 1)

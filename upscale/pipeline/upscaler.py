@@ -18,7 +18,7 @@ from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation
 from upscale.image.picture import Picture
 from upscale.image.pillow import PillowImage, picture_of, pillow_of
-from upscale.machine import pick_bf16, pick_device
+from upscale.machine import dtype_name, pick_device, pick_dtype
 from upscale.methods import Method
 from upscale.pipeline import consistency
 from upscale.pipeline.bands import Enlarging, joined
@@ -65,7 +65,7 @@ class Upscaler:
     ) -> None:
         chosen = Setup(method, **setup)
         self.device = pick_device(chosen.device)
-        self.bf16 = pick_bf16(chosen.dtype, self.device)
+        self.dtype = pick_dtype(chosen.dtype, self.device)
         self.models = Models(chosen, self.device, on_bytes)
         self.method = self.models.method
         self._setup = chosen
@@ -150,10 +150,12 @@ class Upscaler:
         if entry is not None:
             model = read_as(self.models.model(entry), request.parametrisation)
             law = model.law
+        able = model is None or self.dtype in model.net.dtypes
+        dtype = self.dtype if able else torch.float32
         sampling = Sampling(
             plan.sampler, plan.spacing, plan.projection,
             (request.seed, picture.fingerprint(), sample),
-            self.bf16 and (model is None or model.net.bf16), request.overlap,
+            dtype, request.overlap,
             (request.rtol, request.atol),
         )  # fmt: skip
         adaptive, first = SAMPLERS[plan.sampler].adaptive, plan.stages[0]
@@ -177,7 +179,7 @@ class Upscaler:
             "overlap": request.overlap,
             "consistency_mode": plan.consistency if entry else None,
             "device": str(self.device),
-            "dtype": "bf16" if sampling.bf16 else "fp32",
+            "dtype": dtype_name(sampling.dtype),
         }
         work = Enlarging(plan, model, law.kernel, sampling, self.device, on_step, call)
         made = None
@@ -191,7 +193,7 @@ class Upscaler:
             "temperature": first.temperature if entry else None,
             "tile": work.tile, "nfe": work.nfe, "notes": work.notes,
             **consistency.report(work.error),
-            "dtype": "bf16" if work.sampling.bf16 else "fp32",  # what it ended with
+            "dtype": dtype_name(work.sampling.dtype),  # what it ended with
             "seconds": round(time.perf_counter() - started, 3),
         }  # fmt: skip
         return Result(made, report)

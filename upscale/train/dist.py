@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from upscale.errors import UsageError
-from upscale.machine import pick_device
+from upscale.machine import TRAINABLE, pick_device
 
 _CPU = torch.device("cpu")
 
@@ -73,10 +73,10 @@ class World:
 def world(device: str) -> Iterator[World]:
     """The processes that torchrun started, or this one alone. Raises UsageError."""
     if not td.is_available() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World(device=pick_device(device))
+        yield World(device=pick_device(device, TRAINABLE))
         return
     rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-    place = pick_device(device)
+    place = pick_device(device, TRAINABLE)
     if place.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():

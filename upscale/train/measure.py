@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from upscale.machine import available_memory, pick_bf16, pick_device
+from upscale.machine import TRAINABLE, available_memory, pick_bf16, pick_device
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
 from upscale.train.distill import teacher_of
@@ -59,7 +59,7 @@ class Estimate:
 
 def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
     """What the score loss takes; the image quality loss takes longer. Raises UsageError."""
-    place = pick_device(device)
+    place = pick_device(device, TRAINABLE)
     bf16 = pick_bf16(dtype, place)
     at_once = config.batch // config.accumulate
     few = 2 if place.type == "cpu" else max(2, at_once)

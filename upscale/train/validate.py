@@ -146,7 +146,13 @@ class Validator:
         law, lr, true = model.law, small[None], exact(self.config, run.paired)
         stage = Stage(tuple(small.shape[-2:]), size, law.steps, law.temperature)
         projection, seed = 1.0 if true else 0.0, (self.config.seed, index)
-        sampling = Sampling(law.sampler, law.spacing, projection, seed, bf16=run.autocast)
+        sampling = Sampling(
+            law.sampler,
+            law.spacing,
+            projection,
+            seed,
+            dtype=torch.bfloat16 if run.autocast else torch.float32,
+        )
         sr = run_stage(model, lr.to(run.device), stage, sampling)[0].float().cpu()
         return (settle(sr, lr) if true else sr.clamp(-1, 1))[0]
 

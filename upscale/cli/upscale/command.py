@@ -88,7 +88,7 @@ _OPTIONS = [
            help="GPUs per Ray worker. With 0.25, four workers share one.",
            show_default="1 with --device cuda, else 0"),
     option("--json", "as_json", group=GENERAL, is_flag=True,
-           help="Print one JSON object per picture instead of its path."),
+           help="Print a JSON object per picture, not its path."),
     QUIET,
     option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Say more."),
     option("--dry-run", is_flag=True, group=GENERAL,

@@ -96,7 +96,7 @@ def _by_ray(job: Job, items: list[Item], options: Mapping[str, Any]) -> Outcomes
         raise UsageError("--engine ray needs an extra: pip install 'diffsr[ray]'") from error
     gpus = options["worker_gpus"]
     if gpus is None:
-        gpus = 1.0 if job.setup.device == "cuda" else 0.0
+        gpus = 1.0 if job.setup.device.startswith("cuda") else 0.0
     outcomes = ray_engine.run(
         job, items,
         settings=job.ledger.settings if job.ledger else "",
