@@ -95,7 +95,7 @@ _OPTIONS = [
         help="Make only the pictures whose files do not exist."),
     *COMMON,
     option("--json", "as_json", is_flag=True, group=GENERAL,
-        help="Print one JSON object per picture instead of its path."),
+        help="Print a JSON object per picture, not its path."),
     option("-v", "--verbose", is_flag=True, group=GENERAL, expert=True, help="Print more."),
     option("--dry-run", is_flag=True, group=GENERAL, help="Show what would be done."),
 ]  # fmt: skip
