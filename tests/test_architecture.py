@@ -41,7 +41,7 @@ DOORS = {
     "torchvision": ("nets.vision",),
     "spandrel": ("nets.others",),
     "torch_fidelity": ("metrics.fid",),
-    "dlib": ("metrics.identity",),
+    "dlib": ("image.faces",),
     "torch.distributed": ("train.dist",),
     "safetensors": ("weights.file", "train.checkpoint"),
     "starlette": ("humaneval.server", "humaneval.guard"),

@@ -98,7 +98,7 @@ def test_without_dlib_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
     from upscale.metrics.identity import Identity
 
     monkeypatch.setitem(sys.modules, "dlib", None)
-    with pytest.raises(WeightsError, match=r"identity needs dlib .*diffsr\[faces\]"):
+    with pytest.raises(WeightsError, match=r"dlib is needed .*diffsr\[faces\]"):
         Identity()
 
 

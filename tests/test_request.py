@@ -27,6 +27,8 @@ def test_an_old_ledger_is_honoured() -> None:
     assert settings_of(Setup("bicubic", device="cpu"), Request(), Files(overwrite=True)) == (
         "bc4bd6e40ee06519"
     )
+    for later in (Request(faces=True), Request(scale=4.0, seed=1)):
+        assert settings_of(Setup("bicubic"), later, Files()) != "bc4bd6e40ee06519"
     others = [Request(scale=2.0), Request(seed=1), Request(size=(3, 4)), Request(tile=256)]
     assert len({settings_of(Setup("bicubic"), other, Files()) for other in others}) == 4
 

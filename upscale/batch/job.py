@@ -181,9 +181,17 @@ def plan(job: Job, ticket: Ticket) -> None:
 
     picture = ticket.picture
     ticket.plan = job.upscaler.plan(picture, job.request)
+    ticket.kept += _doubts(job, picture)
     check_format(
         ticket.item.format, ticket.plan.size_out, picture.bits, alpha=picture.alpha is not None
     )
+
+
+def _doubts(job: Job, picture: Picture) -> list[str]:
+    """Notes on what the picture shows."""
+    from upscale.pipeline import faces
+
+    return faces.doubts(picture) if job.setup.domain == faces.DOMAIN else []
 
 
 def enlarge(
@@ -375,5 +383,6 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "tiles": found.tiles,
         "blocks": sum(map(len, found.blocks)),
         "memory": found.memory,
-        "notes": [*picture.notes, *found.notes, *notes],
+        **({"faces": [face.report() for face in found.faces]} if found.faces is not None else {}),
+        "notes": [*picture.notes, *found.notes, *notes, *_doubts(job, picture)],
     }

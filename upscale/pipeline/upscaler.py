@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from os import PathLike
 from typing import Any, BinaryIO, TypeAlias, overload
 
@@ -16,11 +17,12 @@ from torch import Tensor
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation
+from upscale.image.faces import Face
 from upscale.image.picture import Picture
 from upscale.image.pillow import PillowImage, picture_of, pillow_of
 from upscale.machine import dtype_name, pick_device, pick_dtype
-from upscale.methods import Method
-from upscale.pipeline import consistency
+from upscale.methods import Method, Model
+from upscale.pipeline import consistency, faces
 from upscale.pipeline.bands import Enlarging, joined
 from upscale.pipeline.consistency import IN_STEPS
 from upscale.pipeline.models import Models, read_as
@@ -68,6 +70,7 @@ class Upscaler:
         self.dtype = pick_dtype(chosen.dtype, self.device)
         self.models = Models(chosen, self.device, on_bytes)
         self.method = self.models.method
+        self._on_bytes = on_bytes
         self._setup = chosen
 
     def __repr__(self) -> str:
@@ -118,12 +121,14 @@ class Upscaler:
             projection = IN_STEPS.get(mode, 0.0)
             if denoise not in (None, 0, 1) and request.consistency is None:
                 mode, projection = "blend", 1 - denoise
+        small, said = self._faces(pixels) if request.faces else (None, [])
         plan = Plan(
             request, size_in, size, factor, way, sampler, request.spacing or law.spacing, mode,
             projection,
             nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way) if model else 0,
-            notes=(*_choice(taken_for, estimate, entry), *notes),
+            notes=(*_choice(taken_for, estimate, entry), *notes, *said),
             entry=entry, taken_for=taken_for, degradation=estimate, denoise=denoise,
+            faces=small,
         )  # fmt: skip
         return fitted(plan, model.net if model else None, self.device)
 
@@ -181,7 +186,11 @@ class Upscaler:
             "device": str(self.device),
             "dtype": dtype_name(sampling.dtype),
         }
+        if plan.faces is not None:
+            report["faces"] = faces.report(plan.faces)
         work = Enlarging(plan, model, law.kernel, sampling, self.device, on_step, call)
+        if plan.faces:
+            work.artist = self._faces_model
         made = None
         if on_rows is None:
             made = joined(work.bands(picture), plan.size_out)
@@ -197,6 +206,22 @@ class Upscaler:
             "seconds": round(time.perf_counter() - started, 3),
         }  # fmt: skip
         return Result(made, report)
+
+    def _faces(self, picture: Picture | None) -> tuple[tuple[Face, ...] | None, list[str]]:
+        """`faces.found`; of a mere size nobody knows. Raises UsageError, WeightsError."""
+        if self._setup.domain == faces.DOMAIN:
+            raise UsageError(
+                "--faces finds the faces in a photograph, and --domain face takes each picture for "
+                "one face: give one of the two"
+            )
+        return (None, []) if picture is None else faces.found(picture)
+
+    @cached_property
+    def _faces_model(self) -> Model:
+        """The weights that draw the faces of photographs."""
+        setup = Setup(domain=faces.DOMAIN, offline=self._setup.offline, compile=self._setup.compile)
+        models = Models(setup, self.device, self._on_bytes)
+        return models.model(models.entry(faces.SCALE))
 
     @overload
     def __call__(self, picture: Picture, **settings: Any) -> Result: ...

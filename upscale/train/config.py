@@ -71,6 +71,12 @@ class TrainConfig:
         choices=("augmented", "patch", "square", "stretch"))
     whole: bool = _set(_PICTURES, False, "Shrink whole pictures (aligned faces) to examples "
         "instead of cutting parts.")
+    turn: float = _set(_PICTURES, 0.0, "With --crop augmented: turn examples by up to this many "
+        "degrees either way. Past the edge they are mirrored.", most=180)
+    zoom: float = _set(_PICTURES, 0.0, "With --crop augmented: make what examples show larger or "
+        "smaller by up to this share.", most=1)
+    colour: float = _set(_PICTURES, 0.0, "With --crop augmented: strength of random changes of "
+        "colour, contrast and light.", most=1)
     scale_min: float = _set(_PICTURES, 1.0, "Smallest magnification that is learnt.")
     scale_max: float = _set(_PICTURES, 8.0, "Largest magnification that is learnt.")
     scale_focus: float = _set(_PICTURES, 4.0, "The magnification of half of the examples.")
@@ -197,6 +203,9 @@ class TrainConfig:
             yield f"{targets} must not be larger than --patch {self.patch}"
         if self.whole and self.crop != "augmented":
             yield "--whole is an augmented crop: give it or --crop, not both"
+        for name in ("turn", "zoom", "colour"):
+            if getattr(self, name) and self.crop != "augmented":
+                yield f"{flag(name)} is for --crop augmented: a paper's crop is left as it is"
         for name in ("batch", "quality_batch") if self.quality_loss_from else ("batch",):
             if (count := getattr(self, name)) % self.accumulate:
                 yield f"--accumulate {self.accumulate} does not divide {flag(name)} {count} evenly"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from upscale.image.resize import resize
-from upscale.train import crops
+from upscale.train import crops, vary
 from upscale.train.config import TrainConfig
 from upscale.train.degrade import BLOCK, small_version
 from upscale.train.drawings import drawing
@@ -60,6 +60,7 @@ def _part(picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Ge
         # now and then a larger cut, shrunk: sharper detail than the file's own pixels
         cut = side * 2 if rng.random() < 0.3 and short >= side * 2 else min(side, short)
     hr = crops.tensor(crops.random_part(picture, cut, rng))
+    hr = vary.placed(hr, config, rng)
     if cut != side:
         hr = resize(hr[None], (side, side))[0].clamp(-1, 1)
     if rng.random() < 0.5:
@@ -68,7 +69,7 @@ def _part(picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Ge
         hr = hr.transpose(1, 2)
     if rng.random() < 0.2:  # brightness and contrast: faces and photos are exposed alike
         hr = (hr * rng.uniform(0.7, 1.1) + rng.uniform(-0.15, 0.15)).clamp(-1, 1)
-    return hr
+    return vary.coloured(hr, config, rng)
 
 
 def _scale(config: TrainConfig, rng: np.random.Generator) -> float:

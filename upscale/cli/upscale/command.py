@@ -48,7 +48,7 @@ _OPTIONS = [
            help="Paths in --from-file are separated by NUL (find -print0)."),
     *asked(Request, "scale", "size", "max_side"),
     *asked(Setup, "method", "weights", "domain", "input"),
-    *asked(Request, "denoise", "preset", "steps", "sampler", "spacing", "seed"),
+    *asked(Request, "denoise", "faces", "preset", "steps", "sampler", "spacing", "seed"),
     *asked(Files, "samples", "uncertainty"),
     *asked(Request, "temperature", "parametrisation", "rtol", "atol"),
     *asked(Setup, "device", "dtype", "compile"),
