@@ -126,16 +126,16 @@ def _fitted(
     elif not noisy and stem is not None and stem.shape[1] == inputs + theirs:
         state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
         state = _turned(state) | {"stem.weight": stem[:, theirs:]}
-    if isinstance(net, CompactIDM):
-        if trunk:  # what IDM has of its own, and how it draws, starts afresh
-            same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
-            state = ours | base | same
-        return state
     for key in _HEAD:
         if key in state and 2 * len(state[key]) == len(ours[key]):
             state[key] = torch.cat([state[key]] * 2)
         elif key in state and len(state[key]) == 2 * len(ours[key]):
             state[key] = state[key].chunk(2)[1]
+    if isinstance(net, CompactIDM):
+        if trunk:  # what IDM has of its own starts afresh, at nothing
+            same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
+            state = ours | base | same
+        return state
     fresh = {k: v for k, v in ours.items() if k.startswith(_MAY_GROW)}
     surplus = {k for k in state if k.startswith("enc.") and k not in ours}
     return fresh | base | {k: v for k, v in state.items() if k not in surplus}

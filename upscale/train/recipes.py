@@ -96,6 +96,11 @@ _REGRESSED = {
     "quality_grid": 0.15, "quality_mesh": 1.5,
 }  # fmt: skip
 _REAL = {"degradation": "real", "second_order": 0.2}
+# another method's network with the same trunk: nothing is learnt, only written down
+_AS_IT_IS = {
+    "std": 0.1069, "iterations": 1, "quality_loss_from": 1, "batch": 1, "learning_rate": 0.0,
+    "final_learning_rate": 0.0,
+}  # fmt: skip
 
 
 def _sr3(dataset: str, note: str, *bases: Mapping[str, Any], **own: Any) -> Recipe:
@@ -204,6 +209,21 @@ RECIPES: dict[str, Recipe] = {
         "ecdp", "--init the folder of an ecdp-photo-adversarial run; drawings too",
         _REGRESSED, scale=4, iterations=3400, ema=0.998, seed=105, quality_loss_from=1,
         quality_adversarial=0.06, quality_score=0.0, drawings=0.15,
+    ),
+    "ecdp-photo-any": _ours(
+        "ecdp", "--init ecdp-photo; every magnification, for sr3-photo-any and idm-photo-any",
+        _REGRESSED, iterations=2000, ema=0.998, seed=502, quality_loss_from=1,
+        quality_adversarial=0.06, quality_score=0.0, quality_alex=0.8, quality_calls=10,
+        quality_learning_rate=3e-4, final_learning_rate=1e-5, drawings=0.1,
+    ),
+    "sr3-photo-any": _ours(
+        "sr3", "--init the weights of ecdp-photo-any: its head for the clean target, as it is",
+        _AS_IT_IS, net_options="encoder=6,inject=1+3+5",
+    ),
+    "idm-photo-any": _ours(
+        "idm", "--init the weights of ecdp-photo-any: all that it has, as it is",
+        _AS_IT_IS, net_options="encoder=6,inject=1+3+5,hidden=64,encoder_blocks=3,"
+        "encoder_features=24,branch=48",
     ),
     "regression-photo-real": _ours(
         "regression", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
