@@ -270,7 +270,8 @@ def test_every_setting_reaches_the_upscaler(here, calls):
         "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun",
         "--denoise", "0.3", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
-        "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
+        "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off",
+        "--faces")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
          "dtype": "fp32", "offline": True, "compile": True, "input": "real"},
@@ -278,7 +279,7 @@ def test_every_setting_reaches_the_upscaler(here, calls):
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0, "denoise": 0.3,
          "size": None, "max_side": None, "steps": 7, "sampler": "heun", "preset": "best",
          "spacing": "phi",
-         "tile": 256, "overlap": 32, "one_stage": True},
+         "tile": 256, "overlap": 32, "one_stage": True, "faces": True},
     ]  # fmt: skip
 
 

@@ -175,7 +175,7 @@ class Request:
     )
     faces: bool = asked(
         False,
-        "Draw the small faces in a photograph by weights for faces (needs diffsr[faces]).",
+        "Redraw small faces (needs diffsr[faces]).",
         group="Method",
     )  # fmt: skip
     one_stage: bool = asked(
