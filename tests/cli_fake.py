@@ -38,8 +38,8 @@ class FakeUpscaler:
         return SimpleNamespace(
             request=request, size_in=size_in, size_out=out, scale=out[0] / size_in[0],
             stages=(stage,), sampler=request.sampler or "ddim", nfe=steps or STEPS, tile=0,
-            tiles=1, memory=2**20, notes=("planned note",), blocks=(), weights=None,
-            taken_for=None, denoise=None, degradation=None, faces=None,
+            tiles=1, memory=2**20, notes=("planned note",), blocks=(), weights=None, faces=None,
+            taken_for=None, denoise=None, degradation=None,
         )  # fmt: skip
 
     def run(self, plan, picture, *, sample=0, on_step=None, call=None):

@@ -268,10 +268,9 @@ def test_every_setting_reaches_the_upscaler(here, calls):
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
         "--device", "cpu", "--dtype", "fp32", "--offline", "--compile", "--input", "real",
         "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun",
-        "--denoise", "0.3", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
+        "--denoise", "0.3", "--faces", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
-        "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off",
-        "--faces")  # fmt: skip
+        "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
         {"method": "sr3", "weights": "w.safetensors", "domain": "face", "device": "cpu",
          "dtype": "fp32", "offline": True, "compile": True, "input": "real"},

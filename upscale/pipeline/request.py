@@ -175,8 +175,10 @@ class Request:
     )
     faces: bool = asked(
         False,
-        "Redraw small faces (needs diffsr[faces]).",
+        "Draw the small faces in a photograph by weights for faces: they look more like faces, not "
+        "always more alike (needs diffsr[faces]).",
         group="Method",
+        expert=True,
     )  # fmt: skip
     one_stage: bool = asked(
         False,
