@@ -166,11 +166,16 @@ def test_proportions_are_normalised_and_start_near_the_u_nets_own() -> None:
         assert alpha1.min() >= 0 and alpha2.mean() > 0.8
 
 
-def test_compact_weights_are_a_start_for_idm(tmp_path) -> None:
-    """What is added says nothing at first; only the proportions are felt a little."""
+@pytest.mark.parametrize("heads", [1, 2])
+def test_compact_weights_are_a_start_for_idm(tmp_path, heads) -> None:
+    """What is added says nothing at first; only the proportions are felt a little. Of two heads it
+    has the one for the clean target."""
     config = CompactConfig(**{name: getattr(TINY, name) for name in CompactConfig().to_dict()})
-    plain = stirred(CompactNet(config))
-    path = saved(plain, "idm", tmp_path / "plain.safetensors", [4])
+    given = stirred(CompactNet(replace(config, heads=heads)))
+    path = saved(given, "idm", tmp_path / "plain.safetensors", [4])
+    plain = CompactNet(config).eval()
+    head = {k: v[-3:] for k, v in given.state_dict().items() if k.startswith("head3.")}
+    plain.load_state_dict(given.state_dict() | head)
     net = CompactIDM(TINY).eval()
     fresh = answer(net, smooth(8, 8), (32, 32))
     start(net, path)

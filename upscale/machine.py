@@ -230,4 +230,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (any(words in text for words in OUT_OF_MEMORY))
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
