@@ -316,7 +316,7 @@ def test_a_training_checkpoint_becomes_the_weights_of_its_moving_average(trained
 def test_a_training_checkpoint_of_another_kind_is_refused(trained, tmp_path) -> None:
     with pytest.raises(WeightsError, match="a checkpoint of --method sr3"):
         checkpoints.convert(trained, Hints("ecdp"))
-    for record in ({"config": {"a setting of another version": 1}, "images_seen": 1}, {"images_seen": 1}):
+    for record in ({"config": {"unheard_of": 1}, "images_seen": 1}, {"images_seen": 1}):
         path = tmp_path / "checkpoint-00000001.safetensors"
         save_file(load_file(trained), path, metadata={"record": json.dumps(record)})
         with pytest.raises(WeightsError, match="this version cannot read that checkpoint"):
