@@ -42,7 +42,7 @@ class FakeUpscaler:
             taken_for=None, denoise=None, degradation=None,
         )  # fmt: skip
 
-    def run(self, plan, picture, *, sample=0, on_step=None, call=None):
+    def run(self, plan, picture, *, sample=0, on_step=None, call=None, on_rows=None):
         self.log.append({**asdict(plan.request), "sample": sample})
         if picture.size[1] == 13:
             raise OutOfMemory("does not fit even in tiles of 128")
@@ -62,7 +62,12 @@ class FakeUpscaler:
                   "lr_psnr": math.inf, "notes": []}  # fmt: skip
         alpha = picture.alpha
         alpha = None if alpha is None else alpha[rows][:, columns]
-        return SimpleNamespace(picture=replace(picture, rgb=rgb, alpha=alpha), report=report)
+        made = replace(picture, rgb=rgb, alpha=alpha)
+        if on_rows:  # two bands
+            for rows in (slice(0, 3), slice(3, None)):
+                part = None if alpha is None else alpha[rows]
+                on_rows(replace(made, rgb=rgb[rows], alpha=part), report)
+        return SimpleNamespace(picture=made, report=report)
 
 
 def _fsync(number: int) -> None:

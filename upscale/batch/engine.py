@@ -119,6 +119,8 @@ class Engine:
                 work.plan(self.job, ticket)
                 ticket.pixels = math.prod(ticket.plan.size_out)
                 ticket.limit = self.pace.timeout or patience(ticket.pixels)
+            elif self.job.sheet:
+                self.job.sheet.again(ticket)
 
     def _enlarge(self, tickets: list[Ticket]) -> None:
         """Those that are to be enlarged, as many at a time as memory is planned for."""

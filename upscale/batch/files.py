@@ -6,12 +6,14 @@ The fields are options of the command line; their defaults, bounds and help stan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from upscale.errors import UsageError
 from upscale.pipeline.request import asked, checked
 
 FRAMES = ("error", "first")
+SHEETS = (".html", ".htm", ".png", ".jpg", ".jpeg", ".webp")
 FILES = "Files"  # the section of the help page
 
 
@@ -55,6 +57,11 @@ class Files:
     allow_truncated: bool = asked(
         False, "Accept truncated files and enlarge what is there.", group=FILES, expert=True
     )
+    sheet: str | None = asked(
+        None,
+        "Also compare input and result, or --method sr3,ecdp, on a page or picture.",
+        group=FILES, metavar="FILE.html|.png|.jpg",
+    )  # fmt: skip
     max_pixels: int = asked(
         250_000_000,
         "Refuse inputs with more pixels.",
@@ -68,6 +75,8 @@ class Files:
         checked(self)
         if self.uncertainty and self.samples < 2:
             raise UsageError("--uncertainty compares samples: add --samples 8")
+        if self.sheet and Path(self.sheet).suffix.lower() not in SHEETS:
+            raise UsageError(f"--sheet {self.sheet}: name a file that ends in {', '.join(SHEETS)}")
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from upscale.errors import InputError, OutputError
 from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
+    from upscale.batch.sheet import Sheet
     from upscale.image.picture import Picture
     from upscale.pipeline.plan import Plan
     from upscale.pipeline.sampling import Call, OnStep
@@ -47,6 +48,7 @@ class Job:
     broken: bool = False  # the upscaler itself cannot be made, whatever the picture
     folders: set[Path] = field(default_factory=set)  # that results were written to
     forecast: Forecast = field(default_factory=Forecast)
+    sheet: Sheet | None = None
 
     @cached_property
     def upscaler(self) -> Upscaler:
@@ -207,6 +209,7 @@ def enlarge(
     samples, picture = files.samples, ticket.picture
     present = set(_present(item)) if files.skip_existing else set()
     spread = Spread() if item.deviation else None
+    look = job.sheet.look(ticket) if job.sheet else None
     reports: list[dict[str, Any]] = []
     earlier: list[Any] = []  # tasks: all files but the last
     last: Callable[[], None] | None = None
@@ -215,20 +218,23 @@ def enlarge(
         started = time.perf_counter()
         target = item.outputs[sample] if item.outputs else None
         how["sample"] = sample
+        take = look.taker() if look else None
         how["on_step"] = lambda i, n, first=sample: on_step(first * n + i, samples * n)
         if spread is None and _streamed(job, ticket, target):
-            reports.append(_stream(job, ticket, target, how))
+            reports.append(_stream(job, ticket, target, how, take))
             ticket.seconds += time.perf_counter() - started
             continue
         result = job.upscaler.run(ticket.plan, picture, **how)
         reports.append(result.report)
+        if take:
+            take(result.picture)
         if spread:
             spread.add(result.picture.rgb)
         ticket.seconds += time.perf_counter() - started
         if target is not None and target in present:
             continue
         last = _writing(job, ticket, result.picture, target, result.report)
-        if sample < samples - 1 or spread:
+        if sample < samples - 1 or spread or look:
             earlier.append(submit(last))
             if len(earlier) > 1:
                 earlier[-2].result(ticket.limit)  # no more than two large pictures wait
@@ -238,6 +244,8 @@ def enlarge(
 
         grey = Picture(spread.map(), grey=True)
         last = _writing(job, ticket, grey, item.deviation, reports[0])
+    if look:
+        ticket.kept += look.finish(reports, on_step)
     said, ticket.picture = picture.notes, None
 
     def finish() -> None:
@@ -276,8 +284,14 @@ def _streamed(job: Job, ticket: Ticket, target: Path | Remote | None) -> bool:
     return canonical(ticket.item.format) in STREAMED
 
 
-def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict[str, Any]:
-    """Enlarge and write at the same time; returns the report."""
+def _stream(
+    job: Job,
+    ticket: Ticket,
+    target: Path,
+    how: dict[str, Any],
+    take: Callable[[Picture], None] | None,
+) -> dict[str, Any]:
+    """Enlarge and write at the same time; returns the report. take: also gets the rows."""
     from upscale.image.encode import rows_to
 
     over = job.files.overwrite or ticket.replace
@@ -291,6 +305,8 @@ def _stream(job: Job, ticket: Ticket, target: Path, how: dict[str, Any]) -> dict
             if ticket.check:
                 ticket.check()
             ticket.kept += add(band, comment(report))
+            if take:
+                take(band)
 
         report = job.upscaler.run(ticket.plan, ticket.picture, **how, on_rows=on_rows).report
     job.written(ticket, target)

@@ -239,7 +239,7 @@ def line_of(
 # what no result depends on: where and when it is made, and which files are left alone
 _APART = {
     "weights", "device", "offline", "compile", "overwrite", "skip_existing", "max_pixels",
-    "preserve_times",
+    "preserve_times", "sheet",
 }  # fmt: skip
 
 

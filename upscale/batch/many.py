@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from upscale.batch import sheet
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.files import Files
 from upscale.batch.job import Job, Ticket, upscaler_of
@@ -53,7 +54,9 @@ def upscale_many(
     output: a folder for the results, named as on the command line; without it they come as Pillow
     images and no file is written. A picture that fails is one of the results, and the next follows.
     ledger: with a folder, as --resume. timeout: seconds for one picture. options: those of
-    `diffsr upscale` under their names, as scale=2, method="sr3", seed=7, overwrite=True.
+    `diffsr upscale` under their names, as scale=2, method="sr3", seed=7, overwrite=True; with
+    sheet="compared.html" method may be several, as ("sr3", "ecdp"), and a sheet is written once all
+    is done.
     Raises UsageError for an option there is none of, and whatever keeps all from being done.
     """
     parts = [[one.name for one in fields(kind)] for kind in (Setup, Request, Files)]
@@ -63,7 +66,9 @@ def upscale_many(
     if ledger is not None and output is None:
         raise UsageError("a ledger lists files: give an output folder")
     given = [{name: options[name] for name in names if name in options} for names in parts]
-    setup, request, files = Setup(**given[0]), Request(**given[1]), Files(**given[2])
+    files = Files(**given[2])
+    method, beside = sheet.methods_of(given[0].get("method"), given[0].get("weights"), files)
+    setup, request = Setup(**{**given[0], "method": method}), Request(**given[1])
     sources = [Source(os.fspath(path), Path(Path(path).name)) for path in paths]
     naming = naming_of(request, files)
     if output is None:
@@ -73,6 +78,9 @@ def upscale_many(
         items = plan(sources, folder, naming, many=True)
         prepare(folder, many=True)
     job = Job(lambda: upscaler_of(setup), setup, request, files, deliver=_keep)
+    if files.sheet:
+        again = ledger is not None
+        job.sheet = sheet.begin(job, items, beside, upscaler_of, resumed=again)
     return _made(job, items, Pace(jobs, batch, timeout), ledger)
 
 
@@ -88,6 +96,8 @@ def _made(
                 if job.broken and ticket.error:
                     raise ticket.error
                 yield _result(job, ticket)
+        if job.sheet:
+            job.sheet.write()
     finally:
         if job.ledger:
             job.ledger.close()

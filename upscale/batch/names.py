@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -164,6 +164,15 @@ def check_apart(item: Item) -> None:
             f"{reached} is the input itself by another name, and inputs are never replaced; give "
             "another -o"
         )
+
+
+def check_other(path: Path, items: Sequence[Item]) -> None:
+    """UsageError where one more file would be an input or a result by whatever name."""
+    key = _key(path)
+    if path in _Inputs([item.source for item in items]) or any(
+        key in (_key(item.source.name), *map(_key, item.files)) for item in items
+    ):
+        raise UsageError(f"{path} is an input or a result of this run; give another name")
 
 
 class _Inputs:

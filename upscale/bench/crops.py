@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 
+from upscale.image.crops import Window, starts, sums
 from upscale.image.picture import quantised
 from upscale.image.resize import resize_array
-
-_STRIDE = 8  # pixels between the windows that are tried
 
 
 def cuts(
@@ -27,17 +26,12 @@ def cuts(
     return {name: quantised(picture, 8) for name, picture in found.items()}
 
 
-def busiest(hr: np.ndarray, lr: np.ndarray, side: int, scale: float) -> tuple[slice, slice]:
-    """(rows, columns) of the square window, at most `side` wide, in which bicubic enlargement
+def busiest(hr: np.ndarray, lr: np.ndarray, side: int, scale: float) -> Window:
+    """The square window, at most `side` wide, in which bicubic enlargement
     differs most from the original; at a whole scale it begins where a pixel of the input does."""
     error = ((resize_array(lr, hr.shape[:2]) - hr) ** 2).mean(2)
-    sums = np.pad(error, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     height, width = (min(side, n) for n in hr.shape[:2])
-    step = math.ceil(_STRIDE / scale) * scale
-    tops = np.unique((np.arange(0, hr.shape[0] - height + 1, step)).astype(int))
-    lefts = np.unique((np.arange(0, hr.shape[1] - width + 1, step)).astype(int))
-    rows, columns = tops[:, None], lefts[None]
-    below, right = rows + height, columns + width
-    inside = sums[below, right] - sums[rows, right] - sums[below, columns] + sums[rows, columns]
+    tops, lefts = (starts(n, m, scale) for n, m in zip(hr.shape, (height, width), strict=False))
+    inside = sums(error, tops, lefts, height, width)
     y, x = np.unravel_index(inside.argmax(), inside.shape)
     return slice(int(tops[y]), int(tops[y]) + height), slice(int(lefts[x]), int(lefts[x]) + width)

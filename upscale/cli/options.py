@@ -246,7 +246,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "seed": {"type": click.IntRange(0, 2**63 - 1)},
     "temperature": {"type": Finite(0, 10)},
     "tile": {"type": Tile()},
-    "method": {"type": Named(METHODS, GENERATING)},
+    "method": {"type": Several(Named(METHODS, GENERATING), f"[{'|'.join(METHODS)}]")},
     "weights": {"shell_complete": weights_names},
     "distill": {"shell_complete": weights_names},
     "domain": {"type": Named(DOMAINS)},

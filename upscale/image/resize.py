@@ -47,6 +47,35 @@ def resize_array(a: np.ndarray, size: tuple[int, int], kernel: Kernel = "bicubic
     return _array(lambda x: resize(x, size, kernel), a)
 
 
+def part_resized(
+    a: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], *, nearest: bool = False
+) -> np.ndarray:
+    """What `a` (H,W,C), enlarged to `size` by bicubic or nearest neighbour, has at a window (rows,
+    columns) of it: made of what lies below the window only. float32."""
+    ratios = [small / large for small, large in zip(a.shape, size, strict=False)]
+    if nearest:
+        rows, columns = (
+            ((np.arange(part.start, part.stop) + 0.5) * ratio).astype(int)
+            for part, ratio in zip(window, ratios, strict=True)
+        )
+        return a[rows[:, None], columns[None]]
+    below, box = [], []
+    for part, ratio, side in zip(window, ratios, a.shape, strict=False):
+        reach = math.ceil(2 * max(1.0, ratio)) + 1  # the kernel's support, and rounding
+        first = max(0, math.floor(part.start * ratio) - reach)
+        below.append(slice(first, min(side, math.ceil(part.stop * ratio) + reach)))
+        box.append((part.start * ratio - first, part.stop * ratio - first))
+    (top, bottom), (left, right) = box
+    whole = tuple(part.stop - part.start for part in reversed(window))
+    planes = [
+        Image.fromarray(np.ascontiguousarray(plane)).resize(
+            whole, Image.Resampling.BICUBIC, box=(left, top, right, bottom)
+        )
+        for plane in np.moveaxis(a[tuple(below)], 2, 0).astype(np.float32, copy=False)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], 2)
+
+
 def resize_area(a: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H,W,C) shrunk to `size` by the mean over the area that each pixel covers."""
     return _array(lambda x: F.interpolate(x, size, mode="area"), a)

@@ -20,7 +20,7 @@ SCALES = (1, 16)
 SMALLEST_TILE = 128
 CONSISTENCY = ("project", "blend", "colour", "off")
 INPUTS = ("auto", "clean", "real")
-STORED = "stored in the weights"
+STORED = "stored in weights"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Setup:
     """
 
     method: str | None = asked(
-        None, "How to enlarge.", group="Method", shown="the best for scale and domain",
+        None, "How to enlarge.", group="Method", shown="by scale and domain",
     )  # fmt: skip
     weights: str | None = asked(
         None,

@@ -5,7 +5,6 @@ JSON has no infinity: null stands for it.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -19,8 +18,7 @@ from upscale.bench import compare, report
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.means import Row, means, names_of, trial_of
 from upscale.bench.published import Published
-from upscale.image.encode import write
-from upscale.image.picture import Picture
+from upscale.image.crops import as_webp
 
 MOST_SHOWN = 24  # pictures with cuts; of a larger set the best and the worst half of them
 _LEAD = ("lpips_vgg", "lpips", "dists", "psnr_y", "psnr")  # what best and worst are judged by
@@ -137,7 +135,4 @@ def _protocol(done: Sequence[Row]) -> list[list[str]]:
 
 
 def _url(cut: np.ndarray) -> str:
-    """A cut (H,W,3) in bytes as a data URL, without loss."""
-    content = io.BytesIO()
-    write(Picture(cut.astype(np.float32) / 255), content, format="webp", quality=100)
-    return document.data_url(content.getvalue(), "webp")
+    return document.data_url(as_webp(cut), "webp")

@@ -10,6 +10,7 @@ from upscale.batch.forecast import Remaining
 from upscale.batch.job import Job, Ticket
 from upscale.batch.names import Item
 from upscale.batch.records import as_json, summarised
+from upscale.batch.sheet import Sheet
 from upscale.cli.progress import Reporter, stopped
 from upscale.document import counted, duration
 from upscale.errors import DiffsrError, DiskFull, OutputError, WeightsError
@@ -133,6 +134,21 @@ class Account:
         if self.good:
             again = "--resume" if self.job.ledger else "--skip-existing"
             self.reporter.note(f"{counted(self.good, 'picture')} done; {again} resumes from there")
+
+    def sheet(self, sheet: Sheet) -> None:
+        """Write it, or say that it would be written."""
+        if self.options["dry_run"]:
+            self.reporter.note(f"would write {sheet.path}")
+            return
+        try:
+            said = sheet.write()
+        except DiffsrError as error:
+            self.reporter.error(str(error))
+            self.codes.add(error.exit_code)
+            return
+        self.reporter.line(said)
+        if sheet.path.exists() and not self.options["as_json"]:
+            self.reporter.result(str(sheet.path))
 
     def summary(self, left: int = 0) -> None:
         reporter = self.reporter

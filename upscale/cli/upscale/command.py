@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from upscale.batch import names
+from upscale.batch import names, sheet
 from upscale.batch.files import Files
 from upscale.batch.job import Job
 from upscale.batch.ledger import Ledger, settings_of
@@ -40,7 +40,7 @@ FILES, BATCH = "Files", "Batches"
 
 _OPTIONS = [
     option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH, group=FILES,
-           help="Where to write: a file, a folder (exists or ends in /), or - for standard output.",
+           help="File, folder (exists or ends in /), or - for standard output.",
            show_default="beside the input"),
     option("--from-file", metavar="FILE|-", type=ANY_PATH, group=FILES, expert=True,
            help="Also enlarge the pictures whose paths are in FILE, one per line."),
@@ -53,6 +53,7 @@ _OPTIONS = [
     *asked(Request, "temperature", "parametrisation", "rtol", "atol"),
     *asked(Setup, "device", "dtype", "compile"),
     *asked(Request, "tile", "overlap", "one_stage", "consistency"),
+    *asked(Files, "sheet", type=ANY_PATH),
     *asked(Files, "overwrite", "skip_existing"),
     *asked(Files, "format", type=Named(FORMATS)),
     *asked(Files, "quality", "strip", "preserve_times", "frames", "allow_truncated", "max_pixels"),
@@ -119,11 +120,17 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
     """
     _check(ctx, paths, options)
     reporter = Reporter(quiet=options["quiet"], verbose=options["verbose"])
-    setup, request, files = (_record(kind, options) for kind in (Setup, Request, Files))
+    request, files = (_record(kind, options) for kind in (Request, Files))
+    options["method"], beside = sheet.methods_of(options["method"], options["weights"], files)
+    setup = _record(Setup, options)
     naming = names.naming_of(request, files)
     shard = parse(options["shard"], os.environ) if options["shard"] else None
     ends = not options["watch"]
-    job = Job(lambda: make_upscaler(setup, ends, reporter.fetching), setup, request, files)
+
+    def make(setup: Setup) -> Upscaler:
+        return make_upscaler(setup, ends, reporter.fetching)
+
+    job = Job(lambda: make(setup), setup, request, files)
     job.deliver = run.to_stdout(job)
     if options["resume"] and not options["dry_run"]:
         settings = settings_of(setup, request, files, options["batch"])
@@ -137,6 +144,11 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
         if options["watch"]:
             return watch.run(account, naming, options)
         items = inputs.items_of(paths, naming, shard, account, options)
+        if files.sheet:
+            again, dry = bool(options["resume"]), options["dry_run"]
+            job.sheet = sheet.begin(job, items, beside, make, shard=shard, resumed=again, dry=dry)
+            if job.sheet is None:
+                reporter.note(f"{files.sheet}: exists and stays as it is; --overwrite renews it")
         return run.run(account, items, options)
     finally:
         if job.ledger:
@@ -187,6 +199,8 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
         raise UsageError("--retry-failed needs the earlier run's ledger: --resume LEDGER.jsonl")
     if options["watch"]:
         _check_watch(paths, options)
+    if options["sheet"] and (options["watch"] or options["engine"] == "ray"):
+        raise UsageError("a sheet is made at the end of a list, on this machine: leave --sheet out")
     if options["engine"] == "local" and (options["workers"] or options["address"]):
         raise UsageError("--workers and --address need --engine ray")
     if options["from_file"] == "-" and "-" in paths:

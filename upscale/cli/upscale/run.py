@@ -78,6 +78,8 @@ def run(account: Account, items: list[Item], options: Mapping[str, Any]) -> int:
             account.gave_up(len(items) - done, end.error)
             return end.error.exit_code
     account.summary(len(items) - done)
+    if account.job.sheet:
+        account.sheet(account.job.sheet)
     return account.exit_code
 
 
