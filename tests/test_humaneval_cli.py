@@ -267,7 +267,7 @@ def test_a_missing_extra_is_named(here, monkeypatch, args, missing):
     def found(name: str) -> object | None:
         return None if name == missing else object()
 
-    monkeypatch.setattr(sys.modules["upscale.cli.humaneval.build"], "find_spec", found)
+    monkeypatch.setattr(sys.modules["upscale.cli.options"], "find_spec", found)
     assert f"needs {missing}" in run(*args, code=2).told
     assert "pip install 'diffsr[humaneval]'" in run(*args, code=2).told
 

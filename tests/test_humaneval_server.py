@@ -22,10 +22,10 @@ from humaneval_study import Client, make_study, serving
 from starlette.testclient import TestClient
 
 from upscale import humaneval
-from upscale.humaneval.guard import MOST_BYTES
-from upscale.humaneval.listener import _UVICORN, _Prompt
 from upscale.humaneval.server import application
 from upscale.humaneval.store import open_study
+from upscale.web.guard import MOST_BYTES
+from upscale.web.listener import _UVICORN, _Prompt
 
 pytestmark = pytest.mark.packaged
 
@@ -329,8 +329,8 @@ def test_two_tabs_over_http(served):
     ],
 )  # fmt: skip
 def test_half_a_request_is_not_waited_for(tmp_path, monkeypatch, sent, answer):
-    monkeypatch.setattr("upscale.humaneval.guard.MOST_SECONDS", 0.15)
-    monkeypatch.setattr("upscale.humaneval.listener.MOST_SECONDS", 0.15)
+    monkeypatch.setattr("upscale.web.guard.MOST_SECONDS", 0.15)
+    monkeypatch.setattr("upscale.web.listener.MOST_SECONDS", 0.15)
     store, how = open_study(make_study(tmp_path / "study")), {**_UVICORN, "timeout_keep_alive": 0.2}
     config = uvicorn.Config(application(store, tmp_path / "study"), http=_Prompt, **how)
     config.load()

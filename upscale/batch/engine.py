@@ -47,7 +47,8 @@ class Pace:
 
 
 class Engine:
-    """Does items in their order. `drain` lets it begin no more; closing the iterator breaks off."""
+    """Does items in their order. `drain` lets it begin no more; closing the iterator breaks off,
+    and so does `break_off` from another thread."""
 
     def __init__(self, job: Job, pace: Pace, on_step: OnStep | None = None) -> None:
         self.job, self.pace = job, pace
@@ -64,6 +65,11 @@ class Engine:
     def drain(self) -> None:
         """Finish what is begun, and begin nothing more."""
         self._draining = True
+
+    def break_off(self) -> None:
+        """End at the next call of the network, or before a file gets its name: `run` then raises
+        BrokenOff in its thread."""
+        self._broken = True
 
     def untold(self) -> list[Ticket]:
         """Once `run` was broken off: the tickets that have or may have files, in order; of the

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,16 @@ def some(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: options[name] for name in names}
 
 
+def require(command: str, *modules: str) -> None:
+    """UsageError naming the command's extra where one of `modules` is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"`diffsr {command}` needs {', '.join(missing)}; install the extra: "
+            f"pip install 'diffsr[{command}]'"
+        )
+
+
 def path_of(text: str | None) -> Path | None:
     return Path(text) if text else None
 
@@ -293,4 +304,19 @@ QUIET = option(
 DEBUG = option(
     "--debug", is_flag=True, group=GENERAL, expert=True, help="Show tracebacks of errors."
 )
+
+
+def serving(port: int, who: str) -> list[Callable]:
+    """The options of commands that serve a web page. who: needs its link, in words."""
+    return [
+        option("--host", metavar="ADDRESS", default="127.0.0.1",
+               help=f"Address to listen on. {who}"),
+        option("--port", type=click.IntRange(0, 65535), default=port,
+               help="Port. 0: any free one."),
+        option("--tunnel", metavar="URL",
+               help="Public address of the page behind a tunnel or proxy, which needs the link."),
+        option("--no-browser", is_flag=True, help="Do not open the browser."),
+    ]  # fmt: skip
+
+
 COMMON = (DEVICE, DTYPE, OFFLINE, QUIET, DEBUG)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from upscale.humaneval.guard import BadRequest, Guard, keep_cookie, posted
 from upscale.humaneval.session import Refusal, Sessions
 from upscale.humaneval.store import PICTURES, Failure, Store
+from upscale.web import listener
+from upscale.web.files import page_routes
+from upscale.web.guard import LOOPBACK, BadRequest, Guard, keep_cookie, posted
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-PAGE = {  # a name in the address -> file of the package, type; nothing else is served
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/display.js": ("display.js", "text/javascript; charset=utf-8"),
-}
+MOST_PLACES = 5  # that one address of a network may hold without having begun
 Endpoint = Callable[["Study", Request], Awaitable[Response]]
 
 
@@ -86,8 +81,7 @@ def application(
     study.secure = secure
     posts = {"state": _state, "enrol": _enrol, "begin": _begin, "shown": _shown, "answer": _answer}
     routes = [
-        *(Route(path, partial(_file, *file), methods=["GET"]) for path, file in PAGE.items()),
-        Route("/favicon.ico", _nothing, methods=["GET"]),  # every browser asks
+        *page_routes("upscale.humaneval", "page.css", "page.js", "display.js"),
         Route("/picture/{name}", partial(_guarded, study, _picture), methods=["GET"]),
         *(
             Route(f"/api/{name}", partial(_guarded, study, does), methods=["POST"])
@@ -99,6 +93,32 @@ def application(
     guard = Middleware(Guard, **how, refused=study.refused)
     unknown = partial(_unknown, study)
     return Starlette(routes=routes, middleware=[guard], exception_handlers={HTTPException: unknown})
+
+
+def serve(
+    store: Store,
+    folder: Path,
+    host: str,
+    port: int,
+    *,
+    tunnel: str | None = None,
+    say: Callable[[str], None],
+    ready: Callable[[str], None],
+) -> None:
+    """Answer requests until SIGINT or SIGTERM; `ready` is called with the link once it listens.
+
+    Without tunnel, on a loopback address, everybody on this machine may take part, under the names
+    of loopback alone. Else the link holds an access token. Raises UsageError and OutputError.
+    """
+    local = listener.is_local(host, tunnel)
+    access = None if local else store.meta["access"]
+    # behind a tunnel all come from one address, and on this machine all are its own
+    most = None if local or tunnel else MOST_PLACES
+    how = listener.door(host, tunnel, access)._asdict()
+    app = application(store, folder, **how, most=most, say=say)
+    # all is done in the event loop: a page that finds the file locked is answered so and retries
+    store.db.execute("PRAGMA busy_timeout = 100")
+    listener.serve(app, host, port, access=access, tunnel=tunnel, ready=ready)
 
 
 async def _guarded(study: Study, does: Endpoint, request: Request) -> Response:
@@ -122,15 +142,6 @@ async def _unknown(study: Study, request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     study.refused(f"{error.status_code} {request.method} {request.url.path!r}")
     return JSONResponse({"code": "unknown", "error": error.detail}, error.status_code)
-
-
-async def _file(name: str, kind: str, request: Request) -> Response:
-    data = files("upscale.humaneval").joinpath("page", name).read_bytes()
-    return Response(data, headers={"Content-Type": kind})
-
-
-async def _nothing(request: Request) -> Response:
-    return Response(status_code=204)
 
 
 async def _picture(study: Study, request: Request) -> Response:

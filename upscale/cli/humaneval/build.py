@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from upscale.cli.options import (
     Several,
     asked,
     option,
+    require,
     some,
     with_options,
 )
@@ -35,16 +35,6 @@ if TYPE_CHECKING:
     from upscale.humaneval.sources import Sources
 
 _KERNELS = ("bicubic", "nearest")
-
-
-def require(*modules: str) -> None:
-    """UsageError naming the extra where one of `modules` is not installed."""
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"`diffsr humaneval` needs {', '.join(missing)}; install the extra: "
-            "pip install 'diffsr[humaneval]'"
-        )
 
 
 class Pair(click.ParamType):
@@ -128,7 +118,7 @@ def build(**options: Any) -> int:
     Pictures are copied, and a plan says who sees which pair on which side. The folder of the study
     goes to standard output.
     """
-    require("scipy")
+    require("humaneval", "scipy")
     from upscale.humaneval.build import StudySettings, check_free, plan_of
     from upscale.humaneval.build import build as make
 

@@ -10,8 +10,17 @@ from typing import Any
 import click
 
 from upscale.cli.help import Group
-from upscale.cli.humaneval.build import build, require
-from upscale.cli.options import ANY_PATH, DEBUG, QUIET, Finite, option, with_options
+from upscale.cli.humaneval.build import build
+from upscale.cli.options import (
+    ANY_PATH,
+    DEBUG,
+    QUIET,
+    Finite,
+    option,
+    require,
+    serving,
+    with_options,
+)
 from upscale.cli.progress import Reporter
 from upscale.document import counted
 from upscale.errors import DiffsrError, UsageError
@@ -36,15 +45,9 @@ command.add_command(build)
 
 
 _SERVE = [
-    option("--host", metavar="ADDRESS", default="127.0.0.1",
-        help="Address to listen on. Unless it is a loopback address, subjects need the link that "
-             "is printed."),
-    option("--port", type=click.IntRange(0, 65535), default=8008, help="Port. 0: any free one."),
-    option("--tunnel", metavar="URL",
-        help="Public address of the study behind a tunnel or proxy. Subjects need the link."),
+    *serving(8008, "Unless it is a loopback address, subjects need the link that is printed."),
     option("--preview", is_flag=True,
         help="Walk through a copy with two pairs of each kind; nothing is stored."),
-    option("--no-browser", is_flag=True, help="Do not open the browser."),
     QUIET,
     DEBUG,
 ]  # fmt: skip
@@ -66,8 +69,8 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     The link goes to standard output. Each answer is on disk before the next page is shown, so the
     server may be stopped or killed and started again at any time.
     """
-    require("starlette", "uvicorn", "scipy")
-    from upscale.humaneval.listener import serve as run
+    require("humaneval", "starlette", "uvicorn", "scipy")
+    from upscale.humaneval.server import serve as run
     from upscale.humaneval.store import open_study, preview
 
     with Reporter(quiet=options["quiet"]) as reporter:
@@ -157,7 +160,7 @@ def report(study: str, output: str | None, **options: Any) -> int:
 
     Writes report.html, report.json and CSV files. The table of rates goes to standard output.
     """
-    require("scipy", "matplotlib")
+    require("humaneval", "scipy", "matplotlib")
     from upscale.humaneval import analysis, simulate
     from upscale.humaneval import report as reports
     from upscale.humaneval.store import open_study

@@ -1,21 +1,24 @@
-"""What every request must pass before the study sees it, and what every answer carries."""
+"""What every request must pass before an application sees it, and what every answer carries."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST_SECONDS = 10.0  # for a request to arrive
-MOST_BYTES = 4096  # of a request's body; the page's are about 150
+MOST_SECONDS = 10.0  # for a request to arrive, and for each part of a file
+MOST_BYTES = 4096  # of a request's body; those of our pages are about 300
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+JSON, BYTES = "application/json", "application/octet-stream"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -28,7 +31,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-NO_ACCESS = "This study is open to those who have its link. Ask for it, and open it whole."
+NO_ACCESS = "This page is open to those who have its link. Ask for it, and open it whole."
 
 
 @dataclass(eq=False)
@@ -92,24 +95,30 @@ class BadRequest(Exception):
         self.status = status
 
 
-async def posted(request: Request) -> dict[str, Any]:
-    """The JSON object of a POST from our own page. Raises BadRequest."""
+def _check_ours(request: Request, kind: str) -> None:
+    """BadRequest unless it comes from our own page, with a body of this type."""
     headers = request.headers
     # a form on another site can neither send this type nor hide where it comes from
-    if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise BadRequest(415, "the body is not application/json")
+    if headers.get("content-type", "").partition(";")[0].strip() != kind:
+        raise BadRequest(415, f"the body is not {kind}")
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:  # a page cannot write it, and no tunnel rewrites it
         if site != "same-origin":
             raise BadRequest(403, f"from a page that is {site!r}")
     elif origin is not None and origin.partition("://")[2] != headers.get("host"):
         raise BadRequest(403, f"from another origin: {origin!r}")
+
+
+async def posted(request: Request) -> dict[str, Any]:
+    """The JSON object of a POST from our own page. Raises BadRequest."""
+    _check_ours(request, JSON)
+    body = io.BytesIO()
     try:
-        body = await asyncio.wait_for(_body(request), MOST_SECONDS)
+        await asyncio.wait_for(_received(request, body, MOST_BYTES), MOST_SECONDS)
     except asyncio.TimeoutError:
         raise BadRequest(408, f"no whole body within {MOST_SECONDS:g} s") from None
     try:
-        sent = json.loads(body)
+        sent = json.loads(body.getvalue())
     except (ValueError, RecursionError) as error:
         raise BadRequest(400, "the body is not JSON") from error
     if not isinstance(sent, dict):
@@ -117,13 +126,23 @@ async def posted(request: Request) -> dict[str, Any]:
     return sent
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise BadRequest(413, f"a body of more than {MOST_BYTES} bytes")
-    return bytes(body)
+async def uploaded(request: Request, file: BinaryIO, most: int) -> None:
+    """Write the body of a POST from our own page to a file. Raises BadRequest for more than `most`
+    bytes, and where nothing more comes; OSError where it cannot be written."""
+    _check_ours(request, BYTES)
+    await _received(request, file, most)
+
+
+async def _received(request: Request, file: BinaryIO, most: int) -> None:
+    parts, size = request.stream(), 0
+    try:
+        while part := await asyncio.wait_for(anext(parts, b""), MOST_SECONDS):
+            size += len(part)
+            if size > most:
+                raise BadRequest(413, f"a body of more than {most} bytes")
+            file.write(part)
+    except asyncio.TimeoutError:
+        raise BadRequest(408, f"nothing came for {MOST_SECONDS:g} s") from None
 
 
 def keep_cookie(response: Response, name: str, value: str, samesite: str, secure: bool) -> None:

@@ -1,4 +1,4 @@
-"""A study's web application behind uvicorn: where it listens, what its link is, how it stops."""
+"""A web application behind uvicorn: where it listens, what its link is, how it stops."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
-from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from upscale.errors import OutputError, UsageError
-from upscale.humaneval.guard import MOST_SECONDS
-from upscale.humaneval.server import LOOPBACK, application
-from upscale.humaneval.store import Store
+from upscale.web.guard import LOOPBACK, MOST_SECONDS
 
 _UVICORN = {
     "access_log": False,
@@ -24,40 +23,46 @@ _UVICORN = {
     "proxy_headers": False,
     "lifespan": "off",
     "ws": "none",
-    "timeout_keep_alive": 30,  # seconds; a subject's next request comes before that
+    "timeout_keep_alive": 30,  # seconds; a page's next request comes before that
     "timeout_graceful_shutdown": 5,
     "limit_concurrency": 500,  # connections; more are answered 503, and the page tries again
 }
-MOST_PLACES = 5  # that one address of a network may hold without having begun
+
+
+class Door(NamedTuple):
+    """How a `Guard` knows who may come in: hosts, access and secure are its own."""
+
+    hosts: frozenset[str] | None
+    access: str | None
+    secure: bool
+
+
+def is_local(host: str, tunnel: str | None) -> bool:
+    """Whether only this machine can reach a server there."""
+    return _is_loopback(host) and not tunnel
+
+
+def door(host: str, tunnel: str | None, access: str | None) -> Door:
+    """For a server at this address, and behind a tunnel if there is one; access: the token of its
+    link, None for no need of one. Raises UsageError for a tunnel that is no address."""
+    tunnel_host = _host_of(tunnel) if tunnel else None
+    hosts = None  # any: an address of this machine may have many names, and there is the token
+    if _is_loopback(host):
+        hosts = frozenset({*LOOPBACK, *([tunnel_host] if tunnel_host else [])})
+    return Door(hosts, access, bool(tunnel and tunnel.startswith("https:")))
 
 
 def serve(
-    store: Store,
-    folder: Path,
+    app: ASGIApp,
     host: str,
     port: int,
     *,
+    access: str | None,
     tunnel: str | None = None,
-    say: Callable[[str], None],
     ready: Callable[[str], None],
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM; `ready` is called with the link once it listens.
-
-    Without tunnel, on a loopback address, everybody on this machine may take part, under the names
-    of loopback alone. Else the link holds an access token. Raises UsageError and OutputError.
-    """
-    tunnel_host = _host_of(tunnel) if tunnel else None
-    local = _is_loopback(host)
-    access = None if local and not tunnel else store.meta["access"]
-    hosts = None  # any: an address of this machine may have many names, and there is the token
-    if local:
-        hosts = frozenset({*LOOPBACK, *([tunnel_host] if tunnel_host else [])})
-    secure = bool(tunnel and tunnel.startswith("https:"))
-    # behind a tunnel all come from one address, and on this machine all are its own
-    most = None if local or tunnel else MOST_PLACES
-    app = application(store, folder, hosts=hosts, access=access, secure=secure, most=most, say=say)
-    # all is done in the event loop: a page that finds the file locked is answered so and retries
-    store.db.execute("PRAGMA busy_timeout = 100")
+    """Answer requests until SIGINT or SIGTERM; `ready` is called with the link, which holds the
+    access token if there is one, once it listens. Raises OutputError."""
     with _listening(host, port) as listener:
         base = tunnel.rstrip("/") if tunnel else _address(host, listener.getsockname()[1])
         link = f"{base}/" + (f"?access={access}" if access else "")
