@@ -205,7 +205,8 @@ def test_what_is_allowed_is_left_alone() -> None:
     "module",
     ["upscale", "upscale.cli.main", "upscale.image.encode", "upscale.humaneval.build",
      "upscale.methods", "upscale.cli.upscale.command", "upscale.cli.train.command",
-     "upscale.cli.generate.command", "upscale.cli.bench.command", "upscale.cli.weights.command"],
+     "upscale.cli.ui", "upscale.cli.generate.command",
+     "upscale.cli.bench.command", "upscale.cli.weights.command"],
 )  # fmt: skip
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"

@@ -24,6 +24,7 @@ from upscale.errors import OUT_OF_MEMORY, DiffsrError, DiskFull, OutOfMemory, Us
 DEFAULT = "upscale"
 COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `command`
     "upscale": "Enlarge pictures (the default: `diffsr in.png` works too).",
+    "ui": "Enlarge pictures on a page in the browser.",
     "generate": "Make pictures from noise alone.",
     "train": "Train weights from a folder of pictures.",
     "bench": "Measure methods on a folder of pictures.",
@@ -32,7 +33,7 @@ COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `c
     "doctor": "Print what a bug report needs.",
     "completion": "Print a completion script for your shell.",
 }
-_ALONE = {"doctor"}  # commands that are one file
+_ALONE = {"doctor", "ui"}  # commands that are one file
 _OWN = {"-h", "--help", "--version"}
 
 EXIT_CODES = """\b
