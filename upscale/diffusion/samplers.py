@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from upscale.diffusion import denoiser
 from upscale.diffusion.denoiser import Denoiser
 from upscale.diffusion.process import Process
 
@@ -186,7 +187,9 @@ def rk45(
     steps = len(sigmas) - 1
     unmet = f"rtol {rtol:g}, atol {atol:g} cannot be met in {str(x.dtype)[6:]}"
     end = process.t_of_sigma(sigmas.new_tensor(process.sigma_min))
-    times = torch.stack([process.t_of_sigma(sigmas[0]), end]).to(x.device)
+    # torchdiffeq wants the times where the state is, and they need float64
+    home = torch.device("cpu") if x.device.type in denoiser.WITHOUT_FLOAT64 else x.device
+    times = torch.stack([process.t_of_sigma(sigmas[0]), end]).to(home)
     calls = 0
 
     def slope(t: Tensor, r: Tensor) -> Tensor:
@@ -201,7 +204,8 @@ def rk45(
         if t.isnan():  # the same search, with extreme tolerances
             raise FloatingPointError(unmet)
         sigma = process.sigma_of_t(t)
-        v = _velocity(denoise, r * float((1 + sigma**2).sqrt()), sigma)[1]
+        here = r.to(x.device)
+        v = _velocity(denoise, here * float((1 + sigma**2).sqrt()), sigma)[1].to(home)
         if not torch.isfinite(v).all():
             raise FloatingPointError(f"the flow is not finite at time {float(t):.4f}")
         # dr/dt = dphi/dt v, and dphi/dt = d log(1 + sigma^2)/dt / (2 sigma)
@@ -211,7 +215,7 @@ def rk45(
         on_step(int(steps * (1 - float(t - step))), steps)
 
     slope.callback_accept_step = accepted  # for torchdiffeq; `slope`'s own times go both ways
-    r = x / float((1 + sigmas[0] ** 2).sqrt())
+    r = (x / float((1 + sigmas[0] ** 2).sqrt())).to(home)
     # no step goes past the end: sigma would be the root of a negative number there
     settings = {"rtol": rtol, "atol": atol, "method": "dopri5", "options": {"jump_t": times[1:]}}
     try:
@@ -223,4 +227,4 @@ def rk45(
     except AssertionError as error:  # what torchdiffeq raises where its step became too small
         raise FloatingPointError(f"{unmet} ({error})") from error
     on_step(steps, steps)
-    return r * math.sqrt(1 + process.sigma_min**2)
+    return r.to(x.device) * math.sqrt(1 + process.sigma_min**2)
