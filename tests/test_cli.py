@@ -268,7 +268,8 @@ def test_every_setting_reaches_the_upscaler(here, calls):
     run("in.png", "--method", "sr3", "--weights", "w.safetensors", "--domain", "face",
         "--device", "cpu", "--dtype", "fp32", "--offline", "--compile", "--input", "real",
         "--scale", "2", "--steps", "7", "--preset", "best", "--sampler", "heun",
-        "--denoise", "0.3", "--faces", "--spacing", "phi", "--seed", "9", "--temperature", "0.5",
+        "--denoise", "0.3", "--faces", "--same-noise", "--spacing", "phi", "--seed", "9",
+        "--temperature", "0.5",
         "--parametrisation", "hybrid:2", "--rtol", "1e-4", "--atol", "0.01",
         "--tile", "256", "--overlap", "32", "--one-stage", "--consistency", "off")  # fmt: skip
     assert calls == [
@@ -277,7 +278,7 @@ def test_every_setting_reaches_the_upscaler(here, calls):
         {"seed": 9, "sample": 0, "temperature": 0.5, "parametrisation": "hybrid:2",
          "rtol": 1e-4, "atol": 0.01, "consistency": "off", "scale": 2.0, "denoise": 0.3,
          "size": None, "max_side": None, "steps": 7, "sampler": "heun", "preset": "best",
-         "spacing": "phi",
+         "spacing": "phi", "same_noise": True,
          "tile": 256, "overlap": 32, "one_stage": True, "faces": True},
     ]  # fmt: skip
 
@@ -372,7 +373,7 @@ def test_a_variable_that_nobody_reads_is_told_once(here, calls, monkeypatch):
         ["--size", "10"], ["--size", "0x5"], ["--max-side", "0"], ["--steps", "0"],
         ["--seed", "-1"], ["--samples", "0"], ["--temperature", "-1"], ["--temperature", "inf"],
         ["--tile", "5"], ["--tile", "-128"], ["--tile", "big"], ["--overlap", "-1"],
-        ["--quality", "101"], ["--max-pixels", "0"], ["--format", "exe"], ["--frames", "all"],
+        ["--quality", "101"], ["--max-pixels", "0"], ["--format", "exe"], ["--frames", "some"],
         ["--device", "tpu"], ["--dtype", "fp8"], ["--consistency", "on"], ["--spacing", "x"],
         ["--scale", "2", "--size", "9x9"], ["--size", "9x9", "--max-side", "9"],
         ["--rtol", "0"], ["--rtol", "-1"], ["--atol", "0"], ["--atol", "nan"], ["--rtol", "inf"],
@@ -487,6 +488,7 @@ def test_reading_options(here, calls):
     frames[0].save(here / "m.gif", save_all=True, append_images=frames[1:])
     assert "--frames first" in run("m.gif", code=3).stderr
     assert "first of 2" in run("m.gif", "--frames", "first", "-o", "m.png").stderr
+    assert "2 frames, 6x5 to 24x20" in run("m.gif", "--frames", "all").stderr
     data = picture(here / "t.jpg", (64, 64)).read_bytes()
     (here / "t.jpg").write_bytes(data[: len(data) // 2])
     assert "--allow-truncated" in run("t.jpg", code=3).stderr
@@ -548,7 +550,7 @@ def test_completion(here):
         ("diffsr in.png --sampler d", {"ddpm", "ddpm-posterior", "ddim", "dpmpp2m"}),
         ("diffsr upscale --method bi", {"bicubic"}),
         ("diffsr tr", {"train"}),
-        ("diffsr --sam", {"--sampler", "--samples"}),
+        ("diffsr --samp", {"--sampler", "--samples"}),
     ],
 )
 def test_completing_words_without_torch(here, words, expected):

@@ -12,7 +12,7 @@ from typing import Any
 from upscale.errors import UsageError
 from upscale.pipeline.request import asked, checked
 
-FRAMES = ("error", "first")
+FRAMES = ("error", "first", "all")
 SHEETS = (".html", ".htm", ".png", ".jpg", ".jpeg", ".webp")
 FILES = "Files"  # the section of the help page
 
@@ -49,7 +49,7 @@ class Files:
     )
     frames: str = asked(
         "error",
-        "Treatment of animations: an error, or enlarge the first frame.",
+        "Animations and files of several pages: an error, or enlarge the first or all.",
         group=FILES,
         expert=True,
         choices=FRAMES,
@@ -80,6 +80,7 @@ class Files:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The arguments of `image.decode.read`."""
+        """The arguments of `image.decode.read`, which takes the first where all are wanted."""
         names = ("frames", "allow_truncated", "max_pixels")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found | ({"frames": "first"} if self.frames == "all" else {})

@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.atomic import is_special
+from upscale.batch import frames
 from upscale.batch.files import Files
 from upscale.batch.forecast import Forecast
 from upscale.batch.ledger import Content, Ledger, content_of
@@ -25,13 +26,17 @@ from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
     from upscale.batch.sheet import Sheet
+    from upscale.image.frames_in import Film
     from upscale.image.picture import Picture
     from upscale.pipeline.plan import Plan
     from upscale.pipeline.sampling import Call, OnStep
     from upscale.pipeline.upscaler import Upscaler
 
-# takes a picture that has no file to go to, and what is known of it; returns notes
-Deliver = Callable[["Ticket", "Picture", dict[str, Any]], list[str]]
+# takes a picture that has no file to go to, or the bytes of a file of several frames, and what is
+# known of it; returns notes
+Deliver = Callable[["Ticket", "Picture | memoryview", dict[str, Any]], list[str]]
+# told of each frame that is begun: name of the file, "frame" or "page", its number, how many
+OnFrame = Callable[[str, str, int, int], None]
 
 
 @dataclass
@@ -44,6 +49,7 @@ class Job:
     files: Files = field(default_factory=Files)
     ledger: Ledger | None = None
     deliver: Deliver | None = None
+    on_frame: OnFrame | None = None
     begun: float = field(default_factory=time.time)  # what is younger appeared meanwhile
     broken: bool = False  # the upscaler itself cannot be made, whatever the picture
     folders: set[Path] = field(default_factory=set)  # that results were written to
@@ -83,10 +89,12 @@ def upscaler_of(setup: Setup) -> Upscaler:
 
 @dataclass
 class Ticket:
-    """A picture on its way. record: how it went; error: why it went no further."""
+    """A picture on its way. film: all its frames or pages, where these are wanted; then picture is
+    the first. record: how it went; error: why it went no further."""
 
     item: Item
     picture: Picture | None = None
+    film: Film | None = None
     content: Content | None = None
     plan: Plan | None = None
     pixels: int = 0  # as far as known: of the input, then of a result
@@ -108,20 +116,20 @@ class Ticket:
 
 def prepare(job: Job, ticket: Ticket) -> None:
     """Look whether there is anything to do, and read the picture: sets `record` or `picture`."""
-    from upscale.image.decode import read, size_of
+    from upscale.image.decode import size_of
 
     started = time.perf_counter()
     look(job, ticket)
     if ticket.record is not None:
         return
     if job.ledger:
-        with suppress(OSError):  # `read` has the better words
+        with suppress(OSError):  # reading has the better words
             ticket.content = content_of(ticket.item.source.open())
     source = ticket.item.source.open()
     if isinstance(source, str):
         with suppress(InputError):
             ticket.pixels = math.prod(size_of(source))
-    ticket.picture = read(source, **job.files.reading)
+    ticket.picture, ticket.film = frames.opened(ticket.item.source, job.files)
     ticket.seconds += time.perf_counter() - started
 
 
@@ -181,8 +189,11 @@ def plan(job: Job, ticket: Ticket) -> None:
     """Sets `plan`. Raises UsageError, OutputError where the format cannot hold the result."""
     from upscale.image.formats import check_format
 
-    picture = ticket.picture
-    ticket.plan = job.upscaler.plan(picture, job.request)
+    picture, request = ticket.picture, job.request
+    if ticket.film:
+        ticket.kept += frames.checked(job, ticket.item.format, ticket.film)
+        request = replace(request, same_noise=True)
+    ticket.plan = job.upscaler.plan(picture, request)
     ticket.kept += _doubts(job, picture)
     check_format(
         ticket.item.format, ticket.plan.size_out, picture.bits, alpha=picture.alpha is not None
@@ -220,6 +231,11 @@ def enlarge(
         how["sample"] = sample
         take = look.taker() if look else None
         how["on_step"] = lambda i, n, first=sample: on_step(first * n + i, samples * n)
+        if ticket.film:
+            if target is None or look or target not in present:
+                reports.append(frames.enlarge(job, ticket, target, how, take))
+            ticket.seconds += time.perf_counter() - started
+            continue
         if spread is None and _streamed(job, ticket, target):
             reports.append(_stream(job, ticket, target, how, take))
             ticket.seconds += time.perf_counter() - started
@@ -246,7 +262,8 @@ def enlarge(
         last = _writing(job, ticket, grey, item.deviation, reports[0])
     if look:
         ticket.kept += look.finish(reports, on_step)
-    said, ticket.picture = picture.notes, None
+    said = ticket.film.notes if ticket.film else picture.notes
+    ticket.picture = ticket.film = None
 
     def finish() -> None:
         if last:
@@ -354,10 +371,7 @@ def _put(
     if isinstance(target, Remote):
         whole = io.BytesIO()
         notes = write(picture, whole, **keep)
-        if over or not target.exists():
-            target.write_bytes(whole.getvalue())
-        elif target.read_bytes() != whole.getbuffer():
-            raise _exists(target)
+        target.put(whole.getbuffer(), over)
         return notes
     how = {"overwrite": over, "same": not over, "check": ticket.check}
     return write(picture, target, **how, **keep) or []
@@ -374,12 +388,13 @@ def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, A
 
 def planned(job: Job, item: Item) -> dict[str, Any]:
     """--dry-run's record."""
-    from upscale.image.decode import read
     from upscale.image.formats import check_format
 
-    picture = read(item.source.open(), **job.files.reading)
+    picture, film = frames.opened(item.source, job.files)
+    notes = frames.checked(job, item.format, film) if film else []
     found: Plan = job.upscaler.plan(picture, job.request)
-    notes = check_format(item.format, found.size_out, picture.bits, alpha=picture.alpha is not None)
+    alpha = picture.alpha is not None
+    notes += check_format(item.format, found.size_out, picture.bits, alpha=alpha)
     return {
         "status": "planned",
         "seconds": job.forecast.seconds(job.upscaler, found, picture),
@@ -400,5 +415,6 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "blocks": sum(map(len, found.blocks)),
         "memory": found.memory,
         **({"faces": [face.report() for face in found.faces]} if found.faces is not None else {}),
-        "notes": [*picture.notes, *found.notes, *notes, *_doubts(job, picture)],
+        **(frames.planned(job, found, film) if film else {}),
+        "notes": [*(film or picture).notes, *found.notes, *notes, *_doubts(job, picture)],
     }

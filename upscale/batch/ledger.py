@@ -264,7 +264,7 @@ def settings_of(setup: Setup, request: Request, files: Files, batch: int = 1) ->
         made_by += store.hashes(None, None, None, "face", "clean", setup.offline)
     values = asdict(setup) | asdict(request) | asdict(files) | {"batch": batch}
     known = {name: value for name, value in values.items() if name not in _APART}
-    for name in ("denoise", "faces"):  # which came later
+    for name in ("denoise", "faces", "same_noise"):  # which came later
         if known[name] is None or known[name] is False:
             del known[name]
     return settings_hash(known | {"made by": made_by})

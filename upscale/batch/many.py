@@ -16,6 +16,7 @@ from upscale.batch.job import Job, Ticket, upscaler_of
 from upscale.batch.ledger import Ledger, settings_of
 from upscale.batch.names import Item, Source, naming_of, plan, prepare
 from upscale.errors import DiffsrError, UsageError
+from upscale.image.formats import FORMATS
 from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Made:
-    """How one picture went. image: where no folder was named; output: where one was. error: then
+    """How one picture went. image: where no folder was named, of several frames with frames="all"
+    (an APNG, or a TIFF of pages); output: where one was. error: then
     there is neither. report: as with --json; its "status" is ok, skipped or failed."""
 
     input: str
@@ -72,7 +74,7 @@ def upscale_many(
     sources = [Source(os.fspath(path), Path(Path(path).name)) for path in paths]
     naming = naming_of(request, files)
     if output is None:
-        items = [Item(source, "PNG") for source in sources]
+        items = [Item(source, _in_memory(source, files)) for source in sources]
     else:
         folder = os.path.join(os.fspath(output), "")
         items = plan(sources, folder, naming, many=True)
@@ -82,6 +84,12 @@ def upscale_many(
         again = ledger is not None
         job.sheet = sheet.begin(job, items, beside, upscaler_of, resumed=again)
     return _made(job, items, Pace(jobs, batch, timeout), ledger)
+
+
+def _in_memory(source: Source, files: Files) -> str:
+    """The format of what is made in memory, for several frames or pages: it loses nothing."""
+    pages = source.inside.suffix.lower() in FORMATS["TIFF"].suffixes
+    return "TIFF" if pages and files.frames == "all" else "PNG"
 
 
 def _made(
@@ -116,8 +124,8 @@ def _result(job: Job, ticket: Ticket) -> Made:
     return Made(name, None, None, error, report)
 
 
-def _keep(ticket: Ticket, picture: Picture, report: dict[str, Any]) -> list[str]:
-    from upscale.image.pillow import pillow_of
+def _keep(ticket: Ticket, made: Picture | memoryview, report: dict[str, Any]) -> list[str]:
+    from upscale.image.pillow import opened, pillow_of
 
-    ticket.made = pillow_of(picture)
+    ticket.made = opened(made) if isinstance(made, memoryview) else pillow_of(made)
     return []

@@ -29,6 +29,8 @@ def summarised(record: dict[str, Any]) -> str:
         return "exists, skipped"
     (h, w), (height, width) = record["size_in"], record["size_out"]
     sizes = f"{w}x{h} to {width}x{height}"
+    if record.get("frames"):
+        sizes = f"{counted(record['frames'], 'page' if 'pages' in record else 'frame')}, {sizes}"
     if record.get("taken_for") and record.get("weights"):
         mixed = record.get("denoise") not in (None, 0, 1)  # whose name says how much of each
         kind = "" if mixed else f" ({record['taken_for']} input)"

@@ -89,6 +89,13 @@ class Remote:
         except OSError as error:
             raise OutputError(f"{self.url}: cannot be written: {error}") from error
 
+    def put(self, data: memoryview, overwrite: bool) -> None:
+        """OutputError where there is something else already that is not to be overwritten."""
+        if overwrite or not self.exists():
+            self.write_bytes(bytes(data))
+        elif self.read_bytes() != data:
+            raise OutputError(f"{self}: exists; give --overwrite, --skip-existing or another -o")
+
 
 def find(url: str) -> Iterator[tuple[str, str]]:
     """(URL, path below `url`) of every picture there, by name; `url` itself if it is one.

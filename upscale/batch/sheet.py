@@ -81,7 +81,7 @@ class Sheet:
                 raise InputError("the result is too large to be read again")
             look = Look(self, item, read(item.source.open(), **files.reading), size, self.places)
             for path in paths:
-                look.taker()(read(path, max_pixels=LARGEST))
+                look.taker()(read(path, frames="first", max_pixels=LARGEST))
             notes = look.finish([{}] * len(paths), lambda done, of: None)
         except (DiffsrError, OSError, ValueError) as error:
             notes = [f"not on {self.path}: {error}"]

@@ -70,6 +70,14 @@ class Reporter:
             if done == of:
                 self.live.remove_task(self._pictures.pop(name))
 
+    def frame(self, name: str, kind: str, number: int, of: int) -> None:
+        """A picture is at this one of its frames or pages."""
+        if self.live:
+            if name not in self._pictures:
+                self._pictures[name] = self.live.add_task("", total=None)
+            text = f"{_short(name)}: {kind} {number} of {of}"
+            self.live.update(self._pictures[name], description=text)
+
     def end(self, name: str = "") -> None:
         """The piece of work is over, well or not."""
         if self.live and name in self._pictures:

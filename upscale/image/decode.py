@@ -21,7 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
 from upscale.image import colour, exif, jpeg, png16, profile, tiff, xmp
 from upscale.image.carried import Carried, carried
-from upscale.image.formats import FORMATS, alien, most_pixels, sniff
+from upscale.image.formats import FORMATS, SEVERAL, alien, most_pixels, sniff
 from upscale.image.picture import Picture
 
 Frames: TypeAlias = Literal["error", "first"]
@@ -42,7 +42,8 @@ def read(
 ) -> Picture:
     """Decode one picture, upright; the content decides the format, not the name.
 
-    frames           "first" takes the first of several frames or pages, "error" refuses them
+    frames           "first" takes the first of several frames or pages, "error" refuses them;
+                     `frames_in.read_frames` takes all
     allow_truncated  reads what is there of a file cut short (JPEG: the rest is grey; else black,
                      or transparent); WebP, AVIF and HEIC can't be read in part
     max_pixels       compared with the header before anything is decoded
@@ -51,14 +52,14 @@ def read(
     """
     if frames not in ("error", "first"):
         raise UsageError(f"frames is {frames!r}; choose from error, first")
-    with _opened(source) as file, _explained(source):
+    with opened(source) as file, explained(source):
         try:
-            return _decoded(file, frames, allow_truncated, max_pixels)
+            return decoded(file, frames, allow_truncated, max_pixels)
         except _CutShort as error:
             advice = "get it again"
             with suppress(Exception):  # advice that would fail is not given
                 file.seek(0)
-                _decoded(file, frames, True, max_pixels)
+                decoded(file, frames, True, max_pixels)
                 advice += ", or take what is there with --allow-truncated (allow_truncated=True)"
             raise InputError(f"{error}; {advice}") from error.__cause__
 
@@ -69,17 +70,17 @@ class _CutShort(InputError):
 
 def size_of(source: str | Path | BinaryIO) -> tuple[int, int]:
     """(height, width) from the header alone, as stored, not turned by EXIF. Raises InputError."""
-    with _opened(source) as file, _explained(source):
-        format, _ = _format_of(file)
+    with opened(source) as file, explained(source):
+        format, _ = format_in(file)
         if format == "TIFF":
             return tiff.header(file).size
         pixels = file if format == "JPEG" else carried(file, format)[1]
-        with _plugin(format)(pixels) as im:
+        with plugin(format)(pixels) as im:
             return im.height, im.width
 
 
 @contextmanager
-def _explained(source: str | Path | BinaryIO) -> Iterator[None]:
+def explained(source: str | Path | BinaryIO) -> Iterator[None]:
     """Decoders are kept quiet, and whatever goes wrong in them becomes an error that names the
     source."""
     name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the stream")
@@ -101,7 +102,7 @@ def _explained(source: str | Path | BinaryIO) -> Iterator[None]:
             raise InputError(f"{name}: the file is damaged; get it again") from error
 
 
-def _format_of(file: BinaryIO) -> tuple[str, bytes]:
+def format_in(file: BinaryIO) -> tuple[str, bytes]:
     """(the format, the bytes that tell it); the file is at its start again."""
     head = file.read(_HEAD)
     file.seek(0)
@@ -115,17 +116,21 @@ def _format_of(file: BinaryIO) -> tuple[str, bytes]:
     return format, head
 
 
-def _decoded(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int) -> Picture:
-    format, head = _format_of(file)
+def decoded(
+    file: BinaryIO, frames: Frames | None, allow_truncated: bool, max_pixels: int
+) -> Picture:
+    """`read`, of an open file at its start, without words about where that is. frames: None takes
+    the first and says nothing of others."""
+    format, head = format_in(file)
     if format == "TIFF":
         return _tiff(file, frames, allow_truncated, max_pixels)
     found, pixels = carried(file, format)
-    im = _plugin(format)(pixels)
+    im = plugin(format)(pixels)
     _check_pixels((im.height, im.width), max_pixels)
     _check_bytes(file, format, head, im.height * im.width, allow_truncated)
     notes = []
-    if getattr(im, "is_animated", False):
-        notes += _check_frames(im.n_frames, "frames", frames)
+    if frames and getattr(im, "is_animated", False):
+        notes += _check_frames(im.n_frames, "frames", frames, format in SEVERAL)
     im, lost = _loaded(im, pixels, format, allow_truncated)
     if format == "PNG" and png16.is_deep(head):
         samples = png16.read(pixels, im)
@@ -182,10 +187,12 @@ def _reduced(bits: int) -> list[str]:
     return [f"{bits} bits a channel were reduced to 8"] if bits > 8 else []
 
 
-def _tiff(file: BinaryIO, frames: Frames, allow_truncated: bool, max_pixels: int) -> Picture:
+def _tiff(file: BinaryIO, frames: Frames | None, allow_truncated: bool, max_pixels: int) -> Picture:
     header = tiff.header(file)
     _check_pixels(header.size, max_pixels)
-    notes = _check_frames(header.pages, "pages", frames) if header.pages > 1 else []
+    notes = []
+    if frames and (pages := len(tiff.pages(file))) > 1:
+        notes += _check_frames(pages, "pages", frames, True)
     if header.missing and not allow_truncated:
         raise _CutShort(
             f"the TIFF is cut short ({header.missing:.0%} of its strips are not all there)"
@@ -221,7 +228,7 @@ class _Jpeg(JpegImageFile):
         pass
 
 
-def _plugin(format: str) -> type[Image.Image]:
+def plugin(format: str) -> type[Image.Image]:
     """Pillow's class for the format. Called by name, because `Image.open` goes by a limit of
     pixels that is a global variable, and tries other formats too."""
     if format == "HEIC":
@@ -265,11 +272,12 @@ def _check_bytes(
         )
 
 
-def _check_frames(count: int, what: str, frames: Frames) -> list[str]:
+def _check_frames(count: int, what: str, frames: Frames, able: bool) -> list[str]:
+    """able: whether all of them can be read."""
     if frames == "error":
+        every = "all of them with --frames all, or " if able else ""
         raise InputError(
-            f"has {count} {what}, and diffsr enlarges still pictures; take the first with "
-            '--frames first (frames="first")'
+            f"has {count} {what}; enlarge {every}the first with --frames first (frames=...)"
         )
     return [f"the first of {count} {what}"]
 
@@ -340,7 +348,7 @@ def _has_rows_of_nothing(im: Image.Image, file: BinaryIO) -> bool:
 
 
 def _jpeg_of(data: bytes) -> Image.Image:
-    im = _plugin("JPEG")(io.BytesIO(data))
+    im = plugin("JPEG")(io.BytesIO(data))
     im.load()
     return im
 
@@ -355,7 +363,7 @@ def _share(im: Image.Image) -> float:
 
 
 @contextmanager
-def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+def opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
     """A seekable file at its start; left open only if it was given open."""
     if not isinstance(source, (str, Path)):
         at_start = source.seekable() and source.tell() == 0

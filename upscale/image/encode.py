@@ -44,8 +44,7 @@ def write(
     Alpha is laid on white where the format has none (JPEG, BMP); GIF's is all or nothing.
     Raises OutputError, DiskFull, UsageError or, for pixels that are no numbers, NumericalError.
     """
-    if quality is not None and not 1 <= quality <= 100:
-        raise UsageError(f"quality is {quality}; it goes from 1 to 100")
+    checked_quality(quality)
     is_path = isinstance(target, (str, Path))
     if format is None and not is_path:
         raise OutputError("a stream has no suffix to tell the format; name one: --format png")
@@ -53,24 +52,45 @@ def write(
     if is_path and not overwrite and not same:
         atomic.check_free(Path(target))
     notes = check_format(name, picture.size, picture.bits, alpha=picture.alpha is not None)
-    data = io.BytesIO()
-    try:
-        samples = _samples(picture, name)
-        extras, left_out = _extras(picture, picture.size, name, strip, comment)
-        _encode(name, data, samples, extras, quality)
+    with encoding(name):
+        samples = samples_of(picture, name)
+        extras, left_out = extras_of(picture, picture.size, name, strip, comment)
+        data = encoded(name, samples, extras, quality)
         notes += left_out
+    if is_path:
+        with atomic.placed(Path(target), overwrite=overwrite, check=check, same=same) as file:
+            file.write(data)
+    else:
+        atomic.send(data, target)
+    return notes
+
+
+def checked_quality(quality: int | None) -> None:
+    """Raises UsageError."""
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality}; it goes from 1 to 100")
+
+
+@contextmanager
+def encoding(name: str) -> Iterator[None]:
+    """Whatever an encoder finds wrong with pixels or metadata becomes one of our errors."""
+    try:
+        yield
     except DiffsrError:
         raise
     except MemoryError as error:
         raise OutOfMemory(f"not enough memory to encode the {name}") from error
-    except Exception as error:  # whatever an encoder finds wrong with the pixels or the metadata
+    except Exception as error:
+        if atomic.full(error):  # of a disk that the encoder writes to
+            raise
         raise OutputError(f"{name} cannot be encoded; try PNG") from error
-    if is_path:
-        with atomic.placed(Path(target), overwrite=overwrite, check=check, same=same) as file:
-            file.write(data.getbuffer())
-    else:
-        atomic.send(data.getbuffer(), target)
-    return notes
+
+
+def encoded(name: str, samples: np.ndarray, extras: Extras, quality: int | None) -> memoryview:
+    """The bytes of a file with `samples_of` a picture."""
+    data = io.BytesIO()
+    _encode(name, data, samples, extras, quality)
+    return data.getbuffer()
 
 
 def _encode(
@@ -105,7 +125,7 @@ _WORDS = {
 }  # fmt: skip
 
 
-def _extras(
+def extras_of(
     picture: Picture, size: tuple[int, int], name: str, strip: bool, comment: str | None
 ) -> tuple[Extras, list[str]]:
     """What goes along with a picture like `picture`, but of `size`; and what cannot."""
@@ -186,7 +206,7 @@ def _grey(picture: Picture, name: str) -> bool:
     return picture.icc is None or profile.fitted(picture.icc, grey=True) is not None
 
 
-def _samples(picture: Picture, name: str) -> np.ndarray:
+def samples_of(picture: Picture, name: str) -> np.ndarray:
     """uint8 or uint16 (H,W,1..4), as in L, LA, RGB or RGBA, of the kinds `name` can hold."""
     rgb, alpha = picture.rgb, picture.alpha
     if not np.isfinite(rgb).all() or (alpha is not None and not np.isfinite(alpha).all()):
@@ -233,9 +253,9 @@ def rows_to(
         def add(band: Picture, comment: str | None) -> list[str]:
             nonlocal writer
             notes: list[str] = []
-            samples = _samples(band, name)
+            samples = samples_of(band, name)
             if writer is None:
-                extras, notes = _extras(band, size, name, strip, comment)
+                extras, notes = extras_of(band, size, name, strip, comment)
                 notes += check_format(name, size, band.bits, alpha=band.alpha is not None)
                 # not beside a pipe or a device
                 folder = None if atomic.is_special(target) else Path(target).parent

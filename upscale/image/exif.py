@@ -284,15 +284,18 @@ def _resolution(
 # --- writing --------------------------------------------------------------------------------------
 
 
-def laid_out(order: str, tags: Tags) -> bytes:
-    """A TIFF file of tags alone. Values that must not move stay where they were."""
-    fixed = [v for v in _values(tags) if v.at is not None and v.at >= 8]
-    room = _Room(fixed[0].at, len(fixed[0].data)) if fixed else _Room()
+def laid_out(order: str, tags: Tags, base: int = 0, next: int = 0) -> bytes:
+    """A TIFF file of tags alone. Values that must not move stay where they were. base: not the
+    start of a file, but what stands there in one for a page that is not its first; next: where the
+    page after this one begins."""
+    fixed = [v for v in _values(tags) if v.at is not None and v.at >= 8 and not base]
+    room = _Room(fixed[0].at, len(fixed[0].data)) if fixed else _Room(base=base)
     if fixed:
         room.put(fixed[0].at, fixed[0].data)
     root = room.free(2 + 12 * len(tags) + 4)
-    _lay(order, tags, root, room)
-    room.put(0, {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, root))
+    _lay(order, tags, root, room, next)
+    if not base:
+        room.put(0, {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, root))
     return bytes(room.data)
 
 
@@ -305,10 +308,11 @@ def _values(tags: Tags) -> Iterable[Value]:
 
 
 class _Room:
-    """Where the parts of a file lie: one of them may be fixed, the others go around it."""
+    """Where the parts of a file, or of it from `base` on, lie: one of them may be fixed, the
+    others go around it."""
 
-    def __init__(self, fixed: int | None = None, length: int = 0) -> None:
-        self.data, self._next = bytearray(8), 8
+    def __init__(self, fixed: int | None = None, length: int = 0, base: int = 0) -> None:
+        self._base, self.data, self._next = base, bytearray(0 if base else 8), base or 8
         self._fixed = (fixed, fixed + length) if fixed is not None else None
 
     def free(self, length: int) -> int:
@@ -320,11 +324,17 @@ class _Room:
         return at
 
     def put(self, at: int, data: bytes) -> None:
+        at -= self._base
         self.data.extend(bytes(max(0, at + len(data) + len(data) % 2 - len(self.data))))
         self.data[at : at + len(data)] = data
 
+    def has(self, at: int | None, data: bytes) -> bool:
+        """Whether it is there already."""
+        at = -1 if at is None else at - self._base
+        return at >= 0 and self.data[at : at + len(data)] == data
 
-def _lay(order: str, tags: Tags, at: int, room: _Room) -> None:
+
+def _lay(order: str, tags: Tags, at: int, room: _Room, next: int = 0) -> None:
     entries = b""
     for tag in sorted(tags):
         value = tags[tag]
@@ -336,12 +346,12 @@ def _lay(order: str, tags: Tags, at: int, room: _Room) -> None:
         field = value.data.ljust(4, b"\0")
         if len(value.data) > 4:
             place = value.at
-            if place is None or bytes(room.data[place : place + len(value.data)]) != value.data:
+            if not room.has(place, value.data):
                 place = room.free(len(value.data))
                 room.put(place, value.data)
             field = struct.pack(f"{order}I", place)
         entries += struct.pack(f"{order}HHI", tag, value.kind, count) + field
-    room.put(at, struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
+    room.put(at, struct.pack(f"{order}H", len(tags)) + entries + struct.pack(f"{order}I", next))
 
 
 def text(words: str) -> Value:
@@ -371,6 +381,25 @@ def tags_of(block: bytes | None) -> tuple[str, Tags]:
     """(byte order, tags) of a block; none of what cannot be read."""
     read = parsed(io.BytesIO(block.removeprefix(PREFIX))) if block else None
     return (read.order, read.tags) if read else ("<", {})
+
+
+def reordered(block: bytes, order: str) -> bytes:
+    """The block with its numbers in a byte order, "<" or ">"."""
+    own, tags = tags_of(block)
+    return block if own == order else PREFIX + laid_out(order, _swapped(tags))
+
+
+def _swapped(tags: Tags) -> Tags:
+    made: Tags = {}
+    for tag, value in tags.items():
+        if isinstance(value, Value):
+            pair = value.kind in (RATIONAL, 10)  # of two numbers
+            unit, data = _BYTES[value.kind] // (2 if pair else 1), value.data
+            data = b"".join(data[i : i + unit][::-1] for i in range(0, len(data), unit))
+            made[tag] = Value(value.kind, data)
+        else:
+            made[tag] = _swapped(value)
+    return made
 
 
 def updated(

@@ -19,6 +19,7 @@ class Format:
     holds: frozenset[str] = frozenset()  # fields of a Picture besides pixels
     plugin: str = ""  # Pillow's class
     writable: bool = True
+    several: frozenset[str] = frozenset()  # it holds several "frames", with timing, or "pages"
 
 
 _TAGS = frozenset({"exif", "icc", "xmp", "dpi", "aspect"})
@@ -30,6 +31,7 @@ FORMATS: dict[str, Format] = {
         deep=True,
         holds=_TAGS | {"iptc", "comments", "texts", "colours"},
         plugin="PngImagePlugin.PngImageFile",
+        several=frozenset({"frames"}),
     ),
     # The marker could say 65535; libjpeg's JPEG_MAX_DIMENSION is "a tad under 64K".
     "JPEG": Format(
@@ -40,7 +42,12 @@ FORMATS: dict[str, Format] = {
     ),
     # 14 bits each in the VP8 header
     "WEBP": Format(
-        (".webp",), max_side=16383, alpha=True, holds=_TAGS, plugin="WebPImagePlugin.WebPImageFile"
+        (".webp",),
+        max_side=16383,
+        alpha=True,
+        holds=_TAGS,
+        plugin="WebPImagePlugin.WebPImageFile",
+        several=frozenset({"frames"}),
     ),
     # Offsets are 32 bits; the margin is for the tags.
     "TIFF": Format(
@@ -50,6 +57,7 @@ FORMATS: dict[str, Format] = {
         deep=True,
         holds=_TAGS | {"iptc"},
         plugin="TiffImagePlugin.TiffImageFile",
+        several=frozenset({"frames", "pages"}),
     ),
     "BMP": Format(
         (".bmp", ".dib"),
@@ -67,9 +75,13 @@ FORMATS: dict[str, Format] = {
         alpha=True,
         holds=frozenset({"xmp", "comments", "aspect"}),
         plugin="GifImagePlugin.GifImageFile",
+        several=frozenset({"frames"}),
     ),
     "HEIC": Format((".heic", ".heif", ".hif"), writable=False),
 }
+
+# formats of which all frames or pages can be read
+SEVERAL = frozenset({"AVIF", *(name for name, known in FORMATS.items() if known.several)})
 
 SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in known.suffixes)
 
@@ -215,6 +227,20 @@ def check_format(
     if name == "GIF":
         notes.append("GIF holds 256 colours: the others are mapped to them")
     return notes
+
+
+def check_several(format: str, kind: str) -> list[str]:
+    """The same for several "frames" or "pages" in one file."""
+    name = canonical(format)
+    if kind not in FORMATS[name].several:
+        others = [other for other, known in FORMATS.items() if kind in known.several]
+        raise OutputError(
+            f"{name} cannot hold several {kind}: write {' or '.join(others)} (--format "
+            f"{others[0].lower()}), or enlarge the first alone (--frames first)"
+        )
+    if name == "TIFF" and kind == "frames":
+        return ["TIFF holds no timing: the frames are pages"]
+    return []
 
 
 def _writable() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
 from os import PathLike, fspath
 from typing import Any, TypeAlias
@@ -47,6 +48,11 @@ def pillow_of(picture: Picture) -> Image.Image:
     }  # fmt: skip
     image.info.update({key: value for key, value in carried.items() if value})
     return image
+
+
+def opened(data: memoryview) -> Image.Image:
+    """A file that was written here, as a Pillow image, whose `seek` goes from frame to frame."""
+    return Image.open(io.BytesIO(data))
 
 
 def _of_image(image: Image.Image) -> Picture:

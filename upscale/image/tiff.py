@@ -54,7 +54,6 @@ _DNG_VERSION, _TRANSFER, _PRIMARIES, _ICC = 50706, 301, 319, 34675
 @dataclass(frozen=True)
 class Header:
     size: tuple[int, int]  # as stored, before any orientation
-    pages: int  # full-sized ones
     ours: bool  # for `read`: grey or RGB of 16 bits, or of 8 where Pillow cannot; the rest is its
     missing: float  # the share of the strips or tiles that lie beyond the end of the file
     taken: exif.Taken
@@ -79,7 +78,6 @@ def header(file: BinaryIO) -> Header:
             size = (page.imagelength, page.imagewidth)
             ends = [sum(at) for at in zip(page.dataoffsets, page.databytecounts, strict=True)]
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
-            pages = _pages(file, tiff)
             unread = None if raw else _unread(page, ours)
             notes = _left_out(page) + _colours(page)
             bits = max(np.atleast_1d(page.bitspersample))
@@ -97,7 +95,7 @@ def header(file: BinaryIO) -> Header:
     read = exif.parsed(file, of_tiff=True) or exif.Read("<", {}, [], 1)
     found = of_tiff(read)
     found.bits, found.notes = int(bits), notes
-    return Header(size, pages, ours, missing, exif.taken_of(read), found)
+    return Header(size, ours, missing, exif.taken_of(read), found)
 
 
 def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
@@ -177,30 +175,54 @@ def _check_bounds(page: tifffile.TiffPage) -> None:
         )
 
 
-def _pages(file: BinaryIO, tiff: tifffile.TiffFile) -> int:
-    """How many full-sized pages there are, up to _MOST_PAGES. Only the links from page to page and
-    the tags that say what a page is are read; a link to where the walk has been ends it."""
-    form, byteorder = tiff.tiff, "little" if tiff.byteorder == "<" else "big"
+def pages(file: BinaryIO) -> list[int]:
+    """Where the directories of full-sized pages are, of up to _MOST_PAGES. Only the links from page
+    to page and the tags that say what a page is are read; a link to where the walk has been ends
+    it."""
+    file.seek(0)
+    byteorder, big = ("little" if file.read(1) == b"I" else "big"), _is_big(file)
     kind = (254).to_bytes(2, byteorder)  # NewSubfileType, the lowest tag there is
-    entry = 20 if form.offsetsize == 8 else 12
-    file.seek(form.offsetsize * 2 if form.offsetsize == 8 else 4)
+    offsetsize, tagnosize, entry = (8, 8, 20) if big else (4, 2, 12)
+    file.seek(8 if big else 4)
     seen: set[int] = set()
-    pages = 0
+    found: list[int] = []
     while len(seen) < _MOST_PAGES:
-        link = file.read(form.offsetsize)
+        link = file.read(offsetsize)
         offset = int.from_bytes(link, byteorder)
-        if len(link) < form.offsetsize or offset == 0 or offset in seen:
+        if len(link) < offsetsize or offset == 0 or offset in seen:
             break
         seen.add(offset)
         file.seek(offset)
-        head = file.read(form.tagnosize)
+        head = file.read(tagnosize)
         count = int.from_bytes(head, byteorder)
-        if len(head) < form.tagnosize or count > 4096:
+        if len(head) < tagnosize or count > 4096:
             break
         entries = file.read(count * entry)
-        value = int.from_bytes(entries[entry - form.offsetsize :][:4], byteorder)
-        pages += not (entries[:2] == kind and value & 1)
-    return pages
+        value = int.from_bytes(entries[entry - offsetsize :][:4], byteorder)
+        if not (entries[:2] == kind and value & 1):
+            found.append(offset)
+    return found
+
+
+def page(file: BinaryIO, offset: int) -> BinaryIO:
+    """The file as if the page whose directory is there were its first."""
+    file.seek(0)
+    head = file.read(4)
+    byteorder = "little" if head[:1] == b"I" else "big"
+    if _is_big(file):
+        file.seek(0)
+        head = file.read(8) + offset.to_bytes(8, byteorder)
+    else:
+        head += offset.to_bytes(4, byteorder)
+    end = file.seek(0, io.SEEK_END)
+    parts = [(io.BytesIO(head), 0, len(head)), (file, len(head), end)]
+    return io.BufferedReader(Spliced(parts), 1 << 16)
+
+
+def _is_big(file: BinaryIO) -> bool:
+    """Whether it is a BigTIFF, whose offsets have 8 bytes."""
+    file.seek(2)
+    return 43 in file.read(2)
 
 
 @cache
@@ -344,7 +366,9 @@ class Writer:
 
     size (height, width); channels 1 to 4, as in L, LA, RGB, RGBA; dtype uint8 or uint16. The
     directory, which stands before the strips, needs their lengths: they wait in a file without a
-    name, in `folder` or where the system has such files.
+    name, in `folder` or where the system has such files. base: where in the file a page after the
+    first begins; more: another page follows, at `end` once this one is closed; order: of bytes,
+    "<" or ">", the EXIF's own if it has any.
     """
 
     def __init__(
@@ -355,9 +379,14 @@ class Writer:
         dtype: np.dtype,
         extras: Extras,
         folder: Path | None = None,
+        base: int = 0,
+        more: bool = False,
+        order: str | None = None,
     ) -> None:
         self._file, self._size, self._channels, self._extras = file, size, channels, extras
-        self._order, self._said = exif.tags_of(extras.exif)  # whose bytes stay as they are
+        self._base, self._more, self.end = base, more, base
+        own, self._said = exif.tags_of(extras.exif)  # whose bytes stay as they are
+        self._order = order or own
         self._bits = bits = np.dtype(dtype).itemsize * 8
         self._rows = max(1, _STRIP_BYTES // (size[1] * channels * bits // 8))
         self._strips = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
@@ -377,9 +406,12 @@ class Writer:
         """All rows are there."""
         if self._waiting is not None and len(self._waiting):
             self._add_strip(self._waiting)
-        self._file.write(self._directory())
+        directory = self._directory()
+        strips = sum(self._lengths)
+        self._file.write(directory)
         self._strips.seek(0)
         shutil.copyfileobj(self._strips, self._file, _STRIP_BYTES)
+        self._file.write(bytes(strips % 2))  # the next page begins at an even place
         self.discard()
 
     def discard(self) -> None:
@@ -419,9 +451,12 @@ class Writer:
         tags |= {tag: exif.Value(kind, data) for tag, (kind, data) in blocks.items() if data}
         starts = list(itertools.accumulate(self._lengths[:-1], initial=0))
         tags[273] = long(*starts)
-        first = len(exif.laid_out(order, tags))  # where the strips begin
+        # where the strips begin
+        first = self._base + len(exif.laid_out(order, tags, self._base))
         tags[273] = long(*(first + start for start in starts))
-        return exif.laid_out(order, tags)
+        strips = sum(self._lengths)
+        self.end = first + strips + strips % 2
+        return exif.laid_out(order, tags, self._base, self.end if self._more else 0)
 
 
 def _strip(rows: np.ndarray, order: str) -> bytes:

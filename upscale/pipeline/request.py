@@ -129,6 +129,12 @@ class Request:
         expert=True,
         metavar="N",
     )
+    same_noise: bool = asked(
+        False,
+        "The same noise for every picture, so that the frames of a film do not flicker.",
+        group="Sampling",
+        expert=True,
+    )
     temperature: float | None = asked(
         None,
         "Strength of the noise. Lower values give smoother results.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from os import PathLike
@@ -18,6 +18,7 @@ from upscale.diffusion.table import SAMPLERS
 from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation
 from upscale.image.faces import Face
+from upscale.image.frames_in import Film
 from upscale.image.picture import Picture
 from upscale.image.pillow import PillowImage, picture_of, pillow_of
 from upscale.machine import dtype_name, pick_device, pick_dtype
@@ -25,6 +26,7 @@ from upscale.methods import Method, Model
 from upscale.pipeline import consistency, faces
 from upscale.pipeline.bands import Enlarging, joined
 from upscale.pipeline.consistency import IN_STEPS
+from upscale.pipeline.frames import plans
 from upscale.pipeline.models import Models, read_as
 from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warmed
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
@@ -159,7 +161,7 @@ class Upscaler:
         dtype = self.dtype if able else torch.float32
         sampling = Sampling(
             plan.sampler, plan.spacing, plan.projection,
-            (request.seed, picture.fingerprint(), sample),
+            (request.seed, 0 if request.same_noise else picture.fingerprint(), sample),
             dtype, request.overlap,
             (request.rtol, request.atol),
         )  # fmt: skip
@@ -178,6 +180,7 @@ class Upscaler:
             "parametrisation": law.parametrisation if entry else None,
             **({"rtol": request.rtol, "atol": request.atol} if adaptive else {}),
             "seed": request.seed,
+            "same_noise": request.same_noise,
             "scale": round(plan.scale, 4),
             "size_in": list(picture.size),
             "size_out": list(plan.size_out),
@@ -222,6 +225,12 @@ class Upscaler:
         setup = Setup(domain=faces.DOMAIN, offline=self._setup.offline, compile=self._setup.compile)
         models = Models(setup, self.device, self._on_bytes)
         return models.model(models.entry(faces.SCALE))
+
+    def frames(self, film: Film, **fields: Any) -> Iterator[Result]:
+        """Enlarge each frame or page of what `image.frames_in.read_frames` gives. The noise of a
+        place is the same in all. fields: of `Request`. Raises as for one picture."""
+        for plan, picture in plans(self, film, Request(**fields)):
+            yield self.run(plan, picture)
 
     @overload
     def __call__(self, picture: Picture, **settings: Any) -> Result: ...

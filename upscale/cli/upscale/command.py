@@ -48,7 +48,8 @@ _OPTIONS = [
            help="Paths in --from-file are separated by NUL (find -print0)."),
     *asked(Request, "scale", "size", "max_side"),
     *asked(Setup, "method", "weights", "domain", "input"),
-    *asked(Request, "denoise", "faces", "preset", "steps", "sampler", "spacing", "seed"),
+    *asked(Request, "denoise", "faces", "preset", "steps", "sampler", "spacing", "seed",
+           "same_noise"),
     *asked(Files, "samples", "uncertainty"),
     *asked(Request, "temperature", "parametrisation", "rtol", "atol"),
     *asked(Setup, "device", "dtype", "compile"),
@@ -131,7 +132,7 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
         return make_upscaler(setup, ends, reporter.fetching)
 
     job = Job(lambda: make(setup), setup, request, files)
-    job.deliver = run.to_stdout(job)
+    job.deliver, job.on_frame = run.to_stdout(job), reporter.frame
     if options["resume"] and not options["dry_run"]:
         settings = settings_of(setup, request, files, options["batch"])
         job.ledger = Ledger(options["resume"], settings)

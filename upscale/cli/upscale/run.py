@@ -129,13 +129,16 @@ def _planned(job: Job, items: list[Item]) -> Iterator[Outcome]:
 def to_stdout(job: Job) -> Callable[[Ticket, Picture, dict[str, Any]], list[str]]:
     """What takes a picture that has no file to go to."""
 
-    def deliver(ticket: Ticket, picture: Picture, report: dict[str, Any]) -> list[str]:
+    def deliver(ticket: Ticket, made: Picture | memoryview, report: dict[str, Any]) -> list[str]:
         from upscale.image.encode import write
 
-        whole = io.BytesIO()  # so that a failure leaves nothing in the pipe
-        notes = write(picture, whole, **writing_options(job, ticket.item, report)) or []
+        notes: list[str] = []
+        if not isinstance(made, memoryview):
+            whole = io.BytesIO()  # so that a failure leaves nothing in the pipe
+            notes = write(made, whole, **writing_options(job, ticket.item, report)) or []
+            made = whole.getbuffer()
         stream = sys.stdout.buffer
-        stream.write(whole.getbuffer())
+        stream.write(made)
         stream.flush()
         return notes
 
