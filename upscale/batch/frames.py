@@ -24,15 +24,18 @@ if TYPE_CHECKING:
 _OFFSETS = 2**32 - 2**24  # bytes of pixels in a TIFF, as for one page
 
 
-def opened(source: Source, files: Files) -> tuple[Picture, Film | None]:
-    """The picture in a file; of several frames or pages that are all wanted, the first, and all."""
+def opened(
+    source: Source, files: Files, on_frame: Callable[[Picture], None] = lambda picture: None
+) -> tuple[Picture, Film | None]:
+    """The picture in a file; of several frames or pages that are all wanted, the first, and all.
+    on_frame: as for `read_frames`."""
     from upscale.image.decode import read
     from upscale.image.frames_in import read_frames
 
     if files.frames != "all":
         return read(source.open(), **files.reading), None
     how = {"allow_truncated": files.allow_truncated, "max_pixels": files.max_pixels}
-    film = read_frames(source.open(), **how)
+    film = read_frames(source.open(), **how, on_frame=on_frame)
     return film.first, film if len(film) > 1 else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,11 +91,13 @@ def read_frames(
     *,
     allow_truncated: bool = False,
     max_pixels: int = 250_000_000,
+    on_frame: Callable[[Picture], None] = lambda picture: None,
 ) -> Film:
     """Look through all frames of a GIF, PNG, WebP or AVIF, or all pages of a TIFF.
 
     allow_truncated: of a file that is damaged or cut short, take the frames before that. max_pixels
-    is the limit of each. Raises InputError, which names the source, or OutOfMemory.
+    is the limit of each. on_frame(picture) is called as each was looked at. Raises InputError,
+    which names the source, or OutOfMemory.
     """
     reading = (allow_truncated, max_pixels)
     if isinstance(source, (str, Path)):
@@ -112,6 +114,7 @@ def read_frames(
             alpha |= picture.alpha is not None
             grey &= picture.grey
             said += picture.notes
+            on_frame(picture)
     except InputError as error:
         if first is None:
             raise
