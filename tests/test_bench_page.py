@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import chromium
 
 from upscale.bench import page, published
 from upscale.bench.crops import busiest, cuts
@@ -16,9 +16,6 @@ from upscale.bench.protocol import make_lr
 
 pytestmark = pytest.mark.packaged
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update",
-             "--disable-sync"]  # fmt: skip
 METHODS = ("bicubic", "lanczos", "regression", "sr3", "ecdp")
 EVIL = "</script><img src=x onerror=alert(1)>.png"
 
@@ -103,13 +100,8 @@ def test_of_many_pictures_the_best_and_the_worst_are_shown() -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                 None)  # fmt: skip
-    if found is None:
-        pytest.skip("needs a Chromium")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS, timeout=90000)
+    with chromium() as launch:
+        started = launch()
         yield started
         started.close()
 

@@ -21,8 +21,8 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("scipy")
 pytest.importorskip("playwright.sync_api")
 
+from chromium import Visit, chromium
 from humaneval_study import make_study, serving
-from playwright import sync_api
 
 from upscale.humaneval.analysis import Rules, analyse
 from upscale.humaneval.design import CHECK, TRUTH
@@ -30,9 +30,6 @@ from upscale.humaneval.store import open_study
 
 pytestmark = pytest.mark.slow  # studies as they are taken, at the pace of people
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 SHOTS, SHOT_STUDY = os.environ.get("SCREENSHOTS"), os.environ.get("SCREENSHOTS_STUDY")
 WINDOW = {"width": 900, "height": 560}
 # what the stage holds, where and how large, in device pixels, and whether it can be seen
@@ -76,12 +73,8 @@ frame(look);
 @pytest.fixture(scope="module")
 def launch():
     """Starts a Chromium with more arguments."""
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = next(filter(None, map(shutil.which, NAMES)), own if Path(own).exists() else None)
-        if found is None:
-            pytest.skip("no Chromium is installed")
-        yield lambda *more: playwright.chromium.launch(executable_path=found, args=[*ARGS, *more])
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -91,36 +84,18 @@ def browser(launch):
     launched.close()
 
 
-class Subject:
-    """Somebody at a window; keeps what was chosen and what the page asked for."""
+class Subject(Visit):
+    """Keeps what was chosen, too."""
 
     def __init__(self, browser, link: str, **settings) -> None:
-        self.context = browser.new_context(**{"viewport": WINDOW, **settings})
-        self.context.set_default_timeout(60_000)
-        self.context.add_init_script(WATCH)
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.problems: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", self._heard)
         self.choices: list[str] = []
-        self.page.goto(link)
-
-    def _heard(self, message) -> None:
-        if message.type in ("error", "warning"):
-            self.problems.append(message.text)
+        super().__init__(browser, link, script=WATCH, **{"viewport": WINDOW, **settings})
 
     def wait(self, *screens: str) -> str:
         """Until one of these screens is shown; which."""
         chosen = ", ".join(f'body[data-screen="{name}"]' for name in screens)
         self.page.wait_for_selector(chosen)
         return self.page.evaluate("document.body.dataset.screen")
-
-    def until(self, expression: str):
-        """Its value, once that is true."""
-        # a function: the page's policy forbids to evaluate text, and rightly so
-        return self.page.wait_for_function(f"() => {expression}", polling=30).json_value()
 
     def at_sight(self, action: str) -> None:
         """To be done in the page when the next pictures appear."""

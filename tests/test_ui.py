@@ -450,13 +450,16 @@ def test_the_page_asks_for_nothing_outside(page):
 # --- the command --------------------------------------------------------------------------------
 
 
-def ui(folder: Path, **environment: str) -> tuple[subprocess.Popen, str]:
-    """`diffsr ui` as a process with a stand-in for the model, and its link."""
+def ui(
+    folder: Path, program: list[str] | None = None, **environment: str
+) -> tuple[subprocess.Popen, str]:
+    """`diffsr ui` as a process, and its link. program: `diffsr`, or one with a stand-in for the
+    model."""
+    program = program or [sys.executable, str(Path(__file__).with_name("cli_fake.py"))]
     env = {k: v for k, v in os.environ.items() if not k.startswith("DIFFSR_")}
     env |= {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("cli_fake.py")), "ui", "--no-browser",
-         "--port", "0", "-o", str(folder / "out")],
+        [*program, "ui", "--no-browser", "--port", "0", "-o", str(folder / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
     )  # fmt: skip
     link = process.stdout.readline().decode().strip()
