@@ -244,6 +244,15 @@ def test_gif_has_one_palette_and_no_drift_in_time() -> None:
     assert all(np.array_equal(a.rgb[0], tables[0].rgb[0]) for a in tables)
 
 
+def test_webp_does_not_drift_in_time() -> None:
+    film = replace(read_frames(film_file("PNG", frames(3))), milliseconds=(50 / 3,) * 3)
+    made = io.BytesIO()
+    with write_frames(made, film, format="webp") as add:
+        for picture in film:
+            add(picture, picture.size, None)
+    assert read_frames(io.BytesIO(made.getvalue())).milliseconds == (17, 16, 17)
+
+
 def test_a_part_that_stands_still_is_not_written_again() -> None:
     still = [whole(60, 80, 3)] * 2
     moved = [still[0], still[0].copy()]

@@ -32,6 +32,7 @@ class Writer:
     ) -> None:
         self._file, self._size, self._times = file, size, times
         self._flags = _ANIMATED | (_ALPHA if alpha else 0)
+        self._late = 0.0
         self._carried: dict[bytes, bytes] = {}
         self._frames = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115 (closed by `discard`)
 
@@ -51,7 +52,8 @@ class Writer:
     def _add(self, data: bytes, area: Area, milliseconds: float, flags: int) -> None:
         pixels = b"".join(_chunk(kind, body) for kind, body in _chunks(data) if kind in _PIXELS)
         numbers = (area.left // 2, area.top // 2, area.width - 1, area.height - 1)
-        time = min(2**24 - 1, round(milliseconds))
+        time = min(2**24 - 1, max(0, round(milliseconds + self._late)))
+        self._late += milliseconds - time  # what rounding took is given to the next
         head = b"".join(number.to_bytes(3, "little") for number in (*numbers, time))
         self._frames.write(_chunk(b"ANMF", head + bytes([flags]) + pixels))
 
