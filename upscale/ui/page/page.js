@@ -325,7 +325,7 @@ function draw(entry) {
   if (entry.of) progress.value = entry.done / entry.of; else progress.removeAttribute("value");
   const small = entry.size && entry.size[0] * entry.size[1] <= SHOWS && entry.state !== "failed";
   if (small && !image.hasAttribute("src")) image.src = `/picture/${entry.number}/before`;
-  if (!small) image.removeAttribute("src");
+  image.hidden = !small;
   pick.setAttribute("aria-current", String(entry.number === shown));
 }
 
@@ -359,6 +359,7 @@ function present(anew) {
   $("save").hidden = $("download").hidden = !done;
   $("save").textContent = entry.saved ? `Saved as ${entry.saved}` : "Save";
   $("save").disabled = Boolean(entry.saved);
+  $("again").textContent = `${done ? "Enlarge" : "Try"} again with the chosen options`;
   $("download").href = `/picture/${shown}/file`;
   $("stage").hidden = $("tools").hidden = $("keys").hidden = entry.state === "failed" || !entry.size;
   if (!anew || $("stage").hidden) return;
@@ -399,7 +400,8 @@ function place() {
   $("before").style.clipPath = compared ? `inset(0 ${width - seen}px 0 0)` : "none";
   $("after").style.clipPath = `inset(0 0 0 ${seen}px)`;
   $("divider").style.left = `${line}px`;
-  stage.classList.toggle("large", view.zoom > 1);
+  stage.classList.toggle("large", view.zoom > 1); // pixels of what is shown at its own size are squares
+  stage.classList.toggle("alone", !compared);
   $("split").value = Math.round(view.split * 100);
   $("split").setAttribute("aria-valuetext", `${Math.round(view.split * 100)} % before, the rest after`);
   $("zoom").textContent = `${Math.round(view.zoom * 100)} %`;
