@@ -227,9 +227,9 @@ def test_the_command_writes_large_pictures_while_it_makes_them(
     picture = photo(130, 170)
     write(picture, tmp_path / "in.png")
     written = []
-    samples = encode._samples
+    samples = encode.samples_of
     monkeypatch.setattr(
-        encode, "_samples", lambda p, n: [written.append(p.size[0]), samples(p, n)][1]
+        encode, "samples_of", lambda p, n: [written.append(p.size[0]), samples(p, n)][1]
     )
     out = tmp_path / f"out.{suffix}"
     words = ["upscale", str(tmp_path / "in.png"), "--weights", tiny_weights, "-o", str(out)]
