@@ -72,6 +72,9 @@ def test_noise_is_seen_that_a_mild_jpeg_has_gone_over(clean):
     even = np.ascontiguousarray(clean * 0.6 + 0.2)
     assert estimate(Picture(with_jpeg(even, 95))).noise < 0.5
     assert estimate(Picture(with_jpeg(noisy(even, 6), 95))).noise > 2.5
+    for sigma in (0, 4):  # a coarser one leaves nothing to tell them by
+        assert estimate(Picture(with_jpeg(noisy(even, sigma), 80))).noise is None
+    assert estimate(Picture(with_jpeg(noisy(even, 25), 80))).noise > 2.5
 
 
 @pytest.mark.parametrize("quality", [88, 75, 60, 40])

@@ -20,6 +20,7 @@ CENTRE = 1024  # side of the part that is looked at, in pixels
 NOISE, QUALITY, BLUR = (1.25, 3.0), (98.0, 92.0), (0.7, 1.0)
 REAL = 0.5  # strength from which on the picture is called real input
 _WIDER = 2.0  # the way from the first to the second beside what a file says, which albums share
+_HIDES = 95.0  # quality below which a file may have rounded noise away
 _OLDER = 5.0  # how much coarser an earlier JPEG must be to count more than the file
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32) * 255
@@ -35,13 +36,14 @@ _EDGE, _EDGES, _STEEP = 16.0, 0.02, 0.9  # least contrast, share of differences,
 
 @dataclass(frozen=True)
 class Degradation:
-    """noise: standard deviation in grey levels of 255. quality: of the coarsest lossy file that the
+    """noise: standard deviation in grey levels of 255; None where there is little in a file so
+    coarse that it may have hidden more. quality: of the coarsest lossy file that the
     picture is known to have been, by libjpeg's measure; None where none is known. blur: sigma of
     the Gaussian that the sharpest edges look blurred by, in pixels; 0 where there is no edge.
     told: whether the picture's own file says the quality.
     """
 
-    noise: float
+    noise: float | None
     quality: float | None
     blur: float
     told: bool = False
@@ -52,7 +54,7 @@ class Degradation:
         It has no steps, so that pictures that are alike get what is alike."""
         width = _WIDER if self.told else 1.0
         lossy = 0.0 if self.quality is None else _ramp(self.quality, QUALITY)
-        noise, blur = _ramp(self.noise, NOISE, width), _ramp(self.blur, BLUR, width)
+        noise, blur = _ramp(self.noise or 0.0, NOISE, width), _ramp(self.blur, BLUR, width)
         return round(1 - (1 - lossy) * (1 - noise) * (1 - blur), 3)
 
     @property
@@ -86,7 +88,9 @@ def estimate(picture: Picture) -> Degradation:
         quality = picture.coded.quality
     origin = (0, 0) if quality is None else origin
     noise = max(_noise(blocks(plane, origin), blocks(y, origin)) for plane in planes)
-    return Degradation(round(noise, 2), quality, round(_blur(y), 2), told)
+    hidden = quality is not None and quality < _HIDES and noise < NOISE[0]
+    seen = None if hidden else round(noise, 2)
+    return Degradation(seen, quality, round(_blur(y), 2), told)
 
 
 def _noise(made: np.ndarray, y: np.ndarray) -> float:
