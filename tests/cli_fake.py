@@ -34,7 +34,10 @@ class FakeUpscaler:
         out = request.size or tuple(math.floor(side * scale + 0.5) for side in size_in)
         if min(out) < 1 or (scale and scale < 1):
             raise UsageError("not an enlargement")
-        stage = SimpleNamespace(size_in=size_in, size_out=out, steps=steps or STEPS)
+        stage = SimpleNamespace(
+            size_in=size_in, size_out=out, steps=steps or STEPS, blocks=(),
+            parts=[SimpleNamespace(height=out[0], width=out[1])],
+        )  # fmt: skip
         return SimpleNamespace(
             request=request, size_in=size_in, size_out=out, scale=out[0] / size_in[0],
             stages=(stage,), sampler=request.sampler or "ddim", nfe=steps or STEPS, tile=0,

@@ -87,9 +87,9 @@ def test_list(listed) -> None:
     columns = ["name", "method", "domain", "input", "scales", "default", "size", "state", "licence"]
     assert shown[0].split() == columns
     default = {line.split()[0]: line.split()[5] for line in shown if "photo " in line}
-    assert (default["ecdp-photo"], default["idm-photo"]) == ("2-4", "5-8")
-    assert (default["sr3-photo"], default["ecdp-photo-real"]) == ("9-16", "2-16")
-    assert default["liif-photo"] == "-" and rows["sr3-photo"]["default"] == [*range(9, 17)]
+    assert (default["ecdp-photo"], default["idm-photo"]) == ("2-16", "1")
+    assert (default["sr3-photo"], default["ecdp-photo-real"]) == ("-", "1-16")
+    assert default["liif-photo"] == "-" and rows["ecdp-photo"]["default"] == [*range(2, 17)]
     end = shown.index("")  # files of metrics stand apart
     assert "metrics" in shown[end + 1] and shown[end + 3].split()[0] == "lpips-alex"
     size = f"{store.find('mine').size / 2**20:.1f}"
@@ -111,7 +111,7 @@ def test_list(listed) -> None:
 
 def test_show(listed, tiny_weights) -> None:
     assert json.loads(run("weights", "show", "mine", "--json").stdout)["state"] == "remote"
-    assert f"{'default':<16} [2, 3, 4]\n" in run("weights", "show", "ecdp-photo").stdout
+    assert f"{'default':<16} {[*range(2, 17)]}\n" in run("weights", "show", "ecdp-photo").stdout
     told = json.loads(run("weights", "show", tiny_weights, "--json").stdout)
     assert told["file"]["std"] == 0.24 and told["file"]["defaults"]["steps"] == 2
     shown = run("weights", "show", tiny_weights).stdout

@@ -39,6 +39,15 @@ def test_past_their_scale_there_are_two_stages_of_it(target) -> None:
     assert "two stages" in note
 
 
+def test_a_cascade_may_enlarge_a_little_more_than_is_asked_for() -> None:
+    """So that blocks begin where the pixels of all sizes do; of a small picture it is too much."""
+    (first, last), _ = stages((100, 75), (500, 375), 5.0, 6, entry((4.0,)))
+    assert (first.size_in, first.size_out) == ((100, 76), (400, 304))
+    assert (last.size_in, last.size_out) == ((125, 95), (500, 380))
+    (first, _), _ = stages((10, 7), (50, 35), 5.0, 6, entry((4.0,)))
+    assert first.size_in == (10, 7)
+
+
 def test_a_part_of_a_face_is_no_face() -> None:
     (only,), (note,) = stages((16, 16), (256, 256), 16.0, 6, entry((8.0,), "face"))
     assert only.size_out == (128, 128) and "then resized" in note

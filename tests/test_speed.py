@@ -159,11 +159,8 @@ def test_resizes_are_done_in_blocks_too(monkeypatch):
         np.testing.assert_allclose(made.picture.rgb, whole.picture.rgb, atol=2e-5)
 
 
-def test_small_pictures_and_cascades_are_one_block(tiny_weights, small_blocks):
-    upscaler = Upscaler(weights=tiny_weights)
-    assert upscaler.plan((50, 60)).blocks == ()
-    assert len(upscaler.plan((130, 170), scale=12).stages) == 2
-    assert upscaler.plan((130, 170), scale=12).blocks == ()
+def test_small_pictures_are_one_block(tiny_weights, small_blocks):
+    assert Upscaler(weights=tiny_weights).plan((50, 60)).blocks == ()
 
 
 def test_a_plan_in_blocks_needs_less_memory(tiny_weights):
@@ -172,6 +169,59 @@ def test_a_plan_in_blocks_needs_less_memory(tiny_weights):
     assert plan.blocks
     assert plan.memory < 3.2e9
     assert upscaler.plan((6000, 4000)).memory < plan.memory * 1.2
+
+
+# --- two stages -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cascade(tiny_weights, tmp_path, monkeypatch):
+    """For 4x alone; from 60,000 pixels on its stages are made in blocks of about 320 pixels."""
+    state, told = store.read(tiny_weights)
+    store.save(tmp_path / "own4.safetensors", state, told | {"scales": [4.0]})
+    monkeypatch.setattr(sizing, "FROM_PIXELS", 50_000)
+    monkeypatch.setattr(sizing, "PART_BYTES", 320**2 * (sizing.STATE_BYTES + 320))
+    return Upscaler(weights=tmp_path / "own4.safetensors", dtype="fp32")
+
+
+@pytest.mark.parametrize("scale", [8, 5])
+def test_cascades_in_blocks_are_what_they_are_as_one(cascade, scale):
+    alpha = photo(84, 43).rgb[..., 0]
+    picture, steps = photo(84, 43, alpha=alpha), []
+    plan = cascade.plan(picture.size, scale=scale)
+    first, last = plan.stages
+    assert len(first.parts) > 1
+    assert len(last.blocks) > 1
+    made = cascade(picture, scale=scale, steps=1, on_step=lambda i, n: steps.append(i / n))
+    whole = cascade(picture, scale=scale, steps=1, tile=0)
+    assert made.picture.size == whole.picture.size == plan.size_out
+    np.testing.assert_allclose(made.picture.rgb, whole.picture.rgb, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(made.picture.alpha, whole.picture.alpha, rtol=0, atol=1e-5)
+    assert made.report["nfe"] == whole.report["nfe"] == 2
+    assert made.report["consistency"] == pytest.approx(whole.report["consistency"], abs=0.001)
+    assert steps == sorted(steps)
+    assert steps[-1] == 1
+
+
+def test_without_a_halo_blocks_of_a_cascade_show(cascade, monkeypatch):
+    picture = photo(84, 20)
+    whole = cascade(picture, scale=8, steps=1, tile=0)
+    cascade.models.model(cascade.plan(picture.size).entry).net.halo = 0
+    for module, name in ((sizing, "HALO"), (blocks, "HALO_IN"), (blocks, "SETTLED")):
+        monkeypatch.setattr(module, name, 0)
+    made = cascade(picture, scale=8, steps=1)
+    assert np.abs(made.picture.rgb - whole.picture.rgb).max() > 1e-2
+
+
+def test_a_cascades_memory_does_not_grow_with_its_height(tmp_path, tiny_weights):
+    state, told = store.read(tiny_weights)
+    store.save(tmp_path / "own4.safetensors", state, told | {"scales": [4.0]})
+    upscaler = Upscaler(weights=tmp_path / "own4.safetensors")
+    plan = upscaler.plan((3000, 4000), scale=8)
+    assert all(stage.blocks for stage in plan.stages)
+    assert plan.memory < 3.5e9
+    taller = upscaler.plan((6000, 4000), scale=8).memory
+    assert taller < 1.05 * (plan.memory + 3000 * 4000 * 24)  # the input
 
 
 # --- row by row -----------------------------------------------------------------------------------

@@ -248,8 +248,8 @@ def domains() -> tuple[str, ...]:
 
 
 def preferred(domain: str) -> tuple[str, ...]:
-    """The default methods for a domain, best first; the last one is also used beyond the range of
-    its weights. Raises UsageError for domains that have none."""
+    """The default methods for a domain, best first; `weights.store.choose` has what each is for.
+    Raises UsageError for domains that have none."""
     found = {
         name: row.preferred[domain] for name, row in METHODS.items() if domain in row.preferred
     }

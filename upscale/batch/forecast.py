@@ -41,10 +41,9 @@ class Forecast:
 
 def _work(plan: Plan) -> float:
     """Pixels times network calls; what blocks compute beyond their cores counts."""
-    made = [math.prod(stage.size_out) * max(1, SAMPLERS[plan.sampler].calls(stage.steps))
-            for stage in plan.stages]  # fmt: skip
-    blocks = sum(block.made.height * block.made.width for row in plan.blocks for block in row)
-    return sum(made) * max(1.0, blocks / math.prod(plan.size_out))
+    calls = SAMPLERS[plan.sampler].calls
+    return sum(box.height * box.width * max(1, calls(stage.steps))
+               for stage in plan.stages for box in stage.parts)  # fmt: skip
 
 
 def _timed(upscaler: Upscaler, plan: Plan, picture: Picture) -> float | None:

@@ -416,7 +416,7 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "nfe": found.nfe,
         "tile": found.tile,
         "tiles": found.tiles,
-        "blocks": sum(map(len, found.blocks)),
+        "blocks": sum(len(row) for stage in found.stages for row in stage.blocks),
         "memory": found.memory,
         **({"faces": [face.report() for face in found.faces]} if found.faces is not None else {}),
         **(frames.planned(job, found, film) if film else {}),

@@ -3,6 +3,9 @@
 Every block is enlarged on its own from a part of the input that is larger by a halo, with the noise
 that belongs to its place, and only its core is kept. Networks that are local give there what the
 whole picture would give, up to what still comes from beyond the halo (docs/performance.md).
+
+Each stage of a cascade has blocks of its own: those of the first make rows of its result, and the
+second takes its blocks' surroundings from these rows (`bands`).
 """
 
 from __future__ import annotations
@@ -23,18 +26,21 @@ HALO = 96  # pixels of the output around a block, where no network says more
 # Of the input. A projection reads 4 pixels around (down and up, 2 each), and there is one per step
 # and three at the end; past the first their influence is hundredths of the last one's.
 HALO_IN = 24
+SETTLED = 12  # of the picture's input: those three at the end, which come after all stages
+AHEAD = 40  # more of the output around what a further stage enlarges, which magnifies differences
 RESIZED = 2  # pixels of the output around that a bicubic resize to it reads
 UNIT = 256  # pixels of the input: blocks start on no coarser grid than this
 
 
 @dataclass(frozen=True)
 class Block:
-    """source: of the input. made: what that becomes. core: what of the output is kept of it, and
-    below: what of the input lies there."""
+    """source: of what the stage enlarges. made: what that becomes, and core: what is kept of it.
+    under: what of the picture's input lies below `made`, and below: what lies below `core`."""
 
     source: Box
     made: Box
     core: Box
+    under: Box
     below: Box
 
     @property
@@ -43,15 +49,15 @@ class Block:
         return self.core.within(self.made)
 
     @property
-    def inside_source(self) -> tuple[slice, slice]:
-        """`below`'s rows and columns in the source."""
-        return self.below.within(self.source)
+    def inside_under(self) -> tuple[slice, slice]:
+        """`below`'s rows and columns in `under`."""
+        return self.below.within(self.under)
 
 
-def whole(size_in: tuple[int, int], size_out: tuple[int, int]) -> Block:
+def whole(size_in: tuple[int, int], size_out: tuple[int, int], input: tuple[int, int]) -> Block:
     """The one block that is all."""
-    source, made = Box(0, 0, *size_in), Box(0, 0, *size_out)
-    return Block(source, made, made, source)
+    source, made, under = Box(0, 0, *size_in), Box(0, 0, *size_out), Box(0, 0, *input)
+    return Block(source, made, made, under, under)
 
 
 def blocks_of(
@@ -62,15 +68,17 @@ def blocks_of(
     stage: tuple[int, int] | None = None,
     halo: int = HALO,
     seen: int = 0,
+    input: tuple[int, int] | None = None,
 ) -> tuple[tuple[Block, ...], ...]:
     """Rows of blocks, from the top, whose cores are all of the output.
 
     stage: the size at which the network draws, where its result is then resized to the output.
     There a block with its halo is about `side` wide and high, and starts at a multiple of `align`.
-    All grids agree where a block starts. halo: the network's. seen: pixels of the input around
-    that its layers at that size see. Empty where there is no such grid, as for an odd --size.
+    All grids agree where a block starts. halo: the network's. seen: pixels of what it enlarges
+    around that its layers at that size see. input: the size of the picture's input, where that is
+    not what this stage enlarges. Empty where there is no such grid, as for an odd --size.
     """
-    lengths = zip(size_in, size_out, stage or size_out, strict=True)
+    lengths = zip(size_in, size_out, stage or size_out, input or size_in, strict=True)
     axes = [_cuts(*along, align, side, halo, max(HALO_IN, seen)) for along in lengths]
     return tuple(
         tuple(Block(*map(_box, down, across)) for across in axes[1]) for down in axes[0] if axes[1]
@@ -86,19 +94,20 @@ def drawn(source: Box, size_in: tuple[int, int], stage: tuple[int, int]) -> Box:
 
 
 def _cuts(
-    small: int, large: int, drawn: int, align: int, side: int, halo: int, halo_in: int
+    small: int, large: int, drawn: int, input: int, align: int, side: int, halo: int, halo_in: int
 ) -> list[tuple[range, ...]]:
-    """Along one axis: source, made, core, below of each block; empty where no grids meet.
+    """Along one axis: source, made, core, under, below of each block; empty where no grids meet.
     drawn: its length as the network draws it."""
-    factor, own = Fraction(large, small), Fraction(drawn, small)
-    # input pixels after which all grids meet again
+    factor, own, first = (Fraction(length, small) for length in (large, drawn, input))
+    # pixels after which all grids meet again
     unit = own.denominator * (align // math.gcd(own.numerator, align))
-    unit = math.lcm(unit, factor.denominator)
+    unit = math.lcm(unit, factor.denominator, first.denominator)
     if drawn <= side:
-        return [(range(small), range(large), range(large), range(small))]
+        return [(range(small), range(large), range(large), range(input), range(input))]
     if unit > UNIT:
         return []
-    halo = max(halo_in, halo / own) + (math.ceil(RESIZED / factor) if drawn != large else 0)
+    resized = math.ceil(RESIZED / factor) if drawn != large else 0
+    halo = max(halo_in, halo / own, SETTLED / first) + resized
     halo = -(-halo // unit) * unit
     room = max(side // own - 2 * halo, unit)
     count = -(-small // room)
@@ -106,8 +115,9 @@ def _cuts(
     found = []
     for start in range(0, small, step):
         end = min(start + step, small)
-        source, below = range(max(0, start - halo), min(small, end + halo)), range(start, end)
-        found.append((source, _enlarged(source, factor), _enlarged(below, factor), below))
+        source, core = range(max(0, start - halo), min(small, end + halo)), range(start, end)
+        places = (source, factor), (core, factor), (source, first), (core, first)
+        found.append((source, *(_enlarged(*place) for place in places)))
     return found
 
 

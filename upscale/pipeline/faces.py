@@ -78,10 +78,10 @@ def drawn(
     stage = warmed(Stage((side, side), large, law.steps), law, law.sampler, Request())
     sampling = replace(
         how, sampler=law.sampler, spacing=law.spacing, projection=1.0, dtype=torch.float32,
-        seed=(*how.seed, _FACES + number),
+        seed=(*how.seed, _FACES + number, 0),
     )  # fmt: skip
     small = aligned(lr, within, side)
-    made = sampled(model, (stage,), large, small, sampling, lambda done, of: None, call)
+    made = sampled(model, stage, large, small, sampling, lambda done, of: None, call)
     return Drawn(face, made.picture.float().clamp(-1, 1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from upscale.diffusion.tiling import Box, cores, windows
 from upscale.errors import UsageError
 from upscale.machine import available_memory
 from upscale.pipeline.blocks import (
+    AHEAD,
     FROM_PIXELS,
     FROM_PIXELS_CUDA,
     HALO,
@@ -33,8 +35,12 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES = 4 << 30  # what a network may take for a picture that is not cut into windows
 LARGEST_TILE = 1024
+# A cascade's input may be extended by this part of its side, so that all of its grids meet and it
+# can be cut into blocks; the surplus is cut off at the end.
+SURPLUS = Fraction(1, 32)
 STATE_BYTES = 120  # per output pixel: state, noise, estimate, enlarged input, accumulator
 RESIZE_BYTES = 48  # the same where there is no network
+_SHORT = "little memory is free: done in blocks"
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Stage:
     """One run of a network: from a size to a size, in so many steps.
 
     temperature: factor of the noise. levels: sigmas that a search found for just these steps, in
-    the place of a spacing. tile: side of the windows, 0 for the whole picture at once.
+    the place of a spacing. tile: side of the windows, 0 for the whole picture at once. blocks: rows
+    of them, where it is not done as one.
     """
 
     size_in: tuple[int, int]
@@ -51,6 +58,14 @@ class Stage:
     temperature: float = 1.0
     levels: tuple[float, ...] = ()
     tile: int = 0
+    blocks: tuple[tuple[Block, ...], ...] = ()
+
+    @property
+    def parts(self) -> list[Box]:
+        """What its network draws of its output: one box for each block."""
+        blocks = (block for row in self.blocks for block in row)
+        cut = [drawn(block.source, self.size_in, self.size_out) for block in blocks]
+        return cut or [Box(0, 0, *self.size_out)]
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,6 @@ class Plan:
     tiles: int = 1  # windows of the last stage
     memory: int = 0  # bytes, an estimate
     notes: tuple[str, ...] = ()
-    blocks: tuple[tuple[Block, ...], ...] = ()  # rows of them, where it is not done as one
     entry: Entry | None = None  # the weights; None for a mere resize
     taken_for: str | None = None  # clean or real input, where weights were chosen by that
     degradation: Degradation | None = None  # the estimate, where it was made
@@ -81,6 +95,19 @@ class Plan:
     def tile(self) -> int:
         """Side of the last stage's windows; 0: the whole picture at once."""
         return self.stages[-1].tile
+
+    @property
+    def blocks(self) -> tuple[tuple[Block, ...], ...]:
+        """The last stage's."""
+        return self.stages[-1].blocks
+
+    def end(self, index: int) -> tuple[int, int]:
+        """What a stage's result is resized to: what the next one enlarges, or the output, which is
+        extended as the input is."""
+        if index + 1 < len(self.stages):
+            return self.stages[index + 1].size_in
+        sides = zip(self.size_out, self.size_in, self.stages[0].size_in, strict=True)
+        return tuple(large * extended // small for large, small, extended in sides)
 
     @property
     def weights(self) -> str | None:
@@ -136,6 +163,8 @@ def stages(
     one_stage: so do all.
 
     A stage may start from another size than the one before ended at: a resize lies between them.
+    The first may start from a size that is a little larger than the input, and the output then has
+    as much more (SURPLUS).
     """
     if entry.covers(factor) or not entry.scales:
         return (Stage(size_in, target, steps),), []
@@ -143,24 +172,35 @@ def stages(
     if one_stage or (continuous and factor > largest):
         note = f"x{factor:.3g} is not what {entry.name} was trained for ({entry.scales_text()})"
         return (Stage(size_in, target, steps),), [note]
-    if factor > largest and entry.any_scale:
-        middle = output_size(size_in, math.sqrt(factor))
-        note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
-        later = max(1, round(steps / 2))
-        return (Stage(size_in, middle, steps), Stage(middle, target, later)), [note]
     # (a part of a face is no face, and weights for 1x enlarge nothing)
-    if factor > largest > 1 and entry.domain == "photo":
-        own = math.ceil(largest)
-        middle = tuple(-(-side // own) for side in target)
-        last = (middle[0] * own, middle[1] * own)
+    if factor > largest and (entry.any_scale or (largest > 1 and entry.domain == "photo")):
+        if entry.any_scale:
+            root = math.sqrt(factor)  # whole, where it can be: blocks need grids that meet
+            root = math.ceil(root) if math.ceil(root) <= largest else root
+            between, last = output_size(size_in, root), target
+            middle = between
+        else:
+            own = math.ceil(largest)
+            sides = [_extended(*pair, own) for pair in zip(size_in, target, strict=True)]
+            size_in, middle = ((down, across) for down, across in zip(*sides, strict=True))
+            between, last = output_size(size_in, largest), (middle[0] * own, middle[1] * own)
         note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
         later = max(1, round(steps / 2))
-        first = Stage(size_in, output_size(size_in, largest), steps)
-        return (first, Stage(middle, last, later)), [note]
+        return (Stage(size_in, between, steps), Stage(middle, last, later)), [note]
     nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
     note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
     notes = [] if entry.serves(factor) else [note]
     return (Stage(size_in, output_size(size_in, nearest), steps),), notes
+
+
+def _extended(small: int, large: int, own: int) -> tuple[int, int]:
+    """The side that a cascade enlarges instead of `small`, to `large` and a surplus; and the side
+    between its stages, of which the second enlarges by `own`."""
+    factor = Fraction(large, small * own)
+    side = -(-small // factor.denominator) * factor.denominator
+    if side - small > small * SURPLUS:
+        return small, math.ceil(Fraction(large, own))
+    return side, int(side * factor)
 
 
 def warmed(stage: Stage, law: Method, sampler: str, request: Request) -> Stage:
@@ -215,41 +255,54 @@ def tile_side(
 
 def fitted(plan: Plan, net: torch.nn.Module | None, device: torch.device) -> Plan:
     """The plan with its blocks, tiles and bytes. net: None for a mere resize."""
-    request, size, fixed = plan.request, plan.stages[-1].size_out, 0
     state = STATE_BYTES if net else RESIZE_BYTES
-    blocks, notes = _blocks(plan, net, state, device), plan.notes
-    if blocks:  # then there is one stage
-        stage = plan.stages[0].size_out
-        if stage[0] * stage[1] <= _whole_pixels(device):
-            notes = (*notes, "little memory is free: done in blocks")
-        parts = [drawn(b.source, plan.size_in, stage) for row in blocks for b in row]
+    notes, found, sides, tiles, memory = plan.notes, [], [], 1, 0
+    for index, stage in enumerate(plan.stages):
+        stage = replace(stage, blocks=_blocks(plan, index, net, state, device))
+        few = math.prod(stage.size_out) <= _whole_pixels(device)
+        if stage.blocks and few and _SHORT not in notes:
+            notes = (*notes, _SHORT)
+        parts = stage.parts
         size = max(box.height for box in parts), max(box.width for box in parts)
-        # the input, the rows that are ready, as floats and as they are written
-        rows = max(row[0].core.height for row in blocks) * plan.size_out[1]
-        fixed = plan.size_in[0] * plan.size_in[1] * 24 + rows * 18
-    pixels = size[0] * size[1]
-    if net is None:
-        return replace(plan, notes=notes, memory=fixed + pixels * state, blocks=blocks)
-    sizes = [*(stage.size_out for stage in plan.stages[:-1]), size]
-    found = [tile_side(each, request.tile, net, device) for each in sizes]
-    sides = [side for side, _ in found]
-    side, boxes, area = sides[-1], [Box(0, 0, *size)], pixels
-    if any(less for _, less in found):
-        notes = (*notes, f"little memory is free: done in tiles of {min(filter(None, sides))}")
-    if side and net.halo is not None:
-        boxes = [window for _, window in parts_of(size, side, net)]
-    elif side:
-        boxes = windows_of(size, side, request.overlap, net.align)
-    if side:
-        area = max(box.height * box.width for box in boxes)
-    return replace(
-        plan,
-        notes=notes,
-        stages=tuple(replace(s, tile=t) for s, t in zip(plan.stages, sides, strict=True)),
-        tiles=len(boxes) * (sum(map(len, blocks)) or 1),
-        memory=fixed + pixels * state + area * net.bytes_per_pixel,
-        blocks=blocks,
-    )
+        bytes_here = size[0] * size[1] * state
+        if net is not None:
+            side, less = tile_side(size, plan.request.tile, net, device)
+            sides += [side] if less else []
+            boxes = _windows(size, side, plan.request.overlap, net)
+            tiles = len(boxes) * len(parts)
+            bytes_here += max(box.height * box.width for box in boxes) * net.bytes_per_pixel
+            stage = replace(stage, tile=side)
+        memory = max(memory, bytes_here)
+        found.append(stage)
+    if sides:
+        notes = (*notes, f"little memory is free: done in tiles of {min(sides)}")
+    plan = replace(plan, notes=notes, stages=tuple(found), tiles=tiles)
+    return replace(plan, memory=memory + _rows_bytes(plan))
+
+
+def _windows(size: tuple[int, int], side: int, overlap: int, net: torch.nn.Module) -> list[Box]:
+    """What the network is called with at once, of a part of this size."""
+    if not side:
+        return [Box(0, 0, *size)]
+    if net.halo is None:
+        return windows_of(size, side, overlap, net.align)
+    return [window for _, window in parts_of(size, side, net)]
+
+
+def _rows_bytes(plan: Plan) -> int:
+    """Beside the block in work: the input, the rows that are ready between stages, and those of
+    the output."""
+    if not plan.blocks:
+        return 0
+    total = plan.size_in[0] * plan.size_in[1] * 24
+    for index, stage in enumerate(plan.stages):
+        height, width = plan.end(index)
+        ready = max((row[0].core.height for row in stage.blocks), default=height)
+        if index + 1 < len(plan.stages):
+            below = (row[0].source.height for row in plan.stages[index + 1].blocks)
+            ready = min(height, ready + max(below, default=height))
+        total += ready * width * 12
+    return total
 
 
 def _whole_pixels(device: torch.device) -> int:
@@ -257,20 +310,23 @@ def _whole_pixels(device: torch.device) -> int:
     return FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
 
 
-def _blocks(plan: Plan, net: torch.nn.Module | None, state: int, device: torch.device) -> tuple:
-    """Rows of blocks, or none: for small pictures, several stages, and networks that look at all of
-    the picture."""
-    stage = plan.stages[0].size_out
+def _blocks(
+    plan: Plan, index: int, net: torch.nn.Module | None, state: int, device: torch.device
+) -> tuple[tuple[Block, ...], ...]:
+    """A stage's rows of blocks, or none: for small pictures, and networks that look at all of the
+    picture."""
+    size_in, stage = plan.stages[index].size_in, plan.stages[index].size_out
     pixels = stage[0] * stage[1]
     large = pixels > _whole_pixels(device) or pixels * state > available_memory(device) // 2
     if SAMPLERS[plan.sampler].adaptive:  # it would choose other steps for every block
         return ()
-    whole = plan.request.tile == 0 or len(plan.stages) > 1
-    if whole or not large or (net and net.halo is None):
+    if plan.request.tile == 0 or not large or (net and net.halo is None):
         return ()
     if net is None:
         side = math.isqrt(RESIZED_BYTES // state)
-        return blocks_of(plan.size_in, plan.size_out, 1, side, stage)
+        return blocks_of(size_in, plan.end(index), 1, side, stage)
     side = math.isqrt(PART_BYTES // (state + net.bytes_per_pixel))
-    halo, seen = max(HALO, net.halo), net.lr_margin
-    return blocks_of(plan.size_in, plan.size_out, net.align, side, stage, halo, seen)
+    last = index + 1 == len(plan.stages)
+    halo, below = max(HALO, net.halo), plan.stages[0].size_in if last else size_in
+    halo, seen = halo + (0 if last else AHEAD), net.lr_margin
+    return blocks_of(size_in, plan.end(index), net.align, side, stage, halo, seen, below)

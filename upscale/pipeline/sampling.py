@@ -1,4 +1,4 @@
-"""All stages of one picture, from the input to a sample of the wanted size."""
+"""One stage of a picture, or a part of it, from what it enlarges to a sample."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def directly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
 class Sampling:
     """What all stages of a picture have in common.
 
-    projection: share of the input's own error that each step puts back. seed: of all noise. origin:
-    where the stage's output begins in a larger one, for its noise.
+    projection: share of the input's own error that each step puts back. seed: of all noise, or of
+    a stage's. origin: where the stage's output begins in a larger one, for its noise.
     """
 
     sampler: str
@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sample:
-    """(1,3,H,W) in [-1,1] and how it came about: the last stage's tile, all network calls."""
+    """(1,3,H,W) in [-1,1] and how it came about: the tile, the network calls."""
 
     picture: Tensor
     tile: int
@@ -64,43 +64,21 @@ class Sample:
 
 def sampled(
     model: Model,
-    stages: tuple[Stage, ...],
+    stage: Stage,
     size: tuple[int, int],
     lr: Tensor,
     sampling: Sampling,
     on_step: OnStep,
     call: Call = directly,
 ) -> Sample:
-    """All stages: lr (1,3,h,w) -> a sample of `size`. Raises OutOfMemory, NumericalError."""
-    total = sum(stage.steps for stage in stages)
-    sr, before, calls, notes = lr, 0, 0, []
-    for index, stage in enumerate(stages):
-        own = replace(sampling, seed=(*sampling.seed, index))
-        if tuple(sr.shape[-2:]) != stage.size_in:
-            sr = resize(sr, stage.size_in)
-        sr, tile, spent = _in_memory(
-            model, sr, stage, own, notes, lambda done, _, b=before: on_step(b + done, total), call
-        )
-        before, calls = before + stage.steps, calls + spent
-    sr = resize(sr, size) if tuple(sr.shape[-2:]) != size else sr
-    return Sample(sr, tile, calls, tuple(notes))
-
-
-def _in_memory(
-    model: Model,
-    lr: Tensor,
-    stage: Stage,
-    sampling: Sampling,
-    notes: list[str],
-    on_step: OnStep,
-    call: Call,
-) -> tuple[Tensor, int, int]:
-    """`run_stage`: picture, tile, network calls. After an out-of-memory all of it again with a
-    tile half as large, which is added to `notes`. Raises OutOfMemory, NumericalError."""
+    """`run_stage` for lr (1,3,h,w), and its result resized to `size`. After an out-of-memory all of
+    it again with a tile half as large, which a note tells. Raises OutOfMemory, NumericalError."""
+    notes: list[str] = []
     while True:
         try:
             sr, calls = run_stage(model, lr, stage, sampling, on_step, call)
-            return sr, stage.tile, calls
+            sr = resize(sr, size) if tuple(sr.shape[-2:]) != size else sr
+            return Sample(sr, stage.tile, calls, tuple(notes))
         except FloatingPointError as error:
             raise NumericalError(f"{error}: no picture is written") from error
         except (RuntimeError, MemoryError) as error:

@@ -200,6 +200,7 @@ class Upscaler:
         else:
             for band in work.bands(picture):
                 on_rows(band, report)
+                del band  # a part of many rows, which are not needed while the next are made
         report |= {
             "spacing": ("tuned" if first.levels else plan.spacing) if entry else None,
             "temperature": first.temperature if entry else None,

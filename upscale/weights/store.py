@@ -65,15 +65,17 @@ def choose(
 
     For real input the nearest to the scale of those that were trained for it, the first method's
     before others. Where there are none, and for clean input: what the first method that has some
-    for the scale has, if by shrinking; else the nearest of the last method. One trained for just
-    that scale comes before a range. Raises WeightsError.
+    for the scale has, if by shrinking, or for photographs past all of its scales by two stages;
+    else the nearest of the last method. One trained for just that scale comes before a range.
+    Raises WeightsError.
     """
     if input == "real" and (real := _listed(names, domain, "real")):
         return min(real, key=lambda e: (e.distance(scale), names.index(e.method), e.any_scale))
     able: list[Entry] = []
     for name in names:
         same = _listed((name,), domain)
-        able = able or [entry for entry in same if entry.serves(scale)]
+        past = domain == "photo" and all(scale > own for entry in same for own in entry.scales)
+        able = able or [entry for entry in same if past or entry.serves(scale)]
     if able or same:
         return min(able or same, key=lambda e: (e.distance(scale), e.any_scale))
     others = [entry.name for entry in entries().values() if entry.method == name]
@@ -141,7 +143,7 @@ def defaults() -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for domain, kind in itertools.product(domains(), INPUTS):
         if _listed(preferred(domain), domain, kind):
-            for scale in range(2, SCALES_TO + 1):
+            for scale in range(1, SCALES_TO + 1):
                 name = choose(preferred(domain), scale, domain, kind).name
                 found.setdefault(name, []).append(scale)
     return found
