@@ -40,6 +40,8 @@ DOORS = {
     "torchdiffeq": ("diffusion.samplers",),
     "torchvision": ("nets.vision",),
     "spandrel": ("nets.others",),
+    "onnx": ("convert.onnx",),
+    "onnxruntime": ("convert.onnx",),
     "torch_fidelity": ("metrics.fid",),
     "dlib": ("image.faces",),
     "torch.distributed": ("train.dist",),

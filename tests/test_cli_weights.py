@@ -25,7 +25,7 @@ pytestmark = pytest.mark.packaged
 
 FILE = "tiny.safetensors"
 SPEC = f"hf:{REPO}/{FILE}"
-COMMANDS = ("list", "show", "pull", "verify", "path", "rm", "import", "publish")
+COMMANDS = ("list", "show", "pull", "verify", "path", "rm", "export", "import", "publish")
 
 
 @pytest.fixture

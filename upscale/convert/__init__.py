@@ -1,1 +1,1 @@
-"""Published checkpoints of SR3, IDM and ECDP become weights files."""
+"""Published checkpoints of SR3, IDM and ECDP become weights; weights become ONNX files."""

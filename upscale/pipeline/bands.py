@@ -21,7 +21,7 @@ from upscale.machine import dtype_name
 from upscale.methods import Model
 from upscale.pipeline import faces
 from upscale.pipeline.blocks import Block, drawn, whole
-from upscale.pipeline.consistency import doubts, settle, squared_error, tinge
+from upscale.pipeline.consistency import doubts, finished, squared_error
 from upscale.pipeline.faces import Drawn
 from upscale.pipeline.plan import Plan
 from upscale.pipeline.sampling import Call, OnStep, Sampling, sampled
@@ -157,8 +157,7 @@ class Enlarging:
         """float32 (h,w,3) in [0,1]: the core of a block, held to the input (H,W,3)."""
         sr, lr = self._with_faces(sr, block), self._input(rgb, block.under)
         if self.model is not None:
-            ends = {"project": settle, "colour": tinge}
-            sr = ends.get(self.plan.consistency, lambda sr, lr: sr)(sr, lr)
+            sr = finished(sr, lr, self.plan.consistency)
         sr = sr.clamp_(-1, 1).float().add_(1).div_(2)
         made = _planes_last(sr).cpu().numpy()
         if source.grey:

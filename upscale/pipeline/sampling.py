@@ -120,12 +120,7 @@ def run_stage(
 
     denoise = counted
     if sampling.projection:
-
-        def project(target: Tensor) -> Tensor:
-            picture = towards(model.decode(target, lr_up), lr, sampling.projection)
-            return model.encode(picture, lr_up)
-
-        denoise = consistent(counted, project)
+        denoise = consistent(counted, lambda x: held(model, x, lr, lr_up, sampling.projection))
 
     def noise(step: int) -> Tensor:
         seed = (*sampling.seed, step)
@@ -137,6 +132,11 @@ def run_stage(
         on_step=on_step,
     )  # fmt: skip
     return model.decode(x, lr_up), calls
+
+
+def held(model: Model, target: Tensor, lr: Tensor, lr_up: Tensor, strength: float) -> Tensor:
+    """A clean target moved so that its picture, shrunk, comes nearer to lr."""
+    return model.encode(towards(model.decode(target, lr_up), lr, strength), lr_up)
 
 
 def _network(

@@ -10,7 +10,7 @@ import click
 from upscale.cli.help import Group
 from upscale.cli.options import DEBUG, OFFLINE, QUIET, option
 from upscale.cli.progress import Reporter
-from upscale.cli.weights.make import import_, publish
+from upscale.cli.weights.make import export, import_, publish
 from upscale.cli.weights.rows import JSON, NAMES, WHICH, described, each, table
 from upscale.errors import UsageError
 
@@ -25,7 +25,7 @@ from upscale.errors import UsageError
     ],
 )
 def command() -> None:
-    """List, fetch, check, convert and publish weights.
+    """List, fetch, check, convert, export and publish weights.
 
     \b
     Weights are given as
@@ -193,5 +193,6 @@ def rm(names: tuple[str, ...], **options: Any) -> int:
     return each(names, one, "path", options)
 
 
+command.add_command(export)
 command.add_command(import_)
 command.add_command(publish)

@@ -1,4 +1,5 @@
-"""`diffsr weights import` and `publish`: weights made of checkpoints, and made public."""
+"""`diffsr weights import`, `publish` and `export`: weights made of checkpoints, made public, made
+files for other programs."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from upscale.cli.options import (
     ANY_PATH,
     DEBUG,
     DOMAINS,
+    OFFLINE,
     QUIET,
     Finite,
     Named,
@@ -158,6 +160,49 @@ def publish(name: str, repo: str, output: str | None, **options: Any) -> int:
     row = {"repo": repo, "revision": None if output else commit, "files": list(made), "entry": text}
     as_json = options["as_json"]
     click.echo(json.dumps(row) if as_json else text, nl=as_json)
+    return 0
+
+
+_EXPORT = [
+    option("--onnx", "output", metavar="FILE", type=ANY_PATH, required=True,
+        help="ONNX file to write."),
+    option("--overwrite", is_flag=True, help="Replace an existing file."),
+    OFFLINE,
+    JSON,
+    QUIET,
+    DEBUG,
+]  # fmt: skip
+
+
+@click.command(
+    name="export",
+    cls=Command,
+    examples=[("diffsr weights export ecdp-photo --onnx ecdp-photo.onnx", "for onnxruntime")],
+)
+@WHICH
+@with_options(_EXPORT)
+def export(
+    name: str, output: str, overwrite: bool, offline: bool, as_json: bool, quiet: bool, debug: bool
+) -> int:
+    """Write weights as an ONNX file for other programs (needs diffsr[onnx]).
+
+    Prints its path. The file holds one network call with all resizing, for pictures of any size,
+    and says itself what its inputs and outputs are. It is written once onnxruntime has given the
+    same picture as torch; that takes a minute. docs/other-tools.md shows how it is used.
+    """
+    target = Path(output)
+    if target.suffix != ".onnx":
+        raise UsageError(f"--onnx {target}: the name of an ONNX file ends in .onnx")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target}: exists; give --overwrite or another --onnx")
+    from upscale.convert import onnx
+
+    with Reporter(quiet=quiet) as reporter:
+        reporter.line(f"exporting {name}: this takes a minute")
+        facts = onnx.export(
+            name, target, overwrite=overwrite, offline=offline, on_bytes=reporter.fetching
+        )
+    click.echo(json.dumps({"path": str(target), **facts}) if as_json else target)
     return 0
 
 
