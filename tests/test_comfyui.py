@@ -179,6 +179,13 @@ def test_stops_within_a_step(comfy, fake):
     assert comfy.bars[0][1] == [50, 100]
 
 
+def test_an_interruption_passes_through_the_api(comfy):
+    comfy.stop_after = 1
+    with pytest.raises(Interrupted):
+        run(loaded(), torch.rand(2, 4, 6, 3), method="ecdp")
+    assert comfy.asked == 2 and comfy.bars[0][1] == [50]
+
+
 def test_values_beside_the_range_are_clipped(comfy, fake):
     image = torch.full((1, 2, 3, 3), 1.1)
     image[..., 0] = -0.1

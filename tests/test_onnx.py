@@ -156,6 +156,34 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+class Broken(torch.nn.Module):
+    """A network call that nothing can trace."""
+
+    net = exporting.methods.network_of("compact").from_dict({"encoder": 1})
+
+    def forward(self, lr, x, sigma):
+        raise RuntimeError("no such operator\nand a long story")
+
+
+@pytest.mark.slow
+def test_what_torch_cannot_export_is_said():
+    with pytest.raises(UsageError, match=r"network compact \(no such operator\): weights of our"):
+        exporting._graph(Broken(), {})
+
+
+def test_what_onnxruntime_cannot_run_is_said():
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in ("lr", "x", "sigma", "picture")
+    ]
+    node = onnx.helper.make_node("Add", ["lr", "x"], ["picture"])  # of two sizes
+    graph = onnx.helper.make_graph([node], "broken", values[:3], values[3:])
+    opset = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    with pytest.raises(UsageError, match="network compact decides by the size"):
+        exporting._difference(model.SerializeToString(), Broken())
+
+
 @pytest.mark.slow
 def test_a_graph_that_answers_otherwise_is_not_written(tmp_path, monkeypatch, tiny_weights):
     graph = exporting._graph
