@@ -28,6 +28,15 @@ def test_below_their_scale_the_result_is_shrunk() -> None:
     assert same == only and "then resized" in note
 
 
+def test_what_is_shrunk_to_half_takes_half_the_steps_unless_they_are_given() -> None:
+    weights = entry((4.0,))
+    for scale, steps in ((2.0, 3), (1.5, 3), (2.1, 6), (4.0, 6)):
+        (only,), _ = stages((10, 7), (int(10 * scale), int(7 * scale)), scale, 6, weights)
+        assert only.steps == steps
+    assert stages((10, 7), (20, 14), 2.0, 1, weights)[0][0].steps == 1
+    assert stages((10, 7), (20, 14), 2.0, 6, weights, given=True)[0][0].steps == 6
+
+
 @pytest.mark.parametrize("target", [(80, 56), (160, 112), (61, 43)])
 def test_past_their_scale_there_are_two_stages_of_it(target) -> None:
     (first, last), (note,) = stages((10, 7), target, target[0] / 10, 6, entry((4.0,)))

@@ -155,12 +155,14 @@ def stages(
     *,
     continuous: bool = False,
     one_stage: bool = False,
+    given: bool = False,
 ) -> tuple[tuple[Stage, ...], list[str]]:
     """How to reach `target`: at once, by a cascade (SR3 section 4.7: more steps at the low
     resolution, fewer at the high one), or at the weights' own scale and then a resize.
 
     continuous: the method is made for every magnification, and goes past its weights' own at once;
-    one_stage: so do all.
+    one_stage: so do all. given: the steps are the user's; else what is shrunk to half of its sides
+    or less is drawn in half as many, which measured no worse (docs/results.md).
 
     A stage may start from another size than the one before ended at: a resize lies between them.
     The first may start from a size that is a little larger than the input, and the output then has
@@ -190,6 +192,8 @@ def stages(
     nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
     note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
     notes = [] if entry.serves(factor) else [note]
+    if nearest >= 2 * factor and not given:
+        steps = max(1, steps // 2)
     return (Stage(size_in, output_size(size_in, nearest), steps),), notes
 
 

@@ -112,6 +112,7 @@ class Upscaler:
             way, notes = stages(
                 size_in, size, factor, steps, entry,
                 continuous=law.continuous, one_stage=request.one_stage,
+                given=request.steps is not None or SAMPLERS[sampler].adaptive,
             )  # fmt: skip
             way = tuple(warmed(stage, law, sampler, request) for stage in way)
             stored = model.metadata.get("consistency") or "project"
