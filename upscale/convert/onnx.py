@@ -189,7 +189,7 @@ def _documented(proto: Any, facts: dict[str, str]) -> Any:
 
     onnx.helper.set_model_props(proto, facts)
     proto.producer_name, proto.producer_version = "diffsr", __version__
-    proto.doc_string = __doc__.partition("\n")[0]
+    proto.doc_string = "One call of a sampler of diffsr. The metadata say how it is used."
     graph = proto.graph
     del graph.value_info[:], graph.metadata_props[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
