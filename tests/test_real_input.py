@@ -283,6 +283,18 @@ def test_without_such_weights_everything_is_as_before(listed):
     assert any("no weights for real input" in note for note in asked["notes"])
 
 
+def test_who_asks_for_more_steps_than_weights_gain_by_is_told(tiny_weights, listed):
+    listed(entry_text("a", Path(tiny_weights), "steps_to = 4"))
+    upscaler, picture = Upscaler(weights="a"), Picture(np.zeros((8, 8, 3), np.float32))
+    assert upscaler.plan(picture, scale=4, steps=4).notes == ()
+    (note,) = upscaler.plan(picture, scale=4, steps=5).notes
+    assert note == "a is best in 2 steps: in more than 4 it measured worse"
+    registry._entries.cache_clear()
+    own = listed(entry_text("a", Path(tiny_weights), "steps_to = 0"))
+    with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: steps_to must be")):
+        store.entries()
+
+
 def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
     path = Path(tiny_weights)
     listed(entry_text("a", path, "", "[4, 8]") + entry_text("b", path, 'input = "real"'))

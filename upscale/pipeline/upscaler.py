@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from upscale.diffusion.table import SAMPLERS
+from upscale.document import counted
 from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation
 from upscale.image.faces import Face
@@ -129,7 +130,8 @@ class Upscaler:
             request, size_in, size, factor, way, sampler, request.spacing or law.spacing, mode,
             projection,
             nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way) if model else 0,
-            notes=(*_choice(taken_for, estimate, entry), *notes, *said),
+            notes=(*_choice(taken_for, estimate, entry), *notes, *said,
+                   *_too_many(request, entry, law)),
             entry=entry, taken_for=taken_for, degradation=estimate, denoise=denoise,
             faces=small,
         )  # fmt: skip
@@ -289,6 +291,14 @@ def _sampler_and_steps(law: Method, request: Request) -> tuple[str, int]:
     if steps < 1:  # of the weights: a request's are checked
         raise UsageError(f"these weights name {steps} steps: give --steps")
     return sampler, steps
+
+
+def _too_many(request: Request, entry: Entry | None, law: Method) -> list[str]:
+    """A note about more steps than the weights gain by."""
+    if entry is None or not entry.steps_to or (request.steps or 0) <= entry.steps_to:
+        return []
+    own = counted(law.steps, "step")
+    return [f"{entry.name} is best in {own}: in more than {entry.steps_to} it measured worse"]
 
 
 def _choice(taken_for: str | None, found: Degradation | None, entry: Entry | None) -> list[str]:

@@ -63,6 +63,8 @@ def listed(entry: store.Entry, hub: Hub, licence: str) -> str:
     lines += [f"{key} = {_quoted(value)}" for key, value in texts.items()]
     if entry.shrinks_to:
         lines.append(f"shrinks_to = {_number(entry.shrinks_to)}")
+    if entry.steps_to:
+        lines.append(f"steps_to = {entry.steps_to}")
     if entry.input != "clean":
         lines.append(f"input = {_quoted(entry.input)}")
     lines += [f"scales = {scales}", f'sha256 = "{entry.sha256}"', f"size = {entry.size}"]
