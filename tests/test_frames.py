@@ -186,12 +186,41 @@ def test_of_a_file_cut_short_the_frames_before_that_can_be_had(format) -> None:
     data = film_file(format, frames()).getvalue()
     whole_film = read_frames(io.BytesIO(data))
     cut = data[: int(len(data) * (0.8 if format != "TIFF" else 0.7))]
-    with pytest.raises(InputError, match="which come before that, are whole: get it again, or"):
+    with pytest.raises(InputError, match=r"the first \d (frames|pages) can be read: get it"):
         read_frames(io.BytesIO(cut))
     film = read_frames(io.BytesIO(cut), allow_truncated=True)
-    assert 0 < len(film) < 4 and "of its" in film.notes[-1]
+    assert 0 < len(film) < 4 and "only the first" in film.notes[-1]
     for picture, other in zip(film, whole_film, strict=False):
         assert np.array_equal(picture.rgb, other.rgb)
+
+
+def test_of_one_frame_that_is_whole_a_still_is_made(tmp_path) -> None:
+    """Of the second there is a part: neither it nor the note is forgotten."""
+    data = film_file("GIF", frames(2)).getvalue()
+    (tmp_path / "cut.gif").write_bytes(data[:-9])
+    with pytest.raises(InputError, match="cut short; the first frame can be read: get it"):
+        read_frames(tmp_path / "cut.gif")
+    (made,) = upscale_many(
+        [tmp_path / "cut.gif"], method="bicubic", scale=2, frames="all", allow_truncated=True
+    )
+    assert made.image.size == (28, 18)
+    assert any("only the first frame can be read" in note for note in made.report["notes"])
+
+
+def test_frames_that_lie_on_their_side_are_turned() -> None:
+    """Pillow decodes those of WebP, and leaves them as they are stored."""
+    tags = Image.Exif()
+    tags[0x112] = 6
+    film = read_frames(film_file("WEBP", frames(2), exif=tags.tobytes()))
+    for picture, stored in zip(film, frames(2), strict=True):
+        assert np.array_equal(as_bytes(picture), np.rot90(stored, -1))
+
+
+def test_a_film_of_which_nothing_can_be_seen_becomes_a_gif() -> None:
+    clear = [np.zeros((5, 7, 4), np.uint8), np.zeros((5, 7, 4), np.uint8)]
+    clear[1][0, 0] = 255, 0, 0, 3  # so that there are two frames
+    again = read_frames(rewritten(film_file("PNG", clear), "GIF"))
+    assert len(again) == 2 and all(not picture.alpha.any() for picture in again)
 
 
 def test_a_file_that_is_no_film_is_read_as_ever(tmp_path) -> None:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -36,7 +37,9 @@ def opened(
         return read(source.open(), **files.reading), None
     how = {"allow_truncated": files.allow_truncated, "max_pixels": files.max_pixels}
     film = read_frames(source.open(), **how, on_frame=on_frame)
-    return film.first, film if len(film) > 1 else None
+    if len(film) > 1:
+        return film.first, film
+    return replace(film.first, notes=film.notes), None
 
 
 def checked(job: Job, format: str, film: Film) -> list[str]:

@@ -79,6 +79,26 @@ def size_of(source: str | Path | BinaryIO) -> tuple[int, int]:
             return im.height, im.width
 
 
+def orientation_of(source: str | Path | BinaryIO) -> int:
+    """How `read` turns what is stored, as a number of EXIF's (1..8), from the header alone. Raises
+    InputError."""
+    with opened(source) as file, explained(source):
+        format, _ = format_in(file)
+        if format == "TIFF":
+            return tiff.header(file).taken.orientation
+        found, pixels = carried(file, format)
+        with plugin(format)(pixels) as im:
+            return turned_by(format, exif.taken(found.exif), im)
+
+
+def turned_by(format: str, taken: exif.Taken, im: Image.Image) -> int:
+    """The orientation of an opened file of these tags. AVIF and HEIC are turned by boxes, whatever
+    EXIF says; HEIC is turned already."""
+    if format == "AVIF":
+        return exif.taken(im.info.get("exif")).orientation  # Pillow puts there what boxes say
+    return 1 if format == "HEIC" else taken.orientation
+
+
 @contextmanager
 def explained(source: str | Path | BinaryIO) -> Iterator[None]:
     """Decoders are kept quiet, and whatever goes wrong in them becomes an error that names the
@@ -132,6 +152,8 @@ def decoded(
     if frames and getattr(im, "is_animated", False):
         notes += _check_frames(im.n_frames, "frames", frames, format in SEVERAL)
     im, lost = _loaded(im, pixels, format, allow_truncated)
+    taken = exif.taken(found.exif)
+    orientation = turned_by(format, taken, im)
     if format == "PNG" and png16.is_deep(head):
         samples = png16.read(pixels, im)
         del im  # as large as they are
@@ -141,11 +163,7 @@ def decoded(
     else:
         im, icc, said = colour.plain(im, found.icc)
         planes, bits = colour.planes(im), 8
-    taken = exif.taken(found.exif)
-    orientation = taken.orientation
-    if format in ("AVIF", "HEIC"):  # turned by boxes, whatever EXIF says; HEIC is turned already
-        own = exif.taken(im.info.get("exif")) if format == "AVIF" else exif.Taken()
-        orientation = own.orientation
+    if format in ("AVIF", "HEIC"):
         lost = [*lost, *_reduced(found.bits)]
     return _with(
         Picture(*colour.upright(planes[:2], orientation), bits, planes[2], icc, format=format),

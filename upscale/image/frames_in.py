@@ -14,7 +14,7 @@ import numpy as np
 from upscale.errors import InputError
 from upscale.image import apng, colour, exif, gif, tiff
 from upscale.image.carried import carried
-from upscale.image.decode import decoded, explained, opened, plugin
+from upscale.image.decode import decoded, explained, opened, plugin, turned_by
 from upscale.image.formats import SEVERAL
 from upscale.image.picture import Picture
 from upscale.image.stored import Stored
@@ -118,10 +118,11 @@ def read_frames(
     except InputError as error:
         if first is None:
             raise
-        there = f"{len(sizes)} of its {_kind(first)}, which come before that, are whole"
+        many = f"{len(sizes)} {_kind(first)}" if len(sizes) > 1 else _kind(first)[:-1]
+        there = f"the first {many} can be read"
         if not allow_truncated:
             raise InputError(
-                f"{error}; {there}: get it again, or take these with --allow-truncated"
+                f"{error}; {there}: get it again, or take what is there with --allow-truncated"
             ) from error
         said.append(f"the {first.format} is cut short or damaged: only {there}")
     kind = _kind(first)
@@ -172,7 +173,8 @@ def _steps(file: BinaryIO, first: Picture, reading: tuple[bool, int]) -> Iterato
         file.seek(0)
         im = plugin(format)(file)
         if getattr(im, "is_animated", False):
-            yield from _by_pillow(im, first)
+            taken = exif.taken(carried(file, format)[0].exif)
+            yield from _by_pillow(im, first, turned_by(format, taken, im))
             return
     file.seek(0)
     yield decoded(file, "error", *reading), 0.0  # the first of what cannot be gone through
@@ -184,17 +186,18 @@ def _is_moving(file: BinaryIO, format: str) -> bool:
     frames = gif.parts(file)
     try:
         return next(frames, None) is not None and next(frames, None) is not None
-    except InputError:
-        return False  # one frame alone may be there, and `decoded` has the words
+    except InputError:  # where one frame alone was meant to be there, `decoded` has the words
+        file.seek(0)
+        return plugin(format)(file).is_animated
 
 
-def _by_pillow(im: Any, first: Picture) -> Iterator[_Timed]:
+def _by_pillow(im: Any, first: Picture, orientation: int) -> Iterator[_Timed]:
     """Frames that their library puts together."""
     for number in range(im.n_frames):
         im.seek(number)
         im.load()
         plain, _, _ = colour.plain(im, None)
-        rgb, alpha, _ = colour.planes(plain)
+        rgb, alpha = colour.upright(colour.planes(plain)[:2], orientation)
         opaque = alpha is None or alpha.min() == 1
         taken = replace(first, rgb=rgb, alpha=None if opaque else alpha)
         yield taken, float(im.info.get("duration", 0))

@@ -151,4 +151,6 @@ SAMPLED = 1 << 16
 def palette_of(frames: list[np.ndarray], colours: int) -> Image.Image:
     """A palette for uint8 (n,3) of all frames, as an image."""
     every = np.concatenate(frames)
+    if not len(every):  # all of it is transparent
+        every = np.zeros((1, 3), np.uint8)
     return Image.fromarray(every[None]).quantize(colours, kmeans=1)

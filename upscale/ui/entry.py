@@ -19,8 +19,8 @@ DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 
 @dataclass(eq=False)
 class Entry:
-    """One line of the list. size: of the upload by its header, or None. change: the number of the
-    list's last change to it."""
+    """One line of the list. size: of the upload by its header, upright, or None. change: the number
+    of the list's last change to it."""
 
     number: int
     name: str

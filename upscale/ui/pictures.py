@@ -18,7 +18,7 @@ from upscale.batch.job import Job
 from upscale.batch.names import Source, naming_of, plan
 from upscale.document import duration
 from upscale.errors import DiffsrError, OutputError, UsageError
-from upscale.image.decode import size_of
+from upscale.image.decode import orientation_of, size_of
 from upscale.pipeline.request import Setup
 from upscale.ui.entry import (
     CANCELLED,
@@ -91,6 +91,7 @@ class Pictures:
         size = None
         with suppress(DiffsrError):  # why it cannot be read is said when it is its turn
             size = size_of(path)
+            size = size[::-1] if orientation_of(path) > 4 else size
         with self._changed:
             entry = Entry(int(path.parent.name), path.name, path, size, wish)
             self._entries[entry.number] = entry
