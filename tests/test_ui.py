@@ -400,6 +400,21 @@ def test_a_picture_that_browsers_do_not_know_is_shown_as_png(page):
 # --- who may come in ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_before_and_after_stand_upright(page, format):
+    """Whatever the browser thinks of the tag: Chromium turns JPEG and PNG by it, but no WebP."""
+    tags = Image.Exif()
+    tags[0x112] = 6
+    number = page.add(f"a.{format.lower()}", png(format=format, exif=tags))
+    assert page.lines()[number]["size"] == [6, 5]
+    page.start(number, scale=2)
+    assert page.until("done")[number]["size_out"] == [12, 10]
+    told = page.browser.get(f"/picture/{number}/before")
+    with Image.open(io.BytesIO(told.content)) as shown:
+        turned = told.headers["content-type"] in ("image/jpeg", "image/avif")
+        assert shown.size == ((6, 5) if turned else (5, 6))
+
+
 def test_without_the_link_nothing_is_answered(page):
     stranger = TestClient(page.browser.app)
     for path in ("/", "/page.js", "/api/state", "/picture/1/before", "/?access=guess"):
@@ -490,6 +505,25 @@ def test_stopped_in_the_middle_nothing_is_half_written(tmp_path, end):
     assert os.listdir(tmp_path / "out") == []
     if end == signal.SIGINT:
         assert "a.png: cancelled" in said and not list(tmp_path.glob("diffsr-ui-*"))
+
+
+@pytest.mark.parametrize(("given", "code"), [("bicubic", 0), ("bicubic,sr3", 2)])
+def test_the_page_has_one_method(tmp_path, monkeypatch, given, code):
+    from upscale.web import listener
+
+    wishes = []
+    monkeypatch.setattr(server, "application", lambda pictures, wish, **how: wishes.append(wish))
+    monkeypatch.setattr(listener, "serve", lambda *args, **how: None)
+    run("ui", "--no-browser", "-o", str(tmp_path), "--method", given, code=code)
+    assert [wish.setup.method for wish in wishes] == ["bicubic"] * (code == 0)
+
+
+def test_weights_of_another_folder_are_named_whole(tmp_path, monkeypatch):
+    """The command is typed where the picture is."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.safetensors").touch()
+    words = shlex.split(Wish(Setup(weights="own.safetensors")).command("a.png", "b.png"))
+    assert words[-2:] == ["--weights", str(tmp_path / "own.safetensors")]
 
 
 def test_what_is_missing_is_named(monkeypatch):

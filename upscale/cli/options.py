@@ -250,6 +250,8 @@ def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
     return None
 
 
+ONE_METHOD = Named(METHODS, GENERATING)
+
 # what a record's fields do not hold: how a text becomes a value, or what a shell completes
 _SPECIAL: dict[str, dict[str, Any]] = {
     "scale": {"default": SCALE, "type": Scale(*SCALES)},
@@ -257,7 +259,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "seed": {"type": click.IntRange(0, 2**63 - 1)},
     "temperature": {"type": Finite(0, 10)},
     "tile": {"type": Tile()},
-    "method": {"type": Several(Named(METHODS, GENERATING), f"[{'|'.join(METHODS)}]")},
+    "method": {"type": Several(ONE_METHOD, f"[{'|'.join(METHODS)}]")},
     "weights": {"shell_complete": weights_names},
     "distill": {"shell_complete": weights_names},
     "domain": {"type": Named(DOMAINS)},

@@ -19,6 +19,7 @@ from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
     DEBUG,
+    ONE_METHOD,
     QUIET,
     Named,
     asked,
@@ -38,7 +39,8 @@ MOST_PIXELS = 50_000_000  # of a picture and of a result: browsers get slow abov
 _OPTIONS = [
     option("-o", "--output", metavar="DIR", type=ANY_PATH, default=".", group="Files",
            help="Folder that results are saved in."),
-    *asked(Setup, "method", "weights"),
+    *asked(Setup, "method", type=ONE_METHOD),
+    *asked(Setup, "weights"),
     *asked(Setup, "device", "dtype", "compile"),
     *asked(Files, "format", type=Named(upscaling.FORMATS)),
     *asked(Files, "quality", "strip", "frames", "allow_truncated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -49,6 +50,8 @@ class Wish:
                 if value == one.default or one.name in _NOT_IN_A_COMMAND:
                     continue
                 words.append("--" + one.name.replace("_", "-"))
+                if one.name == "weights" and os.path.exists(value):
+                    value = os.path.abspath(value)  # it may lie elsewhere
                 words += [] if value is True else [_text(value)]
         return shlex.join(words)
 
