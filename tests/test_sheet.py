@@ -257,6 +257,9 @@ def test_what_cannot_be_read_again_is_said(here, monkeypatch) -> None:  # noqa: 
     assert "too large to be read again" in made.stderr
     assert "no picture was made" in made.stderr and not (here / "other.html").exists()
     assert "other.html" not in made.stdout
+    (here / "bad.png").write_bytes(b"gone")
+    failed = run("bad.png", *TWICE, "--sheet", "look.html", "--overwrite", code=3)
+    assert "look.html" not in failed.stdout  # what is there is an older one
 
 
 def test_a_shard_has_a_sheet_of_its_own(here) -> None:  # noqa: F811
@@ -278,6 +281,7 @@ def test_json_and_dry_runs(here) -> None:  # noqa: F811
         "-", "-o", "-", *TWICE, "--sheet", "piped.html", input=(here / "in.png").read_bytes()
     )
     assert piped.stdout_bytes.startswith(b"\x89PNG") and (here / "piped.html").exists()
+    assert piped.stdout_bytes.endswith(b"IEND\xaeB`\x82")  # and nothing else
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Sheet:
     make: Make
     _kept: list[tuple[float, int, Shown]] = field(default_factory=list)
     _upscalers: dict[str, Upscaler] = field(default_factory=dict)
-    _seen: int = 0
+    seen: int = 0  # pictures that were shown to it
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self, ticket: Ticket) -> Look:
@@ -89,8 +89,8 @@ class Sheet:
 
     def keep(self, shown: Shown) -> None:
         with self._lock:
-            self._seen += 1
-            entry = (shown.difference, self._seen, shown)
+            self.seen += 1
+            entry = (shown.difference, self.seen, shown)
             if len(self._kept) < MOST:
                 heapq.heappush(self._kept, entry)
             else:
@@ -127,9 +127,9 @@ class Sheet:
         return sorted((one for *_, one in self._kept), key=lambda one: place[one.name])
 
     def _what(self, count: int) -> str:
-        if count == self._seen:
+        if count == self.seen:
             return document.counted(count, "picture")
-        return f"the {count} of {self._seen} pictures that differ most from plain enlargement"
+        return f"the {count} of {self.seen} pictures that differ most from plain enlargement"
 
 
 @dataclass

@@ -147,7 +147,8 @@ class Account:
             self.codes.add(error.exit_code)
             return
         self.reporter.line(said)
-        if sheet.path.exists() and not self.options["as_json"]:
+        apart = all(item.outputs for item in sheet.items)  # no picture goes to standard output
+        if sheet.seen and apart and not self.options["as_json"]:
             self.reporter.result(str(sheet.path))
 
     def summary(self, left: int = 0) -> None:
