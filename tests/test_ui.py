@@ -507,15 +507,34 @@ def test_stopped_in_the_middle_nothing_is_half_written(tmp_path, end):
         assert "a.png: cancelled" in said and not list(tmp_path.glob("diffsr-ui-*"))
 
 
-@pytest.mark.parametrize(("given", "code"), [("bicubic", 0), ("bicubic,sr3", 2)])
-def test_the_page_has_one_method(tmp_path, monkeypatch, given, code):
+@pytest.fixture
+def begun(monkeypatch):
+    """What the pages got that were begun, none of which anybody visits."""
     from upscale.web import listener
 
-    wishes = []
-    monkeypatch.setattr(server, "application", lambda pictures, wish, **how: wishes.append(wish))
+    pages = []
+    monkeypatch.setattr(server, "application", lambda *given, **how: pages.append((*given, how)))
     monkeypatch.setattr(listener, "serve", lambda *args, **how: None)
-    run("ui", "--no-browser", "-o", str(tmp_path), "--method", given, code=code)
-    assert [wish.setup.method for wish in wishes] == ["bicubic"] * (code == 0)
+    return pages
+
+
+def test_the_page_has_one_method(tmp_path, begun):
+    run("ui", "--no-browser", "-o", str(tmp_path), "--method", "bicubic")
+    assert [wish.setup.method for _, wish, _ in begun] == ["bicubic"]
+    run("ui", "--no-browser", "-o", str(tmp_path), "--method", "bicubic,sr3", code=2)
+
+
+def test_two_pages_at_once_do_not_shut_each_other_out(tmp_path, begun):
+    """Their cookies are of one host, whatever the port."""
+    for port in ("0", "0", "8001", "8002"):
+        run("ui", "--no-browser", "-o", str(tmp_path), "--port", port)
+    assert len({how["cookie"] for _, _, how in begun}) == 4
+
+
+@pytest.mark.parametrize("output", ["-", "s3://bucket/large"])
+def test_results_are_saved_in_a_folder(output, begun):
+    assert "in a folder of this machine" in run("ui", "-o", output, code=2).told
+    assert not begun
 
 
 def test_weights_of_another_folder_are_named_whole(tmp_path, monkeypatch):

@@ -7,14 +7,14 @@ import shutil
 import tempfile
 import webbrowser
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from upscale.batch.files import Files
-from upscale.batch.names import prepare
+from upscale.batch.names import STDOUT, prepare
+from upscale.batch.remote import is_url
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -32,6 +32,7 @@ from upscale.cli.progress import Reporter
 from upscale.cli.upscale import command as upscaling
 from upscale.cli.upscale.account import known
 from upscale.document import counted
+from upscale.errors import UsageError
 from upscale.pipeline.request import Setup
 
 MOST_PIXELS = 50_000_000  # of a picture and of a result: browsers get slow above it
@@ -75,13 +76,10 @@ def command(output: str, host: str, port: int, tunnel: str | None, **options: An
     from upscale.ui.wishes import Wish
     from upscale.web import listener
 
-    setup, files = (
-        kind(**{one.name: options[one.name] for one in fields(kind) if one.name in options})
-        for kind in (Setup, Files)
-    )
+    setup, files = (upscaling.record(kind, options) for kind in (Setup, Files))
     wish, access = Wish(setup, files=files), secrets.token_urlsafe(24)
     door = listener.door(host, tunnel, access)
-    prepare(output, many=True)
+    saved = _prepared(output)
     folder = Path(tempfile.mkdtemp(prefix="diffsr-ui-"))
     with Reporter(quiet=options["quiet"]) as reporter:
 
@@ -93,13 +91,13 @@ def command(output: str, host: str, port: int, tunnel: str | None, **options: An
 
         pictures = Pictures(
             folder,
-            Path(output).absolute(),
+            saved,
             lambda one: upscaling.make_upscaler(one, False, reporter.fetching),
             lambda error: known(error, options),
             reporter.note,
         )
-        # cookies know no port: two pages at once differ
-        cookie = f"diffsr_ui_{port}"
+        # cookies know no port: two pages at once differ, also where any free one is taken
+        cookie = f"diffsr_ui_{port or secrets.token_hex(4)}"
         app = application(pictures, wish, **door._asdict(), cookie=cookie, say=reporter.note)
         try:
             with suppress(KeyboardInterrupt):  # the way a server ends
@@ -111,3 +109,11 @@ def command(output: str, host: str, port: int, tunnel: str | None, **options: An
             else:
                 shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _prepared(output: str) -> Path:
+    """The folder that results are saved in, which is there. Raises UsageError, OutputError."""
+    if output == STDOUT or is_url(output):
+        raise UsageError(f"-o {output}: results are saved in a folder of this machine; name one")
+    prepare(output, many=True)
+    return Path(output).absolute()

@@ -121,9 +121,9 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
     """
     _check(ctx, paths, options)
     reporter = Reporter(quiet=options["quiet"], verbose=options["verbose"])
-    request, files = (_record(kind, options) for kind in (Request, Files))
+    request, files = (record(kind, options) for kind in (Request, Files))
     options["method"], beside = sheet.methods_of(options["method"], options["weights"], files)
-    setup = _record(Setup, options)
+    setup = record(Setup, options)
     naming = names.naming_of(request, files)
     shard = parse(options["shard"], os.environ) if options["shard"] else None
     ends = not options["watch"]
@@ -156,9 +156,9 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
             job.ledger.close()
 
 
-def _record(kind: type, options: dict[str, Any]) -> Any:
-    """A record of those of the options that are its fields."""
-    return kind(**{one.name: options[one.name] for one in fields(kind)})
+def record(kind: type, options: dict[str, Any]) -> Any:
+    """A record of those of the options that are its fields; of other fields, the defaults."""
+    return kind(**{one.name: options[one.name] for one in fields(kind) if one.name in options})
 
 
 def make_upscaler(
