@@ -524,6 +524,19 @@ def test_samples_are_files_of_their_own(tmp_path) -> None:
     assert len(ticket.record["samples"]) == 2
 
 
+def test_a_sample_that_is_there_stays_and_is_on_the_sheet(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.gif").write_bytes(film_file("GIF", frames()).getvalue())
+    Path("out").mkdir()
+    Path("out/a_x2_s1.gif").write_bytes(b"an older one")
+    options = {"frames": "all", "samples": 2, "skip_existing": True, "sheet": "look.html"}
+    (made,) = upscale_many(["a.gif"], "out", method="bicubic", scale=2, **options)
+    assert made.error is None and made.report["frames"] == 4
+    assert Path("out/a_x2_s1.gif").read_bytes() == b"an older one"
+    assert len(read_frames("out/a_x2_s2.gif")) == 4
+    assert Path("look.html").read_text().count("<figcaption>bicubic, variant") == 2
+
+
 @pytest.mark.slow
 def test_an_interrupted_film_leaves_nothing(tmp_path) -> None:
     path = tmp_path / "a.gif"

@@ -235,23 +235,25 @@ def enlarge(
         how["sample"] = sample
         take = look.taker() if look else None
         how["on_step"] = lambda i, n, first=sample: on_step(first * n + i, samples * n)
-        if ticket.film:
-            if target is None or look or target not in present:
+        have = target is not None and target in present
+        if ticket.film and (not have or look is None):
+            if not have:
                 reports.append(frames.enlarge(job, ticket, target, how, take))
             ticket.seconds += time.perf_counter() - started
             continue
-        if spread is None and _streamed(job, ticket, target):
+        if spread is None and not ticket.film and _streamed(job, ticket, target):
             reports.append(_stream(job, ticket, target, how, take))
             ticket.seconds += time.perf_counter() - started
             continue
         result = job.upscaler.run(ticket.plan, picture, **how)
-        reports.append(result.report)
+        facts = frames.facts(ticket.film) if ticket.film else {}
+        reports.append(result.report | facts)
         if take:
             take(result.picture)
         if spread:
             spread.add(result.picture.rgb)
         ticket.seconds += time.perf_counter() - started
-        if target is not None and target in present:
+        if have:  # of a film there was the first frame to be looked at
             continue
         last = _writing(job, ticket, result.picture, target, result.report)
         if sample < samples - 1 or spread or look:
