@@ -273,6 +273,11 @@ def test_gif_has_one_palette_and_no_drift_in_time() -> None:
     assert all(np.array_equal(a.rgb[0], tables[0].rgb[0]) for a in tables)
 
 
+def test_a_frame_that_is_longer_than_gif_knows_leaves_the_rest_to_the_next() -> None:
+    slow = film_file("WEBP", frames(2), duration=[700_000, 40])
+    assert read_frames(rewritten(slow, "GIF")).milliseconds == (655_350, 44_690)
+
+
 def test_webp_does_not_drift_in_time() -> None:
     film = replace(read_frames(film_file("PNG", frames(3))), milliseconds=(50 / 3,) * 3)
     made = io.BytesIO()

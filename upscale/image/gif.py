@@ -130,8 +130,9 @@ class Writer:
     def add(self, indices: np.ndarray, area: Area, milliseconds: float) -> None:
         """uint8 (H,W) of a picture, of which an area is written; it stays until others replace it,
         or is cleared."""
-        ticks = max(0, round((milliseconds + self._late) / _TICK))
-        self._late += milliseconds - ticks * _TICK  # what rounding took is given to the next
+        ticks = min(65535, max(0, round((milliseconds + self._late) / _TICK)))
+        # what rounding, or the format's eleven minutes, took is given to the next
+        self._late += milliseconds - ticks * _TICK
         image = Image.fromarray(np.ascontiguousarray(area.of(indices)))
         how = {"transparency": TRANSPARENT, "disposal": 2} if self._alpha else {"disposal": 1}
         offset = (area.left, area.top)

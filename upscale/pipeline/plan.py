@@ -162,7 +162,8 @@ def stages(
 
     continuous: the method is made for every magnification, and goes past its weights' own at once;
     one_stage: so do all. given: the steps are the user's; else what is shrunk to half of its sides
-    or less is drawn in half as many, which measured no worse (docs/results.md).
+    or less is drawn in half as many: a little nearer by PSNR, a little further by LPIPS
+    (docs/results.md, "Half the steps").
 
     A stage may start from another size than the one before ended at: a resize lies between them.
     The first may start from a size that is a little larger than the input, and the output then has
