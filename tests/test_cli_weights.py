@@ -307,3 +307,11 @@ def test_the_shell_completes_commands_and_names() -> None:
     assert completed(["weights"], "pu") == ["publish", "pull"]
     assert completed(["weights", "path"], "sr3-p") == ["sr3-photo"]
     assert "--golden" in completed(["weights", "verify"], "--g")
+
+
+def test_an_export_says_at_once_where_it_cannot_write(tmp_path, monkeypatch):
+    """Not after a minute of work."""
+    monkeypatch.chdir(tmp_path)
+    Path("taken").touch()
+    told = run("weights", "export", "ecdp-photo", "--onnx", "taken/x.onnx", code=1).told
+    assert "taken: the folder cannot be made" in told and "a minute" not in told

@@ -21,9 +21,10 @@ from picture_files import saved, whole
 from PIL import GifImagePlugin, Image
 
 from upscale import read, read_frames, upscale_many, write_frames
+from upscale.batch.dry import planned
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.files import Files
-from upscale.batch.job import Job, planned
+from upscale.batch.job import Job
 from upscale.batch.names import Source, naming_of, plan
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.image import exif, gif, tiff, webp

@@ -13,8 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from upscale import Upscaler
+from upscale.batch.dry import planned
 from upscale.batch.files import Files
-from upscale.batch.job import Job, planned
+from upscale.batch.job import Job
 from upscale.batch.ledger import settings_of
 from upscale.batch.names import Item, Source
 from upscale.batch.records import summarised

@@ -198,13 +198,13 @@ def plan(job: Job, ticket: Ticket) -> None:
         ticket.kept += frames.checked(job, ticket.item.format, ticket.film)
         request = replace(request, same_noise=True)
     ticket.plan = job.upscaler.plan(picture, request)
-    ticket.kept += _doubts(job, picture)
+    ticket.kept += doubts(job, picture)
     check_format(
         ticket.item.format, ticket.plan.size_out, picture.bits, alpha=picture.alpha is not None
     )
 
 
-def _doubts(job: Job, picture: Picture) -> list[str]:
+def doubts(job: Job, picture: Picture) -> list[str]:
     """Notes on what the picture shows."""
     from upscale.pipeline import faces
 
@@ -387,40 +387,3 @@ def writing_options(job: Job, item: Item, report: dict[str, Any]) -> dict[str, A
     """The arguments of `image.encode.write` besides the picture and its place."""
     made = {"format": item.format, "comment": comment(report)}
     return made | {"quality": job.files.quality, "strip": job.files.strip}
-
-
-# --- not doing ------------------------------------------------------------------------------------
-
-
-def planned(job: Job, item: Item) -> dict[str, Any]:
-    """--dry-run's record."""
-    from upscale.image.formats import check_format
-
-    picture, film = frames.opened(item.source, job.files)
-    notes = frames.checked(job, item.format, film) if film else []
-    found: Plan = job.upscaler.plan(picture, job.request)
-    alpha = picture.alpha is not None
-    notes += check_format(item.format, found.size_out, picture.bits, alpha=alpha)
-    return {
-        "status": "planned",
-        "seconds": job.forecast.seconds(job.upscaler, found, picture),
-        "exists": any(path.exists() for path in item.files),
-        "size_in": list(found.size_in),
-        "size_out": list(found.size_out),
-        "weights": found.weights,
-        "taken_for": found.taken_for,
-        "denoise": found.denoise,
-        "degradation": found.degradation.report() if found.degradation else None,
-        "scale": round(found.scale, 4),
-        "stages": [[*stage.size_out, stage.steps] for stage in found.stages],
-        "steps": sum(stage.steps for stage in found.stages),
-        "sampler": found.sampler,
-        "nfe": found.nfe,
-        "tile": found.tile,
-        "tiles": found.tiles,
-        "blocks": sum(len(row) for stage in found.stages for row in stage.blocks),
-        "memory": found.memory,
-        **({"faces": [face.report() for face in found.faces]} if found.faces is not None else {}),
-        **(frames.planned(job, found, film) if film else {}),
-        "notes": [*(film or picture).notes, *found.notes, *notes, *_doubts(job, picture)],
-    }

@@ -9,9 +9,10 @@ from contextlib import closing
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from upscale.batch.dry import planned
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.forecast import Remaining, sizes_of
-from upscale.batch.job import Job, Ticket, planned, writing_options
+from upscale.batch.job import Job, Ticket, writing_options
 from upscale.batch.names import Item
 from upscale.cli.progress import Reporter
 from upscale.cli.upscale.account import Account, Hopeless

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from upscale.batch.names import prepare
 from upscale.cli.help import Command
 from upscale.cli.options import (
     ANY_PATH,
@@ -195,6 +196,7 @@ def export(
         raise UsageError(f"--onnx {target}: the name of an ONNX file ends in .onnx")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists; give --overwrite or another --onnx")
+    prepare(output, many=False)  # a folder that takes no file is said before, not in a minute
     from upscale.convert import onnx
 
     with Reporter(quiet=quiet) as reporter:
