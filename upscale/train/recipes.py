@@ -96,6 +96,7 @@ _REGRESSED = {
     "quality_grid": 0.15, "quality_mesh": 1.5,
 }  # fmt: skip
 _REAL = {"degradation": "real", "second_order": 0.2}
+_CONTINUOUS = "encoder=6,inject=1+3+5,hidden=64,encoder_blocks=3,encoder_features=24,branch=48"
 # another method's network with the same trunk: nothing is learnt, only written down
 _AS_IT_IS = {
     "std": 0.1069, "iterations": 1, "quality_loss_from": 1, "batch": 1, "learning_rate": 0.0,
@@ -222,8 +223,13 @@ RECIPES: dict[str, Recipe] = {
     ),
     "idm-photo-any": _ours(
         "idm", "--init the weights of ecdp-photo-any: all that it has, as it is",
-        _AS_IT_IS, net_options="encoder=6,inject=1+3+5,hidden=64,encoder_blocks=3,"
-        "encoder_features=24,branch=48",
+        _AS_IT_IS, net_options=_CONTINUOUS,
+    ),
+    "idm-photo-adversarial": _ours(
+        "idm", "--init the weights of idm-photo-any; IDM's own layers learn, beside the others",
+        _REGRESSED, net_options=_CONTINUOUS, iterations=900, ema=0.998, seed=504,
+        quality_loss_from=1, quality_adversarial=0.06, quality_score=0.0, quality_alex=0.8,
+        quality_learning_rate=3e-4, final_learning_rate=1e-5, drawings=0.1,
     ),
     "regression-photo-real": _ours(
         "regression", "--init ecdp-photo; the trunk that ecdp-photo-real-adversarial needs",
