@@ -135,6 +135,26 @@ def test_debug_shows_the_traceback(env, tmp_path):
     assert b"UsageError: --uncertainty" in made.stderr
 
 
+def test_an_interruption_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
+    """torch, interrupted while it is imported, aborts the process."""
+    text = "import signal, time\nsignal.raise_signal(signal.SIGTERM)\ntime.sleep(0.12)\nend = 1\n"
+    (tmp_path / "slowly_imported.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        entry._catch_signals()
+        import slowly_imported
+
+        assert slowly_imported.end
+        begin = time.monotonic()
+        with pytest.raises(entry.Terminated):
+            time.sleep(5)
+        assert time.monotonic() - begin < 3  # it wakes who sleeps
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("slow", ["FAKE_SLEEP", "FAKE_SLOW_WRITE"])
 def test_interrupted_leaves_nothing(env, tmp_path, number, slow):

@@ -7,9 +7,11 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -33,6 +35,8 @@ COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `c
     "doctor": "Print what a bug report needs.",
     "completion": "Print a completion script for your shell.",
 }
+_IMPORTER = "<frozen importlib._bootstrap>"
+_LONGEST_IMPORT, _SOON = 20.0, 0.05  # seconds that an interruption waits in all, and at a time
 _ALONE = {"doctor", "ui"}  # commands that are one file
 _OWN = {"-h", "--help", "--version"}
 
@@ -208,15 +212,37 @@ class Terminated(KeyboardInterrupt):
 
 
 def _catch_signals() -> None:
-    """Ctrl-C and `kill` both unwind the stack, so that temporary files are removed."""
+    """Ctrl-C and `kill` both unwind the stack, so that temporary files are removed. Where a module
+    is being imported they wait for its end: torch aborts the process if it is interrupted there."""
+    waited = 0
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal waited
+        if waited < _LONGEST_IMPORT / _SOON and _importing(frame):
+            waited += 1
+            again = threading.Timer(_SOON, _send, (number,))
+            again.daemon = True
+            again.start()
+            return
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
             signal.signal(number, interrupt)
+
+
+def _send(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # not on Windows; it wakes the main thread
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:
+        signal.raise_signal(number)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != _IMPORTER:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _flush(code: int) -> int:
