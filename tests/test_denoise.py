@@ -107,16 +107,18 @@ def saved(quality: int, rgb: np.ndarray = SCENE) -> Picture:
 
 def test_the_estimate_sets_it_in_a_few_steps_that_share_their_weights(pair):
     own = Upscaler()
-    found = {quality: own.plan(saved(quality)) for quality in (98, 97, 96, 95, 94, 92)}
-    assert [plan.denoise for plan in found.values()] == [0, 0.25, 0.25, 0.5, 0.75, 1]
-    assert found[98].weights == "ecdp-photo" and found[92].weights == "tiny-real"
-    assert found[97].weights == MIX and found[97].entry == found[96].entry
-    assert found[94].taken_for == "real" and found[97].taken_for == "clean"
-    assert any(f"so {MIX} is used" in note for note in found[97].notes)
-    assert own.models.model(found[97].entry) is own.models.model(found[96].entry)
-    assert len(own.models._mixes) == 3 and len(own.models._loaded) == 2
-    own.plan(saved(98), denoise=0.1)
-    assert len(own.models._mixes) == models.KEPT
+    found = {quality: own.plan(saved(quality)) for quality in (98, 97, 96, 95, 90)}
+    assert [plan.denoise for plan in found.values()] == [0, 0.25, 0.75, 1, 1]
+    assert found[98].weights == "ecdp-photo" and found[95].weights == "tiny-real"
+    assert found[96].taken_for == "real" and found[97].taken_for == "clean"
+    assert found[97].weights == MIX and any(f"so {MIX} is used" in one for one in found[97].notes)
+    other = own.plan(saved(97, SCENE[:, ::-1]))
+    assert other.entry == found[97].entry
+    assert own.models.model(other.entry) is own.models.model(found[97].entry)
+    assert len(own.models._mixes) == 2 and len(own.models._loaded) == 2
+    for denoise in (0.1, 0.2):
+        own.plan(saved(98), denoise=denoise)
+    assert len(own.models._mixes) == models.KEPT == 3
     clean = own.plan(Picture(SCENE))
     assert (clean.denoise, clean.weights, clean.consistency) == (0, "ecdp-photo", "project")
     for input, name in (("clean", "ecdp-photo"), ("real", "tiny-real")):
