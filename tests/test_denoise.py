@@ -17,6 +17,7 @@ from upscale.bench.means import means
 from upscale.bench.run import run as bench
 from upscale.bench.trials import BenchSettings
 from upscale.errors import UsageError, WeightsError
+from upscale.image import estimate
 from upscale.image.compress import lossy_file
 from upscale.image.decode import read
 from upscale.image.encode import write
@@ -105,8 +106,9 @@ def saved(quality: int, rgb: np.ndarray = SCENE) -> Picture:
     return read(lossy_file(quantised(rgb, 8), "JPEG", quality))
 
 
-def test_the_estimate_sets_it_in_a_few_steps_that_share_their_weights(pair):
+def test_the_estimate_sets_it_in_a_few_steps_that_share_their_weights(pair, monkeypatch):
     own = Upscaler()
+    monkeypatch.setattr(estimate, "QUALITY", (98.0, 95.0))  # so that whole ones lie between
     found = {quality: own.plan(saved(quality)) for quality in (98, 97, 96, 95, 90)}
     assert [plan.denoise for plan in found.values()] == [0, 0.25, 0.75, 1, 1]
     assert found[98].weights == "ecdp-photo" and found[95].weights == "tiny-real"

@@ -17,7 +17,7 @@ from upscale.image.picture import Picture, fill_transparent
 
 CENTRE = 1024  # side of the part that is looked at, in pixels
 # From the first value on a picture needs some cleaning, from the second on all there is
-NOISE, QUALITY, BLUR = (1.25, 3.0), (98.0, 95.0), (0.7, 1.0)
+NOISE, QUALITY, BLUR = (1.25, 3.0), (96.0, 95.0), (0.7, 1.0)
 REAL = 0.5  # strength from which on the picture is called real input
 _WIDER = 2.0  # the way from the first to the second beside what a file says, which albums share
 _HIDES = 95.0  # quality below which a file may have rounded noise away
