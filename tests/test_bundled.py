@@ -170,3 +170,4 @@ def test_idm_knows_no_special_magnification(parrots) -> None:
     assert elsewhere > 36
     for pair in ((3.99, 4.0), (4.0, 4.01)):
         assert agreement(*pair) > elsewhere - 4
+    assert agreement(3.99, 4.01) > agreement(3.95, 3.99) - 1  # two pixels of the result each

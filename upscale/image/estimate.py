@@ -51,7 +51,9 @@ class Degradation:
     @property
     def strength(self) -> float:
         """From 0, for what was rendered or shrunk, to 1, for what needs all the cleaning there is.
-        It has no steps, so that pictures that are alike get what is alike."""
+        It has no steps in noise and blur, so that pictures that are alike get what is alike. In
+        quality there is one, for what it leads to, a mix of weights, measured worse than either
+        (benchmarks/strengths.py); an album is of one quality."""
         width = _WIDER if self.told else 1.0
         lossy = 0.0 if self.quality is None else _ramp(self.quality, QUALITY)
         noise, blur = _ramp(self.noise or 0.0, NOISE, width), _ramp(self.blur, BLUR, width)
