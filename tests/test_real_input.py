@@ -59,6 +59,24 @@ def test_a_clean_photograph_is_clean_and_each_degradation_is_found(clean):
         assert estimate(Picture(rgb)).strength > 0.9 and estimate(Picture(rgb)).real
 
 
+@pytest.mark.parametrize("sigma", [0.7, 0.9, 1.5, 2.5])
+def test_a_blur_is_seen_as_soon_as_it_matters(clean, sigma):
+    found = estimate(Picture(quantised(blurred(clean, sigma), 8) / np.float32(255)))
+    assert found.strength == 1 and found.blur == pytest.approx(sigma, rel=0.25)
+
+
+def test_soft_things_with_a_fine_texture_are_not_blurred():
+    """A picture whose every edge is soft, with the texture of a cloth on a half of it."""
+    x = np.linspace(-4, 4, 160, dtype=np.float32)
+    soft = 0.5 + 0.4 * np.tanh(2 * np.sin(3 * x)) * np.tanh(2 * np.sin(3 * x[:, None]))
+    texture = np.random.default_rng(0).standard_normal(soft.shape, np.float32) * np.float32(0.02)
+    texture[:, :80] = 0
+    pictures = [Picture(np.repeat(each[..., None], 3, 2)) for each in (soft, soft + texture)]
+    blurs = [estimate(picture).blur for picture in pictures]
+    assert blurs[0] > 1.5 and blurs[1] < 0.5
+    assert estimate(pictures[1]).strength == 0
+
+
 @pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
 def test_the_noise_is_told_in_grey_levels(clean, sigma):
     coloured = estimate(Picture(noisy(clean * 0.6 + 0.2, sigma))).noise
@@ -112,10 +130,13 @@ def test_the_strength_never_falls_and_its_one_step_is_between_two_qualities():
     assert [strength(q) for q in (98, 97, 96, 95.75, 95.5, 95.25, 95, 94, 60)] == [
         0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1,
     ]  # fmt: skip
-    found = [strength(90, noise, noise / 4) for noise in np.arange(0, 8, 0.05)]
+    found = [strength(None, noise) for noise in np.arange(0, 8, 0.05)]
     assert found == sorted(found) and max(np.diff(found)) < 0.05 and found[-1] == 1
-    alone = Degradation(2, None, 0.8)  # without a file's word the pixels count more
-    assert strength(None, 2, 0.8) < alone.strength < 1
+    assert Degradation(2, None, 0).strength == 0.25  # light noise: kept in parts
+    found = [strength(None, 0, blur) for blur in np.arange(0, 3, 0.005)]
+    assert found == sorted(found) and max(np.diff(found)) < 0.05 and found[-1] == 1
+    alone = Degradation(1.4, None, 0.53)  # without a file's word the pixels count more
+    assert strength(None, 1.4, 0.53) < alone.strength < 1
 
 
 def test_an_album_of_one_quality_is_treated_alike():

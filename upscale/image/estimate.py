@@ -16,10 +16,13 @@ from upscale.image.grid import FREQUENCY, SIDE, blocks, coefficients, origin_of,
 from upscale.image.picture import Picture, fill_transparent
 
 CENTRE = 1024  # side of the part that is looked at, in pixels
-# From the first value on a picture needs some cleaning, from the second on all there is
-NOISE, QUALITY, BLUR = (1.25, 3.0), (96.0, 95.0), (0.7, 1.0)
+# What is measured -> how much cleaning it needs, linear between. Light noise is best met by a
+# quarter; elsewhere a mix of two files of weights is worse than either (benchmarks/strengths.py)
+NOISE = (1.25, 1.5, 2.3, 2.7), (0.0, 0.25, 0.25, 1.0)
+QUALITY = (95.0, 96.0), (1.0, 0.0)
+BLUR = (0.5, 0.56), (0.0, 1.0)
 REAL = 0.5  # strength from which on the picture is called real input
-_WIDER = 2.0  # the way from the first to the second beside what a file says, which albums share
+_WIDER = 2.0  # the way past the first limit beside what a file says, which albums share
 _HIDES = 95.0  # quality below which a file may have rounded noise away
 _OLDER = 5.0  # how much coarser an earlier JPEG must be to count more than the file
 
@@ -29,9 +32,14 @@ _RANGE = 12, 243  # of a block's mean: noise is cut off near black and white
 _EVEN = FREQUENCY % 2 == 0
 _LOW, _HIGH = (FREQUENCY >= 4) & (FREQUENCY <= 5), (FREQUENCY >= 7) & (FREQUENCY <= 10)
 _DETAIL = 0.5  # power of details at the high ones, of that at the low ones, at most
-_SPREAD = 2.0, 3.0  # power of the next quiet blocks where what was found is details, not noise
+# Power of the next quiet blocks -> how much is noise, not details
+_SPREAD = (2.0, 3.0), (1.0, 0.0)
 _FEWEST = 32  # edges
 _EDGE, _EDGES, _STEEP = 16.0, 0.02, 0.9  # least contrast, share of differences, quantile
+_LONG, _MIDDLE = (FREQUENCY >= 1) & (FREQUENCY <= 5), (FREQUENCY >= 6) & (FREQUENCY <= 7)
+_FINE = (FREQUENCY >= 11) & (FREQUENCY <= 13)
+_BUSY = 0.2  # share of the blocks with most waves
+_ROUNDING = 1 / 12  # power of what 8 bits round away
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Degradation:
     """noise: standard deviation in grey levels of 255; None where there is little in a file so
     coarse that it may have hidden more. quality: of the coarsest lossy file that the
     picture is known to have been, by libjpeg's measure; None where none is known. blur: sigma of
-    the Gaussian that the sharpest edges look blurred by, in pixels; 0 where there is no edge.
+    the Gaussian that the sharpest edges look blurred by, in pixels, if fine waves are missing too;
+    0 where there is no edge.
     told: whether the picture's own file says the quality.
     """
 
@@ -52,11 +61,10 @@ class Degradation:
     def strength(self) -> float:
         """From 0, for what was rendered or shrunk, to 1, for what needs all the cleaning there is.
         It has no steps in noise and blur, so that pictures that are alike get what is alike. In
-        quality there is one, for what it leads to, a mix of weights, measured worse than either
-        (benchmarks/strengths.py); an album is of one quality."""
+        quality there is nearly one; an album is of one quality."""
         width = _WIDER if self.told else 1.0
-        lossy = 0.0 if self.quality is None else _ramp(self.quality, QUALITY)
-        noise, blur = _ramp(self.noise or 0.0, NOISE, width), _ramp(self.blur, BLUR, width)
+        lossy = 0.0 if self.quality is None else _cleaning(self.quality, QUALITY)
+        noise, blur = _cleaning(self.noise or 0.0, NOISE, width), _cleaning(self.blur, BLUR, width)
         return round(1 - (1 - lossy) * (1 - noise) * (1 - blur), 3)
 
     @property
@@ -69,8 +77,11 @@ class Degradation:
         return {**asdict(self), "strength": self.strength, "real": self.real}
 
 
-def _ramp(value: float, ends: tuple[float, float], width: float = 1.0) -> float:
-    return min(1.0, max(0.0, (value - ends[0]) / (ends[1] - ends[0]) / width))
+def _cleaning(
+    value: float, limits: tuple[tuple[float, ...], tuple[float, ...]], width: float = 1.0
+) -> float:
+    first = limits[0][0]
+    return float(np.interp(first + (value - first) / width, *limits))
 
 
 def estimate(picture: Picture) -> Degradation:
@@ -89,10 +100,12 @@ def estimate(picture: Picture) -> Degradation:
     if told and (quality is None or quality > picture.coded.quality - _OLDER):
         quality = picture.coded.quality
     origin = (0, 0) if quality is None else origin
-    noise = max(_noise(blocks(plane, origin), blocks(y, origin)) for plane in planes)
-    hidden = quality is not None and quality < _HIDES and noise < NOISE[0]
+    luma = blocks(y, origin)
+    noise = max(_noise(blocks(plane, origin), luma) for plane in planes)
+    blur = min(_blur(y), _faded(luma, noise))
+    hidden = quality is not None and quality < _HIDES and noise < NOISE[0][0]
     seen = None if hidden else round(noise, 2)
-    return Degradation(seen, quality, round(_blur(y), 2), told)
+    return Degradation(seen, quality, round(blur, 2), told)
 
 
 def _noise(made: np.ndarray, y: np.ndarray) -> float:
@@ -114,7 +127,7 @@ def _noise(made: np.ndarray, y: np.ndarray) -> float:
         high += quiet[:, ~half & _HIGH].mean() / 2
         beyond += beside[:, ~half & _HIGH].mean() / 2
     white = max(0.0, high - _DETAIL * low) / (1 - _DETAIL)
-    return math.sqrt(white * (1 - _ramp(beyond / max(high, 1e-6), _SPREAD)))
+    return math.sqrt(white * float(np.interp(beyond / max(high, 1e-6), *_SPREAD)))
 
 
 def _blur(y: np.ndarray) -> float:
@@ -128,6 +141,21 @@ def _blur(y: np.ndarray) -> float:
     return float(np.interp(-steep, -_STEEPNESS, _SIGMAS))
 
 
+def _faded(luma: np.ndarray, noise: float) -> float:
+    """Sigma of the blur in pixels by how much weaker fine waves are than longer ones in the blocks
+    that have most: a picture of soft things alone has soft edges, but grain on them."""
+    power = np.square(coefficients(luma))
+    if len(power) < 2 * _FEW:
+        return 0.0
+    order = np.argsort(power[:, _LONG].mean(1))
+    busy = power[order[-max(_FEW, round(_BUSY * len(power))) :]]
+    long, middle, fine = (
+        math.log(max(float(busy[:, band].mean()) - noise**2, _ROUNDING))
+        for band in (_LONG, _MIDDLE, _FINE)
+    )
+    return float(max(np.interp(middle - fine, *_FADED), np.interp(long - fine, *_GONE)))
+
+
 def _steepness(y: np.ndarray) -> np.ndarray:
     wide = np.abs(y[:, 3:] - y[:, :-3])
     if not wide.size:
@@ -136,5 +164,9 @@ def _steepness(y: np.ndarray) -> np.ndarray:
     return np.abs(y[:, 2:-1] - y[:, 1:-2])[strong] / wide[strong]
 
 
+# Logarithm -> sigma: the median of 144 photographs shrunk by four; past 0.6 fine waves are as good
+# as gone, and edges alone tell. Past 1, middle ones are too.
+_FADED = (2.1, 2.4, 3.1, 3.9, 4.5), (0.3, 0.4, 0.5, 0.6, 3.0)
+_GONE = (8.0, 9.0), (0.3, 3.0)
 _SIGMAS = np.linspace(0.3, 3.0, 55)
 _STEEPNESS = np.array([math.erf(0.5 / s / 2**0.5) / math.erf(1.5 / s / 2**0.5) for s in _SIGMAS])
