@@ -52,7 +52,7 @@ def kinds(hr: np.ndarray, seed: int) -> Iterator[tuple[str, Picture]]:
         noisy = in_8_bits(half + drawn)
         yield f"noise {sigma}", Picture(noisy)
         yield f"noise {sigma}, JPEG 95", read(lossy_file(quantised(noisy, 8), "JPEG", 95))
-    for sigma in (0.7, 1.0, 1.5):
+    for sigma in (0.5, 0.6, 0.7, 1.0, 1.5):
         yield f"blur {sigma}", Picture(in_8_bits(blurred(half, sigma)))
     for name in list(DEGRADATIONS)[1:]:
         yield f"bench {name}", degraded(hr, 4, name, str(seed))[0]
