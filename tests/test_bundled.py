@@ -31,10 +31,9 @@ def default(parrots):
 
 
 def test_sizes_are_as_small_as_promised() -> None:
-    limits = {"sr3-photo": 6, "regression-photo": 5, "sr3-face-x8": 4}
-    limits |= {"ecdp-face-x8": 4, "regression-face-x8": 4}
-    limits |= {"sr3-face-16-64": 4, "sr3-face-64-256": 4}
-    limits |= {"idm-photo": 6, "idm-face": 4, "liif-photo": 2}
+    limits = {"sr3-photo": 6, "regression-photo": 5, "sr3-face-x8": 5}
+    limits |= {"ecdp-face-x8": 5, "regression-face-x8": 5}
+    limits |= {"idm-photo": 6, "idm-face": 6, "liif-photo": 2}
     for name, mebibytes in limits.items():
         assert entries()[name].size <= mebibytes * 2**20
     assert sum(entry.size for entry in entries().values() if entry.bundled) < 56 * 2**20
@@ -117,9 +116,10 @@ def test_regression_is_nearer_to_the_truth_than_bicubic(parrots) -> None:
         ("photo", 5, "ecdp-photo"),
         ("photo", 12, "ecdp-photo"),
         ("face", 8, "sr3-face-x8"),
-        ("face", 4, "sr3-face-64-256"),
-        ("face", 5.3, "idm-face"),
-        ("face", 12, "idm-face"),
+        ("face", 4, "sr3-face-x8"),
+        ("face", 5.3, "sr3-face-x8"),
+        ("face", 12, "sr3-face-x8"),
+        ("face", 1.5, "idm-face"),
     ],
 )
 def test_who_names_nothing_gets_what_measured_best(parrots, domain, scale, name) -> None:

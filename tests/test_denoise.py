@@ -108,7 +108,7 @@ def saved(quality: int, rgb: np.ndarray = SCENE) -> Picture:
 
 def test_the_estimate_sets_it_in_a_few_steps_that_share_their_weights(pair, monkeypatch):
     own = Upscaler()
-    monkeypatch.setattr(estimate, "QUALITY", (98.0, 95.0))  # so that whole ones lie between
+    monkeypatch.setattr(estimate, "QUALITY", ((95.0, 98.0), (1.0, 0.0)))  # whole ones between
     found = {quality: own.plan(saved(quality)) for quality in (98, 97, 96, 95, 90)}
     assert [plan.denoise for plan in found.values()] == [0, 0.25, 0.75, 1, 1]
     assert found[98].weights == "ecdp-photo" and found[95].weights == "tiny-real"

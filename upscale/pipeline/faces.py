@@ -27,7 +27,7 @@ from upscale.pipeline.sampling import Call, Sampling, sampled
 
 DOMAIN = "face"
 SMALL, SCALE = 16, 8  # side of the faces that the weights were trained on, and how they enlarge
-LARGEST = 28  # side in pixels of the input: larger faces gain nothing in LPIPS (docs/faces.md)
+LARGEST = 32  # side in pixels of the input: larger faces gain nothing in LPIPS (docs/faces.md)
 EDGE = 0.2  # of a face's side: over so much it fades into the photograph
 _FACES = 1 << 20  # a part of the seed, past the number of any stage
 

@@ -29,7 +29,7 @@ from upscale.pipeline.request import Request
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
 
-CASCADE = {"face": ("sr3-face-64-256",)}  # weights of its stages by domain, where they are listed
+CASCADE = {"face": ("ecdp-photo",)}  # its stages' weights by domain (docs/faces.md), where listed
 STEP = 4.0  # magnification of a stage
 MOST = 16.0  # magnification of all, as SR3's 64 -> 1024
 NAMES = ("ddpm-face-64",)  # taken where no weights are named, the first that is listed

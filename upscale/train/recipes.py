@@ -76,12 +76,10 @@ _FINE = {
     "quality_loss_from": 1, "quality_learning_rate": 2.5e-4, "quality_l1": 5.0,
     "quality_vgg": 1.5, "quality_alex": 0.25, "quality_grid": 0.1,
 }  # fmt: skip
-# the same for aligned faces, and against meshes
-_FINE_FACE = {**_FINE, "quality_mesh": 1.0, "quality_cool": 0.5}
-_FACE = {"domain": "face", "whole": True, "patch": 128, "warmup": 20, "ema": 0.99}
-# from a regression's trunk: first the score loss alone, at the regression's step size
-_FINE_REGRESSED = {
-    **_FACE, **_FINE_FACE, "std": 0.24, "learning_rate": 6e-4, "quality_loss_from": 250,
+# whole faces, more varied than the portraits are, mostly at 8x
+_FACE = {
+    "domain": "face", "whole": True, "patch": 128, "std": 0.24, "scale_focus": 8.0, "turn": 15.0,
+    "zoom": 0.25, "colour": 0.5,
 }  # fmt: skip
 # the compact ecdp's trunk as a regression, and ecdp from it: some iterations of the score loss,
 # then the quality loss on larger parts of pictures
@@ -258,42 +256,34 @@ RECIPES: dict[str, Recipe] = {
         patch=128, learning_rate=5e-4, final_learning_rate=1e-5, iterations=1550, ema=0.996,
         seed=401,
     ),
-    "sr3-face-x8": _ours(
-        "sr3", "--init the weights of sr3-photo", _FACE, scale=8,
-        batch=8, iterations=850, warmup=40, ema=0.995, quality_loss_from=600, quality_batch=6,
-        quality_cool=0.0,
-    ),
-    "sr3-face-x8-quality": _ours(
-        "sr3", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
-        _FINE_REGRESSED, scale=8, iterations=370, seed=61,
+    "regression-face-x8": _ours(
+        "regression", "--init regression-photo, --dataset FACES,PHOTOS: the trunk of all for faces",
+        _TRUNK, _FACE, iterations=2600, seed=701,
     ),
     "ecdp-face-x8": _ours(
-        "ecdp", "--init A,B: A of regression-face-x8, B of sr3-face-x8 (this list's)",
-        _FINE_REGRESSED, scale=8, net_options="encoder=2", iterations=350, seed=62,
+        "ecdp", "--init the weights of regression-face-x8, --dataset as for it",
+        _REGRESSED, _FACE, batch=16, iterations=1500, ema=0.998, seed=702, learning_rate=4e-4,
+        quality_loss_from=400, quality_batch=6, quality_calls=10, quality_depth=1,
+        quality_learning_rate=2.5e-4, final_learning_rate=1e-5, quality_alex=1.0,
+        quality_score=0.5, quality_adversarial=0.05,
     ),
-    "regression-face-x8": _ours(
-        "regression", "--init the weights of sr3-face-x8", _FACE, scale=8,
-        loss="l2", batch=8, learning_rate=3e-4, iterations=220, seed=53,
-    ),
-    "sr3-face-16-64": _ours(
-        "sr3", "--init the weights of sr3-face-x8-quality; SR3's cascade, first half",
-        _FACE, _FINE_FACE, scale=4, patch=64, iterations=1000, seed=54,
-    ),
-    "sr3-face-64-256": _ours(
-        "sr3", "--init the weights of sr3-photo; its second half, parts of faces",
-        _FACE, _FINE_FACE, scale=4, whole=False, iterations=1000, seed=55,
+    "sr3-face-x8": _ours(
+        "sr3", "--init the weights of ecdp-face-x8: its head for the clean target, as it is",
+        _AS_IT_IS, _FACE, net_options="encoder=6,inject=1+3+5",
     ),
     "idm-photo": _ours(
         "idm", "--init the weights of sr3-photo", _FINE,
         scale_law="log", iterations=1200, warmup=60, ema=0.998, seed=2,
     ),
     "idm-face": _ours(
-        "idm", "--init the weights of sr3-face-x8", _FACE, _FINE,
-        lr_side=16, lr_side_share=0.6, scale_law="uniform", scale_max=8.0, iterations=1150,
-        warmup=40, ema=0.997, seed=3, quality_batch=8, quality_cool=0.5,
+        "idm", "--init the weights of ecdp-face-x8; IDM's own layers learn, beside the others",
+        _REGRESSED, _FACE, net_options=_CONTINUOUS, iterations=500, ema=0.997, seed=703,
+        lr_side=16, lr_side_share=0.5, scale_law="uniform", quality_loss_from=1,
+        quality_batch=6, quality_depth=1, quality_learning_rate=3e-4, final_learning_rate=1e-5,
+        quality_alex=1.0, quality_score=0.0, quality_adversarial=0.08,
     ),
     "ddpm-face-64": _ours(
-        "ddpm", "what `diffsr generate` starts from (SR3 4.7)", _FACE, scale=1,
+        "ddpm", "what `diffsr generate` starts from (SR3 4.7)", scale=1, domain="face", whole=True,
         net="ddpm-64", patch=64, batch=16, iterations=3000, learning_rate=8e-4, warmup=100,
         ema=0.998, seed=5, noise_law="cosine", loss="l2",
     ),

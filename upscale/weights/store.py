@@ -65,7 +65,7 @@ def choose(
 
     For real input the nearest to the scale of those that were trained for it, the first method's
     before others. Where there are none, and for clean input: what the first method that has some
-    for the scale has, if by shrinking, or for photographs past all of its scales by two stages;
+    for the scale has, if by shrinking, or past all of its scales by two stages or a resize;
     else the nearest of the last method. One trained for just that scale comes before a range.
     Raises WeightsError.
     """
@@ -74,7 +74,7 @@ def choose(
     able: list[Entry] = []
     for name in names:
         same = _listed((name,), domain)
-        past = domain == "photo" and all(scale > own for entry in same for own in entry.scales)
+        past = all(scale > own for entry in same for own in entry.scales)
         able = able or [entry for entry in same if past or entry.serves(scale)]
     if able or same:
         return min(able or same, key=lambda e: (e.distance(scale), e.any_scale))

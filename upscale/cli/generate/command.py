@@ -69,7 +69,7 @@ _OPTIONS = [
         show_default="ddpm-face-64, if diffsr has it", help="Weights of method ddpm."),
     option("--upscale-weights", type=Several(click.STRING, "NAME|FILE|hf:..."), group=_SAMPLING,
         shell_complete=weights_names, expert=True,
-        show_default="sr3-face-64-256 for faces if diffsr has it, else as in diffsr upscale",
+        show_default="ecdp-photo for faces at 4x, else as in diffsr upscale",
         help="Weights for each super-resolution stage. The last serves all later stages."),
     *asked(Request, "sampler"),
     *asked(Request, "steps", group=_SAMPLING, help="Sampler steps of the first network."),
