@@ -177,7 +177,7 @@ def test_verify(listed, tiny_weights) -> None:
 
 def test_path_and_rm(listed) -> None:
     assert run("weights", "path", "sr3-photo").stdout.strip() == str(
-        PACKAGE / "bundled" / "sr3-photo.safetensors"
+        PACKAGE / "bundled" / "ecdp-photo.safetensors"
     )
     assert "is not on this machine" in run("weights", "path", "mine", code=5).told
     path = run("weights", "pull", "mine").stdout.strip()

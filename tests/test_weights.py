@@ -13,6 +13,7 @@ import pytest
 import torch
 from hub_double import REPO
 
+from upscale import methods
 from upscale.errors import (
     DamagedWeights,
     DiskFull,
@@ -24,7 +25,8 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
-from upscale.weights import registry, store
+from upscale.pipeline.models import read_as
+from upscale.weights import golden, publish, registry, store
 
 pytestmark = pytest.mark.packaged
 
@@ -184,6 +186,77 @@ def test_errors_name_the_line(listed) -> None:
     listed('[weights.a]\nmethod = "sr3\n')
     with pytest.raises(WeightsError, match=r"weights\.toml: not TOML: .*line 2"):
         store.entries()
+
+
+@pytest.fixture
+def heads(listed, two_headed_weights, tmp_path, monkeypatch):
+    """Writes a list of the user's own, in which `two` has ECDP's two heads and `one` is of it."""
+    file = Path(two_headed_weights)
+    whole = f"""[weights.two]
+method = "ecdp"
+net = "tiny"
+domain = "photo"
+scales = [4]
+shrinks_to = 2
+sha256 = "{store.sha256_of(file)}"
+size = {file.stat().st_size}
+licence = "test"
+path = "{file}"
+"""
+
+    def put(one: str) -> Path:
+        path = tmp_path / "own.toml"
+        path.write_text(f"{whole}\n[weights.one]\n{one}\n", encoding="utf-8")
+        monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(path))
+        registry._entries.cache_clear()
+        return path
+
+    listed(SR3)
+    yield put
+    registry._entries.cache_clear()
+
+
+def test_a_head_of_other_weights_is_weights_of_its_method(heads) -> None:
+    """SR3 gets what ECDP's head for the clean target says, and nothing else changes."""
+    heads('head_of = "two"\nmethod = "sr3"\nshrinks_to = 3')
+    one, two = store.find("one"), store.find("two")
+    assert (one.method, one.shrinks_to, one.path) == ("sr3", 3, two.path)
+    assert (one.scales, one.sha256, one.size) == (two.scales, two.sha256, two.size)
+    mine, theirs = (methods.build(*store.load(entry)) for entry in (one, two))
+    assert (mine.method, mine.std, mine.law.sampler) == ("sr3", theirs.std, theirs.law.sampler)
+    assert mine.law.noising == methods.get("sr3").noising != theirs.law.noising
+    alike = golden.make(read_as(theirs, "hybrid-x0"), 4.0).output
+    assert torch.allclose(golden.make(mine, 4.0).output, alike, atol=1e-5)
+    assert not torch.allclose(golden.make(theirs, 4.0).output, alike, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("one", "told"),
+    [
+        ('head_of = "none"\nmethod = "sr3"', r"own\.toml:13: \[weights\.one\]: head_of must be the"),
+        ('head_of = "one"\nmethod = "sr3"', r"own\.toml:13: \[weights\.one\]: head_of must be the"),
+        ("head_of = 3", r"own\.toml:13: \[weights\.one\]: head_of must be the name"),
+    ],
+)
+def test_what_a_head_may_be_of(heads, one: str, told: str) -> None:
+    heads(one)
+    with pytest.raises(WeightsError, match=told):
+        store.entries()
+
+
+@pytest.mark.parametrize("method", ["regression", "liif", "ecdp", "none"])
+def test_a_head_for_a_method_that_it_does_not_answer_is_told(heads, method: str) -> None:
+    heads(f'head_of = "two"\nmethod = "{method}"')
+    with pytest.raises(WeightsError, match=f"one: its file has no head for {method}"):
+        store.load(store.find("one"))
+
+
+def test_a_head_is_published_and_checked_with_the_whole(heads) -> None:
+    heads('head_of = "two"\nmethod = "sr3"')
+    with pytest.raises(WeightsError, match=r"two has no golden vectors: there is no .*two\.golden"):
+        golden.check(store.find("one"))
+    with pytest.raises(UsageError, match="one is a head of two: publish that"):
+        publish.bundle(store.find("one"), "org/repo", "CC0-1.0")
 
 
 def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:

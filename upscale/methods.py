@@ -322,6 +322,27 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
     return Model(name, net.eval().requires_grad_(False), law, std, metadata, kernel)
 
 
+def headed(
+    state: Mapping[str, Tensor], metadata: Mapping[str, Any], method: str, name: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file with ECDP's two heads as weights of `method`: (state dict, metadata).
+
+    ECDP's head for the clean target answers with the velocity of the same residual that SR3's
+    network answers with, at a noise level that both networks are given; what differs is by which
+    process and sampler it is called. So one trunk, trained once, serves both. Raises WeightsError
+    where the file has no second head, or its answer is not the method's.
+    """
+    from upscale.nets.compact import second_head
+
+    architecture = dict(metadata.get("architecture") or {})
+    given = METHODS[method].compact_parametrisation if method in METHODS else ""
+    if architecture.get("heads") != 2 or given != "v":
+        raise WeightsError(f"{name}: its file has no head for {method}")
+    kept = {key: value for key, value in metadata.items() if key != "process"}
+    kept |= {"architecture": {**architecture, "heads": 1}, "method": method, "name": name}
+    return second_head(state), {**kept, "parametrisation": given}
+
+
 def _check_tensors(described: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Raises WeightsError where the file's tensors are not those of the network."""
     wrong = described.keys() ^ state.keys()

@@ -33,6 +33,7 @@ _STEMS = (1, 2, 4)
 _STRIP = 1 << 14  # positions of the stem that the head draws at once, where no gradient is wanted
 _HALO = 72  # pixels of the output around that its U-Net depends on, with ten blocks
 _BLOCK_HALO = 8  # with each block more
+HEAD = ("head3.weight", "head3.bias")  # what is there once for each head
 _REACH = 2  # rows of the stem's resolution that the head's convolutions look past their own
 # features, embedding, injections; of `CompactIDM`, what is mixed in per level and with what gain
 Cond: TypeAlias = tuple[Tensor, Tensor, list[Tensor | None], list[tuple[Tensor, Tensor]]]
@@ -280,6 +281,11 @@ def _two_heads(raw: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
     cos, sin = cos.to(x), sin.to(x)
     first, second = raw.to(x.dtype).chunk(2, 1)
     return torch.cat([sin * x + cos * first, cos * x - sin * second], 1)
+
+
+def second_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a network with two heads as that of one with the second alone."""
+    return {k: v.chunk(2)[1].clone() if k in HEAD else v for k, v in state.items()}
 
 
 def _noise_features(c_noise: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.errors import UsageError
-from upscale.nets.compact import CompactNet, placed
+from upscale.nets.compact import HEAD, CompactNet, placed, second_head
 from upscale.nets.compact_idm import CompactIDM
 from upscale.nets.net import Config, Net
 from upscale.train.config import TrainConfig
@@ -23,7 +23,6 @@ _READ = {
     bool: lambda text: _BOOLS[text.lower()],
     tuple: lambda text: tuple(map(int, text.split("+"))),
 }
-_HEAD = ("head3.weight", "head3.bias")
 _MAY_GROW = ("enc.", "inject.", "down.", "up.")  # residual blocks and what they receive
 
 
@@ -126,11 +125,11 @@ def _fitted(
     elif not noisy and stem is not None and stem.shape[1] == inputs + theirs:
         state = {k: v for k, v in state.items() if not k.startswith("noise_mlp")}
         state = _turned(state) | {"stem.weight": stem[:, theirs:]}
-    for key in _HEAD:
+    if all(key in state and len(state[key]) == 2 * len(ours[key]) for key in HEAD):
+        state = second_head(state)
+    for key in HEAD:
         if key in state and 2 * len(state[key]) == len(ours[key]):
             state[key] = torch.cat([state[key]] * 2)
-        elif key in state and len(state[key]) == 2 * len(ours[key]):
-            state[key] = state[key].chunk(2)[1]
     if isinstance(net, CompactIDM):
         if trunk:  # what IDM has of its own starts afresh, at nothing
             same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
@@ -143,4 +142,4 @@ def _fitted(
 
 def _turned(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same state with the head's sign changed."""
-    return state | {key: -state[key] for key in _HEAD if key in state}
+    return state | {key: -state[key] for key in HEAD if key in state}

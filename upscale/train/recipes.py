@@ -210,14 +210,10 @@ RECIPES: dict[str, Recipe] = {
         quality_adversarial=0.06, quality_score=0.0, drawings=0.15,
     ),
     "ecdp-photo-any": _ours(
-        "ecdp", "--init ecdp-photo; every magnification, for sr3-photo-any and idm-photo-any",
+        "ecdp", "--init ecdp-photo; every magnification, for idm-photo-any",
         _REGRESSED, iterations=2000, ema=0.998, seed=502, quality_loss_from=1,
         quality_adversarial=0.06, quality_score=0.0, quality_alex=0.8, quality_calls=10,
         quality_learning_rate=3e-4, final_learning_rate=1e-5, drawings=0.1,
-    ),
-    "sr3-photo-any": _ours(
-        "sr3", "--init the weights of ecdp-photo-any: its head for the clean target, as it is",
-        _AS_IT_IS, net_options="encoder=6,inject=1+3+5",
     ),
     "idm-photo-any": _ours(
         "idm", "--init the weights of ecdp-photo-any: all that it has, as it is",
@@ -266,10 +262,6 @@ RECIPES: dict[str, Recipe] = {
         quality_loss_from=400, quality_batch=6, quality_calls=10, quality_depth=1,
         quality_learning_rate=2.5e-4, final_learning_rate=1e-5, quality_alex=1.0,
         quality_score=0.5, quality_adversarial=0.05,
-    ),
-    "sr3-face-x8": _ours(
-        "sr3", "--init the weights of ecdp-face-x8: its head for the clean target, as it is",
-        _AS_IT_IS, _FACE, net_options="encoder=6,inject=1+3+5",
     ),
     "idm-photo": _ours(
         "idm", "--init the weights of sr3-photo", _FINE,

@@ -83,7 +83,9 @@ def check(
     entry: weights.Entry, offline: bool = False, on_bytes: weights.OnBytes | None = None
 ) -> float:
     """Compute the golden vectors of weights again; returns the largest difference, in parts of
-    what is allowed. Raises WeightsError if there are none, or if they come out otherwise."""
+    what is allowed: of a head of other weights, those of the whole. Raises WeightsError if there are
+    none, or if they come out otherwise."""
+    entry = weights.find(entry.head_of) if entry.head_of else entry
     path = _beside(entry, offline, on_bytes)
     state, metadata = read(path)
     made_from = metadata.get("golden")

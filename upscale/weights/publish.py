@@ -26,6 +26,8 @@ def bundle(
     file = file_of(entry)
     if entry.method == methods.foreign():
         raise UsageError(f"{entry.name} is another program's: give it on as you got it")
+    if entry.head_of:
+        raise UsageError(f"{entry.name} is a head of {entry.head_of}: publish that")
     if not licence:
         raise UsageError(f"{entry.name} names no licence: under which one is it given? --licence")
     content = store.locate(entry).read_bytes()

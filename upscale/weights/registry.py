@@ -37,7 +37,7 @@ class Mix:
 class Entry:
     """One file of weights, or two that are mixed. In diffsr's list `bundled` or `hub` is given, or
     both: then a package without the file fetches it. In a list of the user's own it is `hub` or
-    `path`."""
+    `path`. A table with `head_of` is another's file as this method reads it (`methods.headed`)."""
 
     name: str
     method: str
@@ -53,6 +53,7 @@ class Entry:
     clean: str | None = None  # of those for real input: the ones for clean that they mix with
     shrinks_to: float | None = None  # down to this scale their result, shrunk, is as good as any
     steps_to: int | None = None  # in more steps than these it measured worse than in its own
+    head_of: str | None = None  # the weights whose file it is, as another method reads it
     bundled: str | None = None
     hub: Hub | None = None
     path: Path | None = None
@@ -148,7 +149,22 @@ def _entries(path: Path, own: bool = False) -> dict[str, Entry]:
         raise WeightsError(f"{path}:{where}: it may hold [weights.NAME] tables only")
     if not isinstance(section, dict):
         raise WeightsError(f"{path}:{_line(text, None, 'weights')}: weights must be a table")
-    return {name: _parse(path, text, name, raw, own) for name, raw in section.items()}
+    tables = {name: _whole(path, text, section, name) for name in section}
+    return {name: _parse(path, text, name, raw, own) for name, raw in tables.items()}
+
+
+def _whole(path: Path, text: str, section: dict[str, Any], name: str) -> Any:
+    """A table of a list; with `head_of`, what it leaves out is as in the table that it names."""
+    raw = section[name]
+    if not (isinstance(raw, dict) and "head_of" in raw):
+        return raw
+    whole = section.get(raw["head_of"]) if _text(raw["head_of"]) else None
+    if not isinstance(whole, dict) or "head_of" in whole:
+        raise WeightsError(
+            f"{path}:{_line(text, name, 'head_of')}: [weights.{name}]: head_of must be the name of "
+            "weights of this list that have a file"
+        )
+    return {**whole, **raw}
 
 
 def _line(text: str, name: str | None, key: str | None) -> int:
@@ -193,6 +209,7 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "clean": (False, _text, "the name of weights for clean input"),
     "shrinks_to": (False, lambda v: type(v) in (int, float) and v >= 1, "a scale of 1 or more"),
     "steps_to": (False, lambda v: type(v) is int and v > 0, "a whole number above 0"),
+    "head_of": (False, _text, "the name of weights of this list"),
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
                 "the name of a .safetensors file in upscale/bundled"),
     "hub": (False, _hub, "{ repo = , revision = , file = } in texts"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.errors import DamagedWeights, DiskFull, UsageError, WeightsError
-from upscale.methods import foreign
+from upscale.methods import foreign, headed
 from upscale.weights import others
 from upscale.weights.file import header_of, metadata_of, read
 from upscale.weights.file import save as save  # beside `load`, for those who use both
@@ -402,7 +402,8 @@ def load(
     with files.removing_damaged(files.cached(entry.hub) if entry.hub else None):
         if entry.method == foreign():
             return others.read(path, entry.sha256)
-        return read(path, device)
+        found = read(path, device)
+        return headed(*found, entry.method, entry.name) if entry.head_of else found
 
 
 def described(entry: Entry, path: Path) -> dict[str, Any]:

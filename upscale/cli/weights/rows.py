@@ -56,7 +56,7 @@ def described(entry: Entry, state: str, default: Sequence[int] | None = None) ->
         scales = dict(zip(("min", "max"), entry.scales, strict=True))
     row = {
         "name": entry.name, "method": entry.method, "net": entry.net, "domain": entry.domain,
-        "input": entry.input, "scales": scales,
+        "head_of": entry.head_of, "input": entry.input, "scales": scales,
         "size": entry.size, "sha256": entry.sha256, "licence": entry.licence,
         "card": entry.card, "state": state, "hub": str(entry.hub) if entry.hub else None,
         "list": str(entry.source) if entry.source else None,
