@@ -24,6 +24,7 @@ from upscale.errors import UsageError, WeightsError
 from upscale.image.compress import compressed, lossy_file
 from upscale.image.decode import read
 from upscale.image.estimate import Degradation, estimate
+from upscale.image.gain import LEAST, gain_of
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize, resize_array
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
@@ -74,7 +75,6 @@ def test_soft_things_with_a_fine_texture_are_not_blurred():
     pictures = [Picture(np.repeat(each[..., None], 3, 2)) for each in (soft, soft + texture)]
     blurs = [estimate(picture).blur for picture in pictures]
     assert blurs[0] > 1.5 and blurs[1] < 0.5
-    assert estimate(pictures[1]).strength == 0
 
 
 @pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
@@ -135,8 +135,51 @@ def test_the_strength_never_falls_and_its_one_step_is_between_two_qualities():
     assert Degradation(2, None, 0).strength == 0.25  # light noise: kept in parts
     found = [strength(None, 0, blur) for blur in np.arange(0, 3, 0.005)]
     assert found == sorted(found) and max(np.diff(found)) < 0.05 and found[-1] == 1
+    found = [Degradation(0, None, 0, gain=gain).strength for gain in np.arange(-0.1, 0.2, 1e-4)]
+    assert found == sorted(found) and max(np.diff(found)) < 0.05 and found[-1] == 1
+    assert Degradation(0, None, 0, gain=None).strength == Degradation(0, None, 0, gain=-1).strength
     alone = Degradation(1.4, None, 0.53)  # without a file's word the pixels count more
     assert strength(None, 1.4, 0.53) < alone.strength < 1
+
+
+def shrunk_after_a_jpeg(rgb: np.ndarray) -> np.ndarray:
+    large = resize_array(rgb, (192, 288)).clip(0, 1)
+    return resize_array(with_jpeg(large, 50), rgb.shape[:2]).clip(0, 1)
+
+
+UNMEASURED = {
+    "a WebP": lambda rgb: compressed(quantised(rgb, 8), "WEBP", 60) / np.float32(255),
+    "a JPEG, shrunk": shrunk_after_a_jpeg,
+}
+
+
+@pytest.mark.parametrize("history", UNMEASURED)
+def test_what_leaves_nothing_to_measure_is_seen(clean, history):
+    """By pixels alone, as of a screenshot or after another program saved it as a PNG."""
+    found = estimate(Picture(UNMEASURED[history](clean).astype(np.float32)))
+    assert found.gain > 0 and found.strength == 1
+    assert estimate(Picture(clean)).gain < 0
+
+
+def test_the_network_sees_the_same_however_a_picture_lies(clean):
+    """Its parts are spread over the whole picture, and a grey one is only a picture."""
+    worse = with_jpeg(clean, 70).astype(np.float32)
+    found = [gain_of(np.ascontiguousarray(np.rot90(worse, turns))) for turns in range(4)]
+    assert max(found) - min(found) < 0.02 and min(found) > 0
+    grey = np.repeat(worse.mean(2, keepdims=True), 3, 2)
+    assert gain_of(grey) > 0 > gain_of(np.repeat(clean.mean(2, keepdims=True), 3, 2))
+
+
+@pytest.mark.parametrize("size", [(23, 300), (300, 23), (64, 64), (24, 1000)])
+def test_what_is_too_small_or_flat_says_nothing(size):
+    flat = np.full((*size, 3), 0.3, np.float32)
+    grain = flat + np.random.default_rng(0).standard_normal(flat.shape, np.float32) * 0.02
+    assert gain_of(flat) is None and (gain_of(grain) is None) == (min(size) < LEAST)
+
+
+def test_half_flat_pictures_are_judged_by_the_other_half(clean):
+    half = np.concatenate([np.full_like(clean, 0.9), clean], 1)
+    assert gain_of(half) == pytest.approx(gain_of(clean), abs=0.02)
 
 
 def test_an_album_of_one_quality_is_treated_alike():
@@ -263,7 +306,7 @@ def test_a_degraded_picture_gets_the_weights_for_such(real_weights, clean):
         told = report_of(rgb, upscaler)
         assert (told["weights"], told["taken_for"]) == (name, kind)
         assert told["degradation"]["real"] is (kind == "real")
-        numbers = {"noise", "quality", "blur", "told", "strength", "real"}
+        numbers = {"noise", "quality", "blur", "told", "gain", "strength", "real"}
         assert set(told["degradation"]) == numbers
         plan = upscaler.plan(Picture(rgb))
         assert (plan.weights, plan.taken_for) == (name, kind)

@@ -1,8 +1,9 @@
 """What a picture has gone through, by what its file says and its pixels show: noise, JPEG, blur.
 
-Three numbers, and `strength`, which is how much of a cleaning they ask for. The limits were chosen
-on training pictures; `benchmarks/degradation.py` measures how often they err, docs/upscale.md tells
-what came out.
+Three numbers that are measured, one that a network sees where nothing can be measured, and
+`strength`, which is how much of a cleaning they ask for. The limits were chosen on training
+pictures; `benchmarks/degradation.py` and `cleaning.py` measure how often they err, docs/upscale.md
+tells what came out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from upscale.image.gain import gain_of
 from upscale.image.grid import FREQUENCY, SIDE, blocks, coefficients, origin_of, quality_in
 from upscale.image.picture import Picture, fill_transparent
 
@@ -21,6 +23,10 @@ CENTRE = 1024  # side of the part that is looked at, in pixels
 NOISE = (1.25, 1.5, 2.3, 2.7), (0.0, 0.25, 0.25, 1.0)
 QUALITY = (95.0, 96.0), (1.0, 0.0)
 BLUR = (0.5, 0.56), (0.0, 1.0)
+GAIN = (0.0, 0.01, 0.02, 0.035), (0.0, 0.25, 0.25, 1.0)
+# white noise that is light, as NOISE has it, and nothing else -> as much of a gain as is believed
+LIGHT = (0.9, 1.1, 2.3, 2.7), (1.0, 0.25, 0.25, 1.0)
+DOUBTED = (-0.03, -0.02), (0.0, 1.0)  # gain -> how much of what noise and blur ask for counts
 REAL = 0.5  # strength from which on the picture is called real input
 _WIDER = 2.0  # the way past the first limit beside what a file says, which albums share
 _HIDES = 95.0  # quality below which a file may have rounded noise away
@@ -49,23 +55,33 @@ class Degradation:
     picture is known to have been, by libjpeg's measure; None where none is known. blur: sigma of
     the Gaussian that the sharpest edges look blurred by, in pixels, if fine waves are missing too;
     0 where there is no edge.
-    told: whether the picture's own file says the quality.
+    told: whether the picture's own file says the quality. gain: how much less LPIPS is expected to
+    have where the picture is cleaned; None where nothing is to be seen.
     """
 
     noise: float | None
     quality: float | None
     blur: float
     told: bool = False
+    gain: float | None = None
 
     @property
     def strength(self) -> float:
-        """From 0, for what was rendered or shrunk, to 1, for what needs all the cleaning there is.
-        It has no steps in noise and blur, so that pictures that are alike get what is alike. In
-        quality there is nearly one; an album is of one quality."""
+        """From 0, for what was rendered or shrunk, to 1, for what needs all of the cleaning. It has
+        no steps, so that pictures that are alike get what is alike, but nearly one in quality; an
+        album is of one quality. What noise and blur ask for counts less where the network sees
+        nothing of them: fine texture and soft things are like them. What it sees does not count
+        beside a file's own word: it cannot tell the finest JPEGs from others."""
         width = _WIDER if self.told else 1.0
         lossy = 0.0 if self.quality is None else _cleaning(self.quality, QUALITY)
         noise, blur = _cleaning(self.noise or 0.0, NOISE, width), _cleaning(self.blur, BLUR, width)
-        return round(1 - (1 - lossy) * (1 - noise) * (1 - blur), 3)
+        measured, seen = 1 - (1 - noise) * (1 - blur), 0.0
+        if self.gain is not None:
+            measured *= _cleaning(self.gain, DOUBTED)
+            seen = 0.0 if self.told else _cleaning(self.gain, GAIN)
+        if self.noise and self.quality is None:
+            seen = min(seen, _cleaning(self.noise, LIGHT))
+        return round(1 - (1 - lossy) * (1 - max(measured, seen)), 3)
 
     @property
     def real(self) -> bool:
@@ -105,7 +121,9 @@ def estimate(picture: Picture) -> Degradation:
     blur = min(_blur(y), _faded(luma, noise))
     hidden = quality is not None and quality < _HIDES and noise < NOISE[0][0]
     seen = None if hidden else round(noise, 2)
-    return Degradation(seen, quality, round(blur, 2), told)
+    gain = gain_of(rgb)
+    gain = None if gain is None else round(gain, 4)
+    return Degradation(seen, quality, round(blur, 2), told, gain)
 
 
 def _noise(made: np.ndarray, y: np.ndarray) -> float:

@@ -310,6 +310,7 @@ def _choice(taken_for: str | None, found: Degradation | None, entry: Entry | Non
         return [f"there are no weights for real input: {entry.name} is used"] if missing else []
     lossy = "" if found.quality is None else f"quality {found.quality:.0f}, "
     noisy = "" if found.noise is None else f"noise {found.noise:g}, "
+    seen = "" if found.gain is None else f", gain {found.gain:g}"
     return [f"taken for real input of strength {found.strength:g} ({lossy}{noisy}"
-            f"blur {found.blur:g}), so {entry.name} is used; if not: --input clean, or "
+            f"blur {found.blur:g}{seen}), so {entry.name} is used; if not: --input clean, or "
             "--denoise"]  # fmt: skip

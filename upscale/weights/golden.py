@@ -82,9 +82,9 @@ def store(vectors: Vectors, sha256: str, path: Path) -> None:
 def check(
     entry: weights.Entry, offline: bool = False, on_bytes: weights.OnBytes | None = None
 ) -> float:
-    """Compute the golden vectors of weights again; returns the largest difference, in parts of
-    what is allowed: of a head of other weights, those of the whole. Raises WeightsError if there are
-    none, or if they come out otherwise."""
+    """Compute the golden vectors of weights again, of a head of others those of the whole; returns
+    the largest difference, in parts of what is allowed. Raises WeightsError if there are none, or
+    if they come out otherwise."""
     entry = weights.find(entry.head_of) if entry.head_of else entry
     path = _beside(entry, offline, on_bytes)
     state, metadata = read(path)
