@@ -33,7 +33,6 @@ from PIL import Image
 from torch import Tensor
 
 from upscale import Upscaler, read
-from upscale.image.compress import compressed
 from upscale.image.estimate import estimate
 from upscale.image.folders import pictures_of
 from upscale.image.gain import SIDE, GainNet
@@ -59,15 +58,15 @@ def small(hr: Tensor, rng: np.random.Generator) -> tuple[str, Tensor]:
     """(3,P,P) in [-1,1] -> what happened to it, and (3,P/4,P/4)."""
     x, chance = (hr[None] + 1) / 2, rng.random()
     if chance < CLEAN:
-        return "clean", degrade.in_8_bits(degrade._shrunk(x, SIDE, rng))
+        return "clean", degrade.in_8_bits(degrade.shrunk(x, SIDE, rng))
     if chance < CLEAN + MILD:
         return "mild", degrade.mildly(hr, SIDE, rng)
     if chance < CLEAN + MILD + ONCE + TWICE:
         twice = float(chance >= CLEAN + MILD + ONCE)
         return "twice" if twice else "once", degrade.degraded(hr, SIDE, rng, twice)
-    kind, lr = ONE[rng.integers(len(ONE))], degrade._shrunk(x, SIDE, rng)
+    kind, lr = ONE[rng.integers(len(ONE))], degrade.shrunk(x, SIDE, rng)
     if kind == "webp":
-        lr = degrade._through(lr, "WEBP", int(rng.integers(50, 98)))
+        lr = degrade.through(lr, "WEBP", int(rng.integers(50, 98)))
     elif kind == "jpeg":
         lr = _jpeg(lr, (60, 99), rng)
     elif kind == "fine":
@@ -90,9 +89,7 @@ def small(hr: Tensor, rng: np.random.Generator) -> tuple[str, Tensor]:
 
 def _jpeg(x: Tensor, quality: tuple[int, int], rng: np.random.Generator) -> Tensor:
     subsampling = degrade.SUBSAMPLINGS[rng.integers(len(degrade.SUBSAMPLINGS))]
-    rows = _bytes(x[0] * 2 - 1)
-    lossy = compressed(rows, "JPEG", int(rng.integers(*quality)), subsampling)
-    return torch.from_numpy(lossy.copy()).permute(2, 0, 1)[None] / 255
+    return degrade.through(x, "JPEG", int(rng.integers(*quality)), subsampling)
 
 
 def _bytes(x: Tensor) -> np.ndarray:

@@ -1,10 +1,10 @@
 """What cleaning a picture gains, seen by a small network in its pixels.
 
 `estimate` measures what can be measured: white noise, the steps of a JPEG, the steepness of edges.
-A WebP, a picture that was shrunk after a compression, or noise that a camera has smoothed leave
-none of these, yet whether weights for clean or for real input make the better picture can be seen.
-The network was taught by just that: by how much less LPIPS has where a known picture was cleaned
-(benchmarks/cleaning.py makes it, docs/models/gain.md tells of it).
+A WebP that was saved again, a picture that was shrunk after a compression, or noise below a JPEG
+leave none of these, yet whether weights for clean or for real input make the better picture can be
+seen. The network was taught by just that: by how much less LPIPS has where a known picture was
+cleaned (benchmarks/cleaning.py makes it, docs/models/gain.md tells of it).
 """
 
 from __future__ import annotations

@@ -105,12 +105,12 @@ def mildly(hr: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     if rng.random() < SOFT_SHARE:
         x = _filtered(x, gaussian(rng.uniform(*SOFT)))
     if rng.random() < UNCOMPRESSED:
-        return in_8_bits(_developed(_shrunk(x, side, rng), rng))
+        return in_8_bits(_developed(shrunk(x, side, rng), rng))
     if rng.random() >= SHRUNK:
-        return in_8_bits(_saved(_developed(_shrunk(x, side, rng), rng), MILD, rng))
+        return in_8_bits(_saved(_developed(shrunk(x, side, rng), rng), MILD, rng))
     before = min(x.shape[-1], round(side * rng.uniform(*LARGER)))
-    x = _saved(_developed(_shrunk(x, before, rng), rng), BEFORE, rng)
-    x = _shrunk(x, side, rng)
+    x = _saved(_developed(shrunk(x, before, rng), rng), BEFORE, rng)
+    x = shrunk(x, side, rng)
     return in_8_bits(_saved(x, AGAIN, rng) if rng.random() < TWICE else x)
 
 
@@ -119,8 +119,8 @@ def in_8_bits(x: Tensor) -> Tensor:
     return ((x.clamp(0, 1) * 255).round() / 127.5 - 1)[0]
 
 
-def _shrunk(x: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """By a kernel that a careful program takes: all of them look at every pixel."""
+def shrunk(x: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """(1,3,P,P) in [0,1] by a kernel that a careful program takes: all look at every pixel."""
     mode = MODES[rng.integers(len(MODES))]
     if mode == "bicubic":
         return resize(x, (side, side)).clamp(0, 1)
@@ -145,9 +145,9 @@ def _developed(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _saved(x: Tensor, quality: tuple[int, int], rng: np.random.Generator) -> Tensor:
     if rng.random() < WEBP_SHARE:
-        return _through(x, "WEBP", int(rng.integers(quality[0], quality[1] + 1)))
+        return through(x, "WEBP", int(rng.integers(quality[0], quality[1] + 1)))
     subsampling = SUBSAMPLINGS[rng.integers(len(SUBSAMPLINGS))]
-    return _through(x, "JPEG", int(rng.integers(quality[0], quality[1] + 1)), subsampling)
+    return through(x, "JPEG", int(rng.integers(quality[0], quality[1] + 1)), subsampling)
 
 
 # --- blur ---------------------------------------------------------------------------------------
@@ -259,10 +259,11 @@ def _noise(x: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
 
 def _compress(x: Tensor, order: Order, rng: np.random.Generator) -> Tensor:
     codec = CODECS[rng.integers(len(CODECS))]
-    return _through(x, codec, int(rng.integers(order.quality[0], order.quality[1] + 1)))
+    return through(x, codec, int(rng.integers(order.quality[0], order.quality[1] + 1)))
 
 
-def _through(x: Tensor, codec: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
+def through(x: Tensor, codec: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
+    """(1,3,H,W) in [0,1], saved as a lossy file and read again; of 8 bits."""
     pixels = (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     lossy = compressed(pixels, codec, quality, subsampling)
     return torch.from_numpy(lossy.copy()).permute(2, 0, 1)[None].float() / 255
