@@ -141,3 +141,15 @@ def test_a_killed_process_leaves_what_it_measured(folder: Path) -> None:
     done = subprocess.run([*command, "--json", "-"], capture_output=True, text=True, env=alike)
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "cache").rglob("*.npz"))) == 22
+
+
+def test_numbers_beside_the_source_count_as_source(tmp_path, monkeypatch):
+    """What LPIPS's like and the choice of weights read (`.npz`) decides figures as code does."""
+    place = tmp_path / "image" / "gain.npz"
+    place.parent.mkdir()
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "bench" / "cache.py"))
+    hashes = []
+    for content in (b"first", b"second", b"first"):
+        place.write_bytes(content)
+        hashes.append(module._code.__wrapped__())
+    assert hashes[0] == hashes[2] != hashes[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def test_soft_things_with_a_fine_texture_are_not_blurred():
     pictures = [Picture(np.repeat(each[..., None], 3, 2)) for each in (soft, soft + texture)]
     blurs = [estimate(picture).blur for picture in pictures]
     assert blurs[0] > 1.5 and blurs[1] < 0.5
+    assert replace(estimate(pictures[1]), gain=None).strength == 0  # to the network it is noise
 
 
 @pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])

@@ -76,10 +76,10 @@ class Cache:
 
 @functools.cache
 def _code() -> str:
-    """A hash of the source that decides what a number is."""
+    """A hash of the source that decides what a number is, and of the numbers beside it."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for kind in ("*.py", "*.npz") for path in package.rglob(kind)):
         parts = path.relative_to(package).parts
         if parts[0] in _IDLE or (parts[0] == "bench" and path.stem not in _BENCH):
             continue

@@ -33,7 +33,7 @@ class GainNet(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(inputs, width, size, stride)
             for inputs, width, size, stride in zip(
-                (5, *widths), widths, (3, 4, 4, 3), (1, 2, 2, 2), strict=False
+                (5, *widths[:-1]), widths, (3, 4, 4, 3), (1, 2, 2, 2), strict=True
             )
         )
         self.hidden = nn.Linear(2 * widths[-1], 48)
@@ -83,11 +83,10 @@ def gain_of(rgb: np.ndarray) -> float | None:
     if min(rgb.shape[:2]) < LEAST:
         return None
     side = [min(SIDE, length) for length in rgb.shape[:2]]
-    starts = (
+    rows, columns = (
         np.linspace(0, length - size, min(_PARTS, -(-length // size))).round().astype(int)
         for length, size in zip(rgb.shape[:2], side, strict=True)
     )
-    rows, columns = starts
     parts = np.stack([rgb[i : i + side[0], j : j + side[1]] for i in rows for j in columns])
     parts = parts[parts.std((1, 2)).max(1) * 255 > _FLAT]
     if not len(parts):
