@@ -48,6 +48,22 @@ def test_past_their_scale_there_are_two_stages_of_it(target) -> None:
     assert "two stages" in note
 
 
+def test_weights_for_a_range_may_be_better_in_two_stages_within_it() -> None:
+    ranged = replace(entry((1.0, 8.0)), any_scale=True, stages_past=6)
+
+    def sizes(scale: float, **how: bool) -> list[tuple[int, int]]:
+        target = (int(16 * scale), int(8 * scale))
+        return [one.size_out for one in stages((16, 8), target, scale, 6, ranged, **how)[0]]
+
+    for scale in (1.0, 4.0, 6.0):
+        assert sizes(scale, continuous=True) == [(int(16 * scale), int(8 * scale))]
+    for scale in (7.0, 8.0, 16.0):  # in stages of 4, also where it is made for every magnification
+        assert sizes(scale, continuous=True) == [(64, 32), (int(16 * scale), int(8 * scale))]
+    assert sizes(8.0, continuous=True, one_stage=True) == [(128, 64)]
+    (note,) = stages((16, 8), (128, 64), 8.0, 6, ranged)[1]
+    assert note == "x8 is past the x4 that w does best: two stages"
+
+
 def test_a_cascade_may_enlarge_a_little_more_than_is_asked_for() -> None:
     """So that blocks begin where the pixels of all sizes do; of a small picture it is too much."""
     (first, last), _ = stages((100, 75), (500, 375), 5.0, 6, entry((4.0,)))

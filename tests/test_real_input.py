@@ -382,6 +382,10 @@ def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
     with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: shrinks_to must be")):
         store.entries()
     registry._entries.cache_clear()
+    own = listed(entry_text("a", path, "stages_past = 3"))
+    with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: stages_past must")):
+        store.entries()
+    registry._entries.cache_clear()
     own = listed(entry_text("a", path, 'input = "dirty"'))
     with pytest.raises(WeightsError, match=re.escape(f"{own}:11: [weights.a]: input must be one")):
         store.entries()

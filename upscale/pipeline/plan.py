@@ -169,6 +169,10 @@ def stages(
     The first may start from a size that is a little larger than the input, and the output then has
     as much more (SURPLUS).
     """
+    past, known = entry.stages_past, f"{entry.name}'s x{max(entry.scales, default=0):g}"
+    if past is not None and factor > past and not one_stage:
+        entry, continuous = replace(entry, scales=(SCALE,), any_scale=False), False
+        known = f"the x{SCALE:g} that {entry.name} does best"
     if entry.covers(factor) or not entry.scales:
         return (Stage(size_in, target, steps),), []
     largest = max(entry.scales)
@@ -187,7 +191,7 @@ def stages(
             sides = [_extended(*pair, own) for pair in zip(size_in, target, strict=True)]
             size_in, middle = ((down, across) for down, across in zip(*sides, strict=True))
             between, last = output_size(size_in, largest), (middle[0] * own, middle[1] * own)
-        note = f"x{factor:.3g} is past {entry.name}'s x{largest:g}: two stages"
+        note = f"x{factor:.3g} is past {known}: two stages"
         later = max(1, round(steps / 2))
         return (Stage(size_in, between, steps), Stage(middle, last, later)), [note]
     nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))

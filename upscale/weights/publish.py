@@ -63,10 +63,9 @@ def listed(entry: store.Entry, hub: Hub, licence: str) -> str:
     last = {"licence": licence, "card": entry.card or f"hf:{hub.repo}"}
     lines = [f"[weights.{entry.name if entry.source else Path(hub.file).stem}]"]
     lines += [f"{key} = {_quoted(value)}" for key, value in texts.items()]
-    if entry.shrinks_to:
-        lines.append(f"shrinks_to = {_number(entry.shrinks_to)}")
-    if entry.steps_to:
-        lines.append(f"steps_to = {entry.steps_to}")
+    for key in ("shrinks_to", "stages_past", "steps_to"):
+        if getattr(entry, key) is not None:
+            lines.append(f"{key} = {_number(getattr(entry, key))}")
     if entry.input != "clean":
         lines.append(f"input = {_quoted(entry.input)}")
     lines += [f"scales = {scales}", f'sha256 = "{entry.sha256}"', f"size = {entry.size}"]

@@ -52,6 +52,7 @@ class Entry:
     input: str = "clean"  # what they were trained for; real: blurred, noisy, compressed
     clean: str | None = None  # of those for real input: the ones for clean that they mix with
     shrinks_to: float | None = None  # down to this scale their result, shrunk, is as good as any
+    stages_past: float | None = None  # past this scale, if within its own, two stages are better
     steps_to: int | None = None  # in more steps than these it measured worse than in its own
     head_of: str | None = None  # the weights whose file it is, as another method reads it
     bundled: str | None = None
@@ -208,6 +209,7 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "input": (False, lambda v: v in INPUTS, f"one of {', '.join(INPUTS)}"),
     "clean": (False, _text, "the name of weights for clean input"),
     "shrinks_to": (False, lambda v: type(v) in (int, float) and v >= 1, "a scale of 1 or more"),
+    "stages_past": (False, lambda v: type(v) in (int, float) and v >= 4, "a scale of 4 or more"),
     "steps_to": (False, lambda v: type(v) is int and v > 0, "a whole number above 0"),
     "head_of": (False, _text, "the name of weights of this list"),
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
