@@ -22,7 +22,7 @@ from upscale.image.picture import Picture
 from upscale.image.resize import resize
 from upscale.nets.compact import CompactConfig, CompactNet
 from upscale.pipeline.upscaler import Upscaler
-from upscale.train import checkpoint
+from upscale.train import checkpoint, state
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
 from upscale.train.datasets import pictures_of
@@ -33,7 +33,7 @@ from upscale.train.networks import make_net, start
 from upscale.train.pictures import load
 from upscale.train.run import Options, estimate_std, quality_loss, run_training, spec_of
 from upscale.train.sources import find
-from upscale.train.state import Run
+from upscale.train.state import SCORED, Run
 from upscale.weights import store
 
 SMALL = CompactConfig(
@@ -576,7 +576,7 @@ def test_a_score_loss_of_weight_nothing_costs_no_gradient(photos, autocast, call
         pairs = Pairs(load(find(photos), print), config)
         quality = quality_loss(config, World())
         run = Run(net, spec_of(config), config, pairs, autocast=autocast, quality=quality)
-        run.iteration = 1
+        run.iteration = SCORED  # one of those at which it is logged
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             parts, scores = run.objective(pairs.batch(1), run._sigma(2))
         assert abs(float(parts["score"].detach())) < 1e-20 and float(scores.detach().min()) > 0.1
@@ -585,3 +585,21 @@ def test_a_score_loss_of_weight_nothing_costs_no_gradient(photos, autocast, call
     for name, gradient in found[0].items():
         assert gradient is not None and gradient.abs().max() > 0, name
         torch.testing.assert_close(gradient, found[1][name], rtol=0.02, atol=1e-3)
+
+
+def test_a_score_loss_of_weight_nothing_is_logged_now_and_then(photos, monkeypatch) -> None:
+    taken = []
+    score = state.score_loss
+    monkeypatch.setattr(state, "score_loss", lambda *given: taken.append(1) or score(*given))
+    config = CONFIG.with_(
+        patch=48, quality_loss_from=1, quality_vgg=0.0, quality_score=0.0, seed=3,
+        iterations=SCORED + 2,
+    )  # fmt: skip
+    pairs = Pairs(load(find(photos), print), config)
+    quality = quality_loss(config, World())
+    run = Run(CompactNet(SMALL), spec_of(config), config, pairs, quality=quality)
+    run.iteration = SCORED - 1
+    for expected in (0, 1, 1):
+        parts, levels = run.step([pairs.batch(run.iteration)])
+        assert len(taken) == expected and parts["score"] == 0 and parts["loss"] > 0
+    assert levels.abs().max() == 0  # of the last iteration, which took none

@@ -42,6 +42,7 @@ from upscale.train.optimiser import learning_rate, make_optimiser
 # what a run may change between its parts: how long it is, and what changes no result (a teacher is
 # compared by its content, not by its name)
 _FREE = {"iterations", "accumulate", "distill"}
+SCORED = 10  # iterations: how often a score loss without weight is taken, for the log
 
 
 class Run:
@@ -235,7 +236,7 @@ class Run:
                 (torch.stack(list(parts.values())).sum() / len(batches)).backward()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value.detach().double() / len(batches)
-            seen.append((own, scores))
+            seen.append((own[: len(scores)], scores))
         means = self.world.mean(torch.stack(list(sums.values()))).tolist()
         values = self._check(dict(zip(sums, means, strict=True)))
         if config.clip_value:
@@ -285,17 +286,21 @@ class Run:
         return self.law.sample_sigma(count, generator)
 
     def _parts(self, batch: Batch, sigma: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """(the parts of the loss of some examples, their score losses (B,))."""
+        """(the parts of the loss of some examples, their score losses (B,): none, now and then but
+        not always, where those have no weight)."""
         config = self.config
         chance = Chance(config.seed, self.iteration, batch.places, self.device)
         judged = config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST
         weight = config.quality_score if judged or self.teacher else 1.0
         cond = encode(self.net, batch)  # both losses learn through the same features
-        with torch.set_grad_enabled(weight != 0):  # it is logged all the same
+        parts, scores = {"score": batch.hr.new_zeros(())}, sigma[:0]
+        if weight:
             scores = score_loss(self.net, self.spec, batch, sigma, chance, cond)
-        if not weight:  # weights that were converted without gradients are not for what follows
-            torch.clear_autocast_cache()
-        parts = {"score": weight * scores.mean()}
+            parts["score"] = weight * scores.mean()
+        elif self.iteration % SCORED == 0:  # for the log alone
+            with torch.no_grad():
+                scores = score_loss(self.net, self.spec, batch, sigma, chance, cond)
+            torch.clear_autocast_cache()  # of weights that were converted without gradients
         if config.progressive:
             other = replace(chance, seed=config.seed + 2)  # each loss has its own noise
             parts["distill"] = self.teacher.halving_loss(self.net, self.spec, batch, cond, other)
