@@ -120,7 +120,7 @@ class Adversary:
 def _levels(features: Sequence[Tensor]) -> list[Tensor]:
     """The levels that are judged, of unit variance: all but the first, which is as large as the
     picture and as dear as all others together."""
-    return [unit(f) * f.shape[1] ** 0.5 for f in features[1:]]
+    return [unit(f, f.shape[1] ** 0.5) for f in features[1:]]
 
 
 def _each(maps: Iterable[Tensor]) -> Tensor:
