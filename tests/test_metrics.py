@@ -210,7 +210,9 @@ def test_loss_is_the_distance_batched_and_differentiable(alex: Lpips) -> None:
     assert parameters and all(not p.requires_grad and p.grad is None for p in parameters)
 
 
-def test_the_form_for_training_is_the_same_distance(alex: Lpips) -> None:
+@pytest.mark.parametrize("cached", [1 << 17, 999])  # all places at once, and 15 (64 channels)
+def test_the_form_for_training_is_the_same_distance(alex: Lpips, cached, monkeypatch) -> None:
+    monkeypatch.setattr(perceptual, "_CACHED", cached)
     generator = torch.Generator().manual_seed(0)
     hr = torch.rand(2, 3, 66, 70, generator=generator) * 2 - 1
     sr = (hr + 0.1 * torch.randn(hr.shape, generator=generator)).clamp(-1, 1).requires_grad_()
@@ -221,6 +223,22 @@ def test_the_form_for_training_is_the_same_distance(alex: Lpips) -> None:
     flat = torch.full((1, 3, 40, 52), -0.7, requires_grad=True)
     alex.compared(alex.trunk(flat), alex.trunk(flat.detach())).sum().backward()
     assert flat.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_unit_features_and_their_gradient_are_those_of_the_formula(dtype, near, monkeypatch):
+    monkeypatch.setattr(perceptual, "_CACHED", 50)  # 8 places at a time, of 48
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 6, 4, 6, generator=generator).to(dtype).requires_grad_()
+    towards = torch.randn(x.shape, generator=generator)
+    plain = 3 * x.float() / x.float().square().sum(1, keepdim=True).sqrt()
+    found = perceptual.unit(x, 3.0)
+    assert found.dtype == dtype
+    for value, wanted in ((found, plain), *zip(
+        torch.autograd.grad((found * towards).sum(), x),
+        torch.autograd.grad((plain * towards).sum(), x), strict=True,
+    )):  # fmt: skip
+        torch.testing.assert_close(value.float(), wanted.float(), rtol=near, atol=near)
 
 
 def test_gradient_is_finite_where_all_features_are_zero(alex: Lpips) -> None:
