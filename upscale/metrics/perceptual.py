@@ -90,7 +90,7 @@ class Lpips:
         return total
 
     def compared(self, sr: Features, hr: Features) -> Tensor:
-        """`loss` of two pictures' features, (B,), by `_Apart`: a fifth of the time forward and
+        """`loss` of two pictures' features, (B,), by `_Apart`: several times as fast forward and
         backward, and for equal features 0 only up to rounding. For training: no gradient reaches
         `hr`."""
         with torch.autocast(sr[0].device.type, enabled=False):  # differences of nearly equal sums
