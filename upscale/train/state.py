@@ -286,8 +286,8 @@ class Run:
         return self.law.sample_sigma(count, generator)
 
     def _parts(self, batch: Batch, sigma: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """(the parts of the loss of some examples, their score losses (B,): none, now and then but
-        not always, where those have no weight)."""
+        """(the parts of the loss of some examples, their score losses (B,)). Where those have no
+        weight there are none, but at every SCORED-th iteration."""
         config = self.config
         chance = Chance(config.seed, self.iteration, batch.places, self.device)
         judged = config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST
