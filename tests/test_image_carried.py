@@ -23,7 +23,7 @@ from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.image.pillow import picture_of, pillow_of
 
-FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP"]
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "PPM"]
 WORDS = "Leuchtturm, маяк, 灯台".encode()
 PACKET = (
     b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -177,6 +177,8 @@ def second_look(data: bytes, format: str) -> set[str]:
         blocks = []
         there |= {"comment"} if b"!\xfe\x07by hand\0" in data else set()
         there |= {"XMP"} if b"!\xff\x0bXMP DataXMP" + PACKET in data else set()
+        if format == "PPM":
+            there |= {"depth"} if data.split()[3] == b"65535" else set()
         if format == "BMP":
             there |= {"dpi"} if struct.unpack("<ii", data[38:46]) == (2835, 5669) else set()
         if format == "GIF":
@@ -243,7 +245,7 @@ def test_colours_said_by_a_png(said, format):
         assert said in chunks(data)
         assert b"iCCP" not in dict(chunks(data))
         assert notes == []
-    elif format in ("BMP", "GIF"):
+    elif format in ("BMP", "GIF", "PPM"):
         assert cell == "converted"
         assert any("converted to sRGB" in note for note in notes)
         want = ImageCms.profileToProfile(
@@ -714,7 +716,7 @@ def test_second_pictures_are_told():
     assert read(io.BytesIO(one)).notes == ()
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM", "AVIF"])
 def test_what_follows_in_the_same_stream_is_told(format):
     one = saved(smooth(16, 16), format).getvalue()
     other = saved(smooth(8, 8), "AVIF" if format == "AVIF" else "PNG").getvalue()

@@ -232,12 +232,12 @@ def test_heic_with_its_package():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (600, 2), (2, 600)])
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "WEBP", "JPEG", "GIF", "AVIF"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "WEBP", "JPEG", "GIF", "AVIF"])
 def test_odd_sizes(format, size):
     options = {"lossless": True} if format == "WEBP" else {}
     picture = read(saved(whole(*size, 3), format, **options))
     assert picture.size == size
-    if format in ("PNG", "TIFF", "BMP", "WEBP"):
+    if format in LOSSLESS:
         assert np.array_equal(samples(picture), whole(*size, 3))
 
 
@@ -329,7 +329,7 @@ def test_suffixes():
 
 # ---- round trips ---------------------------------------------------------------------------------
 
-LOSSLESS = ["PNG", "TIFF", "BMP", "WEBP"]
+LOSSLESS = ["PNG", "TIFF", "BMP", "PPM", "WEBP"]
 
 
 @given(
@@ -345,12 +345,13 @@ def test_write_then_read_is_within_half_a_quantum(format, height, width, bits, g
     rng = np.random.default_rng(seed)
     rgb = rng.random((height, width, 3), np.float32)
     rgb = np.repeat(rgb[..., :1], 3, 2) if grey else rgb
-    alpha = rng.random((height, width), np.float32) if clear and format != "BMP" else None
+    clear = clear and format not in ("BMP", "PPM")
+    alpha = rng.random((height, width), np.float32) if clear else None
     file = io.BytesIO()
     write(Picture(rgb, alpha, bits, grey), file, format=format, quality=100)
     file.seek(0)
     back = read(file)
-    assert back.bits == (bits if format in ("PNG", "TIFF") else 8)
+    assert back.bits == (bits if format in ("PNG", "TIFF", "PPM") else 8)
     assert back.grey == (grey and format != "WEBP")
     half = 0.5 / (2**back.bits - 1) + 1e-6
     np.testing.assert_allclose(back.rgb, rgb, atol=half, rtol=0)
@@ -364,7 +365,7 @@ def test_write_then_read_is_within_half_a_quantum(format, height, width, bits, g
 
 
 @given(
-    st.sampled_from(["PNG", "TIFF", "WEBP", "BMP"]),
+    st.sampled_from(LOSSLESS),
     st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA"]),
     st.integers(1, 23),
     st.integers(1, 23),
@@ -372,7 +373,7 @@ def test_write_then_read_is_within_half_a_quantum(format, height, width, bits, g
 )
 def test_reads_what_pillow_wrote(format, mode, height, width, seed):
     source = Image.fromarray(whole(height, width, 4, seed=seed)).convert(mode)
-    if format == "BMP" and mode in ("LA", "RGBA"):
+    if format in ("BMP", "PPM") and mode in ("LA", "P", "RGBA"):
         source = source.convert("RGB")
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
     picture = read(saved(source, format, **options))

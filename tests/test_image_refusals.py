@@ -85,6 +85,7 @@ def files_to_cut() -> dict[str, bytes]:
         "TIFF16": deep_tiff.getvalue(),
         "GIF": saved(a, "GIF").getvalue(),
         "BMP": saved(a, "BMP").getvalue(),
+        "PPM": saved(a, "PPM").getvalue(),
         "WEBP": saved(a, "WEBP").getvalue(),
         "AVIF": saved(a, "AVIF").getvalue(),
     }
@@ -143,7 +144,7 @@ def test_bomb_is_refused_from_its_header(monkeypatch):
         read(io.BytesIO(data))
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF"])
 def test_max_pixels_is_the_callers_not_pillows(format, monkeypatch):
     file = saved(smooth(9, 5), format)
     with pytest.raises(InputError, match="5 wide and 9 high"):

@@ -117,7 +117,7 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             "preview): the others were left out"
         )
     elif end is not None:
-        _after(data[end : end + _TAIL], found)
+        after(data[end : end + _TAIL], found)
 
 
 def _density(found: Carried, unit: int, pair: tuple[int, int]) -> None:
@@ -152,7 +152,7 @@ def _iptc(resources: bytes) -> bytes | None:
     return None
 
 
-def _after(tail: bytes, found: Carried) -> None:
+def after(tail: bytes, found: Carried) -> None:
     """What follows a picture in the same stream."""
     rest = tail.lstrip(b"\0\r\n")[:64]
     format = sniff(rest) if len(rest) > 8 else None
@@ -234,7 +234,7 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
         at += 12 + length
         if kind == b"IEND":
             file.seek(at)
-            _after(file.read(_TAIL), found)
+            after(file.read(_TAIL), found)
             break
     if bad:
         kinds = ", ".join(dict.fromkeys(bad))
@@ -334,7 +334,7 @@ def _webp(file: BinaryIO, found: Carried) -> None:
     (length,) = struct.unpack("<I", file.read(4).ljust(4, b"\0"))
     end = 8 + length + length % 2
     file.seek(end)
-    _after(file.read(_TAIL), found)
+    after(file.read(_TAIL), found)
     file.seek(12)
     while file.tell() < end and len(head := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", head)
@@ -376,7 +376,7 @@ def _gif(file: BinaryIO, found: Carried) -> None:
         else:
             at += 2
         _, at = _gif_blocks(data, at)
-    _after(data[at + 1 : at + 1 + _TAIL], found)
+    after(data[at + 1 : at + 1 + _TAIL], found)
 
 
 def _gif_blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
@@ -413,7 +413,7 @@ def _bmp(file: BinaryIO, found: Carried) -> None:
     (whole,) = struct.unpack("<I", head[2:6])
     if whole > 54:
         file.seek(whole)
-        _after(file.read(_TAIL), found)
+        after(file.read(_TAIL), found)
 
 
 # --- TIFF -----------------------------------------------------------------------------------------

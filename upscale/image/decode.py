@@ -19,8 +19,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
-from upscale.image import colour, exif, jpeg, png16, profile, tiff, xmp
-from upscale.image.carried import Carried, carried
+from upscale.image import colour, exif, jpeg, png16, pnm, profile, tiff, xmp
+from upscale.image.carried import Carried, after, carried
 from upscale.image.formats import FORMATS, SEVERAL, alien, most_pixels, sniff
 from upscale.image.picture import Picture
 
@@ -151,6 +151,8 @@ def decoded(
     notes = []
     if frames and getattr(im, "is_animated", False):
         notes += _check_frames(im.n_frames, "frames", frames, format in SEVERAL)
+    if format == "PPM" and im.mode != "1":
+        return _pnm(pixels, im, found, allow_truncated)
     im, lost = _loaded(im, pixels, format, allow_truncated)
     taken = exif.taken(found.exif)
     orientation = turned_by(format, taken, im)
@@ -203,6 +205,16 @@ def _with(
 
 def _reduced(bits: int) -> list[str]:
     return [f"{bits} bits a channel were reduced to 8"] if bits > 8 else []
+
+
+def _pnm(file: BinaryIO, im: Image.Image, found: Carried, allow_truncated: bool) -> Picture:
+    values, bits, missing = pnm.read(file, im)
+    notes = [f"the PPM is cut short ({1 - missing:.0%} of its pixels are there)"] if missing else []
+    if missing and not allow_truncated:
+        raise _CutShort(notes[0])
+    after(file.read(_HEAD), found)
+    rgb, alpha, grey = colour.split(values)
+    return Picture(rgb, alpha, bits, grey, format="PPM", notes=(*notes, *found.notes))
 
 
 def _tiff(file: BinaryIO, frames: Frames | None, allow_truncated: bool, max_pixels: int) -> Picture:

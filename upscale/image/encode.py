@@ -14,7 +14,7 @@ from PIL import Image
 
 from upscale import atomic
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory, OutputError, UsageError
-from upscale.image import colour, exif, gif, jpeg, png16, profile, tiff, xmp
+from upscale.image import colour, exif, gif, jpeg, png16, pnm, profile, tiff, xmp
 from upscale.image.formats import FORMATS, canonical, check_format, format_of
 from upscale.image.picture import Extras, Picture, quantised
 
@@ -41,7 +41,7 @@ def write(
     same      a file that has the name already and the same bytes will do
     A file appears under its name at once and complete; folders are made; a failure of any kind
     leaves nothing behind. 16 bits are written where picture.bits is 16 and the format has them.
-    Alpha is laid on white where the format has none (JPEG, BMP); GIF's is all or nothing.
+    Alpha is laid on white where the format has none (JPEG, BMP, PPM); GIF's is all or nothing.
     Raises OutputError, DiskFull, UsageError or, for pixels that are no numbers, NumericalError.
     """
     checked_quality(quality)
@@ -96,7 +96,7 @@ def encoded(name: str, samples: np.ndarray, extras: Extras, quality: int | None)
 def _encode(
     name: str, file: BinaryIO, samples: np.ndarray, extras: Extras, quality: int | None
 ) -> None:
-    if name == "TIFF" or samples.dtype == np.uint16:
+    if name in ("TIFF", "PPM") or samples.dtype == np.uint16:
         writer = _ROWS[name](file, samples.shape[:2], samples.shape[2], samples.dtype, extras)
         writer.add(samples)
         writer.close()
@@ -182,6 +182,7 @@ def _colours(
                 is not None
             )
             done = "the colours were converted to sRGB" if usable else "it was left out"
+            done += ", in 8 bits" if picture.bits == 16 and FORMATS[name].deep else ""
             notes.append(f"{name} cannot hold the colour profile: {done}")
         return None, (), notes
     if chunks:
@@ -215,9 +216,10 @@ def samples_of(picture: Picture, name: str) -> np.ndarray:
         rgb, alpha = rgb * alpha[..., None] + (1 - alpha[..., None]), None
     # no channel of a grey picture is privileged
     colours = rgb.mean(2, keepdims=True) if _grey(picture, name) else rgb
-    bits = picture.bits if FORMATS[name].deep else 8
+    spent = picture.icc and "icc" not in FORMATS[name].holds  # by colours made sRGB, in 8 bits
+    bits = picture.bits if FORMATS[name].deep and not spent else 8
     samples = quantised(colours, bits)
-    if picture.icc and "icc" not in FORMATS[name].holds:
+    if spent:
         converted = colour.to_srgb(samples, picture.icc)
         samples = samples if converted is None else converted
     if alpha is None:
@@ -225,7 +227,7 @@ def samples_of(picture: Picture, name: str) -> np.ndarray:
     return np.concatenate([samples, quantised(alpha, bits)[..., None]], 2)
 
 
-_ROWS = {"PNG": png16.Writer, "TIFF": tiff.Writer}
+_ROWS = {"PNG": png16.Writer, "TIFF": tiff.Writer, "PPM": pnm.Writer}
 STREAMED = tuple(_ROWS)  # what `rows_to` can write
 
 

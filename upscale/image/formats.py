@@ -77,6 +77,10 @@ FORMATS: dict[str, Format] = {
         plugin="GifImagePlugin.GifImageFile",
         several=frozenset({"frames"}),
     ),
+    # Netpbm's; the first bytes of a file say which of them it is, whatever its name
+    "PPM": Format(
+        (".ppm", ".pgm", ".pbm", ".pnm"), deep=True, plugin="PpmImagePlugin.PpmImageFile"
+    ),
     "HEIC": Format((".heic", ".heif", ".hif"), writable=False),
 }
 
@@ -88,18 +92,19 @@ SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in kn
 # Pictures, videos and documents that are not read: those in a folder are counted and named
 OTHER_SUFFIXES = {
     ".mpo", ".jps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".psd", ".psb", ".xcf",
-    ".kra", ".exr", ".hdr", ".svg", ".eps", ".ico", ".icns", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".pam", ".qoi", ".dds", ".fits", ".bpg", ".heics", ".heifs", ".avifs", ".jng", ".mng", ".dng",
+    ".kra", ".exr", ".hdr", ".svg", ".eps", ".ico", ".icns", ".pcx", ".pam",
+    ".qoi", ".dds", ".fits", ".bpg", ".heics", ".heifs", ".avifs", ".jng", ".mng", ".dng",
     ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw",
     ".x3f", ".3fr", ".iiq", ".erf", ".raw", ".rwl", ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm",
     ".mpg", ".mpeg", ".3gp", ".mts", ".wmv", ".pdf", ".ai", ".djvu", ".hif", ".insp", ".kdc",
     ".mrw", ".dcr", ".ogv", ".flv", ".m2ts", ".vob",
 }  # fmt: skip
 
-_ALIASES = {"JPG": "JPEG", "TIF": "TIFF"}
+_ALIASES = {"JPG": "JPEG", "TIF": "TIFF", "PGM": "PPM", "PNM": "PPM"}
 
 _ALIEN = (
     (b"%PDF", "a PDF"),
+    (b"P7\n", "a PAM picture"),
     (b"8BPS", "a Photoshop document"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -113,6 +118,8 @@ _ALIEN = (
     (b"IIU\0", "a camera's raw file"),
 )
 _BMP_HEADERS = tuple(bytes([n, 0, 0, 0]) for n in (12, 16, 40, 52, 56, 64, 108, 124))
+# Netpbm's, in digits (P1 to P3) and in bytes: most pixels of a byte
+_PNM = {b"P1": 1, b"P2": 1 / 2, b"P3": 1 / 6, b"P4": 8, b"P5": 1, b"P6": 1 / 3}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -132,6 +139,8 @@ def sniff(head: bytes) -> str | None:
     # two letters alone start many a text: the size of the second header follows
     if head[:2] == b"BM" and head[14:18] in _BMP_HEADERS:
         return "BMP"
+    if head[:2] in _PNM and head[2:3].isspace():
+        return "PPM"
     if head[4:8] == b"ftyp":
         brands = [head[8:12], *(head[i : i + 4] for i in range(16, len(head), 4))]
         if b"avif" in brands or b"avis" in brands:
@@ -150,6 +159,8 @@ def most_pixels(format: str, head: bytes) -> float:
         return 8 * 64
     if format == "GIF":  # LZW's best is a tenth; but a frame need not fill the picture
         return 27_310
+    if format == "PPM":
+        return _PNM[head[:2]]
     if format == "BMP":
         bits = head[24] if head[14] == 12 else head[28]
         packed = head[14] != 12 and head[30] in (1, 2)  # by run lengths
