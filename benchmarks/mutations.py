@@ -1,6 +1,6 @@
 """Damaged pictures by the thousand: no hang, no flood of memory, no exception that is not ours.
 
-    python benchmarks/mutations.py            5,000 mutations of twelve kinds of files
+    python benchmarks/mutations.py            5,000 mutations of thirteen kinds of files
     python benchmarks/mutations.py --count 500 --seed 7
 
 Each mutation is read, and what could be read is written again, in a process of its own kind whose
@@ -50,7 +50,7 @@ def originals() -> dict[str, bytes]:
 
     def pillow(format: str, **options: object) -> bytes:
         file = io.BytesIO()
-        carried = {} if format in ("BMP", "GIF", "TIFF") else {"exif": exif.tobytes()}
+        carried = {} if format in ("BMP", "GIF", "PPM", "TIFF") else {"exif": exif.tobytes()}
         image.save(file, format, **carried, **options)
         return file.getvalue()
 
@@ -71,6 +71,7 @@ def originals() -> dict[str, bytes]:
         "TIFF, LZW": pillow("TIFF", compression="tiff_lzw"),
         "BigTIFF": tiff(deep, bigtiff=True, rowsperstrip=7),
         "BMP": pillow("BMP"),
+        "PPM": pillow("PPM"),
         "GIF": pillow("GIF"),
         "AVIF": pillow("AVIF"),
     }
