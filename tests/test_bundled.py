@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from upscale.errors import UsageError
+from upscale.image import faces
 from upscale.image.decode import read
-from upscale.image.picture import Picture
+from upscale.image.picture import Picture, quantised
 from upscale.image.resize import resize_array
 from upscale.metrics.pixel import grid_ratio, psnr_y
+from upscale.pipeline.generator import Generator
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights.registry import entries
 
@@ -33,7 +35,7 @@ def default(parrots):
 def test_sizes_are_as_small_as_promised() -> None:
     limits = {"ecdp-photo": 5, "ecdp-photo-real": 12, "regression-photo": 5}
     limits |= {"ecdp-face-x8": 5, "regression-face-x8": 5}
-    limits |= {"idm-photo": 6, "idm-face": 6, "liif-photo": 2}
+    limits |= {"idm-photo": 6, "idm-face": 6, "liif-photo": 2, "ddpm-face-16": 4}
     for name, mebibytes in limits.items():
         assert entries()[name].size <= mebibytes * 2**20
     files = {entry.bundled: entry.size for entry in entries().values() if entry.bundled}
@@ -141,6 +143,19 @@ def test_faces_grow_from_16_to_128(parrots, name) -> None:
     result = Upscaler(weights=name)(Picture(rgb), scale=8)
     assert result.picture.size == (128, 128) and result.report["notes"] == []
     assert result.report["consistency"] < 5
+
+
+@pytest.mark.slow
+def test_faces_from_noise_look_like_faces() -> None:
+    """To the eye of another program, and each like no other."""
+    generator = Generator(dtype="fp32")
+    made = generator(range(6), cascade=generator.cascade())
+    pictures = [one.picture.rgb for one in made]
+    assert all(one.report["size"] == [128, 128] and one.report["nfe"] == 51 for one in made)
+    found = [faces.detector()(quantised(rgb, 8), 1) for rgb in pictures]
+    assert sum(len(boxes) == 1 for boxes in found) >= 5
+    apart = [np.abs(a - b).mean() for i, a in enumerate(pictures) for b in pictures[:i]]
+    assert min(apart) > 0.05
 
 
 def test_hundred_steps_of_sr3_as_in_the_readme(parrots) -> None:

@@ -78,13 +78,15 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def listed(folder: Path, monkeypatch, **files: str) -> None:
+def listed(folder: Path, monkeypatch, enlarged: bool = False, **files: str) -> None:
     """A list of the user's own that knows the files by these names."""
     tables = []
     for name, path in files.items():
         entry = store.find(path)
+        more = "enlarged_to = 48" if enlarged else ""
         tables.append(f"""
 [weights.{name.replace("_", "-")}]
+{more if entry.method == "ddpm" else ""}
 method = "{entry.method}"
 net = "{entry.net}"
 domain = "{"face" if entry.method == "ddpm" else entry.domain}"
@@ -200,15 +202,12 @@ def test_samples_have_the_colours_of_the_data(generator) -> None:
     assert made.mean((1, 2, 3)).std() > 0.01
 
 
-def test_the_recipe_is_for_64x64_faces() -> None:
-    config = TrainConfig(**settings_of("ddpm-face-64"))
-    spec = spec_of(config)
-    assert (config.method, config.net, config.patch, config.domain) == (
-        "ddpm",
-        "ddpm-64",
-        64,
-        "face",
-    )
+@pytest.mark.parametrize("side", [16, 64])
+def test_the_recipes_are_for_faces_of_their_size(side) -> None:
+    config = TrainConfig(**settings_of(f"ddpm-face-{side}"))
+    spec, net = spec_of(config), make_net(config)
+    assert (config.method, config.patch, config.domain) == ("ddpm", side, "face")
+    assert side % net.align == 0 and net.config.patch == (2 if side == 64 else 1)
     assert spec.parametrisation == "v" and spec.std is None and spec.squared
 
 
@@ -310,13 +309,34 @@ def test_what_is_no_number_is_told(generator) -> None:
 
 
 def test_the_cascade_takes_fours_then_the_rest() -> None:
-    assert generating.sizes((64, 64), None) == generating.sizes((64, 64), 64) == []
-    assert generating.sizes((64, 64), 256) == [(256, 256)]
-    assert generating.sizes((48, 64), 1024) == [(192, 256), (768, 1024)]
-    assert generating.sizes((64, 64), 512) == [(256, 256), (512, 512)]
+    assert generating.sizes((64, 64), 64, 64) == []
+    assert generating.sizes((64, 64), 256, 64) == [(256, 256)]
+    assert generating.sizes((48, 64), 1024, 64) == [(192, 256), (768, 1024)]
+    assert generating.sizes((64, 64), 512, 64) == [(256, 256), (512, 512)]
     for wrong in (63, 1025):
         with pytest.raises(UsageError, match=r"these weights make 64x64.*up to 1024"):
-            generating.sizes((64, 64), wrong)
+            generating.sizes((64, 64), wrong, 64)
+
+
+def test_what_is_drawn_small_reaches_its_usual_size_in_one_stage() -> None:
+    assert generating.sizes((16, 16), 16, 128) == []
+    assert generating.sizes((16, 16), 100, 128) == [(100, 100)]
+    assert generating.sizes((12, 16), 128, 128) == [(96, 128)]
+    assert generating.sizes((16, 16), 256, 128) == [(128, 128), (256, 256)]
+    assert generating.sizes((16, 16), 2048, 128) == [(128, 128), (512, 512), (2048, 2048)]
+    with pytest.raises(UsageError, match=r"these weights make 16x16.*up to 2048"):
+        generating.sizes((16, 16), 2049, 128)
+
+
+def test_weights_name_the_size_of_their_result(here, monkeypatch, toy, tiny_weights) -> None:
+    listed(here, monkeypatch, enlarged=True, small_faces=toy, for_faces=tiny_weights)
+    monkeypatch.setattr(generating, "CASCADE", {"face": ("for-faces",)})
+    generator = Generator("small-faces", device="cpu")
+    (only,) = generator.cascade()
+    assert only.size == (48, 48) and only.name != "for-faces"  # as diffsr upscale chooses
+    first, second = generator.cascade(192)
+    assert (first.size, second.size, second.name) == ((48, 48), (192, 192), "for-faces")
+    assert generator.cascade(SIDE) == []
 
 
 def test_the_result_shrinks_to_what_the_first_network_drew(generator, tiny_weights) -> None:
@@ -458,7 +478,7 @@ def test_without_weights_the_training_command_is_told(here, monkeypatch) -> None
     without = {n: e for n, e in store.entries().items() if e.method != "ddpm"}
     monkeypatch.setattr(store, "entries", lambda: without)
     told = run("generate", "-o", "m", code=5)
-    assert "diffsr train --recipe ddpm-face-64 --dataset DIR" in told
+    assert "diffsr train --recipe ddpm-face-16 --dataset DIR" in told
 
 
 def test_weights_that_enlarge_are_refused_and_the_other_way_round(here, toy, tiny_weights) -> None:
@@ -485,7 +505,7 @@ def test_a_file_that_does_not_say_its_size_is_refused(tmp_path, toy) -> None:
 
 def test_listed_weights_are_found_shown_verified_and_published(here, monkeypatch, toy) -> None:
     listed(here, monkeypatch, my_faces=toy)
-    monkeypatch.setattr(generating, "NAMES", ("my-faces",))
+    monkeypatch.setattr(generating, "NAME", "my-faces")
     run("generate", "-o", "one.png", "--steps", 2, "-q")
     assert read("one.png").size == (SIDE, SIDE)
     assert "my-faces" in run("weights", "list")

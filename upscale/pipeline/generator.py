@@ -31,8 +31,8 @@ from upscale.weights import store
 
 CASCADE = {"face": ("ecdp-photo",)}  # its stages' weights by domain (docs/faces.md), where listed
 STEP = 4.0  # magnification of a stage
-MOST = 16.0  # magnification of all, as SR3's 64 -> 1024
-NAMES = ("ddpm-face-64",)  # taken where no weights are named, the first that is listed
+MOST = 16.0  # magnification of what is made without --size, as SR3's 64 -> 1024
+NAME = "ddpm-face-16"  # taken where no weights are named
 OnStep = Callable[[int, int], None]
 
 
@@ -58,8 +58,8 @@ class Level:
 class Generator:
     """Weights of an unconditional network on a device.
 
-    name: of weights in weights.toml, a .safetensors file or hf:ORG/REPO[@REVISION]/FILE; None takes
-    the first of `NAMES` that is listed. Raises UsageError, WeightsError.
+    name: of weights in weights.toml, a .safetensors file or hf:ORG/REPO[@REVISION]/FILE; None for
+    the `usual` ones. Raises UsageError, WeightsError.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Generator:
         self.model = methods.build(*store.load(self.entry, **fetching))
         self.model.net.to(self.device).to(memory_format=torch.channels_last)
         self.size = _size_of(self.model.metadata, self.entry.name)
+        self.side = self.entry.enlarged_to or max(self.size)  # of the result, unless asked for
 
     def resolved(self, request: Request) -> Request:
         """The same with the weights' own sampler, steps, spacing and temperature where none were
@@ -106,15 +107,16 @@ class Generator:
         counts: Sequence[int] = (),
         first: int | None = None,
     ) -> list[Level]:
-        """The stages to a size whose longer side is `side`.
+        """The stages to a size whose longer side is `side` (None: the weights' own choice).
 
         names: weights of each stage, the last for all that follow; without them `CASCADE`'s where
-        they are listed, else those that `diffsr upscale` takes for the domain. counts: steps of
+        they are listed and the stage before is no smaller than the weights' usual result, else
+        those that `diffsr upscale` takes for the domain. counts: steps of
         each stage; the others take the weights' own, but at most half as many as the stage before
         (SR3 section 4.7: more at the low resolution, fewer at the high one). first: steps of the
         network before them. Raises UsageError, WeightsError.
         """
-        stages, here, found = sizes(self.size, side), self.size, []
+        stages, here, found = sizes(self.size, side or self.side, self.side), self.size, []
         domain, before = self.entry.domain, first or self.model.law.steps
         for given, flag in ((names, "--upscale-weights"), (counts, "--upscale-steps")):
             if len(given) > len(stages):
@@ -124,7 +126,10 @@ class Generator:
                 )
         for index, size in enumerate(stages):
             scale = math.sqrt(size[0] * size[1] / (here[0] * here[1]))
-            name = names[min(index, len(names) - 1)] if names else _usual_after(domain, scale)
+            if names:
+                name = names[min(index, len(names) - 1)]
+            else:  # what is drawn small is enlarged as `diffsr upscale` does it
+                name = _usual_after(domain, scale) if max(here) >= self.side else None
             upscaler = Upscaler(weights=name, domain=domain, input="clean", **self.common)
             law = upscaler.models.law_at(scale)
             steps = counts[index] if index < len(counts) else None
@@ -232,32 +237,33 @@ def usual() -> str:
     known = store.entries()
     made = [name for name, e in known.items() if e.method in methods.METHODS
             and methods.METHODS[e.method].unconditional]  # fmt: skip
-    for name in (*NAMES, *made):
+    for name in (NAME, *made):
         if name in known:
             return name
     raise WeightsError(
         "no weights for generate (method ddpm); give a file with --weights, or train some: "
-        "diffsr train --recipe ddpm-face-64 --dataset DIR --output RUN"
+        f"diffsr train --recipe {NAME} --dataset DIR --output RUN"
     )
 
 
 def _usual_after(domain: str, scale: float) -> str | None:
     """Weights that were made for just this, if there are some."""
     listed = store.entries()
-    able = (n for n in CASCADE.get(domain, ()) if n in listed and listed[n].covers(scale))
+    able = (n for n in CASCADE.get(domain, ()) if n in listed and listed[n].serves(scale))
     return next(able, None)
 
 
-def sizes(base: tuple[int, int], side: int | None) -> list[tuple[int, int]]:
-    """What each stage makes: steps of 4 while they fit, then the rest. UsageError."""
+def sizes(base: tuple[int, int], side: int, usual: int) -> list[tuple[int, int]]:
+    """What each stage makes until the longer side is `side`: up to `usual` in one stage, then by
+    4 while that fits, then the rest. UsageError."""
     longest = max(base)
-    if side is None or side == longest:
-        return []
-    if not longest <= side <= MOST * longest:
+    if not longest <= side <= MOST * usual:
         raise UsageError(f"--size {side}: these weights make {base[1]}x{base[0]}, and the cascade "
-                         f"goes up to {round(MOST * longest)}")  # fmt: skip
-    factors = [STEP] if side / longest > STEP else []
-    return [tuple(round(one * factor) for one in base) for factor in (*factors, side / longest)]
+                         f"goes up to {round(MOST * usual)}")  # fmt: skip
+    sides: list[float] = [usual] if longest < usual < side else []
+    sides += [STEP * usual] if side > STEP * usual else []
+    sides += [side] if side > longest else []
+    return [tuple(round(one * each / longest) for one in base) for each in sides]
 
 
 def _enlarged(

@@ -55,7 +55,7 @@ SINGLE = Order(0.9, (0.2, 2.4), 0.0, 0.0, (1.0, 1.0), (1, 14), (0.05, 1.2), (35,
 BLOCK = 8  # side of JPEG's and WebP's blocks
 
 # a compression that is hardly seen; a picture that is shrunk after one; and the one after that
-MILD, BEFORE, AGAIN = (75, 98), (70, 95), (65, 95)
+MILD, BEFORE, AGAIN = (60, 98), (70, 95), (65, 95)
 UNCOMPRESSED, SHRUNK, TWICE = 0.1, 0.35, 0.7  # shares: of all, of the others, of the shrunk
 LARGER = (1.15, 2.5)  # how much larger it was before
 WEBP_SHARE = 0.2

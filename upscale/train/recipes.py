@@ -81,6 +81,11 @@ _FACE = {
     "domain": "face", "whole": True, "patch": 128, "std": 0.24, "scale_focus": 8.0, "turn": 15.0,
     "zoom": 0.25, "colour": 0.5,
 }  # fmt: skip
+# faces from noise alone, as SR3's cascades begin
+_DRAWN = {
+    "domain": "face", "whole": True, "net": "ddpm-64", "learning_rate": 8e-4, "warmup": 100,
+    "ema": 0.998, "seed": 5, "noise_law": "cosine", "loss": "l2",
+}  # fmt: skip
 # the compact ecdp's trunk as a regression, and ecdp from it: some iterations of the score loss,
 # then the quality loss on larger parts of pictures
 _TRUNK = {
@@ -274,10 +279,13 @@ RECIPES: dict[str, Recipe] = {
         quality_batch=6, quality_depth=1, quality_learning_rate=3e-4, final_learning_rate=1e-5,
         quality_alex=1.0, quality_score=0.0, quality_adversarial=0.08,
     ),
+    "ddpm-face-16": _ours(
+        "ddpm", "what `diffsr generate` starts from", _DRAWN, scale=1, net_options="patch=1",
+        patch=16, batch=64, iterations=3200, turn=6.0, zoom=0.1, colour=0.15,
+    ),
     "ddpm-face-64": _ours(
-        "ddpm", "what `diffsr generate` starts from (SR3 4.7)", scale=1, domain="face", whole=True,
-        net="ddpm-64", patch=64, batch=16, iterations=3000, learning_rate=8e-4, warmup=100,
-        ema=0.998, seed=5, noise_law="cosine", loss="l2",
+        "ddpm", "the same at SR3's size (4.7)", _DRAWN, scale=1, patch=64, batch=16,
+        iterations=3000,
     ),
     "liif-photo": _ours(
         "liif", "", scale_law="uniform", patch=64, batch=16, iterations=1000, warmup=40, ema=0.997,

@@ -63,7 +63,7 @@ def listed(entry: store.Entry, hub: Hub, licence: str) -> str:
     last = {"licence": licence, "card": entry.card or f"hf:{hub.repo}"}
     lines = [f"[weights.{entry.name if entry.source else Path(hub.file).stem}]"]
     lines += [f"{key} = {_quoted(value)}" for key, value in texts.items()]
-    for key in ("shrinks_to", "stages_past", "steps_to"):
+    for key in ("shrinks_to", "stages_past", "steps_to", "enlarged_to"):
         if getattr(entry, key) is not None:
             lines.append(f"{key} = {_number(getattr(entry, key))}")
     if entry.input != "clean":

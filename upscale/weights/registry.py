@@ -54,6 +54,7 @@ class Entry:
     shrinks_to: float | None = None  # down to this scale their result, shrunk, is as good as any
     stages_past: float | None = None  # past this scale, if within its own, two stages are better
     steps_to: int | None = None  # in more steps than these it measured worse than in its own
+    enlarged_to: int | None = None  # of generate: the side of what it makes, its first stage's
     head_of: str | None = None  # the weights whose file it is, as another method reads it
     bundled: str | None = None
     hub: Hub | None = None
@@ -211,6 +212,7 @@ _SCHEMA: dict[str, tuple[bool, Callable[[Any], bool], str]] = {
     "shrinks_to": (False, lambda v: type(v) in (int, float) and v >= 1, "a scale of 1 or more"),
     "stages_past": (False, lambda v: type(v) in (int, float) and v >= 4, "a scale of 4 or more"),
     "steps_to": (False, lambda v: type(v) is int and v > 0, "a whole number above 0"),
+    "enlarged_to": (False, lambda v: type(v) is int and v > 0, "a whole number above 0"),
     "head_of": (False, _text, "the name of weights of this list"),
     "bundled": (False, lambda v: _text(v) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", v)),
                 "the name of a .safetensors file in upscale/bundled"),
