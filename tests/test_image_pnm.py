@@ -53,6 +53,10 @@ def test_what_is_written_says_how_deep_it_is() -> None:
         assert data.startswith(head)
         assert len(data) == len(head) + 4 * channels * picture.bits // 8
         assert read(io.BytesIO(data)).fingerprint() == picture.fingerprint()
+    file = io.BytesIO()
+    write(Picture(rgb), file, format="ppm", comment="made\nby whom")
+    assert file.getvalue().startswith(b"P6\n# made\n# by whom\n2 2\n255\n")
+    assert read(io.BytesIO(file.getvalue())).fingerprint() == Picture(rgb).fingerprint()
 
 
 def test_rows_are_written_as_they_come(tmp_path) -> None:

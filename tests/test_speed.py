@@ -247,6 +247,7 @@ def test_rows_make_the_file_that_all_at_once_makes(name, bits, carried, tmp_path
     told, expected = read(io.BytesIO(path.read_bytes())), read(io.BytesIO(once.getvalue()))
     np.testing.assert_array_equal(told.rgb, expected.rgb)
     assert (told.alpha is None) == (expected.alpha is None)
+    assert (told.alpha is None) == (carried != "alpha" or name == "PPM")
     if told.alpha is not None:
         np.testing.assert_array_equal(told.alpha, expected.alpha)
     assert (told.bits, told.grey) == (bits, carried == "grey")

@@ -48,7 +48,8 @@ class Writer:
         extras: Extras, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self._file, kind = file, 5 if channels == 1 else 6
-        head = f"P{kind}\n{size[1]} {size[0]}\n{np.iinfo(dtype).max}\n"
+        said = "".join(f"# {line}\n" for line in (extras.software or "").splitlines())
+        head = f"P{kind}\n{said}{size[1]} {size[0]}\n{np.iinfo(dtype).max}\n"
         file.write(head.encode())
 
     def add(self, samples: np.ndarray) -> None:
