@@ -1,4 +1,4 @@
-"""Netpbm's formats: digits and bytes, every largest value, and rows as they come."""
+"""Netpbm's formats: digits and bytes, every largest value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from upscale.errors import InputError
 from upscale.image.decode import read
-from upscale.image.encode import rows_to, write
+from upscale.image.encode import write
 from upscale.image.picture import Picture
 
 
@@ -57,16 +57,6 @@ def test_what_is_written_says_how_deep_it_is() -> None:
     write(Picture(rgb), file, format="ppm", comment="made\nby whom")
     assert file.getvalue().startswith(b"P6\n# made\n# by whom\n2 2\n255\n")
     assert read(io.BytesIO(file.getvalue())).fingerprint() == Picture(rgb).fingerprint()
-
-
-def test_rows_are_written_as_they_come(tmp_path) -> None:
-    rgb = np.random.default_rng(0).random((7, 5, 3), np.float32)
-    with rows_to(tmp_path / "a.ppm", (7, 5), format="PPM") as add:
-        for start in (0, 3):
-            add(Picture(rgb[start : start + (3 if start == 0 else 4)]), None)
-    whole = io.BytesIO()
-    write(Picture(rgb), whole, format="PPM")
-    assert (tmp_path / "a.ppm").read_bytes() == whole.getvalue()
 
 
 def test_what_is_cut_short_is_refused_or_taken_with_a_note() -> None:

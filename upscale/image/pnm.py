@@ -21,13 +21,11 @@ def read(file: BinaryIO, im: Image.Image) -> tuple[np.ndarray, int, float]:
     """
     file.seek(0)
     digits = file.read(2) in (b"P2", b"P3")
-    (tile,) = im.tile
-    most = 255 if isinstance(tile.args, str) and ";" not in tile.args else 65535
-    if isinstance(tile.args, tuple):
-        most = tile.args[1]
+    codec, _, start, args = im.tile[0]
+    most = args[-1] if codec != "raw" else 65535 if im.mode == "I" else 255
     shape = (im.height, im.width, 3 if im.mode == "RGB" else 1)
     count = shape[0] * shape[1] * shape[2]
-    file.seek(tile.offset)
+    file.seek(start)
     if digits:
         text = re.sub(rb"#[^\r\n]*", b"", file.read())
         found = np.array(text.split(None, count)[:count], bytes).astype(np.uint32)
