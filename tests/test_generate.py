@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -522,6 +523,11 @@ def test_listed_weights_are_found_shown_verified_and_published(here, monkeypatch
 
 # --- FID of sets ------------------------------------------------------------------------------
 
+# not imported here: it imports torchvision, for which the package has a door of its own
+with_fidelity = pytest.mark.skipif(
+    find_spec("torch_fidelity") is None, reason="needs diffsr[metrics]"
+)
+
 
 def _features(picture: np.ndarray) -> np.ndarray:
     """In the place of Inception's: mean and spread of each colour, and noise of little weight."""
@@ -539,8 +545,8 @@ def _folder(path: Path, colour: float, size: tuple[int, int], count: int = 8) ->
     return path
 
 
+@with_fidelity
 def test_sets_that_are_alike_have_the_lower_fid(tmp_path) -> None:
-    pytest.importorskip("torch_fidelity")
     real = _folder(tmp_path / "real", 0.6, (24, 40), 9)
     small = Image.new("RGB", (8, 8))
     small.save(real / "small.png")
@@ -570,8 +576,8 @@ def test_real_pictures_are_cut_in_the_middle_and_shrunk_by_area(tmp_path) -> Non
     assert np.allclose(cut[:, 0], 1) and np.allclose(cut[:, 1], 100 / 255)
 
 
+@with_fidelity
 def test_sets_that_cannot_be_compared_are_refused(tmp_path) -> None:
-    pytest.importorskip("torch_fidelity")
     real = _folder(tmp_path / "real", 0.6, (16, 16), 3)
     mixed = _folder(tmp_path / "mixed", 0.6, (16, 16), 2)
     Image.new("RGB", (8, 8)).save(mixed / "z.png")
@@ -585,8 +591,8 @@ def test_sets_that_cannot_be_compared_are_refused(tmp_path) -> None:
         unpaired.run(real, [("large", large)], features=_features)
 
 
+@with_fidelity
 def test_bench_measures_sets_by_fid(here, monkeypatch) -> None:
-    pytest.importorskip("torch_fidelity")
     from upscale.metrics import fid
 
     class Double:
@@ -612,8 +618,8 @@ def test_bench_says_what_unpaired_needs(here) -> None:
     assert "writes --json, --csv and --markdown only" in told
 
 
+@with_fidelity
 def test_without_inception_it_is_told_where_to_get_it(here) -> None:
-    pytest.importorskip("torch_fidelity")
     _folder(here / "made", 0.5, (16, 16), 2)
     told = run("bench", "--unpaired", "--outputs", "made", "--dataset", "made", code=5)
     assert "no weights for inception" in told and "DIFFSR_INCEPTION" in told
