@@ -317,7 +317,22 @@ def test_winograd_is_a_convolution(height, width):
     assert made.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_only_wide_convolutions_in_inference_are_replaced():
+@pytest.mark.parametrize("most_tiles", [512, 3])
+def test_winograd_of_frozen_weights_has_a_gradient(most_tiles, monkeypatch):
+    monkeypatch.setattr(winograd, "_MOST_TILES", most_tiles)  # 3: in bands, picture by picture
+    torch.manual_seed(1)
+    conv = nn.Conv2d(7, 5, 3, padding=1).requires_grad_(False)
+    quick = winograd.WinogradConv2d.of(conv)
+    x = torch.randn(2, 7, 13, 22, requires_grad=True)
+    wanted = torch.randn(2, 5, 13, 22)
+    made, exact = quick(x), conv(x)
+    assert type(made.grad_fn).__name__ == "_FrozenBackward"
+    torch.testing.assert_close(made, exact, rtol=0, atol=2e-5)
+    slopes = [torch.autograd.grad((one * wanted).sum(), x)[0] for one in (made, exact)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=5e-5)
+
+
+def test_only_wide_frozen_convolutions_are_replaced():
     torch.manual_seed(1)
     net = nn.Sequential(
         nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 128, 3, stride=2, padding=1),
@@ -333,7 +348,7 @@ def test_only_wide_convolutions_in_inference_are_replaced():
     with torch.inference_mode():
         torch.testing.assert_close(net(x), before, rtol=0, atol=1e-4)
     assert net[0]._wide.numel() * 4 == extra
-    net(x).sum().backward()  # a gradient takes the ordinary way
+    net(x).sum().backward()  # weights that learn take the ordinary way
     assert net[0].weight.grad is not None
 
 

@@ -21,6 +21,7 @@ from upscale.errors import InputError, NumericalError, UsageError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize
 from upscale.nets.compact import CompactConfig, CompactNet
+from upscale.nets.winograd import WinogradConv2d
 from upscale.pipeline.upscaler import Upscaler
 from upscale.train import checkpoint, state
 from upscale.train.config import TrainConfig
@@ -590,6 +591,15 @@ def test_a_score_loss_of_weight_nothing_costs_no_gradient(
     for name, gradient in found[0].items():
         assert gradient is not None and gradient.abs().max() > 0, name
         torch.testing.assert_close(gradient, found[1][name], rtol=0.02, atol=1e-3)
+
+
+def test_the_trunks_that_are_looked_at_are_quick_where_memory_is_plenty(monkeypatch) -> None:
+    for free, quick in ((1 << 36, True), (1 << 27, False)):
+        monkeypatch.setattr("upscale.train.run.available_memory", lambda device, free=free: free)
+        config = CONFIG.with_(patch=48, quality_loss_from=1, quality_vgg=0.0)
+        quality = quality_loss(config, World())
+        kinds = {type(module) for module in quality.judges[0].trunk.modules()}
+        assert (WinogradConv2d in kinds) == quick
 
 
 def test_a_score_loss_of_weight_nothing_is_logged_now_and_then(photos, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""3x3 convolutions with a quarter of the multiplications, for wide networks on a CPU.
+"""3x3 convolutions with a quarter of the multiplications, for wide frozen networks on a CPU.
 
 Winograd's F(4x4, 3x3) (Lavin & Gray 2016): a tile of 6x6 inputs gives 4x4 outputs by 36 products
 in the place of 144. The transforms are sums over a tile, the products one batched matrix product
@@ -9,12 +9,16 @@ deviation where the library has 1e-5.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FEWEST_CHANNELS = 128  # measured: at 64 it is no faster
 FEWEST_TILES = 16  # of 4x4 outputs; below, reading four times the weights takes longer
+_MOST_TILES = 512  # at once: of 128 channels 9 MB, which a cache still holds
 _TILE, _OUT = 6, 4
 
 # the interpolation points 0, 1, -1, 2, -2, infinity
@@ -47,31 +51,69 @@ def transformed(weight: Tensor) -> Tensor:
 
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """conv2d(x, padding=1) of x (B,I,H,W) with `transformed` weights; channels_last."""
+    """conv2d(x, padding=1) of x (B,I,H,W) with `transformed` weights; channels_last.
+
+    In bands of rows where there are many tiles: what is made of them is nine times the input.
+    """
     batch, channels, height, width = x.shape
-    down, across, outputs = -(-height // _OUT), -(-width // _OUT), weight.shape[2]
+    down, across = -(-height // _OUT), -(-width // _OUT)
     padded = x.new_zeros(batch, _OUT * down + 2, _OUT * across + 2, channels)
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+    size = (batch, weight.shape[2], height, width)
+    made = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    whole = batch * down * across <= _MOST_TILES
+    rows = _OUT * (down if whole else max(1, _MOST_TILES // across))
+    for images in [slice(None)] if whole else [slice(i, i + 1) for i in range(batch)]:
+        for top in range(0, height, rows):
+            band = _band(padded[images, top : top + rows + 2], weight)
+            place = made[images, :, top : top + rows].permute(0, 2, 3, 1)
+            band = band[:, : place.shape[1], :width]  # tiles may stand over
+            if bias is None:
+                place.copy_(band)
+            else:
+                torch.add(band, bias, out=place)
+    return made
+
+
+def _band(padded: Tensor, weight: Tensor) -> Tensor:
+    """Rows (B,4h+2,4w+2,I), with the border that they need -> their convolution (B,4h,4w,O)."""
+    batch, height, width, channels = padded.shape
+    down, across = height // _OUT, width // _OUT
     image, row, column, last = padded.stride()
     tiles = padded.as_strided(
         (_TILE, _TILE, batch, down, across, channels),
         (row, column, image, _OUT * row, _OUT * column, last),
+        padded.storage_offset(),
     )
-    tiles = torch.kron(_INPUT, _INPUT).to(x) @ tiles.reshape(_TILE * _TILE, -1)
+    tiles = torch.kron(_INPUT, _INPUT).to(padded) @ tiles.reshape(_TILE * _TILE, -1)
     products = torch.bmm(tiles.view(_TILE * _TILE, -1, channels), weight)
-    made = torch.kron(_OUTPUT, _OUTPUT).to(x) @ products.view(_TILE * _TILE, -1)
-    made = made.view(_OUT, _OUT, batch, down, across, outputs).permute(2, 3, 0, 4, 1, 5)
-    made = made.reshape(batch, _OUT * down, _OUT * across, outputs)[:, :height, :width]
-    made = made.contiguous()  # a copy where tiles stand over
-    made = made if bias is None else made.add_(bias)
-    return made.permute(0, 3, 1, 2)
+    made = torch.kron(_OUTPUT, _OUTPUT).to(padded) @ products.view(_TILE * _TILE, -1)
+    made = made.view(_OUT, _OUT, batch, down, across, -1).permute(2, 3, 0, 4, 1, 5)
+    return made.reshape(batch, _OUT * down, _OUT * across, -1)
+
+
+class _Frozen(torch.autograd.Function):
+    """`convolved` with weights that do not learn: the gradient is the convolution with the same
+    weights, turned round."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, conv: WinogradConv2d) -> Tensor:
+        ctx.conv = conv
+        return convolved(x, conv.wide(), conv.bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return convolved(gradient, ctx.conv.turned(), None), None
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A 3x3 convolution for inference only: its weights are transformed once, at the first call
-    that it pays for. Other calls (few tiles, half types, gradients, GPUs) are as before."""
+    """A 3x3 convolution whose weights do not learn: they are transformed once, at the first call
+    that it pays for, and for the gradient once more. Other calls (few tiles, half types, weights
+    that learn, GPUs) are as before."""
 
     _wide: Tensor | None = None
+    _turned: Tensor | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> WinogradConv2d:
@@ -83,12 +125,20 @@ class WinogradConv2d(nn.Conv2d):
         height, width = x.shape[-2:]
         tiles = len(x) * -(-height // _OUT) * -(-width // _OUT)
         usable = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
-        usable = usable and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
-        if not usable or tiles < FEWEST_TILES:
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        if not usable or learns or torch.is_autocast_enabled("cpu") or tiles < FEWEST_TILES:
             return F.conv2d(x, self.weight, self.bias, padding=1)
+        return _Frozen.apply(x, self)
+
+    def wide(self) -> Tensor:
         if self._wide is None:
             self._wide = transformed(self.weight)
-        return convolved(x, self._wide, self.bias)
+        return self._wide
+
+    def turned(self) -> Tensor:
+        if self._turned is None:
+            self._turned = transformed(self.weight.transpose(0, 1).flip(2, 3))
+        return self._turned
 
 
 def _fits(module: nn.Module) -> bool:

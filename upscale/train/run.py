@@ -17,6 +17,7 @@ from upscale.document import counted
 from upscale.errors import InputError, UsageError, WeightsError
 from upscale.machine import available_memory, pick_bf16
 from upscale.metrics.perceptual import Lpips
+from upscale.nets import winograd
 from upscale.nets.compact import CompactConfig
 from upscale.train import checkpoint, dist
 from upscale.train.adversary import WIDTHS, Adversary
@@ -304,6 +305,9 @@ def quality_loss(config: TrainConfig, world: dist.World) -> QualityLoss | None:
             own = [name for name, (net, weight) in wanted.items() if net == trunk and weight]
             without = " ".join(f"{flag(f'quality_{name}')} 0" for name in own)
             raise type(error)(f"{error}; or train without it: {without}") from error
+        # twice, for the gradient has weights of its own
+        if 2 * winograd.extra_bytes(lpips.trunk) < available_memory(world.device) // 4:
+            winograd.quicken(lpips.trunk)
         how = {"features": lpips.last_compared}
         distances = {
             k: (w, how.get(k, lpips.compared))
