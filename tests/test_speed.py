@@ -317,17 +317,16 @@ def test_winograd_is_a_convolution(height, width):
     assert made.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("most_tiles", [512, 3])
-def test_winograd_of_frozen_weights_has_a_gradient(most_tiles, monkeypatch):
-    monkeypatch.setattr(winograd, "_MOST_TILES", most_tiles)  # 3: in bands, picture by picture
+@pytest.mark.parametrize("channels", [7, 64])  # in bands, picture by picture; at once
+def test_winograd_of_frozen_weights_has_a_gradient(channels):
     torch.manual_seed(1)
-    conv = nn.Conv2d(7, 5, 3, padding=1).requires_grad_(False)
+    conv = nn.Conv2d(channels, 5, 3, padding=1).requires_grad_(False)
     quick = winograd.WinogradConv2d.of(conv)
-    x = torch.randn(2, 7, 13, 22, requires_grad=True)
+    x = torch.randn(2, channels, 13, 22, requires_grad=True)
     wanted = torch.randn(2, 5, 13, 22)
     made, exact = quick(x), conv(x)
     assert type(made.grad_fn).__name__ == "_FrozenBackward"
-    torch.testing.assert_close(made, exact, rtol=0, atol=2e-5)
+    torch.testing.assert_close(made, exact, rtol=0, atol=5e-5)
     slopes = [torch.autograd.grad((one * wanted).sum(), x)[0] for one in (made, exact)]
     torch.testing.assert_close(*slopes, rtol=0, atol=5e-5)
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 FEWEST_CHANNELS = 128  # measured: at 64 it is no faster
 FEWEST_TILES = 16  # of 4x4 outputs; below, reading four times the weights takes longer
-_MOST_TILES = 512  # at once: of 128 channels 9 MB, which a cache still holds
 _TILE, _OUT = 6, 4
 
 # the interpolation points 0, 1, -1, 2, -2, infinity
@@ -53,7 +52,7 @@ def transformed(weight: Tensor) -> Tensor:
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """conv2d(x, padding=1) of x (B,I,H,W) with `transformed` weights; channels_last.
 
-    In bands of rows where there are many tiles: what is made of them is nine times the input.
+    In bands of rows where there are many tiles, so that a cache holds what is made of them.
     """
     batch, channels, height, width = x.shape
     down, across = -(-height // _OUT), -(-width // _OUT)
@@ -61,8 +60,9 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
     size = (batch, weight.shape[2], height, width)
     made = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-    whole = batch * down * across <= _MOST_TILES
-    rows = _OUT * (down if whole else max(1, _MOST_TILES // across))
+    most = channels  # tiles at once: together they are about as large as the weights
+    whole = batch * down * across <= most
+    rows = _OUT * (down if whole else max(1, most // across))
     for images in [slice(None)] if whole else [slice(i, i + 1) for i in range(batch)]:
         for top in range(0, height, rows):
             band = _band(padded[images, top : top + rows + 2], weight)
