@@ -50,7 +50,7 @@ def originals() -> dict[str, bytes]:
 
     def pillow(format: str, **options: object) -> bytes:
         file = io.BytesIO()
-        carried = {} if format in ("BMP", "GIF", "PPM", "TIFF") else {"exif": exif.tobytes()}
+        carried = {} if format in ("BMP", "GIF", "PPM", "TGA", "TIFF") else {"exif": exif.tobytes()}
         image.save(file, format, **carried, **options)
         return file.getvalue()
 
@@ -72,6 +72,8 @@ def originals() -> dict[str, bytes]:
         "BigTIFF": tiff(deep, bigtiff=True, rowsperstrip=7),
         "BMP": pillow("BMP"),
         "PPM": pillow("PPM"),
+        "TGA": pillow("TGA"),
+        "TGA, packed": pillow("TGA", compression="tga_rle"),
         "GIF": pillow("GIF"),
         "AVIF": pillow("AVIF"),
     }

@@ -23,7 +23,7 @@ from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.image.pillow import picture_of, pillow_of
 
-FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "PPM"]
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", "PPM", "TGA"]
 WORDS = "Leuchtturm, маяк, 灯台".encode()
 PACKET = (
     b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -179,6 +179,8 @@ def second_look(data: bytes, format: str) -> set[str]:
         there |= {"XMP"} if b"!\xff\x0bXMP DataXMP" + PACKET in data else set()
         if format == "PPM":
             there |= {"depth"} if data.split()[3] == b"65535" else set()
+        if format == "TGA":
+            there |= {"alpha"} if (data[16], data[17] & 15) == (32, 8) else set()
         if format == "BMP":
             there |= {"dpi"} if struct.unpack("<ii", data[38:46]) == (2835, 5669) else set()
         if format == "GIF":
@@ -245,7 +247,7 @@ def test_colours_said_by_a_png(said, format):
         assert said in chunks(data)
         assert b"iCCP" not in dict(chunks(data))
         assert notes == []
-    elif format in ("BMP", "GIF", "PPM"):
+    elif format in ("BMP", "GIF", "PPM", "TGA"):
         assert cell == "converted"
         assert any("converted to sRGB" in note for note in notes)
         want = ImageCms.profileToProfile(

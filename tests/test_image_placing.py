@@ -15,7 +15,7 @@ from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 
-FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "GIF"]
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "TGA", "AVIF", "GIF"]
 
 
 def picture(height: int = 9, width: int = 14, **fields: object) -> Picture:

@@ -86,6 +86,7 @@ def files_to_cut() -> dict[str, bytes]:
         "GIF": saved(a, "GIF").getvalue(),
         "BMP": saved(a, "BMP").getvalue(),
         "PPM": saved(a, "PPM").getvalue(),
+        "TGA": saved(a, "TGA").getvalue(),
         "WEBP": saved(a, "WEBP").getvalue(),
         "AVIF": saved(a, "AVIF").getvalue(),
     }
@@ -144,7 +145,9 @@ def test_bomb_is_refused_from_its_header(monkeypatch):
         read(io.BytesIO(data))
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "AVIF"])
+@pytest.mark.parametrize(
+    "format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "TGA", "GIF", "AVIF"]
+)
 def test_max_pixels_is_the_callers_not_pillows(format, monkeypatch):
     file = saved(smooth(9, 5), format)
     with pytest.raises(InputError, match="5 wide and 9 high"):

@@ -19,7 +19,7 @@ SOFTWARE, MAKE, EXIF_IFD, GPS = 0x0131, 0x010F, 0x8769, 0x8825
 EXPOSURE, PIXELS_X, PIXELS_Y, MAKER_NOTE, LATITUDE = 0x829A, 0xA002, 0xA003, 0x927C, 2
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]
-FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "GIF"]
+FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "TGA", "AVIF", "GIF"]
 
 
 def picture(height: int = 9, width: int = 14, **fields: object) -> Picture:
@@ -123,7 +123,7 @@ def test_profile_of_grey_is_kept_only_on_grey():
     assert read(file).icc is None
 
 
-@pytest.mark.parametrize("format", ["BMP", "GIF", "PPM"])
+@pytest.mark.parametrize("format", ["BMP", "GIF", "PPM", "TGA"])
 def test_what_a_format_cannot_hold_is_said(format):
     notes = write(picture(bits=16, icc=SRGB, exif=exif_block()), io.BytesIO(), format=format)
     assert all(any(word in note for note in notes) for word in ("8 bits", "profile", "EXIF"))
@@ -165,7 +165,7 @@ def test_tiff_of_many_strips(monkeypatch):
     np.testing.assert_allclose(read(file).rgb, p.rgb, atol=0.51 / 65535)
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "TGA", "WEBP"])
 def test_rounding_is_to_nearest(format):
     levels = (np.arange(256) + 0.49).clip(0, 255)[None].repeat(2, 0)
     rgb = np.repeat(levels[..., None] / 255, 3, 2).astype(np.float32)
@@ -242,7 +242,7 @@ def test_format_by_suffix():
     for name, format in {
         "a.png": "PNG", "b.JPG": "JPEG", "c.jfif": "JPEG", "d.tif": "TIFF", "e.f.webp": "WEBP",
         "ж.avif": "AVIF", "-g.gif": "GIF", "h#i.bmp": "BMP",
-        "j.ppm": "PPM", "k.PGM": "PPM",
+        "j.ppm": "PPM", "k.PGM": "PPM", "l.tga": "TGA",
     }.items():  # fmt: skip
         assert format_of(name) == format_of(Path("x") / name) == format
     with pytest.raises(OutputError, match=r"a\.heic: HEIC is read, not written; use one of \.png"):

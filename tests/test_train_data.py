@@ -121,7 +121,7 @@ def test_a_packed_folder_tells_what_to_do(tmp_path) -> None:
         find(tmp_path)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "TGA", "GIF"])
 def test_a_header_tells_the_size(tmp_path, format) -> None:
     Image.open(io.BytesIO(png(0, (37, 23)))).save(tmp_path / "x", format)
     assert size_of(tmp_path / "x") == (23, 37)

@@ -154,6 +154,9 @@ def decoded(
     if format == "PPM" and im.mode != "1":
         return _pnm(pixels, im, found, allow_truncated)
     im, lost = _loaded(im, pixels, format, allow_truncated)
+    if format == "TGA" and not head[17] & 15 and im.mode in ("LA", "RGBA"):
+        # the header says that there is no transparency; some programs write it all the same
+        im = im if im.getchannel("A").getbbox() else im.convert(im.mode[:-1])
     taken = exif.taken(found.exif)
     orientation = turned_by(format, taken, im)
     if format == "PNG" and png16.is_deep(head):

@@ -199,10 +199,10 @@ def _colours(
 
 
 def _grey(picture: Picture, name: str) -> bool:
-    """Whether one channel is written: WebP has no grey, AVIF none with alpha, and some profiles
-    are for colours alone."""
+    """Whether one channel is written: WebP has no grey, AVIF and TGA none with alpha, and some
+    profiles are for colours alone."""
     alpha = picture.alpha is not None and FORMATS[name].alpha
-    if not picture.grey or name == "WEBP" or (name == "AVIF" and alpha):
+    if not picture.grey or name == "WEBP" or (name in ("AVIF", "TGA") and alpha):
         return False
     return picture.icc is None or profile.fitted(picture.icc, grey=True) is not None
 
@@ -293,6 +293,9 @@ def _for_pillow(
         return _for_gif(image, samples)
     if name == "BMP":
         return image, {"dpi": extras.dpi or (0, 0)}
+    if name == "TGA":
+        said = (extras.software or "").encode("ascii", "replace")[:255]
+        return image, {"id_section": said}
     if name == "PNG":
         return image, {"compress_level": _PNG_LEVEL}
     options: dict[str, object] = {"quality": quality or (90 if name == "AVIF" else 95)}

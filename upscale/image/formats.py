@@ -81,6 +81,8 @@ FORMATS: dict[str, Format] = {
     "PPM": Format(
         (".ppm", ".pgm", ".pbm", ".pnm"), deep=True, plugin="PpmImagePlugin.PpmImageFile"
     ),
+    # 16 bits each in the header; the textures of games
+    "TGA": Format((".tga",), max_side=65535, alpha=True, plugin="TgaImagePlugin.TgaImageFile"),
     "HEIC": Format((".heic", ".heif", ".hif"), writable=False),
 }
 
@@ -91,7 +93,7 @@ SUFFIXES: frozenset[str] = frozenset(s for known in FORMATS.values() for s in kn
 
 # Pictures, videos and documents that are not read: those in a folder are counted and named
 OTHER_SUFFIXES = {
-    ".mpo", ".jps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".tga", ".psd", ".psb", ".xcf",
+    ".mpo", ".jps", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".psd", ".psb", ".xcf",
     ".kra", ".exr", ".hdr", ".svg", ".eps", ".ico", ".icns", ".pcx", ".pam",
     ".qoi", ".dds", ".fits", ".bpg", ".heics", ".heifs", ".avifs", ".jng", ".mng", ".dng",
     ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw",
@@ -120,6 +122,9 @@ _ALIEN = (
 _BMP_HEADERS = tuple(bytes([n, 0, 0, 0]) for n in (12, 16, 40, 52, 56, 64, 108, 124))
 # Netpbm's, in digits (P1 to P3) and in bytes: most pixels of a byte
 _PNM = {b"P1": 1, b"P2": 1 / 2, b"P3": 1 / 6, b"P4": 8, b"P5": 1, b"P6": 1 / 3}
+# TGA's kinds of pictures (palette, colour, grey), to which run lengths add 8, and bits of a pixel
+_TGA = {(1, 8), (2, 16), (2, 24), (2, 32), (3, 1), (3, 8), (3, 16)}
+_TGA_PACKED = 8
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -147,7 +152,16 @@ def sniff(head: bytes) -> str | None:
             return "AVIF"
         if any(brand in _HEIF_BRANDS for brand in brands):
             return "HEIC"
-    return None
+    return "TGA" if _is_tga(head) else None
+
+
+def _is_tga(head: bytes) -> bool:
+    """TGA has no signature: all that its header can be."""
+    if len(head) < 18 or (head[2] & ~_TGA_PACKED, head[16]) not in _TGA or head[17] & 0xC0:
+        return False
+    palette = head[1] == 1 and any(head[5:7]) and head[7] in (16, 24, 32)
+    none = not any(head[3:8]) and head[1] == 0
+    return (palette if head[2] & 3 == 1 else none) and any(head[12:14]) and any(head[14:16])
 
 
 def most_pixels(format: str, head: bytes) -> float:
@@ -161,6 +175,8 @@ def most_pixels(format: str, head: bytes) -> float:
         return 27_310
     if format == "PPM":
         return _PNM[head[:2]]
+    if format == "TGA":  # 128 pixels of one colour
+        return 128 / (1 + head[16] / 8) if head[2] & _TGA_PACKED else 8 / head[16]
     if format == "BMP":
         bits = head[24] if head[14] == 12 else head[28]
         packed = head[14] != 12 and head[30] in (1, 2)  # by run lengths

@@ -35,7 +35,7 @@ from upscale.pipeline.request import Request, Setup
 if TYPE_CHECKING:
     from upscale.pipeline.upscaler import Upscaler
 
-FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "ppm", "avif", "gif")
+FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "ppm", "tga", "avif", "gif")
 FILES, BATCH = "Files", "Batches"
 
 _OPTIONS = [
