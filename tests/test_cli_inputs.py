@@ -87,7 +87,7 @@ def test_a_list_with_a_byte_order_mark(encoding, here, calls):  # noqa: F811
 
 def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
     picture(here / "in" / "a.png")
-    others = ["b.mpo", "c.JP2", "d.jxl", "e.tga", "f.cr2", "g.mp4", "h.pdf", "i.DNG"]
+    others = ["b.mpo", "c.JP2", "d.jxl", "e.psd", "f.cr2", "g.mp4", "h.pdf", "i.DNG"]
     for name in [*others, "notes.txt", ".hidden.mpo"]:
         (here / "in" / name).write_bytes(b"x")
     told = run("in", "in", "in/*", "-o", "out/").stderr  # once, by however many names
