@@ -21,6 +21,7 @@ from upscale.train.chance import Chance
 from upscale.train.config import TrainConfig
 from upscale.train.run import Options, run_training
 from upscale.weights import store
+from upscale.weights.file import DISCRIMINATOR
 
 SMALL = CompactConfig(
     channels=(8, 8, 8), down=(1, 1, 1), up=(1, 1), encoder=1, head=(4, 4), embedding=8
@@ -151,7 +152,7 @@ def test_it_changes_what_a_run_learns(photos, tmp_path) -> None:
     line = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 < line["adversarial"] < 1
     without = run(photos, tmp_path / "b", CONFIG.with_(quality_adversarial=0.0))
-    assert not same(with_it, without)
+    assert not same({k: v for k, v in with_it.items() if not k.startswith(DISCRIMINATOR)}, without)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(photos, tmp_path) -> None:
@@ -194,6 +195,47 @@ def test_a_run_begins_as_another_stands_under_its_own_settings(photos, tmp_path)
     run_training(own.with_(iterations=2), photos, tmp_path / "b", device="cpu", net=SMALL,
                  init=str(tmp_path / "a"), say=lines.append)  # fmt: skip
     assert any("resuming from iteration 1" in line for line in lines)
+
+
+def test_a_file_of_weights_brings_its_discriminator_along(photos, tmp_path) -> None:
+    run(photos, tmp_path / "a")
+    path = tmp_path / "a" / f"{CONFIG.method}.safetensors"
+    trained = checkpoint.newest(tmp_path / "a", print)[1]
+    found = store.discriminator(store.find(path))
+    assert found and all(
+        torch.equal(v, trained[f"adversary.net.{k}"].half().float()) for k, v in found.items()
+    )
+    state, _ = store.load(store.find(path))  # which are the network's alone
+    assert state and not any(key.startswith(DISCRIMINATOR) for key in state)
+
+    # a rate of nothing: what is left after one iteration is what was taken over
+    own = CONFIG.with_(iterations=1, quality_loss_from=1, learning_rate=0.0, seed=5)
+    never = Options(validate_every=0)
+    for config, told in (
+        (own, "goes on from that of"),
+        (own.with_(quality_adversarial=0.0), ""),
+    ):
+        lines: list[str] = []
+        output = tmp_path / f"b{config.quality_adversarial}"
+        run_training(config, photos, output, device="cpu", net=SMALL, init=str(path),
+                     say=lines.append, options=never)  # fmt: skip
+        said = [line for line in lines if "the discriminator" in line]
+        assert len(said) == bool(told) and all(told in line for line in said)
+        second = store.discriminator(store.find(output / path.name))
+        assert same(second, found if told else {})
+
+
+def test_a_discriminator_of_other_features_begins_anew(photos, tmp_path) -> None:
+    run(photos, tmp_path / "a")
+    path = tmp_path / "a" / f"{CONFIG.method}.safetensors"
+    state, metadata = store.read(path)
+    first = f"{DISCRIMINATOR}heads.0.0.weight"
+    state[first] = state[first][:, :1].clone()  # of a narrower level
+    store.save(path, state, metadata, half=True)
+    lines: list[str] = []
+    run_training(CONFIG.with_(iterations=1), photos, tmp_path / "b", device="cpu", net=SMALL,
+                 init=str(path), say=lines.append, options=Options(validate_every=0))  # fmt: skip
+    assert any("begins anew" in line and str(path) in line for line in lines)
 
 
 def test_a_folder_without_a_run_or_of_another_network_is_no_beginning(photos, tmp_path) -> None:

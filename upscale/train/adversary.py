@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from upscale.metrics.perceptual import unit
 from upscale.train.chance import Chance, normal
 from upscale.train.checkpoint import moments, set_moments, under
+from upscale.weights.file import DISCRIMINATOR
 
 # channels of the trunks' levels (`metrics.perceptual`) but the first
 WIDTHS = {"vgg": (128, 256, 512, 512), "alex": (192, 384, 256, 256)}
@@ -113,8 +114,16 @@ class Adversary:
 
     def unpack(self, state: dict[str, Tensor]) -> None:
         """Inverse of `pack`, in place; KeyError or RuntimeError where the shapes are others."""
-        self.net.load_state_dict(under("adversary.net.", state))
+        self.begin(under("adversary.net.", state))
         set_moments(self.optimiser, under("adversary.opt.", state))
+
+    def begin(self, state: dict[str, Tensor]) -> None:
+        """Go on from what another has learnt; RuntimeError where its levels are others."""
+        self.net.load_state_dict(state)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What it has learnt, as it stands in a file beside the network's weights."""
+        return {f"{DISCRIMINATOR}{k}": v.cpu() for k, v in self.net.state_dict().items()}
 
 
 def _levels(features: Sequence[Tensor]) -> list[Tensor]:

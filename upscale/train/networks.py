@@ -76,8 +76,9 @@ def altered(sizes: Config, text: str) -> Config:
         raise UsageError(f"--net-options: {error}") from error
 
 
-def start(net: Net, init: str) -> None:
-    """Fill a network from other weights: the same layout, or a sibling's. UsageError.
+def start(net: Net, init: str) -> dict[str, Tensor]:
+    """Fill a network from other weights: the same layout, or a sibling's. Returns the state of the
+    discriminator that is in their file, {} if there is none. UsageError.
 
     init: weights (name, file or hf:...), or several with commas between: what the first has not the
     next gives. A diffusion network's for its regression twin: the convolution from the noise
@@ -88,6 +89,7 @@ def start(net: Net, init: str) -> None:
     that a network may grow; blocks of its encoder that are too many are left out.
     """
     state: dict[str, Tensor] = {}
+    discriminator: dict[str, Tensor] = {}
     for name in reversed([init] if Path(init).exists() else init.split(",")):
         entry = store.find(name.strip())
         if entry.method == methods.foreign():
@@ -99,10 +101,12 @@ def start(net: Net, init: str) -> None:
             given = placed(given, theirs, net.architecture())
             given = _fitted(net, given, state, trunk=theirs.get("kind") == CompactNet.kind)
         state |= given
+        discriminator = store.discriminator(entry) or discriminator
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise UsageError(f"--init {init} has another layout: {error}") from error
+    return discriminator
 
 
 def _fitted(

@@ -122,7 +122,7 @@ def run_training(
         state = run.weights()
         if world.first:
             described = _described(run, data)
-            store.save(path, state, described, half=True)
+            store.save(path, run.exported(state), described, half=True)
             write_card(path.with_suffix(".md"), path.stem, described, run.best)
         world.wait()
     return path
@@ -181,8 +181,8 @@ def prepared(
     torch.manual_seed(config.seed)
     network = make_net(config, sizes)
     branched = Path(init) if init and Path(init).is_dir() else None  # a run that goes another way
-    if not branched and (init or config.distill):
-        start(network, init or config.distill)
+    begun = init or config.distill
+    taught = start(network, begun) if begun and not branched else {}
     run = Run(
         network,
         spec_of(config),
@@ -198,6 +198,12 @@ def prepared(
     )
     if branched:
         run.branch(branched, say)
+    elif run.adversary and taught:
+        try:
+            run.adversary.begin(taught)
+            say(f"the discriminator goes on from that of {begun}")
+        except RuntimeError:  # it judges other features
+            say(f"the discriminator begins anew: that of {begun} judges other features")
     run.data = fingerprint(items)
     if options.validation:
         return run, of_folder(options.validation, None, config).train

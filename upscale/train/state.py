@@ -187,6 +187,11 @@ class Run:
         """The moving average, whole, on the CPU; every process must call it."""
         return {key: dist.full(value).cpu() for key, value in self.ema.items()}
 
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a file of these weights holds: them, and beside them the discriminator, from which
+        another run can go on."""
+        return weights | (self.adversary.weights() if self.adversary else {})
+
     def keep_failed(self, folder: Path) -> Path | None:
         """The examples of the last iteration and their noise levels, for inspection."""
         if self.last is None:

@@ -111,7 +111,7 @@ class Validator:
             self.say(f"validation at iteration {run.iteration}: {numbers}; see {sheet}")
             if self.best and _better(values, run.best):
                 run.best = {"iteration": run.iteration, **values}
-                store.save(self.best, state, self.describe(run), half=True)
+                store.save(self.best, run.exported(state), self.describe(run), half=True)
         run.best = run.world.agreed(run.best)
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from upscale.weights.pickles import PICKLES
 if TYPE_CHECKING:
     import torch
 
+DISCRIMINATOR = "discriminator."  # how the names of its tensors begin, beside the network's
 _MOST_TEXT = 4 << 20  # characters of description; bundled files have 2000
 _DEEPEST = 32  # levels of tables and lists in it; bundled files have 5
 

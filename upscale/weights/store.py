@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from upscale.errors import DamagedWeights, DiskFull, UsageError, WeightsError
 from upscale.methods import foreign, headed
 from upscale.weights import others
-from upscale.weights.file import header_of, metadata_of, read
+from upscale.weights.file import DISCRIMINATOR, header_of, metadata_of, read
 from upscale.weights.file import save as save  # beside `load`, for those who use both
 from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
@@ -402,8 +402,20 @@ def load(
     with files.removing_damaged(files.cached(entry.hub) if entry.hub else None):
         if entry.method == foreign():
             return others.read(path, entry.sha256)
-        found = read(path, device)
-        return headed(*found, entry.method, entry.name) if entry.head_of else found
+        state, metadata = read(path, device)
+    state = {k: v for k, v in state.items() if not k.startswith(DISCRIMINATOR)}
+    return headed(state, metadata, entry.method, entry.name) if entry.head_of else (state, metadata)
+
+
+def discriminator(entry: Entry) -> dict[str, torch.Tensor]:
+    """The state dict of the discriminator that learnt beside the weights; {} where their file has
+    none. Raises as `locate`."""
+    state, _ = read(locate(entry))
+    return {
+        k.removeprefix(DISCRIMINATOR): v.float()
+        for k, v in state.items()
+        if k.startswith(DISCRIMINATOR)
+    }
 
 
 def described(entry: Entry, path: Path) -> dict[str, Any]:
