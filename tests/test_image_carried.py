@@ -532,7 +532,29 @@ def test_srgb_in_other_words_needs_no_profile():
     assert written(picture, "JPEG")[1] == []
 
 
-@pytest.mark.parametrize("said", [(b"cICP", bytes([200, 200, 0, 1])), (b"cHRM", bytes(32))])
+def test_cicp_goes_before_a_profile():
+    plain = Image.fromarray(whole(9, 5, 3))
+    alone = read(with_chunks(saved(plain, "PNG").getvalue(), (b"cICP", bytes([12, 13, 0, 1]))))
+    for said, want in (
+        (bytes([12, 13, 0, 1]), alone.icc),  # Display P3
+        (bytes([1, 13, 0, 1]), None),  # sRGB
+        (bytes([200, 200, 0, 1]), alone.icc),  # nobody knows: then the profile has it
+    ):
+        profile = SRGB if said[0] == 12 else alone.icc
+        data = saved(plain, "PNG", icc_profile=profile).getvalue()
+        picture = read(with_chunks(data, (b"cICP", said)))
+        assert picture.icc == want
+        assert not any("understood" in note for note in picture.notes)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (b"cICP", bytes([200, 200, 0, 1])),
+        (b"cICP", bytes([1, 1, 0, 0])),  # black at 16, white at 235
+        (b"cHRM", bytes(32)),
+    ],
+)
 def test_colours_that_are_not_understood_are_told(said):
     picture = read(with_chunks(saved(whole(9, 5, 3), "PNG").getvalue(), said))
     assert any("sRGB" in note for note in picture.notes)

@@ -177,6 +177,17 @@ def test_one_transparent_colour(grey, bits):
     assert np.array_equal(samples(picture)[..., :-1], a)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_one_transparent_grey_of_few_bits(bits):
+    levels = np.arange(2**bits)[None]
+    for key in range(2**bits):
+        file = io.BytesIO()
+        writer = png.Writer(2**bits, 1, greyscale=True, bitdepth=bits, transparent=key)
+        writer.write(file, levels.tolist())
+        file.seek(0)
+        assert np.array_equal(read(file).alpha == 0, levels == key)
+
+
 # ---- several frames ------------------------------------------------------------------------------
 
 

@@ -154,6 +154,8 @@ def decoded(
     if format == "PPM" and im.mode != "1":
         return _pnm(pixels, im, found, allow_truncated)
     im, lost = _loaded(im, pixels, format, allow_truncated)
+    if format == "PNG" and head[25] == 0 and "transparency" in im.info:
+        im.info["transparency"] *= {2: 85, 4: 17}.get(head[24], 1)  # as Pillow has the samples
     if format == "TGA" and not head[17] & 15 and im.mode in ("LA", "RGBA"):
         # the header says that there is no transparency; some programs write it all the same
         im = im if im.getchannel("A").getbbox() else im.convert(im.mode[:-1])
@@ -181,9 +183,12 @@ def _with(
 ) -> Picture:
     """The picture with what its file carries."""
     icc, colours, said = picture.icc, found.colours, []
-    if icc is None and colours:
-        icc, name = profile.of_chunks(colours, picture.grey)
-        if name and icc is None:
+    # a PNG's cICP goes before its profile
+    if colours and (icc is None or (picture.format == "PNG" and dict(colours).get(b"cICP"))):
+        declared, name = profile.of_chunks(colours, picture.grey)
+        if declared or not name:
+            icc = declared
+        elif icc is None:
             said.append(f"colours by {name} are not understood: they are taken for sRGB")
     packet = xmp.alone(found.xmp) if found.xmp else None
     if packet and (orientation != 1 or picture.format in ("AVIF", "HEIC")):

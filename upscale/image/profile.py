@@ -41,7 +41,10 @@ def of_chunks(chunks: Sequence[tuple[bytes, bytes]], grey: bool) -> tuple[bytes 
     """
     said = dict(reversed(chunks))
     if b"cICP" in said and len(said[b"cICP"]) == 4:
-        return _of_cicp(said[b"cICP"][0], said[b"cICP"][1], grey)
+        primaries, transfer, _, full = said[b"cICP"]
+        if not full:
+            return None, f"cICP {primaries}/{transfer} in narrow range"
+        return _of_cicp(primaries, transfer, grey)
     if b"sRGB" in said or not {b"gAMA", b"cHRM"} & said.keys():
         return None, None
     curve, primaries, names = _SRGB_CURVE, _PRIMARIES[1], []

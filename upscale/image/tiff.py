@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL
 import tifffile
-from PIL import Image
+from PIL import Image, ImagePalette
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from upscale.errors import InputError
@@ -49,6 +49,7 @@ _INSTEAD = (
 )
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples
 _DNG_VERSION, _TRANSFER, _PRIMARIES, _ICC = 50706, 301, 319, 34675
+_COLOUR_MAP, _SUBSAMPLING, _REFERENCE = 320, 530, 532
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def header(file: BinaryIO) -> Header:
             raw = raw or _DNG_VERSION in page.tags
             strange = tiff.is_bigtiff and tiff.byteorder == ">"  # to Pillow
             ours = (
-                (page.bitspersample == 16 or (strange and page.bitspersample == 8))
+                (page.bitspersample == 16 or (page.bitspersample == 8 and (strange or _odd(page))))
                 and page.sampleformat == 1
                 and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
             )
@@ -98,6 +99,14 @@ def header(file: BinaryIO) -> Header:
     return Header(size, ours, missing, exif.taken_of(read), found)
 
 
+def _odd(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow refuses or misreads channels of 8 bits beside the colours."""
+    colours, samples = (3 if page.photometric == _RGB else 1), page.samplesperpixel
+    planes = page.planarconfig == 2 and samples > colours
+    many = samples > colours + (colours == 3)
+    return (planes or many) and page.compression in _OUR_COMPRESSIONS and page.fillorder == 1
+
+
 def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
     """What there is about a page that neither tifffile nor Pillow reads here."""
     samples = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
@@ -115,7 +124,25 @@ def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
     ):
         if value not in known:
             return words.format(getattr(value, "name", value)) + ", which diffsr cannot read"
+    if page.imagedepth > 1:
+        return f"of {page.imagedepth} layers in depth, which diffsr cannot read"
+    if page.photometric == _YCBCR and page.compression == 1 and not _plain_ycbcr(page):
+        return "of subsampled YCbCr colours without compression, which diffsr cannot read"
+    empty = zip(page.dataoffsets, page.databytecounts, strict=True)
+    if ours and any(at and not count for at, count in empty):  # at 0 is what was left out
+        return "whose strips are said to hold no bytes"
     return None
+
+
+def _plain_ycbcr(page: tifffile.TiffPage) -> bool:
+    """Whether uncompressed YCbCr is laid out as RGB would be, in its whole range."""
+    told = [page.tags.get(code) for code in (_SUBSAMPLING, _REFERENCE)]
+    subsampling, reference = (tag.value if tag else None for tag in told)
+    ends = None if reference is None else np.reshape(reference, (-1, 2)).astype(float)
+    whole = ends is None or np.array_equal(
+        ends[:, 0] / np.maximum(ends[:, 1], 1), (0, 255, 128, 255, 128, 255)
+    )
+    return page.planarconfig == 1 and subsampling == (1, 1) and whole
 
 
 def _colours(page: tifffile.TiffPage) -> list[str]:
@@ -259,6 +286,9 @@ def image(file: BinaryIO) -> Image.Image:
     except (SyntaxError, KeyError) as error:
         raise InputError(f"a TIFF of a kind that diffsr cannot read; {_INSTEAD}") from error
     im._size = im._tile_size
+    ramps = im.tag_v2.get(_COLOUR_MAP, ())
+    if im.mode == "P" and 0 < max(ramps, default=0) < 256:  # of old writers: 8 bits, not 16
+        im.palette = ImagePalette.raw("RGB;L", bytes(ramps))
     return im
 
 
