@@ -30,6 +30,7 @@ from upscale.errors import InputError, UsageError
 from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.formats import SUFFIXES
+from upscale.image.frames_in import read_frames
 from upscale.image.picture import Picture
 
 # ---- orientation, profiles, colour ---------------------------------------------------------------
@@ -206,6 +207,18 @@ def test_animation_is_refused_unless_its_first_frame_will_do(format, tmp_path):
     assert np.array_equal(samples(picture)[..., :3], np.asarray(frames[0]))
     with pytest.raises(UsageError, match="choose from error, first"):
         read(path, frames="all")
+
+
+def test_a_gif_is_transparent_where_its_first_frame_is_not():
+    data = bytearray(saved(whole(2, 3, 3), "GIF").getvalue())
+    frame = data.index(b",", 13 + 3 * 2 ** ((data[10] & 7) + 1))  # behind the table of colours
+    struct.pack_into("<2H", data, 6, 5, 4)  # the screen
+    struct.pack_into("<2H", data, frame + 1, 1, 2)  # left, top
+    alpha = np.zeros((4, 5))
+    alpha[2:4, 1:4] = 1
+    file = io.BytesIO(bytes(data))
+    assert np.array_equal(read(file).alpha, alpha)
+    assert np.array_equal(read_frames(file).first.alpha, alpha)
 
 
 def test_thumbnail_page_is_no_second_page():

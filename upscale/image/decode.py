@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
 from upscale.errors import DiffsrError, InputError, OutOfMemory, UsageError
@@ -159,6 +159,12 @@ def decoded(
     if format == "TGA" and not head[17] & 15 and im.mode in ("LA", "RGBA"):
         # the header says that there is no transparency; some programs write it all the same
         im = im if im.getchannel("A").getbbox() else im.convert(im.mode[:-1])
+    if format == "GIF" and im.dispose_extent != (0, 0, *im.size):
+        # where its first frame is not, nothing is drawn; Pillow fills that with the background
+        inside = Image.new("L", im.size)
+        inside.paste(255, im.dispose_extent)
+        im = im.convert("RGBA")
+        im.putalpha(ImageChops.multiply(im.getchannel("A"), inside))
     taken = exif.taken(found.exif)
     orientation = turned_by(format, taken, im)
     if format == "PNG" and png16.is_deep(head):
