@@ -216,9 +216,8 @@ def test_a_gif_is_transparent_where_its_first_frame_is_not():
     struct.pack_into("<2H", data, frame + 1, 1, 2)  # left, top
     alpha = np.zeros((4, 5))
     alpha[2:4, 1:4] = 1
-    file = io.BytesIO(bytes(data))
-    assert np.array_equal(read(file).alpha, alpha)
-    assert np.array_equal(read_frames(file).first.alpha, alpha)
+    assert np.array_equal(read(io.BytesIO(bytes(data))).alpha, alpha)
+    assert np.array_equal(read_frames(io.BytesIO(bytes(data))).first.alpha, alpha)
 
 
 def test_thumbnail_page_is_no_second_page():
