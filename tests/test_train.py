@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from upscale.train.data import Batch, Pairs
 from upscale.train.datasets import pictures_of
 from upscale.train.dist import World
 from upscale.train.grid import grid_loss, mesh_loss, phase_loss
-from upscale.train.loss import Spec, encode, flow, sample, start_noise
+from upscale.train.loss import Spec, encode, flow, project, sample, start_noise
 from upscale.train.networks import make_net, start
 from upscale.train.pictures import load
 from upscale.train.run import Options, estimate_std, quality_loss, run_training, spec_of
@@ -326,13 +327,16 @@ def test_pictures_without_detail_are_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("gradient", ["direct", "adjoint"])
-def test_both_quality_gradients_train_ecdp(photos, tmp_path, gradient) -> None:
+def test_both_quality_gradients_train_ecdp(photos, tmp_path, gradient, monkeypatch) -> None:
+    projected = Mock(wraps=project)
+    monkeypatch.setattr("upscale.train.state.project", projected)
     config = ECDP.with_(
         patch=48, iterations=2, quality_loss_from=1, quality_vgg=0.0, quality_gradient=gradient,
         quality_score=0.0, quality_tolerance=0.05,
     )  # fmt: skip
     state = run(photos, tmp_path / "a", config, net=TWO_HEADS)
     assert all(v.isfinite().all() for v in state.values())
+    projected.assert_called() if gradient == "direct" else projected.assert_not_called()
     line = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"score", "l1", "phase", "alex", "gradient_norm"} <= line.keys()
     assert not same(state, run(photos, tmp_path / "b", config.with_(iterations=1), net=TWO_HEADS))

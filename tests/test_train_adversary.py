@@ -191,6 +191,9 @@ def test_a_run_begins_as_another_stands_under_its_own_settings(photos, tmp_path)
         assert mine and all(torch.equal(first[key], second[key]) for key in mine)
     steps = {float(v) for k, v in second.items() if k.startswith("opt.") and k.endswith(".step")}
     assert steps == {7.0}  # the optimiser's moments too
+    for key in (key for key in first if key.startswith("ema.")):  # which knows seven iterations
+        net = first[key.replace("ema.", "net.", 1)]
+        torch.testing.assert_close(second[key], first[key].lerp(net, 1 - 7 / 16))
     # its own checkpoint goes before: the same command goes on
     run_training(own.with_(iterations=2), photos, tmp_path / "b", device="cpu", net=SMALL,
                  init=str(tmp_path / "a"), say=lines.append)  # fmt: skip

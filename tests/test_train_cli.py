@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -29,6 +30,7 @@ from upscale.cli.train import shown
 from upscale.errors import DiffsrError
 from upscale.image.decode import read as picture_of
 from upscale.train import checkpoint, measure
+from upscale.train.card import metadata
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
@@ -116,13 +118,38 @@ def test_a_recipe_can_be_trained(name) -> None:
             assert (spec.std, spec.squared) == (0.4, True)
 
 
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"method": "sr3", "net": "sr3-tiny"}, {"sampler": "ddpm", "steps": 100}),
+        # trained through a few calls of DDIM, and good for nothing else
+        ({"method": "sr3", "net": "sr3-tiny", "quality_loss_from": 1},
+         {"sampler": "ddim", "steps": 2, "temperature": 0.2}),
+        ({"method": "idm", "net": "idm-tiny", "quality_loss_from": 1},
+         {"sampler": "ddim", "steps": 2, "temperature": 0.2}),
+        # the whole flow, from all of its noise
+        ({"method": "ecdp", "quality_loss_from": 1, "quality_gradient": "adjoint"},
+         {"sampler": "ddim", "steps": 4}),
+        ({"method": "regression", "quality_loss_from": 1}, {"sampler": "once", "steps": 1}),
+    ],
+)  # fmt: skip
+def test_weights_are_sampled_as_they_were_trained(settings, wanted) -> None:
+    config = TrainConfig(patch=64, batch=2, quality_batch=2, scale_min=4, scale_max=4, **settings)
+    run = SimpleNamespace(
+        config=config, spec=spec_of(config), net=make_net(config), iteration=1, images_seen=2,
+        taught={}, paired=0,
+    )  # fmt: skip
+    assert metadata(run, "")["defaults"] == {**wanted, "spacing": "phi"}
+
+
 def test_the_papers_numbers_are_in_the_recipes() -> None:
     sr3 = config_of("sr3-ffhq-16-128")
     assert (sr3.batch, sr3.iterations, sr3.warmup, sr3.learning_rate) == (256, 10**6, 10**4, 1e-4)
     assert (sr3.patch, sr3.scale_focus, sr3.crop, sr3.clip) == (128, 8, "square", 0)
     assert config_of("regression-ffhq-16-128").learning_rate == 1e-5
     ecdp = config_of("ecdp-df2k")
-    assert (ecdp.batch, ecdp.patch, ecdp.clip_value, ecdp.warmup) == (16, 160, 10, 500)
+    assert (ecdp.batch, ecdp.patch, ecdp.warmup) == (16, 160, 500)
+    assert ecdp.clip_value * 3 * 160**2 == pytest.approx(10)  # of a sum, as there
     assert config_of("ecdp-imagenet").learning_rate == 2e-4
     first, second = (
         config_of("idm-ffhq-16-128"),

@@ -271,6 +271,30 @@ def test_other_ways_to_say_where_pictures_are(photos) -> None:
         resolve("hf:nonsense", photos)
 
 
+def test_where_an_example_is_cut_has_nothing_to_do_with_which_picture_it_is() -> None:
+    columns = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None], (64, 64, 3))
+    pictures = [columns.copy() for _ in range(4)]
+    for number, picture in enumerate(pictures):
+        picture[..., 1] = number
+    config = replace(CONFIG, batch=2, crop="patch")
+    found: dict[tuple[int, int], list[float]] = {}
+    pairs = Pairs(pictures, config)
+    for iteration in range(150):
+        for place, hr in enumerate(pairs.batch(iteration).hr):
+            pixels = torch.round((hr + 1) * 127.5)
+            found.setdefault((place, int(pixels[1].max())), []).append(float(pixels[0].min()))
+    assert len(found) == 8
+    assert all(max(lefts) - min(lefts) > 24 for lefts in found.values())  # of 32
+
+
+@pytest.mark.parametrize(("ends", "focus"), [((8.0, 8.0), 8), ((1.0, 2.0), 2), ((1.0, 8.0), 4)])
+def test_half_of_the_examples_are_at_a_magnification_that_is_learnt(ends, focus) -> None:
+    config = TrainConfig(patch=32, batch=40, scale_min=ends[0], scale_max=ends[1])
+    scales = Pairs([np.zeros((64, 64, 3), np.uint8)], config).batch(0).scale
+    assert ends[0] <= scales.min() and scales.max() <= ends[1]
+    assert (scales == focus).float().mean() > 0.3
+
+
 def test_held_out_pictures_are_spread_and_apart(photos) -> None:
     items = Files([Path(f"{i:03d}.png") for i in range(100)])
     train, validation = held_out(items, 10)

@@ -24,8 +24,10 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
     sampling = {"sampler": methods.TRAINED, "steps": 4}
     if law.single or not config.compact:
         sampling = {"sampler": law.sampler, "steps": law.steps}
-    if config.quality_loss_from:  # what that stage leaves of the noise is less visible when cooler
-        sampling |= {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
+    if config.quality_loss_from and config.quality_gradient == "direct" and not law.single:
+        # trained for few calls; what that leaves of the noise is less visible when cooler
+        own = {"steps": 2, "temperature": 0.2 if config.quality_cool else 0.4}
+        sampling |= {**own, "sampler": methods.TRAINED}
     if run.taught:  # few calls, from noise as the teacher has it
         own = {"temperature": run.taught["temperature"]}
         sampling = {**own, **sampling, "sampler": methods.TRAINED, "steps": 2}

@@ -79,7 +79,8 @@ class TrainConfig:
         "colour, contrast and light.", most=1)
     scale_min: float = _set(_PICTURES, 1.0, "Smallest magnification that is learnt.")
     scale_max: float = _set(_PICTURES, 8.0, "Largest magnification that is learnt.")
-    scale_focus: float = _set(_PICTURES, 4.0, "The magnification of half of the examples.")
+    scale_focus: float = _set(_PICTURES, 4.0, "The magnification of half of the "
+                              "examples, or the nearest to it that is learnt.")
     scale_law: str = _set(_PICTURES, "focus", "How magnifications are drawn: half of them at the "
         "focus and the rest log-uniformly (focus), all log-uniformly (log), or all uniformly as in "
         "IDM (uniform).", choices=("focus", "log", "uniform"))
@@ -263,6 +264,11 @@ class TrainConfig:
     def compact(self) -> bool:
         """Whether the network is ours, in any of its sizes, and not a paper's."""
         return self.net_name.startswith(TrainConfig.net)
+
+    @property
+    def focus(self) -> float:
+        """`scale_focus` within the magnifications that are learnt."""
+        return min(max(self.scale_focus, self.scale_min), self.scale_max)
 
     @property
     def progressive(self) -> bool:

@@ -79,7 +79,7 @@ def _scale(config: TrainConfig, rng: np.random.Generator) -> float:
     elif config.scale_law == "log" or rng.random() < 0.5:
         scale = math.exp(rng.uniform(math.log(config.scale_min), math.log(config.scale_max)))
     else:
-        scale = config.scale_focus
+        scale = config.focus
     return scale
 
 
@@ -145,7 +145,8 @@ class Pairs:
         places = range(count) if places is None else places
         hr, lr, lr_up, scale = [], [], [], []
         for place in places:
-            rng = np.random.default_rng((seed, iteration, place))
+            # numpy takes (seed, iteration, 0) for (seed, iteration), the batch's own
+            rng = np.random.default_rng((seed, iteration, place + 1))
             example, small = self._pair(self.pictures[chosen[place]], patch, fixed, rng)
             hr.append(example)
             lr.append(small)

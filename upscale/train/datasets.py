@@ -135,7 +135,7 @@ def _pairs(
     """The pictures of a folder with those of another, or of its subfolder, that belong to them.
     UsageError where they cannot be what the run learns, InputError where one has no partner."""
     scale = int(config.scale_max)
-    if not config.scale_min == config.scale_focus == config.scale_max == scale:
+    if not config.scale_min == config.scale_max == scale:
         raise UsageError(
             f"{targets}: pairs are of one magnification, a whole one: give it, as in --scale 4"
         )

@@ -30,11 +30,10 @@ def make_net(config: TrainConfig, sizes: Config | None = None) -> Net:
     """The network of a run with fresh weights; `sizes` for our own instead of its usual ones.
     UsageError."""
     network = methods.network_named(config.net_name, config.method)
-    scales = {config.scale_min, config.scale_focus, config.scale_max}
-    if network.one_scale and len(scales) > 1 and not config.compact:
+    if network.one_scale and config.scale_min < config.scale_max and not config.compact:
         raise UsageError(
             f"network {config.net} is for one magnification: "
-            "give --scale-min, --scale-focus and --scale-max one value"
+            "give --scale-min and --scale-max one value"
         )
     if config.compact and isinstance(sizes, network.config_type):
         sizes = methods.adjusted(sizes, config.method)

@@ -53,10 +53,10 @@ _IDM = {
 _IDM_NOTE = "batch of the published code (4 x 32); the paper trained on two 24 GB GPUs"
 _ANY = {"iterations": 500_000, "learning_rate": 2e-5, "scale_min": 1.0, "scale_law": "uniform"}
 _ANY_NOTE = "second stage: --init the weights of the first; scales drawn between 1 and the largest"
-# ECDP's released settings: 500 warm-up steps, halved at 60 % and 80 %, values clipped at 10
+# ECDP's released settings: 500 warm-up steps, halved at 60 % and 80 %
 _ECDP = {
     "method": "ecdp", "optimiser": "adam", "beta2": 0.999, "warmup": 500, "learning_rate": 1e-4,
-    "schedule": "steps", "milestones": "0.6,0.8", "clip": 0.0, "clip_value": 10.0, "ema": 0.999,
+    "schedule": "steps", "milestones": "0.6,0.8", "clip": 0.0, "ema": 0.999,
     "noise_law": "process", "loss": "l2", "parametrisation": "hybrid", "std": 0.4,
 }  # fmt: skip
 _ECDP_NOTE = (
@@ -66,7 +66,7 @@ _ECDP_NOTE = (
 # section 3.4 and the released second stage: 1000 iterations of the quality loss alone
 _FINETUNE = {
     "warmup": 1, "quality_loss_from": 1, "quality_batch": 12, "quality_learning_rate": 1e-5,
-    "schedule": "constant", "iterations": 1000, "quality_gradient": "adjoint",
+    "schedule": "constant", "iterations": 1000, "clip_value": 10.0, "quality_gradient": "adjoint",
     "quality_tolerance": 1e-3, "quality_cool": 0.0, "quality_score": 0.0, "quality_l1": 0.0,
     "quality_phase": 0.0, "quality_vgg": 0.0, "quality_alex": 0.0, "ema": 0.9,
 }  # fmt: skip
@@ -116,7 +116,9 @@ def _idm(dataset: str, note: str, *bases: Mapping[str, Any], **own: Any) -> Reci
 
 
 def _ecdp(dataset: str, scale: float, **own: Any) -> Recipe:
-    base = {**_ECDP, "net": f"ecdp-{dataset}", "crop": "square"}
+    # the published code clips values at 10, of the gradient of a sum where ours is of a mean
+    clip = 10 / (3 * own["patch"] ** 2)
+    base = {**_ECDP, "net": f"ecdp-{dataset}", "crop": "square", "clip_value": clip}
     return _recipe("ECDP 4.1, B", dataset, _ECDP_NOTE, base, scale=scale, **own)
 
 

@@ -90,6 +90,7 @@ class Run:
         self.ema = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimiser = make_optimiser(config, self.net, self.device)
         self.iteration = self.images_seen = 0
+        self.averaged = 0  # iterations that the average knew before this run
         self.best: dict[str, float] = {}
         self.validated = -1  # the iteration of the last validation
         self.data = ""  # fingerprint of the pictures
@@ -136,6 +137,7 @@ class Run:
             self.iteration, self.images_seen = iteration, record["images_seen"]
             self.best = record.get("best", {})
             self.validated = record.get("validated", -1)
+            self.averaged = record.get("averaged", 0)
             checkpoint.unpack(state, self.net, self.ema, self.optimiser)
             if self.teacher:
                 self.teacher.unpack(state, record["round"])
@@ -153,7 +155,8 @@ class Run:
         found = checkpoint.newest(folder, say)
         if found is None:
             raise UsageError(f"--init {folder}: no checkpoint in it")
-        iteration, state, _ = found
+        iteration, state, record = found
+        self.averaged = iteration + record.get("averaged", 0)
         try:
             checkpoint.unpack(state, self.net, self.ema, self.optimiser)
             if self.adversary and any(key.startswith("adversary.") for key in state):
@@ -169,6 +172,7 @@ class Run:
             "images_seen": self.images_seen,
             "best": self.best,
             "validated": self.validated,
+            "averaged": self.averaged,
             "data": self.data,
             "paired": self.paired,
             "command": self.command,
@@ -230,7 +234,8 @@ class Run:
         sums: dict[str, Tensor] = {}
         seen: list[tuple[Tensor, Tensor]] = []
         for index, batch in enumerate(batches):
-            torch.manual_seed(mix(config.seed, iteration, self.world.rank, index))  # dropout's
+            # dropout's, apart from the noise of the examples (`Chance`)
+            torch.manual_seed(mix(config.seed + 4, iteration, self.world.rank, index))
             own = sigma[list(batch.places)].to(self.device)
             last = index + 1 == len(batches)
             with nullcontext() if last else dist.unsynchronised(self.objective):
@@ -331,8 +336,8 @@ class Run:
             parts["distill"] = self.teacher.map_loss(sr, self.spec, batch, start)
         if not judged:
             return parts
-        if exact(config, self.paired):
-            sr = project(sr, batch)
+        if exact(config, self.paired) and config.quality_gradient == "direct":
+            sr = project(sr, batch)  # (ECDP, eq. 19, judges what its flow itself has made)
         own = replace(chance, seed=config.seed + 3)
         return parts | self.quality(sr, batch.hr, generator, own)
 
@@ -345,6 +350,7 @@ class Run:
 
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
+        known = self.averaged + self.iteration
+        decay = min(self.config.ema, (1 + known) / (10 + known))
         for key, value in self.net.state_dict().items():
             dist.local(self.ema[key]).lerp_(dist.local(value), 1 - decay)

@@ -71,7 +71,7 @@ def _example(picture: np.ndarray | Pair, config: TrainConfig, index: int) -> tup
     if isinstance(picture, Pair):
         return aligned(picture, config.patch, None)
     truth = plain(picture, config, config.patch)
-    side = max(1, round(config.patch / config.scale_focus))
+    side = max(1, round(config.patch / config.focus))
     if config.degradation == "bicubic":
         return truth, quantised(resize(truth[None], (side, side)))[0]
     rng = np.random.default_rng((config.seed, index))
