@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pydoc
 import re
 import subprocess
@@ -154,6 +155,21 @@ def test_sixteen_bits_and_what_an_image_carries(tmp_path):
     back = pillow_of(taken)
     assert back.info["dpi"] == (300, 300) and back.size == (5, 6)
     assert b"camera" in back.info["exif"]
+
+
+@pytest.mark.parametrize("format", ["TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_file_is(orientation, format):
+    """Pillow turns a TIFF itself, when it decodes it."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    image().save(file, format, exif=exif, dpi=(300, 150))
+    read = upscale.read(io.BytesIO(file.getvalue()))
+    source = Image.open(file)
+    fresh = picture_of(source)
+    assert read.size == ((6, 5) if orientation > 4 else (5, 6)) and fresh.dpi == read.dpi
+    for taken in (fresh, picture_of(source)):  # which is decoded now
+        np.testing.assert_array_equal(taken.rgb, read.rgb)
 
 
 @pytest.mark.parametrize(

@@ -63,20 +63,26 @@ def _of_image(image: Image.Image) -> Picture:
             *colour.split(np.asarray(image)[..., None] / np.float32(65535))[:1], bits=16, grey=True
         )
     told = coded.of_image(image)
+    stored = _tags(image).orientation
+    image.load()  # a TIFF is turned there
     plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
-    taken = exif.taken(image.info.get("exif") or _made_exif(image))
+    taken = _tags(image)
     rgb, alpha, grey = colour.planes(plain)
     rgb, alpha = colour.upright((rgb, alpha), taken.orientation)
     dpi = image.info.get("dpi") or taken.dpi
     if image.format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
         dpi = taken.dpi  # not the 72 that Pillow makes up
-    dpi = upright_dpi(dpi, taken.orientation)
+    dpi = upright_dpi(dpi, stored)
     notes = (*notes, *taken.notes)
     packet = image.info.get("xmp")
     return Picture(
         rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes,
         xmp=packet if isinstance(packet, bytes) else None, coded=told,
     )  # fmt: skip
+
+
+def _tags(image: Image.Image) -> exif.Taken:
+    return exif.taken(image.info.get("exif") or _made_exif(image))
 
 
 def _made_exif(image: Image.Image) -> bytes | None:
