@@ -7,6 +7,7 @@ import pydoc
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from PIL import Image
 import upscale
 from upscale import errors
 from upscale.errors import InputError, UsageError
+from upscale.image import profile
 from upscale.image.picture import Picture
 from upscale.image.pillow import picture_of, pillow_of
 
 ROOT = Path(__file__).parents[1]
+LINEAR = [(b"gAMA", (100000).to_bytes(4, "big"))]
 
 
 def image(size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Image.Image:
@@ -155,6 +158,23 @@ def test_sixteen_bits_and_what_an_image_carries(tmp_path):
     back = pillow_of(taken)
     assert back.info["dpi"] == (300, 300) and back.size == (5, 6)
     assert b"camera" in back.info["exif"]
+
+
+@pytest.mark.parametrize(("format", "order"), [("PNG", "<"), ("TIFF", "<"), ("TIFF", ">")])
+def test_sixteen_bits_keep_what_eight_do(format, order):
+    deep = np.arange(30, dtype=np.uint16).reshape(5, 6) * 2000
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    extras = {"transparency": 4000} if format == "PNG" else {}
+    Image.fromarray(deep.astype(f"{order}u2")).save(
+        file, format, exif=exif, dpi=(300, 150), icc_profile=profile.of_chunks(LINEAR, True)[0],
+        **extras,
+    )  # fmt: skip
+    read = upscale.read(io.BytesIO(file.getvalue()))
+    taken = picture_of(Image.open(file))
+    assert read.icc and b"camera" in read.exif and (read.alpha is None) == (format == "TIFF")
+    for field in fields(Picture):
+        np.testing.assert_array_equal(getattr(taken, field.name), getattr(read, field.name))
 
 
 @pytest.mark.parametrize("format", ["TIFF", "PNG"])

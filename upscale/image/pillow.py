@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from upscale.errors import InputError
-from upscale.image import coded, colour, exif, profile
+from upscale.image import coded, colour, exif, png16, profile
 from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
 
@@ -58,16 +58,19 @@ def opened(data: memoryview) -> Image.Image:
 def _of_image(image: Image.Image) -> Picture:
     if 0 in image.size:
         raise InputError("the image has no pixels")
-    if image.mode.startswith("I;16"):  # Pillow's only 16 bits
-        return Picture(
-            *colour.split(np.asarray(image)[..., None] / np.float32(65535))[:1], bits=16, grey=True
-        )
     told = coded.of_image(image)
     stored = _tags(image).orientation
     image.load()  # a TIFF is turned there
-    plain, icc, notes = colour.plain(image, image.info.get("icc_profile"))
+    icc = image.info.get("icc_profile")
+    if image.mode.startswith("I;16"):  # Pillow's only 16 bits
+        samples = png16.transparent(np.asarray(image)[..., None], image.info.get("transparency"))
+        planes, bits = colour.split(samples / np.float32(65535)), 16
+        icc, notes = colour.fitting(icc)
+    else:
+        plain, icc, notes = colour.plain(image, icc)
+        planes, bits = colour.planes(plain), 8
+    rgb, alpha, grey = planes
     taken = _tags(image)
-    rgb, alpha, grey = colour.planes(plain)
     rgb, alpha = colour.upright((rgb, alpha), taken.orientation)
     dpi = image.info.get("dpi") or taken.dpi
     if image.format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
@@ -76,7 +79,7 @@ def _of_image(image: Image.Image) -> Picture:
     notes = (*notes, *taken.notes)
     packet = image.info.get("xmp")
     return Picture(
-        rgb, alpha, 8, grey, icc, taken.block, dpi, image.format or "PNG", notes,
+        rgb, alpha, bits, grey, icc, taken.block, dpi, image.format or "PNG", notes,
         xmp=packet if isinstance(packet, bytes) else None, coded=told,
     )  # fmt: skip
 

@@ -60,10 +60,15 @@ def read(file: BinaryIO, high: Image.Image) -> np.ndarray:
                 samples[rows] = band
                 samples[rows] <<= 8
                 samples[rows] |= fine
-    if (hidden := high.info.get("transparency")) is not None:
-        seen = (samples != np.array(hidden, np.uint16)).any(2, keepdims=True)
-        samples = np.concatenate([samples, seen * np.uint16(65535)], 2)
-    return samples
+    return transparent(samples, high.info.get("transparency"))
+
+
+def transparent(samples: np.ndarray, hidden: int | tuple[int, ...] | None) -> np.ndarray:
+    """uint16 (H,W,C), of which one colour may be transparent, with an alpha channel for it."""
+    if hidden is None:
+        return samples
+    seen = (samples != np.array(hidden, np.uint16)).any(2, keepdims=True)
+    return np.concatenate([samples, seen * np.uint16(65535)], 2)
 
 
 def chunks(extras: Extras) -> Iterator[tuple[bytes, bytes]]:
