@@ -192,6 +192,15 @@ def test_an_image_is_turned_as_its_file_is(orientation, format):
         np.testing.assert_array_equal(taken.rgb, read.rgb)
 
 
+@pytest.mark.parametrize("more", [[], [image()]])
+def test_a_jpeg_has_no_resolution_that_pillow_makes_up(more):
+    """Nor has one with further pictures, which Pillow calls MPO."""
+    file = io.BytesIO()
+    image().save(file, "MPO", save_all=True, append_images=more)
+    taken = picture_of(Image.open(file))
+    assert (taken.format, taken.dpi) == ("JPEG", None)
+
+
 @pytest.mark.parametrize(
     ("array", "bits", "alpha"),
     [

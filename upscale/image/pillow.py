@@ -72,14 +72,16 @@ def _of_image(image: Image.Image) -> Picture:
     rgb, alpha, grey = planes
     taken = _tags(image)
     rgb, alpha = colour.upright((rgb, alpha), taken.orientation)
+    # MPO: a JPEG with further pictures behind it
+    format = "JPEG" if image.format == "MPO" else image.format or "PNG"
     dpi = image.info.get("dpi") or taken.dpi
-    if image.format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
+    if format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
         dpi = taken.dpi  # not the 72 that Pillow makes up
     dpi = upright_dpi(dpi, stored)
     notes = (*notes, *taken.notes)
     packet = image.info.get("xmp")
     return Picture(
-        rgb, alpha, bits, grey, icc, taken.block, dpi, image.format or "PNG", notes,
+        rgb, alpha, bits, grey, icc, taken.block, dpi, format, notes,
         xmp=packet if isinstance(packet, bytes) else None, coded=told,
     )  # fmt: skip
 
