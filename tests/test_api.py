@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pydoc
 import re
+import struct
 import subprocess
 import sys
 from dataclasses import fields
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import upscale
 from upscale import errors
@@ -24,6 +25,7 @@ from upscale.image.pillow import picture_of, pillow_of
 
 ROOT = Path(__file__).parents[1]
 LINEAR = [(b"gAMA", (100000).to_bytes(4, "big"))]
+WIDE = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)  # Display P3's, as cHRM has them
 
 
 def image(size: tuple[int, int] = (6, 5), mode: str = "RGB") -> Image.Image:
@@ -190,6 +192,23 @@ def test_an_image_is_turned_as_its_file_is(orientation, format):
     assert read.size == ((6, 5) if orientation > 4 else (5, 6)) and fresh.dpi == read.dpi
     for taken in (fresh, picture_of(source)):  # which is decoded now
         np.testing.assert_array_equal(taken.rgb, read.rgb)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(
+    "chunks",
+    [LINEAR, [(b"sRGB", b"\1"), *LINEAR], [(b"cHRM", struct.pack(">8I", *WIDE)), *LINEAR],
+     [(b"cHRM", bytes(32))], [(b"tEXt", b"gamma\0two")]],
+)  # fmt: skip
+def test_colours_that_a_png_declares_hold_for_pillows_image(chunks, mode):
+    file, extras = io.BytesIO(), PngImagePlugin.PngInfo()
+    for chunk in chunks:
+        extras.add(*chunk)
+    image(mode=mode).save(file, "PNG", pnginfo=extras)
+    read = upscale.read(io.BytesIO(file.getvalue()))
+    taken = picture_of(Image.open(file))
+    assert sorted(taken.colours) == sorted(read.colours)
+    assert (taken.icc, taken.notes) == (read.icc, read.notes)
 
 
 @pytest.mark.parametrize("more", [[], [image()]])

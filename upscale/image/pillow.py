@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from contextlib import suppress
 from os import PathLike, fspath
 from typing import Any, TypeAlias
@@ -14,6 +15,13 @@ from upscale.errors import InputError
 from upscale.image import coded, colour, exif, png16, profile
 from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
+
+# What Pillow has of a PNG's colours: its key, the chunk, the chunk's form and unit
+_CHUNKS = (
+    ("srgb", b"sRGB", ">B", 1),
+    ("gamma", b"gAMA", ">I", 100000),
+    ("chromaticity", b"cHRM", ">8I", 100000),
+)
 
 PillowImage: TypeAlias = Image.Image  # for rooms that do not import Pillow
 
@@ -78,11 +86,16 @@ def _of_image(image: Image.Image) -> Picture:
     if format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
         dpi = taken.dpi  # not the 72 that Pillow makes up
     dpi = upright_dpi(dpi, stored)
-    notes = (*notes, *taken.notes)
+    notes = [*notes, *taken.notes]
+    colours = _colours(image)
+    if icc is None and colours:
+        icc, name = profile.of_chunks(colours, grey)
+        if name and icc is None:
+            notes.append(f"colours by {name} are not understood: they are taken for sRGB")
     packet = image.info.get("xmp")
     return Picture(
-        rgb, alpha, bits, grey, icc, taken.block, dpi, format, notes,
-        xmp=packet if isinstance(packet, bytes) else None, coded=told,
+        rgb, alpha, bits, grey, icc, taken.block, dpi, format, tuple(notes),
+        xmp=packet if isinstance(packet, bytes) else None, colours=colours, coded=told,
     )  # fmt: skip
 
 
@@ -98,6 +111,16 @@ def _made_exif(image: Image.Image) -> bytes | None:
             tags.pop(exif.ORIENTATION, None)
         return tags.tobytes() if len(tags) else None
     return None
+
+
+def _colours(image: Image.Image) -> tuple[tuple[bytes, bytes], ...]:
+    """Chunks of a PNG, made again of Pillow's numbers. Pillow keeps nothing of cICP."""
+    made = []
+    for key, kind, form, unit in _CHUNKS:
+        with suppress(Exception):  # most often there is none; and texts of a PNG may have its name
+            numbers = np.ravel(image.info[key]) * unit
+            made.append((kind, struct.pack(form, *(round(n) for n in numbers))))
+    return tuple(made)
 
 
 def _of_array(array: np.ndarray) -> Picture:
