@@ -235,6 +235,14 @@ def test_arrays(array, bits, alpha):
     assert taken.rgb.min() == 1.0
 
 
+@pytest.mark.parametrize("array", [np.arange(30, dtype="u2"), np.linspace(0, 1, 30, dtype="f4")])
+def test_the_byte_order_of_an_array_does_not_matter(array):
+    plain, swapped = (picture_of(array.reshape(5, 6).astype(array.dtype.newbyteorder(order)))
+                      for order in "=S")  # fmt: skip
+    assert swapped.bits == plain.bits and swapped.rgb.dtype.isnative
+    np.testing.assert_array_equal(swapped.rgb, plain.rgb)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [np.zeros(5), np.zeros((5, 6, 7)), np.full((5, 6), 2.0), np.full((5, 6), np.nan),

@@ -127,8 +127,9 @@ def _of_array(array: np.ndarray) -> Picture:
     samples = array if array.ndim == 3 else array[..., None]
     if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or 0 in samples.shape:
         raise InputError(f"an array of {array.shape} is not a picture: (H,W), (H,W,3) or (H,W,4)")
-    bits = 16 if samples.dtype == np.uint16 else 8
-    if samples.dtype in (np.uint8, np.uint16):
+    kind = samples.dtype.newbyteorder("=")
+    bits = 16 if kind == np.uint16 else 8
+    if kind in (np.uint8, np.uint16):
         samples = samples / np.float32(2**bits - 1)
     elif not np.issubdtype(samples.dtype, np.floating):
         raise InputError(f"arrays of {array.dtype} are not supported: give uint8, uint16 or floats")
