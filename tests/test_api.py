@@ -179,6 +179,17 @@ def test_sixteen_bits_keep_what_eight_do(format, order):
         np.testing.assert_array_equal(getattr(taken, field.name), getattr(read, field.name))
 
 
+def test_a_turned_pillow_image_is_turned_in_its_xmp_too() -> None:
+    tags = Image.Exif()
+    tags[274] = 6
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    )
+    file = io.BytesIO()
+    image().save(file, "JPEG", exif=tags, xmp=packet)
+    assert b'tiff:Orientation="1"' in picture_of(Image.open(file)).xmp
+
+
 @pytest.mark.parametrize("format", ["TIFF", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_as_its_file_is(orientation, format):

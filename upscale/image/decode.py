@@ -188,14 +188,7 @@ def _with(
     picture: Picture, found: Carried, taken: exif.Taken, orientation: int, notes: tuple[str, ...]
 ) -> Picture:
     """The picture with what its file carries."""
-    icc, colours, said = picture.icc, found.colours, []
-    # a PNG's cICP goes before its profile
-    if colours and (icc is None or (picture.format == "PNG" and dict(colours).get(b"cICP"))):
-        declared, name = profile.of_chunks(colours, picture.grey)
-        if declared or not name:
-            icc = declared
-        elif icc is None:
-            said.append(f"colours by {name} are not understood: they are taken for sRGB")
+    icc, said = profile.followed(picture.icc, found.colours, picture.grey)
     packet = xmp.alone(found.xmp) if found.xmp else None
     if packet and (orientation != 1 or picture.format in ("AVIF", "HEIC")):
         packet = xmp.turned(packet)
@@ -211,7 +204,7 @@ def _with(
         iptc=found.iptc,
         comments=tuple(found.comments),
         texts=tuple(found.texts),
-        colours=tuple(colours),
+        colours=tuple(found.colours),
         coded=found.coded,
         notes=tuple(dict.fromkeys([*notes, *found.notes, *taken.notes, *said])),
     )

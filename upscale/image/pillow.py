@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from upscale.errors import InputError
-from upscale.image import coded, colour, exif, png16, profile
+from upscale.image import coded, colour, exif, png16, profile, xmp
 from upscale.image.decode import read, upright_dpi
 from upscale.image.picture import Picture, quantised
 
@@ -86,16 +86,15 @@ def _of_image(image: Image.Image) -> Picture:
     if format == "JPEG" and image.info.get("jfif_unit") not in (1, 2):
         dpi = taken.dpi  # not the 72 that Pillow makes up
     dpi = upright_dpi(dpi, stored)
-    notes = [*notes, *taken.notes]
     colours = _colours(image)
-    if icc is None and colours:
-        icc, name = profile.of_chunks(colours, grey)
-        if name and icc is None:
-            notes.append(f"colours by {name} are not understood: they are taken for sRGB")
+    icc, said = profile.followed(icc, colours, grey)
     packet = image.info.get("xmp")
+    packet = xmp.alone(packet) if isinstance(packet, bytes) else None
+    if packet and taken.orientation != 1:
+        packet = xmp.turned(packet)
     return Picture(
-        rgb, alpha, bits, grey, icc, taken.block, dpi, format, tuple(notes),
-        xmp=packet if isinstance(packet, bytes) else None, colours=colours, coded=told,
+        rgb, alpha, bits, grey, icc, taken.block, dpi, format,
+        (*notes, *taken.notes, *said), xmp=packet, colours=colours, coded=told,
     )  # fmt: skip
 
 

@@ -33,6 +33,20 @@ _SAMPLES = 4096  # of a curve without a formula
 _PQ_WHITE = 203.0  # cd/m2 that are taken for white (ITU-R BT.2408)
 
 
+def followed(
+    icc: bytes | None, chunks: Sequence[tuple[bytes, bytes]], grey: bool
+) -> tuple[bytes | None, list[str]]:
+    """(the profile that holds, notes), of the one in a file and of what chunks of a PNG declare:
+    cICP goes before it, the others hold where there is none."""
+    if not chunks or (icc is not None and b"cICP" not in dict(chunks)):
+        return icc, []
+    declared, name = of_chunks(chunks, grey)
+    if declared or not name:
+        return declared, []
+    told = f"colours by {name} are not understood: they are taken for sRGB"
+    return icc, [] if icc else [told]
+
+
 def of_chunks(chunks: Sequence[tuple[bytes, bytes]], grey: bool) -> tuple[bytes | None, str | None]:
     """(the profile of what chunks of a PNG declare, or None for sRGB; its name for the user).
 
