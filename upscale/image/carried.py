@@ -77,7 +77,7 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
     more_xmp: dict[bytes, dict[int, bytes]] = {}
     tables: dict[int, float] = {}
     layers: list[tuple[int, int, int]] = []
-    seconds, end = 0, None
+    resources, seconds, end = bytearray(), 0, None
     for marker, start, stop in jpeg.segments(data):
         body = data[start:stop]
         if marker == jpeg.EOI:
@@ -95,8 +95,8 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             parts.setdefault(body[12], body[14:])
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             seconds = _pictures(body[4:]) - 1
-        elif marker == 0xED and body.startswith(jpeg.PHOTOSHOP) and found.iptc is None:
-            found.iptc = _iptc(body[len(jpeg.PHOTOSHOP) :])
+        elif marker == 0xED and body.startswith(jpeg.PHOTOSHOP):
+            resources += body[len(jpeg.PHOTOSHOP) :]  # one of them may run over several segments
         elif marker == 0xFE:
             found.comments.append(body)
         elif marker == 0xEB and b"jumb" in body[:32] and b"c2pa" in body[:96]:
@@ -108,6 +108,7 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             tables = {**jpeg_tables(body), **tables}
     found.coded = of_jpeg(tables, layers)
     found.icc = b"".join(parts[number] for number in sorted(parts)) or None
+    found.iptc = _iptc(bytes(resources))
     for guid, pieces in more_xmp.items():
         if found.xmp and guid in found.xmp:
             found.xmp = xmp.joined(found.xmp, b"".join(pieces[at] for at in sorted(pieces)))
@@ -140,13 +141,13 @@ def _pictures(mpf: bytes) -> int:
 
 
 def _iptc(resources: bytes) -> bytes | None:
-    """IPTC's records among Photoshop's resources."""
+    """IPTC's records among Photoshop's resources, between which others' may stand."""
     at = 0
-    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+    while (signature := resources[at : at + 4]).isalnum() and at + 12 <= len(resources):
         (kind,) = struct.unpack(">H", resources[at + 4 : at + 6])
         at += 6 + (resources[at + 6] + 2) // 2 * 2  # a name, padded to be even
         (length,) = struct.unpack(">I", resources[at : at + 4].ljust(4, b"\0"))
-        if kind == jpeg.IPTC_RESOURCE:
+        if signature == b"8BIM" and kind == jpeg.IPTC_RESOURCE:
             return resources[at + 4 : at + 4 + length] or None
         at += 4 + length + length % 2
     return None
@@ -292,7 +293,7 @@ def _png_text(kind: bytes, data: bytes, found: Carried) -> None:
                 content = bytes.fromhex(content.split(None, 2)[2].decode("ascii"))
         except (IndexError, ValueError, zlib.error):
             content = None
-        if content and place == "iptc" and content.startswith(b"8BIM"):
+        if content and place == "iptc" and content[:4].isalnum():
             content = _iptc(content)
         if content and content.startswith(jpeg.XMP):
             place, content = "xmp", content[len(jpeg.XMP) :]

@@ -162,11 +162,9 @@ def extras_of(
             notes.append(f"{name} cannot hold so long an EXIF block: it was left out")
         found["exif"] = made
     extras = Extras(**found, software=comment)
-    if name == "JPEG":
-        for field in ("iptc", "comments"):
-            if getattr(extras, field) and not jpeg.fits(extras, field):
-                notes.append(f"JPEG cannot hold so long {_WORDS[field]}: left out")
-                extras = replace(extras, **{field: () if field == "comments" else None})
+    if name == "JPEG" and max(map(len, extras.comments), default=0) > jpeg.MOST:
+        notes.append(f"JPEG cannot hold so long {_WORDS['comments']}: left out")
+        extras = replace(extras, comments=())
     return extras, notes
 
 

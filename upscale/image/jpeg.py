@@ -100,19 +100,13 @@ def lacks_only_end(data: bytes) -> bool:
     return bool(components) and not any(any(bits) for bits in components.values())
 
 
-def photoshop(iptc: bytes) -> bytes:
-    """The segment of IPTC's records."""
-    pad = bytes(len(iptc) % 2)
-    return PHOTOSHOP + b"8BIM" + struct.pack(">HHI", IPTC_RESOURCE, 0, len(iptc)) + iptc + pad
-
-
-def fits(extras: Extras, name: str) -> bool:
-    """Whether a field is short enough for a segment, of those that go into one."""
-    longest = {
-        "iptc": len(photoshop(extras.iptc or b"")),
-        "comments": max(map(len, extras.comments), default=0),
-    }  # fmt: skip
-    return longest[name] <= MOST
+def _photoshop(iptc: bytes) -> Iterator[bytes]:
+    """The segments of IPTC's records, which readers join."""
+    resource = b"8BIM" + struct.pack(">HHI", IPTC_RESOURCE, 0, len(iptc)) + iptc
+    resource += bytes(len(iptc) % 2)
+    step = MOST - len(PHOTOSHOP)
+    for start in range(0, len(resource), step):
+        yield _segment(0xED, PHOTOSHOP + resource[start : start + step])
 
 
 def head_of(data: memoryview, extras: Extras) -> tuple[bytes, int]:
@@ -143,7 +137,7 @@ def head_of(data: memoryview, extras: Extras) -> tuple[bytes, int]:
         for number, part in enumerate(parts, 1):
             added += _segment(0xE2, b"ICC_PROFILE\0" + bytes([number, len(parts)]) + part)
     if extras.iptc:
-        added += _segment(0xED, photoshop(extras.iptc))
+        added += b"".join(_photoshop(extras.iptc))
     for comment in extras.comments:
         added += _segment(0xFE, comment)
     return bytes(data[:2]) + added, 4 + length
