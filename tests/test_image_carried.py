@@ -508,6 +508,16 @@ def test_xmp_too_long_for_a_segment_has_two_parts():
     assert words in png
 
 
+def test_words_of_a_gif_behind_its_pixels_are_kept():
+    plain = saved(whole(7, 3), "GIF").getvalue()
+    ramp = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
+    words = b"\0!\xfe\x07by hand\0" + b"!\xff\x0bXMP DataXMP" + PACKET + ramp
+    other = saved(whole(5, 4), "PNG").getvalue()
+    picture = read(io.BytesIO(plain[:-1] + words + b";" + other))
+    assert (picture.comments, picture.xmp) == ((b"by hand",), PACKET)
+    assert any("another picture" in note for note in picture.notes)
+
+
 def test_size_that_faces_are_marked_in_is_corrected():
     packet = (
         b'<a stDim:w="7"><mwg-rs:AppliedToDimensions stDim:w="40" stDim:h="30" '

@@ -360,23 +360,22 @@ def _gif(file: BinaryIO, found: Carried) -> None:
     if data[12]:  # the pixels' width to height is (this + 15) / 64
         found.aspect = (64.0, data[12] + 15.0)
     at = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
-    while data[at : at + 1] == b"!":
-        label, at = data[at + 1 : at + 2], at + 2
-        blocks, at = _gif_blocks(data, at)
-        if label == b"\xfe":
-            found.comments.append(b"".join(blocks))
-        elif label == b"\xff" and blocks and blocks[0] == b"XMP DataXMP":
-            # a packet that no reader of blocks understands, and then a ramp that all do
-            start = data.find(b"XMP DataXMP") + 11
-            end = data.find(b"\x01\xff\xfe", start)
-            found.xmp = data[start:end] if end > 0 else None
-    while at < len(data) and data[at : at + 1] != b";":
-        if data[at : at + 1] == b",":  # pixels, behind a table of colours of their own
+    while at < len(data) and (kind := data[at : at + 1]) != b";":
+        if kind == b",":  # pixels, behind a table of colours of their own
             flags = data[at + 9 : at + 10] or b"\0"
             at += 10 + (3 * 2 ** ((flags[0] & 7) + 1) if flags[0] & 0x80 else 0) + 1
+            _, at = _gif_blocks(data, at)
+        elif kind == b"!":  # words, which some programs put behind the pixels
+            label, start = data[at + 1 : at + 2], at + 3 + len(b"XMP DataXMP")
+            blocks, at = _gif_blocks(data, at + 2)
+            if label == b"\xfe":
+                found.comments.append(b"".join(blocks))
+            elif label == b"\xff" and blocks[:1] == [b"XMP DataXMP"] and found.xmp is None:
+                # a packet that no reader of blocks understands, and then a ramp that all do
+                end = data.find(b"\x01\xff\xfe", start)
+                found.xmp = data[start:end] if end > 0 else None
         else:
-            at += 2
-        _, at = _gif_blocks(data, at)
+            at += 1
     after(data[at + 1 : at + 1 + _TAIL], found)
 
 
