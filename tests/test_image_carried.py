@@ -336,6 +336,18 @@ def test_bytes_of_texts_go_through_all_formats():
         assert all(words in picture.exif for words in (WORDS, latin, kanji)), format
 
 
+@pytest.mark.parametrize("format", ["TIFF", "JPEG", "PNG"])
+def test_names_of_a_document_and_its_page_are_kept(format):
+    file, names = io.BytesIO(), {269: b"Scan 12\0", 285: b"page 3\0"}
+    extra = [(tag, 2, len(name), name[:-1].decode(), True) for tag, name in names.items()]
+    tifffile.imwrite(file, whole(7, 3, 3), photometric="rgb", metadata=None, extratags=extra)
+    file.seek(0)
+    data, notes = written(read(file), format)
+    kept = exif.tags_of(read(io.BytesIO(data)).exif)[1]
+    assert {tag: kept[tag].data for tag in names} == names
+    assert notes == []
+
+
 def test_the_makers_note_stays_where_its_own_offsets_lead():
     note = b"NOTE" + struct.pack("<I", 60) + bytes(range(40))
     inner = directory((0x927C, 7, note), (0x829A, 5, bytes(8)))

@@ -37,15 +37,16 @@ LAYOUT = {
 # What a TIFF's own directory says about the picture rather than the file; the rest is private
 # tags of scanners, maps and microscopes, some of them larger than the pixels.
 ABOUT = {
-    270, 271, 272, ORIENTATION, _SOFTWARE, 306, 315, 316, _X, _Y, _UNIT, 18246, 18249, 33432, _EXIF,
-    _GPS, 40091, 40092, 40093, 40094, 40095,
+    269, 270, 271, 272, ORIENTATION, _SOFTWARE, 285, 306, 315, 316, _X, _Y, _UNIT, 18246, 18249,
+    33432, _EXIF, _GPS, 40091, 40092, 40093, 40094, 40095,
 }  # fmt: skip
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, UTF8 = 1, 2, 3, 4, 5, 7, 13, 129
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, UTF8: 1}
 _BIG = {16: 8, 17: 8, 18: 8}  # types of BigTIFF alone
 _TEXT, _WHOLE = (ASCII, UTF8, BYTE, UNDEFINED), (SHORT, LONG)
-_EXPECTED = dict.fromkeys((270, 271, 272, 305, 306, 315, 316, 33432, 0x9003, 0x9004), _TEXT) | {
+_TEXT_TAGS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432, 0x9003, 0x9004)
+_EXPECTED = dict.fromkeys(_TEXT_TAGS, _TEXT) | {
     ORIENTATION: _WHOLE, _X: (RATIONAL,), _Y: (RATIONAL,), _UNIT: _WHOLE,
     _PIXELS_X: _WHOLE, _PIXELS_Y: _WHOLE,
 }  # fmt: skip
