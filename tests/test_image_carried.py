@@ -384,6 +384,19 @@ def test_sizes_in_exif_are_corrected_and_the_thumbnail_goes():
     assert b"THUMB" not in inside
 
 
+def test_pixels_per_unit_of_the_sensor_go():
+    long = exif.whole("<", exif.LONG, 7)
+    tags = {tag: exif.whole("<", exif.RATIONAL, 201, 2) for tag in (0xA20E, 0xA20F)}
+    tags = {0x8769: {0xA002: long, 0xA210: exif.whole("<", exif.SHORT, 2), **tags}}
+    focal = b'exif:FocalPlaneXResolution="201/2"'
+    packet = PACKET.replace(b"dc:title", focal + b" dc:title")
+    block = exif.PREFIX + exif.laid_out("<", tags)
+    picture = read(saved(whole(7, 3, 3), "JPEG", exif=block, xmp=packet))
+    back = read(io.BytesIO(written(picture, "PNG")[0]))
+    assert list(exif.tags_of(back.exif)[1][0x8769]) == [0xA002]
+    assert b"FocalPlane" not in back.xmp and b"dc:title" in back.xmp
+
+
 def test_damaged_directories_cost_no_picture():
     for block in (b"II*\0", b"MM\0*\0\0\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"", b"junk" * 9):
         picture = read(with_exif(block, "PNG"))

@@ -25,7 +25,8 @@ _EXIF, _GPS, _INTEROP = 0x8769, 0x8825, 0xA005
 _POINTERS = (_EXIF, _GPS, _INTEROP)
 _MAKER_NOTE = 0x927C
 _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
-_SUBJECT = {0x9214, 0xA214}  # places in the picture, in pixels of the old size
+# What counts pixels of the old size: the subject's place, and how many fit onto the sensor
+_OLD_PIXELS = {0x9214, 0xA214, 0xA20E, 0xA20F, 0xA210}
 
 # How a TIFF lays out and describes its own pixels: of no meaning once they are decoded. Includes
 # the profile, XMP, IPTC and Photoshop blocks, which an EXIF block does not hold.
@@ -431,7 +432,7 @@ def updated(
         for tag, side in ((_PIXELS_Y, size[0]), (_PIXELS_X, size[1])):
             if tag in details:
                 details[tag] = whole(order, LONG, side)
-        for tag in _SUBJECT:
+        for tag in _OLD_PIXELS:
             details.pop(tag, None)
     densities = dpi or aspect
     if densities and (tags or needed) and all(math.isfinite(n) and n > 0 for n in densities):

@@ -25,7 +25,8 @@ _GONE = (
     "GCamera:MicroVideo", "GCamera:MicroVideoVersion", "GCamera:MicroVideoOffset",
     "GCamera:MicroVideoPresentationTimestampUs", "GCamera:MotionPhoto",
     "GCamera:MotionPhotoVersion", "GCamera:MotionPhotoPresentationTimestampUs",
-    "xmpNote:HasExtendedXMP",
+    "xmpNote:HasExtendedXMP", "exif:FocalPlaneXResolution", "exif:FocalPlaneYResolution",
+    "exif:FocalPlaneResolutionUnit",
 )  # fmt: skip
 
 
@@ -78,7 +79,8 @@ def parted(packet: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def alone(packet: bytes) -> bytes:
-    """Without thumbnails, and without what points to further pictures in the same file."""
+    """Without thumbnails, what points to further pictures in the same file, and how many of the old
+    pixels fit onto the sensor."""
     names = [name.encode() for name in _GONE]
     for prefix in _GONE_PREFIXES:
         found = set(re.findall(rb"\b%s:\w+" % prefix.encode(), packet))
