@@ -90,7 +90,8 @@ def with_chunks(data: bytes, *extra: tuple[bytes, bytes]) -> io.BytesIO:
         struct.pack(">I4s", len(body), kind) + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in extra
     )
-    return io.BytesIO(data[:33] + added + data[33:])
+    at = data.index(b"IDAT") - 4
+    return io.BytesIO(data[:at] + added + data[at:])
 
 
 def with_exif(block: bytes, format: str) -> io.BytesIO:
@@ -809,6 +810,29 @@ def test_a_damaged_tRNS_costs_only_transparency():
     picture = read(io.BytesIO(data))
     assert picture.alpha is None
     assert any("tRNS" in note for note in picture.notes)
+
+
+def chunks_of_odd_lengths() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
+    control = struct.pack(">5I2H2B", 0, 3, 7, 0, 0, 1, 10, 0, 0)
+    return {
+        "grey": ("L", (b"tRNS", b"\1")),
+        "colour": ("RGB", (b"tRNS", b"\0\1\0\2")),
+        "palette": ("P", (b"tRNS", bytes(300))),
+        "longer than its palette": ("P", (b"tRNS", bytes(range(200)))),
+        "animation": ("RGB", (b"acTL", b"\0\0\0\1")),
+        "frame of no animation": ("RGB", (b"fcTL", control)),
+        "data of no animation": ("RGB", (b"fdAT", b"\0\0\0\1")),
+    }
+
+
+@pytest.mark.parametrize("odd", chunks_of_odd_lengths())
+def test_a_chunk_of_a_png_of_an_odd_length_costs_only_itself(odd):
+    mode, (kind, body) = chunks_of_odd_lengths()[odd]
+    plain = saved(Image.fromarray(whole(7, 3, 3)).quantize(9).convert(mode), "PNG").getvalue()
+    picture = read(with_chunks(plain, (kind, body)))
+    assert np.array_equal(picture.rgb, read(io.BytesIO(plain)).rgb)
+    assert picture.alpha is None
+    assert picture.notes == (f"damaged chunks of the PNG were left out: {kind.decode()}",)
 
 
 def test_a_profile_inside_a_bmp():

@@ -24,6 +24,7 @@ _TAIL = 4096  # bytes behind the picture that are looked at
 # Of a PNG, what its pixels need
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
 _CHECKED = {b"tRNS", b"acTL", b"fcTL"}  # which a picture can do without, if they are damaged
+_TRANSPARENT = {b"\0": range(2, 3), b"\2": range(6, 7), b"\3": range(1, 257)}  # by type of colour
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 # What says the colours, and how long it is. Not sBIT: enlarged samples have other bits.
 _COLOURS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
@@ -204,7 +205,8 @@ class Spliced(io.RawIOBase):
 
 def _png(file: BinaryIO, found: Carried) -> BinaryIO:
     """Of a PNG, and the chunks that its pixels need as a file of their own."""
-    parts, at, bad = [(0, 8)], 8, []
+    parts, at, bad, colour = [(0, 8)], 8, [], b""
+    lengths = {b"acTL": range(8, 9)}  # of chunks that are checked
     while True:
         file.seek(at)
         head = file.read(8)
@@ -217,17 +219,29 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
                 "a PNG in the form that Apple packs into apps (CgBI), which diffsr cannot read; "
                 "save it as an ordinary PNG first"
             )
-        if kind in _PIXELS - _CHECKED or not _ancillary(kind):
+        if kind == b"fdAT" and b"fcTL" not in lengths:
+            bad.append("fdAT")
+        elif kind in _PIXELS - _CHECKED or not _ancillary(kind):
             parts.append((at, at + 12 + length))
+            if kind == b"IHDR":
+                colour = file.read(10)[9:]
+                lengths[b"tRNS"] = _TRANSPARENT.get(colour, range(0))
+            elif kind == b"PLTE" and colour == b"\3":
+                lengths[b"tRNS"] = range(1, length // 3 + 1)
         elif length <= _CHUNK_BYTES:
             data, tail = file.read(length), file.read(4)
             if len(tail) < 4:
                 parts.append((at, at + 12 + length))  # the file ends here
                 break
-            if zlib.crc32(kind + data) != struct.unpack(">I", tail)[0]:
+            whole = zlib.crc32(kind + data) == struct.unpack(">I", tail)[0]
+            if not whole or (kind in _CHECKED and length not in lengths.get(kind, ())):
                 bad.append(kind.decode("latin-1"))
+                if kind == b"fcTL":  # no frame from here on is in its order
+                    lengths.pop(kind, None)
             elif kind in _CHECKED:
                 parts.append((at, at + 12 + length))
+                if kind == b"acTL":
+                    lengths[b"fcTL"] = range(26, 27)
             else:
                 _png_chunk(kind, data, found)
         else:
@@ -240,6 +254,11 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
     if bad:
         kinds = ", ".join(dict.fromkeys(bad))
         found.notes.append(f"damaged chunks of the PNG were left out: {kinds}")
+    return _spliced(file, parts)
+
+
+def _spliced(file: BinaryIO, parts: list[tuple[int, int]]) -> BinaryIO:
+    """Parts (start, end) of a file as one."""
     joined: list[tuple[int, int]] = []
     for start, end in parts:
         if joined and joined[-1][1] == start:
