@@ -6,15 +6,15 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from upscale.errors import InputError
-from upscale.image import boxes, exif, jpeg, xmp
+from upscale.image import bmp, boxes, exif, jpeg, xmp
 from upscale.image.coded import Coded, jpeg_tables, of_jpeg, of_webp
 from upscale.image.formats import alien, sniff
+from upscale.image.views import Spliced
 
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 _UNPACKED_BYTES = 64 << 20  # of all texts that must be read; others go through as they are
@@ -166,41 +166,6 @@ def after(tail: bytes, found: Carried) -> None:
 
 
 # --- PNG ------------------------------------------------------------------------------------------
-
-
-class Spliced(io.RawIOBase):
-    """Parts (file, start, end) of files as one; seekable, for reading."""
-
-    def __init__(self, parts: list[tuple[BinaryIO, int, int]]) -> None:
-        self._parts, self._at = parts, 0
-        self._starts = [0]
-        for _, start, end in parts:
-            self._starts.append(self._starts[-1] + end - start)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = max(0, offset + (0, self._at, self._starts[-1])[whence])
-        return self._at
-
-    def readinto(self, buffer: bytearray) -> int:
-        part = bisect_right(self._starts, self._at) - 1
-        if part == len(self._parts):
-            return 0
-        inside = self._at - self._starts[part]
-        file, start, end = self._parts[part]
-        file.seek(start + inside)
-        data = file.read(min(len(buffer), end - start - inside))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _png(file: BinaryIO, found: Carried) -> BinaryIO:
@@ -406,11 +371,11 @@ def _gif_blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
     return blocks, at + 1
 
 
-def _bmp(file: BinaryIO, found: Carried) -> None:
+def _bmp(file: BinaryIO, found: Carried) -> BinaryIO | None:
     file.seek(0)
     head = file.read(54)
-    if len(head) < 54 or struct.unpack("<I", head[14:18])[0] < 40:
-        return
+    if len(head) < 54 or (size := struct.unpack("<I", head[14:18])[0]) < 40:
+        return None
     bits, packing = struct.unpack("<HI", head[28:34])
     if packing in (4, 5):
         kind = {4: "JPEG", 5: "PNG"}[packing]
@@ -425,7 +390,7 @@ def _bmp(file: BinaryIO, found: Carried) -> None:
     if across > 0 and down > 0:
         found.dpi = (across * 0.0254, down * 0.0254)
     more = file.read(84)
-    if head[14] == 124 and more[16:20] == b"DEBM" and len(more) == 84:  # a profile is embedded
+    if size == 124 and more[16:20] == b"DEBM" and len(more) == 84:  # a profile is embedded
         place, length = struct.unpack("<II", more[72:80])
         file.seek(14 + place)
         found.icc = file.read(min(length, _CHUNK_BYTES))
@@ -433,6 +398,16 @@ def _bmp(file: BinaryIO, found: Carried) -> None:
     if whole > 54:
         file.seek(whole)
         after(file.read(_TAIL), found)
+    masks = struct.unpack("<4I", more[:16].ljust(16, b"\0"))
+    if packing not in (3, 6) or bits not in (16, 32) or size == 64 or not any(masks[:3]):
+        return None
+    if not any(head[10:14]):  # which Pillow takes for pixels behind the head
+        return None
+    if size < 56 and packing == 3:  # what stands there belongs to the pixels
+        masks = (*masks[:3], 0)
+    if (most := max((mask // (mask & -mask or 1)).bit_length() for mask in masks)) > 8:
+        found.notes.append(f"{most} bits a channel were reduced to 8")
+    return io.BufferedReader(bmp.Unmasked(file, head, masks), 1 << 16)
 
 
 # --- TIFF -----------------------------------------------------------------------------------------
