@@ -511,10 +511,12 @@ def test_iptc_too_long_for_a_segment_has_several():
 def test_resources_of_other_programs_before_iptc_are_passed_over():
     resources = b"MeSa\x04\x04\0\0\0\0\0\x03abc\0" + b"8BIM\x03\xed\x03abc\0\0\0\x02xx"
     resources += b"8BIM\x04\x04\0\0" + struct.pack(">I", len(RECORDS)) + RECORDS
-    body = jpeg.PHOTOSHOP + resources
     data = saved(whole(7, 3, 3), "JPEG").getvalue()
-    segment = b"\xff\xed" + struct.pack(">H", 2 + len(body)) + body
-    assert read(io.BytesIO(data[:20] + segment + data[20:])).iptc == RECORDS
+    for bodies in ((resources,), (b"8BIM\x03\xed\0\0\0\0\0\0\0", resources)):  # padded too far
+        added = b""
+        for body in bodies:
+            added += b"\xff\xed" + struct.pack(">H", 16 + len(body)) + jpeg.PHOTOSHOP + body
+        assert read(io.BytesIO(data[:20] + added + data[20:])).iptc == RECORDS
 
 
 def test_xmp_too_long_for_a_segment_has_two_parts():

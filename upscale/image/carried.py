@@ -78,7 +78,8 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
     more_xmp: dict[bytes, dict[int, bytes]] = {}
     tables: dict[int, float] = {}
     layers: list[tuple[int, int, int]] = []
-    resources, seconds, end = bytearray(), 0, None
+    resources: list[bytes] = []
+    seconds, end = 0, None
     for marker, start, stop in jpeg.segments(data):
         body = data[start:stop]
         if marker == jpeg.EOI:
@@ -97,7 +98,7 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             seconds = _pictures(body[4:]) - 1
         elif marker == 0xED and body.startswith(jpeg.PHOTOSHOP):
-            resources += body[len(jpeg.PHOTOSHOP) :]  # one of them may run over several segments
+            resources.append(body[len(jpeg.PHOTOSHOP) :])
         elif marker == 0xFE:
             found.comments.append(body)
         elif marker == 0xEB and b"jumb" in body[:32] and b"c2pa" in body[:96]:
@@ -109,7 +110,8 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             tables = {**jpeg_tables(body), **tables}
     found.coded = of_jpeg(tables, layers)
     found.icc = b"".join(parts[number] for number in sorted(parts)) or None
-    found.iptc = _iptc(bytes(resources))
+    # One resource may run over several segments, and a segment may end in what is none
+    found.iptc = next(filter(None, map(_iptc, [b"".join(resources), *resources])), None)
     for guid, pieces in more_xmp.items():
         if found.xmp and guid in found.xmp:
             found.xmp = xmp.joined(found.xmp, b"".join(pieces[at] for at in sorted(pieces)))
