@@ -309,7 +309,7 @@ def test_markdown_is_one_table() -> None:
     text = report.to_markdown(rows_of([20.0, 22.0], method="a|b"), verbose=True)
     lines = text.splitlines()
     assert lines[0] == "| method | weights | sampler | steps | nfe | pictures | psnr_y |"
-    assert lines[2] == "| a\\|b | w | ddim | 4 | 4 | 2 | 21.00 (20.00..22.00) |"
+    assert lines[2] == "| a\\|b | w | ddim | 4 | 4 | 2 | 21.00 (11.83..30.17) |"
     assert "x4, input by bicubic" in text and "Failed" not in text
 
 

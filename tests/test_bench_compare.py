@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from upscale import document
-from upscale.bench import compare, published, report
+from upscale.bench import compare, published, report, stats
 from upscale.bench.columns import COLUMNS
-from upscale.bench.stats import difference
+from upscale.bench.stats import difference, interval, mean_of
 from upscale.cli.main import cli
 from upscale.errors import InputError, UsageError
 
@@ -54,7 +54,23 @@ def test_chance_is_called_the_same_nineteen_times_in_twenty() -> None:
         difference(list(a), list(a + rng.normal(0, 1, 30))) for a in rng.normal(0, 9, (200, 30))
     ]
     wrong = sum(run.sure for run in runs)
-    assert 2 <= wrong <= 24  # 10 expected; percentile intervals are a little short
+    assert 2 <= wrong <= 24  # 10 expected
+
+
+@pytest.mark.parametrize("count", [3, 5, 8])
+def test_few_pictures_raise_no_more_false_alarms(count: int) -> None:
+    values = np.random.default_rng(1).standard_normal((2000, count))
+    wrong = [low > 0 or high < 0 for run in np.split(values, 20) for low, high in interval(run).T]
+    assert 0.03 < np.mean(wrong) < 0.07
+
+
+def test_two_pictures_are_as_far_apart_as_student_says() -> None:
+    mean = mean_of([1.0, 3.0])  # their bootstrap's ends, which t with one degree of freedom widens
+    assert mean.high - 2 == pytest.approx(math.sqrt(2) * 12.7062 / 1.959964, rel=1e-5)
+    assert mean.low + mean.high == pytest.approx(4)
+    known = {2: 4.302653, 3: 3.182446, 7: 2.364624, 30: 2.042272, 1000: 1.962339}
+    for freedom, quantile in known.items():  # of printed tables
+        assert stats._student(freedom) == pytest.approx(quantile, abs=1e-6)
 
 
 def test_what_does_not_pair_is_told() -> None:
