@@ -15,6 +15,7 @@ import pytest
 from upscale.bench import testsets
 from upscale.bench.cache import Cache
 from upscale.bench.columns import DEGRADATIONS
+from upscale.bench.compare import against_first
 from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair
 from upscale.bench.report import means, to_markdown
 from upscale.bench.run import run
@@ -153,6 +154,17 @@ def test_the_choice_for_each_picture_is_one_line(folder, tmp_path):
     assert lines[1]["nfe"] == 3 and lines[1]["weights"] is None
     several = means(rows_of(folder, methods=(AUTO,), steps=(2, 3)))
     assert [line["steps"] for line in several] == [2, 3]
+
+
+@pytest.mark.parametrize("method", [AUTO, "sr3"])
+def test_each_preset_is_a_trial(folder, method):
+    rows = rows_of(folder, methods=(method,), presets=("fast", "best"), limit=1)
+    lines = [(line["preset"], line["pictures"]) for line in means(rows)]
+    assert lines == [("fast", 1), ("best", 1)]
+    found = against_first(rows)
+    assert {(row["against"], row["trial"]) for row in found} == {
+        (f"{method}, fast", f"{method}, best")
+    }
 
 
 def test_auto_makes_an_upscaler_without_method(folder, monkeypatch):

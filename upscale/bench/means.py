@@ -18,6 +18,7 @@ class TrialKey(NamedTuple):
 
     method: str
     weights: str | None
+    preset: str | None
     scale: float
     sampler: str | None
     steps: int | None
@@ -69,8 +70,8 @@ def names_of(table: Sequence[Row]) -> list[str]:
     for row in table:
         same = [other for other in table if other["method"] == row["method"]]
         differs = [key for key in TRIAL[1:-1] if len({other[key] for other in same}) > 1]
-        if len(same) > 1 and not differs:  # files of one name
-            differs = ["weights_sha256"]
+        if sum(all(other[key] == row[key] for key in differs) for other in same) > 1:
+            differs.append("weights_sha256")  # files of one name
         named = [_named(key, row[key]) for key in differs if row[key] is not None]
         out.append(", ".join([str(row["method"]), *named]))
     return out

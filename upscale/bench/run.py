@@ -230,9 +230,9 @@ def _enlarge(
         result = upscaler.run(plan, lr, sample=sample)
         seconds += (time.perf_counter() - started) / settings.samples
         made.append(in_8_bits(result.picture.rgb))
-    row = {key: result.report.get(key) for key in _ACCOUNT}
+    row = {key: result.report.get(key) for key in _ACCOUNT} | {"preset": trial.preset}
     if trial.method == AUTO:  # then pictures differ in these, and are one trial
-        named = ("sampler", "steps", "temperature", "denoise", "parametrisation")
+        named = ("preset", "sampler", "steps", "temperature", "denoise", "parametrisation")
         row["asked"] = {name: getattr(trial, name) for name in named}
         row["taken_for"] = result.report.get("taken_for")
         row["estimate"] = result.report.get("degradation")
