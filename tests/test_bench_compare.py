@@ -78,13 +78,41 @@ def test_what_does_not_pair_is_told() -> None:
     after = rows_of(DIFFICULTY[:30], versions="torch 3", steps=4) + rows_of([20], method="idm")
     after[0]["picture_sha256"] = "another"
     found, notes = compare.compare(before, after)
-    assert {row["trial"] for row in found} == {"sr3 x4 ddim 2 steps"}  # its only one, steps or not
+    paired = {(row["against"], row["trial"]) for row in found}  # its only one, steps or not
+    assert paired == {("sr3 x4 ddim 2 steps", "sr3 x4 ddim 4 steps")}
     assert found[0]["pictures"] == 29
     assert any("11 pictures in one run only" in note for note in notes)
     assert "ecdp x4 ddim 2 steps is in the first run only" in notes
     assert "idm x4 ddim 2 steps is in the second run only" in notes
     with pytest.raises(InputError, match="no trial and picture"):
         compare.compare(rows_of([1.0]), rows_of([1.0], method="ecdp"))
+
+
+def test_several_weights_of_a_method_pair_by_their_hash_then_by_their_name() -> None:
+    shas = {"a": "11", "b": "22", "c": "33"}
+    before, after = (
+        [row for name in names for row in rows_of(DIFFICULTY + ord(name) - shift, weights=name,
+                                                  weights_sha256=shas[name])]
+        for names, shift in (("ab", 0), ("cba", 1))
+    )  # fmt: skip
+    name = "sr3 x4 ddim 2 steps, "
+    for other in (after, [{**row, "weights_sha256": "new"} for row in after]):
+        found, notes = compare.compare(before, other)
+        pairs = {(row["against"][-1], row["trial"][-1]) for row in found}
+        assert notes[-1] == f"{name}c is in the second run only"
+        if other is after:
+            assert {row["trial"] for row in found} == {name + "a", name + "b"}
+            assert pairs == {("a", "a"), ("b", "b")}
+        assert {row["difference"].value for row in found if row["metric"] == "psnr"} == {-1}
+    ways = [{**row, "temperature": t, "preset": p} for t, p in ((0.5, "fast"), (1.0, "best"))
+            for row in rows_of(DIFFICULTY)]  # fmt: skip
+    found, notes = compare.compare(ways, ways)
+    assert {row["trial"] for row in found} == {name + "fast, temperature 0.5",
+                                               name + "best, temperature 1.0"}  # fmt: skip
+    twins = [row for sha in ("11", "22") for row in rows_of(DIFFICULTY, weights_sha256=sha)]
+    third = rows_of(DIFFICULTY, weights="v", weights_sha256="33")
+    found, _ = compare.compare(twins + third, twins + third)  # files of one name, in two folders
+    assert {row["trial"] for row in found} == {f"{name}{own}" for own in ("w, 11", "w, 22", "v")}
 
 
 def test_any_two_trials_of_one_run_are_compared() -> None:

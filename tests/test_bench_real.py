@@ -15,7 +15,7 @@ import pytest
 from upscale.bench import testsets
 from upscale.bench.cache import Cache
 from upscale.bench.columns import DEGRADATIONS
-from upscale.bench.compare import against_first
+from upscale.bench.compare import against_first, compare
 from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair
 from upscale.bench.report import means, to_markdown
 from upscale.bench.run import run
@@ -165,6 +165,8 @@ def test_each_preset_is_a_trial(folder, method):
     assert {(row["against"], row["trial"]) for row in found} == {
         (f"{method}, fast", f"{method}, best")
     }
+    again, notes = compare(rows, rows)
+    assert len(again) == 2 * len(found) and notes == []
 
 
 def test_auto_makes_an_upscaler_without_method(folder, monkeypatch):

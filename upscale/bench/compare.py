@@ -10,12 +10,15 @@ from typing import Any
 
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
-from upscale.bench.means import TrialKey, groups, names_of
+from upscale.bench.means import TRIAL, TrialKey, groups, names_of
 from upscale.bench.stats import Mean, difference, mean_of
 from upscale.document import counted
 from upscale.errors import InputError
 
 Row = dict[str, Any]
+_WAY = ("method", "scale", "sampler", "steps", "temperature", "parametrisation", "denoise")
+# what two trials that belong together have in common, the strictest first
+_ALIKE = (TRIAL, ("weights", "preset", *_WAY), ("preset", *_WAY), _WAY, ("method", "scale"))
 # what a note is made of where it differs
 _PROTOCOL = ("scale", "degradation", "kernel", "border", "versions", "machine", "seed")
 LEGEND = (
@@ -158,19 +161,23 @@ def _verdict(change: Mean, better: int) -> str:
 def _pairs(
     before: dict[TrialKey, list[Row]], after: dict[TrialKey, list[Row]]
 ) -> tuple[list[tuple[str, str, list[Row], list[Row]]], list[str]]:
-    """Trials that belong together: the same method, scale and way of sampling, whatever the
-    weights; or the only ones of a method and scale, whose defaults may have changed."""
+    """Trials that belong together: the very same; else of the same weights' name and way of
+    sampling; else of the same method and way, whatever the weights; or the only ones of a method
+    and scale, whose defaults may have changed."""
     found, notes = [], []
-    unmatched = dict(after)
-    for loose in (False, True):
-        for key, rows in list(before.items()):
-            same = [k for k in unmatched if _essence(k, loose) == _essence(key, loose)]
-            mine = [k for k in before if _essence(k, loose) == _essence(key, loose)]
+    names = _labels(list({**before, **after}))
+    left, unmatched = dict(before), dict(after)
+    for alike in _ALIKE:
+        for key, rows in list(left.items()):
+            same, mine = (
+                [k for k in keys if all(getattr(k, a) == getattr(key, a) for a in alike)]
+                for keys in (unmatched, left)
+            )
             if len(same) == len(mine) == 1:
-                found.append((_label(key), _label(key), rows, unmatched.pop(same[0])))
-                del before[key]
-    for keys, where in ((before, "first"), (unmatched, "second")):
-        notes += [f"{_label(key)} is in the {where} run only" for key in keys]
+                found.append((names[key], names[same[0]], rows, unmatched.pop(same[0])))
+                del left[key]
+    for keys, where in ((left, "first"), (unmatched, "second")):
+        notes += [f"{names[key]} is in the {where} run only" for key in keys]
     return found, notes
 
 
@@ -182,9 +189,10 @@ def _called(name: str, own: dict[TrialKey, list[Row]]) -> list[Row]:
     return named[name]
 
 
-def _essence(key: TrialKey, loose: bool) -> tuple:
-    way = (key.sampler, key.steps, key.temperature, key.parametrisation, key.denoise)
-    return key.method, key.scale, *(() if loose else way)
+def _labels(keys: Sequence[TrialKey]) -> dict[TrialKey, str]:
+    """What each is called: by `_label`, and what tells it from others that are called so."""
+    rows = [{**key._asdict(), "method": _label(key)} for key in keys]
+    return dict(zip(keys, names_of(rows), strict=True))
 
 
 def _label(key: TrialKey) -> str:
