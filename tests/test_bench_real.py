@@ -16,7 +16,7 @@ from upscale.bench import testsets
 from upscale.bench.cache import Cache
 from upscale.bench.columns import DEGRADATIONS
 from upscale.bench.compare import against_first, compare
-from upscale.bench.protocol import in_8_bits, kernel_of, make_lr, open_pair
+from upscale.bench.protocol import STEPS, in_8_bits, kernel_of, make_lr, open_pair
 from upscale.bench.report import means, to_markdown
 from upscale.bench.run import run
 from upscale.bench.testsets import Pair, pairs_of
@@ -110,6 +110,38 @@ def test_the_hardest_degradation_is_the_one_of_other_tables(folder):
     small = small + drawn.standard_normal(small.shape, np.float32) * np.float32(4 / 255)
     expected = compressed(quantised(small, 8), "JPEG", 60) / np.float32(255)
     assert np.array_equal(make_lr(hr, 3, "peers", "a")[0], expected)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_colours_go_through_the_steps_together(tmp_path, name):
+    """Even equal ones: only a file of one channel is grey."""
+    x = np.random.default_rng(0).random((60, 52, 1), np.float32).repeat(3, 2)
+    write(Picture(x), tmp_path / "a.png")
+    lr = Picture(read(tmp_path / "a.png").rgb)
+    digest = hashlib.blake2b(b"a", digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "big"))
+    for step, *numbers in DEGRADATIONS[name]:
+        made = STEPS[step][1](lr.rgb, (15, 13), rng, *numbers)
+        lr = made if isinstance(made, Picture) else Picture(made)
+    found, _ = open_pair(Pair(tmp_path / "a.png"), 4, name)
+    assert not found.grey and np.array_equal(found.rgb, in_8_bits(lr.rgb))
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_a_grey_picture_stays_grey(tmp_path, name):
+    x = np.random.default_rng(0).random((60, 52, 1), np.float32).repeat(3, 2)
+    write(Picture(x, grey=True), tmp_path / "a.png")
+    lr, hr = open_pair(Pair(tmp_path / "a.png"), 4, name)
+    assert lr.grey and lr.size == (15, 13) and hr.shape == (60, 52, 3)
+    assert np.array_equal(lr.rgb, lr.rgb[..., :1].repeat(3, 2))
+
+
+def test_grey_noise_is_as_strong_as_coloured_noise(tmp_path, monkeypatch):
+    write(Picture(np.full((256, 256, 3), 0.5, np.float32), grey=True), tmp_path / "a.png")
+    for step in (("noise", 8.0), ("grain", 8.0, 0.6)):
+        monkeypatch.setitem(DEGRADATIONS, "noisy", (("bicubic",), step))
+        lr, _ = open_pair(Pair(tmp_path / "a.png"), 4, "noisy")
+        assert lr.rgb.mean(2).std() * 255 == pytest.approx(8, rel=0.05)
 
 
 def test_a_small_picture_knows_the_file_it_would_come_from(folder):

@@ -40,20 +40,26 @@ def make_lr(
 
 
 def degraded(
-    hr: np.ndarray, scale: float, degradation: str, name: str
+    hr: np.ndarray, scale: float, degradation: str, name: str, grey: bool = False
 ) -> tuple[Picture, np.ndarray]:
-    """As `make_lr`, but lr knows which file it comes from."""
+    """As `make_lr`, but lr knows which file it comes from. grey: the three channels are equal, and
+    go through the steps as one."""
     small = tuple(math.floor(side / scale) for side in hr.shape[:2])
     if min(small) < 1:
         raise InputError(f"{hr.shape[1]}x{hr.shape[0]} is too small for a scale of {scale:g}")
     hr = _cut(hr, small, scale)
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
-    lr = Picture(hr)
+    lr, own = Picture(hr), slice(1 if grey else 3)
     for step, *numbers in DEGRADATIONS[degradation]:
-        made = STEPS[step][1](lr.rgb, small, rng, *numbers)
-        lr = made if isinstance(made, Picture) else Picture(made)
-    return replace(lr, rgb=in_8_bits(lr.rgb)), hr
+        made = STEPS[step][1](lr.rgb[..., own], small, rng, *numbers)
+        lr = made if isinstance(made, Picture) else Picture(_three(made))
+    return replace(lr, rgb=_three(in_8_bits(lr.rgb[..., own]))), hr
+
+
+def _three(x: np.ndarray) -> np.ndarray:
+    """(H,W,1 or 3) -> (H,W,3)"""
+    return np.repeat(x, 3 // x.shape[2], axis=2)
 
 
 def _noise(x: np.ndarray, rng: np.random.Generator, sigma: float, grain: float = 0) -> np.ndarray:
@@ -65,10 +71,11 @@ def _noise(x: np.ndarray, rng: np.random.Generator, sigma: float, grain: float =
 
 
 def _lossy(x: np.ndarray, codec: str, quality: int) -> Picture:
-    return read(lossy_file(quantised(x, 8), codec, quality))
+    pixels = quantised(x, 8)
+    return read(lossy_file(pixels[..., 0] if x.shape[2] == 1 else pixels, codec, quality))
 
 
-# step -> (its words, what it does to (H,W,3) on the way to a small picture of that size)
+# step -> (its words, what it does to (H,W,1 or 3) on the way to a small picture of that size)
 STEPS: dict[str, tuple[str, Callable[..., np.ndarray | Picture]]] = {
     "bicubic": ("bicubic", lambda x, size, rng: resize_array(x, size)),
     "twice": ("bicubic to twice the size",
@@ -110,7 +117,7 @@ def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Pict
     source = read(pair.hr)
     kept = {"grey": source.grey, "notes": treatment(source)}
     if pair.lr is None or degradation != "none":
-        lr, hr = degraded(source.rgb, scale, degradation, pair.hr.stem)
+        lr, hr = degraded(source.rgb, scale, degradation, pair.hr.stem, source.grey)
         return replace(lr, **kept), hr
     small = read(pair.lr)
     fitting(pair.lr, small.size, pair.hr, source.size, scale)
