@@ -16,7 +16,7 @@ from upscale.bench import tune as module
 from upscale.bench.tune import keep, tune
 from upscale.cli.main import cli
 from upscale.diffusion.process import sigmas
-from upscale.diffusion.table import SAMPLERS
+from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -162,6 +162,16 @@ def test_points_of_the_box_are_schedules(own: Path) -> None:
             assert found.sigmas[0] <= law.process.sigma_max * 1.0001
         grids = module._grids(law, "ddim", steps)
         assert grids[0].sigmas == tuple(sigmas(law.process, steps, law.spacing)[:-1].tolist())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_every_named_spacing_is_tried(temperature: float) -> None:
+    law = replace(methods.METHODS["sr3"], temperature=temperature)
+    tried = {(one.sigmas, one.temperature) for one in module._grids(law, "ddim", 4)}
+    assert tried == {
+        (tuple(sigmas(law.process, 4, spacing)[:-1].tolist()), warmth)
+        for spacing in SPACINGS for warmth in (temperature, 1.0)
+    }  # fmt: skip
 
 
 def test_the_command(pictures: Path, own: Path, tmp_path: Path) -> None:

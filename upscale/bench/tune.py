@@ -183,7 +183,7 @@ def _grids(law: Method, sampler: str, steps: int) -> list[Schedule]:
         levels = tuple(float(v) for v in sigmas(law.process, steps, spacing)[:-1])
         for warmth in dict.fromkeys((law.temperature, 1.0)):
             found[levels, warmth] = Schedule(sampler, steps, levels, warmth)
-    return list(found.values())[:6]
+    return list(found.values())
 
 
 def _schedule(law: Method, sampler: str, steps: int, point: np.ndarray) -> Schedule:
