@@ -150,6 +150,13 @@ def test_the_crop_is_the_middle_at_imagenets_size(resnet: Path, monkeypatch) -> 
     assert batch.shape == (1, 3, 224, 224)
     assert torch.allclose(batch.mean((0, 2, 3)), torch.tensor([2.2489, 2.4286, 2.6400]), atol=1e-3)
     assert recogniser._batch(np.zeros((30, 77, 3), np.float32)).shape == (1, 3, 224, 224)
+    small = np.random.default_rng(0).random((128, 160, 3)).astype(np.float32)
+    planes = [np.asarray(Image.fromarray(p).resize((320, 256), Image.Resampling.BILINEAR))
+              for p in small.transpose(2, 0, 1)]  # fmt: skip
+    own = np.stack(planes)[:, 16:240, 48:272]
+    made = recogniser._batch(small)[0] * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    made = made.numpy() + np.float32([0.485, 0.456, 0.406])[:, None, None]
+    assert np.abs(made - own).max() < 1e-4
 
 
 def test_fid_of_a_set_with_itself_is_0_and_grows(tmp_path: Path) -> None:
