@@ -245,6 +245,23 @@ def test_the_real_upscaler_and_lpips(dataset: Path) -> None:
     assert all(0 < r["lpips"] < 1 and r["psnr_y"] > 15 and r["nfe"] == 0 for r in rows)
 
 
+def test_fid_is_the_mean_over_the_samples(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SimpleNamespace(features=lambda picture: np.array([picture.mean()]))
+    monkeypatch.setattr("upscale.bench.score.Scorer._network", lambda self, name: network)
+    monkeypatch.setattr("upscale.metrics.fid.fid", lambda made, real: np.mean(made) - np.mean(real))
+
+    class Brighter(Fake):
+        def run(self, plan, picture, *, sample):
+            made = super().run(plan, picture, sample=sample)
+            rgb = np.full_like(made.picture.rgb, sample / 5)
+            return SimpleNamespace(picture=Picture(rgb), report=made.report)
+
+    first, second = bench(dataset, metrics=("fid",), samples=3, make_upscaler=Brighter)
+    real = [read(dataset / name).rgb for name in ("a.png", "b.png")]
+    cut = [hr[: len(hr) // 4 * 4, : hr.shape[1] // 4 * 4].mean() for hr in real]
+    assert first["fid"] == second["fid"] == pytest.approx(0.2 - np.mean(cut), abs=1e-5)
+
+
 def test_the_command_line_knows_the_same_sets_and_every_metric_has_a_column() -> None:
     assert command.REGISTERED is testsets.REGISTERED and command.SHIPPED == testsets.SHIPPED
     assert set(METRICS) < set(COLUMNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ class _Bench:
             "versions": versions(), "machine": processor(self.device),
         }  # fmt: skip
         shown = cuts(cases[0].sr, hr, lr.rgb, trial.scale, self.settings.crop)
-        return Measured(row, {**shown, **scorer.features(cases[0])})
+        return Measured(row, {**shown, **scorer.features(cases)})
 
     def _write(self, sr: np.ndarray, trial: Trial, pair: Pair, sample: int) -> None:
         if self.save is None:
@@ -244,12 +245,15 @@ def _enlarge(
 
 
 def _add_fid(features: dict[Trial, list[tuple[Row, Arrays]]]) -> None:
-    """One number for all pictures of a trial, written into each of its rows."""
+    """One number for all pictures of a trial, written into each of its rows: the mean over the
+    samples, each of which is a set as large as the real pictures'."""
     from upscale.metrics.fid import fid
 
     for measured in features.values():
         arrays = [a for row, a in measured if "error" not in row]
-        value = fid([a["fid_made"] for a in arrays], [a["fid_real"] for a in arrays])
+        real = [a["fid_real"] for a in arrays]
+        each = [fid(made, real) for made in zip(*(a["fid_made"] for a in arrays), strict=True)]
+        value = sum(each) / len(each) if each else math.nan
         for row, _ in measured:
             if "error" not in row:
                 row["fid"] = value

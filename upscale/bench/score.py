@@ -86,12 +86,12 @@ class Scorer:
             found["diversity"] = sum(distances) / len(distances)
         return {name: found[name] for name in self.names if name in found}
 
-    def features(self, case: Case) -> dict[str, np.ndarray]:
-        """What metrics of all pictures together are made of, by name."""
+    def features(self, cases: list[Case]) -> dict[str, np.ndarray]:
+        """What metrics of all pictures together are made of, by name: of the samples of one."""
         if self._inception is None:
             return {}
-        pair = {"fid_made": case.sr, "fid_real": case.hr}
-        return {name: self._inception.features(picture) for name, picture in pair.items()}
+        made = np.stack([self._inception.features(case.sr) for case in cases])
+        return {"fid_made": made, "fid_real": self._inception.features(cases[0].hr)}
 
     def _metric(self, name: str) -> Metric:
         if name.startswith(("psnr", "ssim")):
