@@ -13,7 +13,7 @@ from test_cli import calls, here, picture, run  # noqa: F401
 
 from upscale.batch.files import Files
 from upscale.batch.job import Job, Ticket, look
-from upscale.batch.names import Item, Naming, Source, plan
+from upscale.batch.names import Item, Naming, Source, plan, without_results
 from upscale.cli.upscale.inputs import find
 from upscale.cli.upscale.watch import lines
 from upscale.errors import UsageError
@@ -83,6 +83,40 @@ def test_a_list_with_a_byte_order_mark(encoding, here, calls):  # noqa: F811
     assert sorted(p.name for p in (here / "out").iterdir()) == ["b_x4.png", "маяк_x4.png"]
     stream = io.BytesIO(codecs.BOM_UTF8 + b"a.png\nb.png\n")
     assert list(lines(stream, b"\n")) == [b"a.png", b"b.png"]
+
+
+LONG = "é" + "x" * 247
+
+
+@pytest.mark.parametrize("again", [["--skip-existing"], ["--resume", "done.jsonl"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.png", "a.jpg", "a.bmp"],
+        ["a.png", "a.jpg", "a_jpg.png"],
+        ["bb.png", "Bb.png", "BB.png", "bB.png"],
+        [LONG + ".png", LONG + ".bmp"],
+    ],
+    ids=["kinds", "taken", "cases", "long"],
+)
+def test_a_folder_enlarged_in_place_stays_as_it_is(names, again, here, calls):  # noqa: F811
+    for name in names:
+        picture(here / "f" / name)
+    if len(os.listdir("f")) < len(names):
+        pytest.skip("a file system that is blind to case")
+    args = ["f", "--format", "png", *again]
+    assert len(run(*args).stdout.splitlines()) == len(names)
+    made = sorted(os.listdir("f"))
+    assert len(made) == 2 * len(names)
+    for pattern in ([], ["f/*"]):  # which leaves earlier results out as the folder does
+        assert run(*pattern, *args).stdout == ""
+        assert sorted(os.listdir("f")) == made
+
+
+def test_only_what_is_named_like_a_result_of_a_neighbour_is_left_out():
+    kept = ["f/a.jpg", "f/b_x4.png", "f/a_png_x4.png", "f/a_2_x4.png", "f/a~000000_x4.png"]
+    left = ["f/a_x4.png", "f/a_jpg_x2.5_s1.png", "f/a_jpg_3_max9_std.png", "f/a_x4_x4.png"]
+    assert without_results([*left, *kept, "g/a_jpg_x4.png"]) == [*kept, "g/a_jpg_x4.png"]
 
 
 def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811

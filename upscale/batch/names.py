@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,10 @@ from upscale.pipeline.request import Request
 
 STDIN = STDOUT = "-"
 _NAME_BYTES = 255  # of one name, in every common file system
+# what `_item` and `_tag_of` put behind a stem: _x4, _x3.7, _1000x333, _max2000; samples, deviation
+_RESULT = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+x\d+|max\d+)(?:_s\d+|_std)?", re.DOTALL)
+_CUT = re.compile(r"(.*)~([0-9a-f]{6})", re.DOTALL)  # see `_shortened`
+_TRIED = 9  # of the names of `_stems`, where only a hash is left of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +262,62 @@ def _shortened(stem: str, room: int) -> str:
     raw = os.fsencode(stem)
     if len(raw) <= room:
         return stem
-    digest = hashlib.blake2b(raw, digest_size=3).hexdigest()
     cut = raw[: room - 7].decode(errors="ignore")
-    return f"{cut}~{digest}"
+    return f"{cut}~{_digest(stem)}"
+
+
+def _digest(stem: str) -> str:
+    return hashlib.blake2b(os.fsencode(stem), digest_size=3).hexdigest()
+
+
+def without_results(paths: Sequence[str]) -> list[str]:
+    """The pictures of some folders without those that have a name which `plan` gives to the result
+    of another one in the same folder."""
+    folders: dict[str, _Folder] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        folders.setdefault(folder, _Folder()).add(Path(name))
+    return [path for path in paths if not folders[os.path.dirname(path)].made(Path(path).stem)]
+
+
+class _Folder:
+    """The pictures in a folder, and what their results are called."""
+
+    def __init__(self) -> None:
+        self._names: list[Path] = []
+        self._plain: set[str] = set()
+        self._numbered: set[str] = set()  # those that `_stems` gives numbers
+
+    def add(self, name: Path) -> None:
+        plain, longer = islice(_stems(name), 2)
+        self._names.append(name)
+        self._plain |= {plain, longer}
+        self._numbered.add(longer)
+
+    def made(self, stem: str) -> bool:
+        """Whether the result of one of them is called so."""
+        match = _RESULT.fullmatch(stem)
+        if not match:
+            return False
+        given = match[1]
+        if given in self._plain:
+            return True
+        longer, _, number = given.rpartition("_")
+        if number.isdecimal() and longer in self._numbered:
+            return True
+        cut = _CUT.fullmatch(given)
+        whole = self._hashed.get(cut[2], ()) if cut else ()
+        return any(one.startswith(cut[1]) for one in whole)
+
+    @cached_property
+    def _hashed(self) -> dict[str, list[str]]:
+        """What the hashes of shortened names stand for."""
+        found: dict[str, list[str]] = {}
+        for name in self._names:
+            for stem in islice(_stems(name), _TRIED):
+                whole = os.fsencode(stem).decode(errors="ignore")  # as `_shortened` cuts it
+                found.setdefault(_digest(stem), []).append(whole)
+        return found
 
 
 def _format(source: Source, naming: Naming) -> tuple[str, str]:

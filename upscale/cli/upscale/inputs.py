@@ -7,7 +7,6 @@ import codecs
 import difflib
 import glob
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +21,7 @@ from upscale.document import counted
 from upscale.errors import InputError, UsageError
 from upscale.image.formats import OTHER_SUFFIXES, SUFFIXES
 
-# A name that diffsr gives: in_x4, in_x3.7, in_1000x333, in_max2000; samples and their deviation.
 _NAMED = 5  # of the files that are passed over
-_RESULT = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+x\d+|max\d+)(?:_s\d+|_std)?")
 
 
 @dataclass
@@ -171,8 +168,7 @@ def _match(pattern: str, found: Found) -> None:
     matches = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     files = [path for path in matches if Path(path).suffix.lower() in SUFFIXES]
     found.passed_over += [path for path in matches if Path(path).suffix.lower() in OTHER_SUFFIXES]
-    stems = {os.path.splitext(path)[0] for path in files}
-    kept = [path for path in files if not _is_result(path, stems)]
+    kept = names.without_results(files)
     found.left_out += len(files) - len(kept)
     found.sources += [Source(path, Path(Path(path).name)) for path in kept]
     if not kept:
@@ -206,18 +202,9 @@ def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
             for name in files
             if not name.startswith(".") and Path(name).suffix.lower() in OTHER_SUFFIXES
         )
-        stems = {os.path.splitext(path)[0] for path in pictures}
-        for path in pictures:
-            if _is_result(path, stems):
-                found.left_out += 1
-            else:
-                yield path
-
-
-def _is_result(path: str, stems: set[str]) -> bool:
-    """Whether a picture lies beside the one that it was made from (stems: names, no suffixes)."""
-    match = _RESULT.fullmatch(os.path.splitext(path)[0])
-    return bool(match) and match[1] in stems
+        kept = names.without_results(pictures)
+        found.left_out += len(pictures) - len(kept)
+        yield from kept
 
 
 def _why_missing(text: str) -> str:
@@ -229,10 +216,10 @@ def _why_missing(text: str) -> str:
         return f"no such file or folder, nor a command; did you mean `diffsr {near[0]}`?"
     folder, name = os.path.split(text)
     try:
-        names = os.listdir(folder or ".")
-    except OSError:
+        there = os.listdir(folder or ".")
+    except (OSError, ValueError):
         return f"no such file: the folder {folder} does not exist or cannot be opened"
-    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+    if near := difflib.get_close_matches(name, there, n=1, cutoff=0.75):
         return f"no such file or folder; did you mean {os.path.join(folder, near[0])}?"
     return "no such file or folder"
 
