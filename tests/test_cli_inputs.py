@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 from pathlib import Path
 
@@ -117,6 +118,50 @@ def test_only_what_is_named_like_a_result_of_a_neighbour_is_left_out():
     kept = ["f/a.jpg", "f/b_x4.png", "f/a_png_x4.png", "f/a_2_x4.png", "f/a~000000_x4.png"]
     left = ["f/a_x4.png", "f/a_jpg_x2.5_s1.png", "f/a_jpg_3_max9_std.png", "f/a_x4_x4.png"]
     assert without_results([*left, *kept, "g/a_jpg_x4.png"]) == [*kept, "g/a_jpg_x4.png"]
+
+
+def answers(*lines: str, args: tuple[str, ...] = ()) -> list[dict]:
+    """What --watch says to each line, as strict JSON."""
+
+    def refused(text: str):
+        raise AssertionError(text)
+
+    said = run("upscale", "--from-file", "-", "--watch", *args, code=None, input="\n".join(lines))
+    assert "fault of diffsr" not in said.stdout
+    return [json.loads(line, parse_constant=refused) for line in said.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"input": "a.png", "output": "-", "id": 7}', "standard output"),
+        ('{"input": "a.png", "output": 1, "id": 7}', "both are texts"),
+        ('{"input": "a.png", "outptu": "b.png", "id": 7}', "both are texts"),
+        ('{"input": "a.png", "output": "w/\\u0000.png", "id": 7}', "no name of a file"),
+        ('{"input": "a.png", "output": "\\ud800.png", "id": 7}', "no name of a file"),
+        ('{"input": "a.png", "output": "text/deep/x.png", "id": 7}', "text: is a file"),
+        ('{"input": "\\ud800.png", "id": 7}', "no name of a file"),
+        ('{"input": "none.png", "id": 7}', "no such file"),
+        ('{"input": "", "id": 7}', "needs an"),
+        ('{"id": 7}', "needs an"),
+        ('{"input": "a.png", "id": [NaN]}', "cannot be repeated"),
+        ('{"input": "a.png", "id": 1e999}', "cannot be repeated"),
+        ("{", "nor a JSON object"),
+    ],
+)
+def test_a_failure_answers_with_id_and_path(line, error, here, calls):  # noqa: F811
+    picture(here / "a.png")
+    (here / "text").write_bytes(b"x")
+    (answer,) = answers(line, args=("--resume", "done.jsonl"))
+    try:
+        asked = json.loads(line)
+    except ValueError:
+        asked = {}
+    assert (answer["status"], answer["input"]) == ("failed", asked.get("input") or line)
+    assert error in answer["error"]
+    assert answer.get("id") == (7 if asked.get("id") == 7 else None)
+    assert json.loads(Path("done.jsonl").read_text())["input"] == answer["input"]
+    assert sorted(os.listdir()) == ["a.png", "done.jsonl", "text"]
 
 
 def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811

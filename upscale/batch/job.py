@@ -182,7 +182,9 @@ def _check_writable(item: Item) -> None:
         if isinstance(path, Remote):
             continue  # a store has no folders, and says no when it comes to it
         folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        if not folder.is_dir():
+            raise OutputError(f"{folder}: is a file, and no folder; give another one: -o")
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{folder}: no permission to write there; give another folder: -o")
 
 

@@ -296,5 +296,5 @@ def content_of(source: str | Path | Remote | BinaryIO) -> Content:
 
 
 def _key(text: str) -> bytes:
-    """Short, for a dictionary of millions."""
-    return hashlib.blake2b(os.fsencode(text), digest_size=12).digest()
+    """Short, for a dictionary of millions. A name that no file can have may have failed, too."""
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()

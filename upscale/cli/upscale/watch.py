@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.names import Item, Naming, Source, plan, prepare
+from upscale.batch.names import STDOUT, Item, Naming, Source, plan, prepare
 from upscale.cli.upscale.account import Account, Hopeless, known
 from upscale.cli.upscale.inputs import stdin
 from upscale.cli.upscale.run import pace_of
@@ -26,7 +26,8 @@ def run(account: Account, naming: Naming, options: Mapping[str, Any]) -> int:
     """Answer each line of --from-file before the next is read; returns the exit code.
 
     A line (ended by NUL with --null) is a path, or an object {"input": ..., "output": ...,
-    "id": ...} with its own place for the result, and an id that comes back in the answer.
+    "id": ...} with its own place for the result, and an id that comes back in the answer. Every
+    answer gives the input as the line does, or the line itself where it names none.
     """
     if options["output"]:
         prepare(options["output"], many=True)
@@ -64,15 +65,19 @@ def _answer(
     account: Account, text: str, naming: Naming, options: Mapping[str, Any], pace: Pace
 ) -> None:
     """Do what a line says. Raises only what ends all: see `Account.outcome`."""
+    name = text
     try:
         if len(text) > _LONGEST:
-            text = text[:_SHOWN] + " ..."
+            name = text[:_SHOWN] + " ..."
             raise InputError(f"a line has at most {_LONGEST} bytes")
-        wish = _wish(text)
-        account.also = {"id": wish["id"]} if "id" in wish else {}
-        item = _item(wish["input"], wish.get("output", options["output"]), naming)
+        asked = _asked(text)
+        if isinstance(asked.get("input"), str):
+            name = asked["input"] or text
+        account.also = _id(asked)
+        _check(asked)
+        item = _item(asked["input"], asked.get("output", options["output"]), naming)
     except Exception as error:
-        account.failed(text, known(error, options))
+        account.failed(name, known(error, options))
         return
     for ticket in Engine(account.job, pace, account.reporter.picture).run([item]):
         account.outcome(item, ticket.record, ticket.error)
@@ -93,20 +98,42 @@ def lines(stream: BinaryIO, ending: bytes) -> Iterator[bytes]:
         yield rest
 
 
-def _wish(text: str) -> dict[str, Any]:
-    """What a line asks for. Raises InputError."""
+def _asked(text: str) -> dict[str, Any]:
+    """What a line says. Raises InputError."""
     if not text.startswith("{"):
         return {"input": text}
     try:
-        asked = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"neither a path nor a JSON object: {error}") from error
+
+
+def _id(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the answer repeats. Raises InputError where it would be no JSON."""
+    wanted = {key: asked[key] for key in asked.keys() & {"id"}}
+    try:
+        json.dumps([[[[wanted]]]], allow_nan=False)  # deeper than it will be in the answer
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'this "id" cannot be repeated: {error}') from error
+    return wanted
+
+
+def _check(asked: dict[str, Any]) -> None:
+    """InputError where a line asks for what there is not."""
     unknown = asked.keys() - {"input", "output", "id"}
     if unknown or not all(isinstance(asked.get(k, ""), str) for k in ("input", "output")):
         raise InputError('a JSON line has "input", and if wanted "output" and "id"; both are texts')
     if not asked.get("input"):
         raise InputError('a JSON line needs an "input"')
-    return asked
+    if asked.get("output") == STDOUT:
+        raise InputError('standard output holds the answers: "output" names a file, not -')
+    for key in asked.keys() & {"input", "output"}:
+        try:
+            possible = b"\0" not in os.fsencode(asked[key])
+        except UnicodeEncodeError:  # half of a pair of surrogates
+            possible = False
+        if not possible:
+            raise InputError(f'"{key}" has characters that no name of a file has')
 
 
 def _item(name: str, output: str | None, naming: Naming) -> Item:
