@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,42 @@ def test_a_failure_answers_with_id_and_path(line, error, here, calls):  # noqa: 
     assert answer.get("id") == (7 if asked.get("id") == 7 else None)
     assert json.loads(Path("done.jsonl").read_text())["input"] == answer["input"]
     assert sorted(os.listdir()) == ["a.png", "done.jsonl", "text"]
+
+
+def filled(path: Path, data: bytes) -> Path:
+    """A pipe with a name that gives these bytes to who opens it first."""
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    threading.Thread(target=path.write_bytes, args=(data,), daemon=True).start()
+    return path
+
+
+@pytest.mark.parametrize("more", [[], ["--resume", "done.jsonl"], ["--dry-run"]])
+def test_a_pipe_is_read_once(more, here, calls):  # noqa: F811
+    data = picture(here / "a.jpg").read_bytes()
+    assert run(filled(here / "p", data), "-o", "x.png", *more).stdout == "x.png\n"
+    listed = filled(here / "q", data)
+    (here / "list").write_bytes(b"q\na.jpg\n")
+    out = run("--from-file", "list", "-o", "out/", *more).stdout.splitlines()
+    assert out == ["out/q_x4.jpg", "out/a_x4.jpg"]
+    assert listed.is_fifo()
+    wrong = run(filled(here / "r", b"x"), "-o", "y.png", *more, code=3).told
+    assert str(here / "r") in wrong and "standard input" not in wrong
+    assert "nothing came out" in run(filled(here / "s", b""), "-o", "y.png", code=3).told
+    assert "a device" in run("/dev/zero", "-o", "y.png", code=3).told
+
+
+def test_pipes_met_in_a_folder_are_passed_over(here, calls):  # noqa: F811
+    picture(here / "f" / "a.png")
+    os.mkfifo(here / "f" / "p.png")
+    assert run("f", "-o", "out/").stdout == "out/a_x4.png\n"
+
+
+def test_a_pipe_named_to_watch(here, calls):  # noqa: F811
+    filled(here / "p", picture(here / "f" / "a.jpg").read_bytes())
+    piped, folder, device = answers("p", "f", "/dev/zero")
+    assert (piped["status"], piped["output"]) == ("ok", "p_x4.jpg")
+    assert "a folder" in folder["error"] and "a device" in device["error"]
 
 
 def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811

@@ -36,19 +36,21 @@ class Source:
 
     name: str
     inside: Path
-    data: bytes | None = None  # of standard input
+    data: bytes | None = None  # of standard input or another pipe, which can be read only once
 
     def open(self) -> str | BinaryIO:
         """What `image.decode.read` takes."""
         if remote.is_url(self.name):
             return _Named(remote.Remote(self.name).read_bytes(), self.name)
-        return self.name if self.data is None else _Named(self.data)
+        if self.data is None:
+            return self.name
+        return _Named(self.data, "standard input" if self.name == STDIN else self.name)
 
 
 class _Named(io.BytesIO):
     """Bytes that can say in an error where they came from."""
 
-    def __init__(self, data: bytes, name: str = "standard input") -> None:
+    def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
         self.name = name
 

@@ -7,12 +7,14 @@ import codecs
 import difflib
 import glob
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from upscale.atomic import is_special
 from upscale.batch import names, remote
 from upscale.batch.names import STDIN, Item, Naming, Source
 from upscale.batch.shard import Shard
@@ -103,9 +105,9 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
     """Everything that `inputs` and the lines of a list name, in their order, each picture once.
 
     Folders are searched to the bottom, in alphabetical order; hidden files, other files than
-    pictures (by suffix), earlier results beside their picture, and the folder `but_not` (where the
-    results go) are skipped. Patterns (`*.png`, `**/*.jpg`) are for quoted ones that the shell
-    left alone; a line of a list is a plain path.
+    pictures (by suffix), pipes, earlier results beside their picture, and the folder `but_not`
+    (where the results go) are skipped. Patterns (`*.png`, `**/*.jpg`) are for quoted ones that the
+    shell left alone; a line of a list is a plain path.
     """
     found = Found()
     for text in inputs:
@@ -120,7 +122,7 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
         _add(text, found, but_not)
     unique: dict[str, Source] = {}
     for source in found.sources:
-        unique.setdefault(os.path.abspath(source.name) if source.data is None else STDIN, source)
+        unique.setdefault(STDIN if source.name == STDIN else os.path.abspath(source.name), source)
     found.sources = list(unique.values())
     found.passed_over = list({os.path.abspath(path): path for path in found.passed_over}.values())
     found.many |= len(found.sources) + len(found.failures) > 1
@@ -158,9 +160,28 @@ def _add(text: str, found: Found, but_not: str | None) -> None:
             why = f"{text}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})"
             found.failures.append((text, InputError(why)))
     elif os.path.exists(text):
-        found.sources.append(Source(text, Path(Path(text).name)))
+        try:
+            found.sources.append(source_of(text))
+        except InputError as error:
+            found.failures.append((text, error))
     else:
         found.failures.append((text, InputError(f"{text}: {_why_missing(text)}")))
+
+
+def source_of(path: str) -> Source:
+    """A file, or what comes out of a pipe, which is read at once. Raises InputError."""
+    source = Source(path, Path(Path(path).name))
+    if not is_special(Path(path)):
+        return source
+    try:
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise InputError(f"{path}: is a device or a socket, and no file or pipe")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the pipe cannot be read: {error.strerror}") from error
+    if not data:
+        raise InputError(f"{path}: nothing came out of this pipe")
+    return replace(source, data=data)
 
 
 def _match(pattern: str, found: Found) -> None:
@@ -204,7 +225,7 @@ def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
         )
         kept = names.without_results(pictures)
         found.left_out += len(pictures) - len(kept)
-        yield from kept
+        yield from (path for path in kept if not is_special(Path(path)))
 
 
 def _why_missing(text: str) -> str:

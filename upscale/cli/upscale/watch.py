@@ -7,13 +7,12 @@ import os
 import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.names import STDOUT, Item, Naming, Source, plan, prepare
+from upscale.batch.names import STDOUT, Item, Naming, plan, prepare
 from upscale.cli.upscale.account import Account, Hopeless, known
-from upscale.cli.upscale.inputs import stdin
+from upscale.cli.upscale.inputs import source_of, stdin
 from upscale.cli.upscale.run import pace_of
 from upscale.errors import DiskFull, InputError, OutputError
 
@@ -138,7 +137,8 @@ def _check(asked: dict[str, Any]) -> None:
 
 def _item(name: str, output: str | None, naming: Naming) -> Item:
     """One picture, named as if it were alone in a batch."""
-    if not os.path.isfile(name):
+    if os.path.isdir(name):
+        raise InputError(f"{name}: is a folder; a line names one picture")
+    if not os.path.exists(name):
         raise InputError(f"{name}: no such file")
-    source = Source(name, Path(Path(name).name))
-    return plan([source], output, naming, many=False)[0]
+    return plan([source_of(name)], output, naming, many=False)[0]
