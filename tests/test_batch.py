@@ -164,6 +164,14 @@ def test_enough_failures_end_the_run(here, calls):  # noqa: F811
     assert 4 <= made.stderr.count("Error: in/") < 10
 
 
+def test_what_is_missing_counts_as_a_failure(here, calls):  # noqa: F811
+    folder(here / "in", 3)
+    args = ("none.png", "in", "-o", "out", "--max-failures")
+    assert "3 more pictures were not started" in run(*args, "1", code=3).stderr
+    assert os.listdir("out") == []
+    assert len(run(*args, "2", code=1).stdout.split()) == 3
+
+
 def test_a_ledger_needs_files(here, calls):  # noqa: F811
     data = (folder(here / "in", 1) / "000.png").read_bytes()
     assert "lists files" in run("-", "--resume", "l.jsonl", input=data, code=2).told

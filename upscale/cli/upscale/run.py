@@ -64,7 +64,8 @@ def run(account: Account, items: list[Item], options: Mapping[str, Any]) -> int:
         try:
             if len(items) > 1 and not (reporter.quiet or options["dry_run"]):
                 account.remaining = Remaining(len(items), sizes_of(items))
-            for item, record, error in outcomes.made:
+            # enough may be missing for none to be started
+            for item, record, error in () if account.enough else outcomes.made:
                 done += 1
                 account.outcome(item, record, error)
                 told = item
