@@ -188,6 +188,21 @@ def test_a_pipe_is_read_once(more, here, calls):  # noqa: F811
     assert "a device" in run("/dev/zero", "-o", "y.png", code=3).told
 
 
+def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):  # noqa: F811
+    picture(here / "a.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: not os.path.isdir(path))  # as of /dev
+    assert run("a.png", "-o", "/dev/null", "--format", "png").stdout == "/dev/null\n"
+    os.mkfifo("p")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(Path("p").read_bytes()), daemon=True)
+    reader.start()
+    run("a.png", "-o", "p", "--format", "png", "--skip-existing")
+    reader.join(5)
+    assert read[0].startswith(b"\x89PNG")
+    refused = run("a.png", "-o", "p", "--format", "png", "--resume", "done.jsonl", code=2)
+    assert "no pipe or device" in refused.told
+
+
 def test_pipes_met_in_a_folder_are_passed_over(here, calls):  # noqa: F811
     picture(here / "f" / "a.png")
     os.mkfifo(here / "f" / "p.png")

@@ -21,7 +21,7 @@ from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item, check_apart
 from upscale.batch.records import Spread, comment
 from upscale.batch.remote import Remote
-from upscale.errors import InputError, OutputError
+from upscale.errors import InputError, OutputError, UsageError
 from upscale.pipeline.request import Request, Setup
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ def look(job: Job, ticket: Ticket) -> None:
     item, files, ledger = ticket.item, job.files, job.ledger
     check_apart(item)
     _check_writable(item)
+    if ledger and any(map(_is_special, item.files)):
+        raise UsageError("a ledger lists files; --resume needs an -o that is no pipe or device")
     if ledger and ledger.done(item):
         ticket.record = {"status": "skipped", "why": "ledger"}
         return
@@ -161,7 +163,13 @@ def look(job: Job, ticket: Ticket) -> None:
 
 
 def _present(item: Item) -> list[Path | Remote]:
-    return [path for path in item.files if path.is_symlink() or path.exists()]
+    """The results that exist; what a pipe or a device gets is no file."""
+    there = (path for path in item.files if path.is_symlink() or path.exists())
+    return [path for path in there if not _is_special(path)]
+
+
+def _is_special(path: Path | Remote) -> bool:
+    return isinstance(path, Path) and is_special(path)
 
 
 def _appeared(path: Path | Remote, since: float) -> bool:
@@ -179,8 +187,8 @@ def _exists(path: Path | Remote) -> OutputError:
 def _check_writable(item: Item) -> None:
     """OutputError where the folder of a result, or what exists of it, takes no files."""
     for path in item.files:
-        if isinstance(path, Remote):
-            continue  # a store has no folders, and says no when it comes to it
+        if isinstance(path, Remote) or is_special(path):
+            continue  # a store or a pipe has no folder, and says no when it comes to it
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
             raise OutputError(f"{folder}: is a file, and no folder; give another one: -o")

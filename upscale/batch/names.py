@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from upscale.atomic import is_special
 from upscale.batch import remote
 from upscale.batch.files import Files
 from upscale.batch.remote import Remote
@@ -131,7 +132,7 @@ def plan(sources: list[Source], output: str | None, naming: Naming, *, many: boo
 
 def prepare(output: str | None, many: bool) -> None:
     """Make the output folder and see that it can be written to. Raises OutputError."""
-    if not output or output == STDOUT or remote.is_url(output):
+    if not output or output == STDOUT or remote.is_url(output) or is_special(Path(output)):
         return
     folder = Path(output) if is_folder(output, many) else Path(output).absolute().parent
     try:
