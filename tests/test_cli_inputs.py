@@ -216,6 +216,30 @@ def test_a_pipe_named_to_watch(here, calls):  # noqa: F811
     assert "a folder" in folder["error"] and "a device" in device["error"]
 
 
+def test_a_list_of_utf16_that_is_cut_short(here, calls):  # noqa: F811
+    (here / "list.txt").write_bytes(codecs.BOM_UTF16_LE + "a.png\n".encode("utf-16-le")[:-1])
+    assert "list.txt: begins as UTF-16" in run("--from-file", "list.txt", code=3).told
+
+
+def test_a_line_ends_at_lf_alone(here, calls):  # noqa: F811
+    strange = ["a\rb.png", "c\x85d.png", "e\x0bf.png"]
+    for name in strange:
+        picture(here / name)
+    (here / "list.txt").write_bytes(os.fsencode("\r\n".join(strange)))
+    assert run("--from-file", "list.txt", "-o", "out/").stderr.count("->") == 3
+    assert len(os.listdir("out")) == 3
+
+
+def test_a_pattern_of_folders(here, calls):  # noqa: F811
+    for name in ("alb/one/a.png", "alb/two/deep/b.png", "alb/c.png", "alb/c_x4.png"):
+        picture(here / name)
+    (here / "alb" / "none").mkdir()
+    made = run("alb/*", "-o", "alb/out/").stdout.split()
+    assert made == ["alb/out/c_x4.png", "alb/out/a_x4.png", "alb/out/deep/b_x4.png"]
+    assert run("alb/*", "-o", "alb/out/", "--skip-existing").stdout == ""  # nor what is in there
+    assert [path for path, _ in find(["alb/n*"]).failures] == ["alb/n*"]
+
+
 def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
     picture(here / "in" / "a.png")
     others = ["b.mpo", "c.JP2", "d.jxl", "e.psd", "f.cr2", "g.mp4", "h.pdf", "i.DNG"]

@@ -114,7 +114,7 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
         if text == STDIN:
             found.sources.append(_standard_input())
         elif glob.has_magic(text) and not remote.is_url(text) and not os.path.lexists(text):
-            _match(text, found)
+            _match(text, found, but_not)
         else:
             _add(text, found, but_not)
     for text in listed:
@@ -135,8 +135,11 @@ def read_list(name: str, null: bool) -> list[str]:
         data = stdin().read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         raise InputError(f"{name}: the list cannot be read: {error.strerror}") from error
-    data = without_mark(data)
-    parts = data.split(b"\0") if null else data.splitlines()
+    try:
+        data = without_mark(data)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: begins as UTF-16, and is damaged or cut short") from error
+    parts = data.split(b"\0") if null else data.replace(b"\r\n", b"\n").split(b"\n")
     return [os.fsdecode(part) for part in parts if part.strip()]
 
 
@@ -154,8 +157,7 @@ def _add(text: str, found: Found, but_not: str | None) -> None:
     elif os.path.isdir(text):
         found.many = True
         before = len(found.sources)
-        for path in _walk(text, found, but_not):
-            found.sources.append(Source(path, Path(os.path.relpath(path, text))))
+        _search(text, found, but_not)
         if len(found.sources) == before:
             why = f"{text}: no pictures in this folder (looked for {', '.join(sorted(SUFFIXES))})"
             found.failures.append((text, InputError(why)))
@@ -184,17 +186,29 @@ def source_of(path: str) -> Source:
     return replace(source, data=data)
 
 
-def _match(pattern: str, found: Found) -> None:
+def _match(pattern: str, found: Found, but_not: str | None) -> None:
+    """The pictures that a pattern matches, then those in the folders that it matches."""
     found.many = True
-    matches = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    files = [path for path in matches if Path(path).suffix.lower() in SUFFIXES]
-    found.passed_over += [path for path in matches if Path(path).suffix.lower() in OTHER_SUFFIXES]
+    before = len(found.sources)
+    matches = sorted(glob.glob(pattern, recursive=True))
+    paths = [path for path in matches if os.path.isfile(path)]
+    files = [path for path in paths if Path(path).suffix.lower() in SUFFIXES]
+    found.passed_over += [path for path in paths if Path(path).suffix.lower() in OTHER_SUFFIXES]
     kept = names.without_results(files)
     found.left_out += len(files) - len(kept)
     found.sources += [Source(path, Path(Path(path).name)) for path in kept]
-    if not kept:
+    shut = os.path.abspath(but_not) if but_not else None
+    for folder in matches:
+        if os.path.isdir(folder) and os.path.abspath(folder) != shut:
+            _search(folder, found, but_not)
+    if len(found.sources) == before:
         why = InputError(f"{pattern}: no picture matches this pattern")
         found.failures.append((pattern, why))
+
+
+def _search(folder: str, found: Found, but_not: str | None) -> None:
+    for path in _walk(folder, found, but_not):
+        found.sources.append(Source(path, Path(os.path.relpath(path, folder))))
 
 
 def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
