@@ -220,7 +220,7 @@ def _free(
     """The item under the first name that nothing else claims."""
     format, suffix = _format(source, naming)
     where = folder / source.inside.parent if folder else remote.place(source.name).parent
-    for stem in _stems(source.inside):
+    for stem in _stems(source.inside.stem, source.inside.suffix):
         item = _item(source, where, stem, naming.tag, suffix, format, naming)
         if not taken.intersection(map(_key, item.files)) and not any(
             path in inputs for path in item.files
@@ -229,10 +229,10 @@ def _free(
     raise AssertionError("the numbers ran out")
 
 
-def _stems(inside: Path) -> Iterator[str]:
+def _stems(stem: str, suffix: str) -> Iterator[str]:
     """in, in_jpg, in_jpg_2, in_jpg_3 ..."""
-    yield inside.stem
-    longer = f"{inside.stem}_{inside.suffix[1:]}" if inside.suffix else inside.stem
+    yield stem
+    longer = f"{stem}_{suffix[1:]}" if suffix else stem
     yield longer
     number = 2
     while True:
@@ -276,48 +276,49 @@ def _digest(stem: str) -> str:
 def without_results(paths: Sequence[str]) -> list[str]:
     """The pictures of some folders without those that have a name which `plan` gives to the result
     of another one in the same folder."""
+    stems = ((path, os.path.splitext(path)[0]) for path in paths)
+    tagged = {path: match[1] for path, stem in stems if (match := _RESULT.fullmatch(stem))}
     folders: dict[str, _Folder] = {}
-    for path in paths:
+    for path in paths if tagged else ():
         folder, name = os.path.split(path)
-        folders.setdefault(folder, _Folder()).add(Path(name))
-    return [path for path in paths if not folders[os.path.dirname(path)].made(Path(path).stem)]
+        folders.setdefault(folder, _Folder()).names.append(name)
+    made = {
+        path
+        for path, stem in tagged.items()
+        if folders[os.path.dirname(path)].begin(os.path.basename(stem))
+    }
+    return [path for path in paths if path not in made]
 
 
 class _Folder:
-    """The pictures in a folder, and what their results are called."""
+    """The pictures in a folder, and what the names of their results begin with."""
 
     def __init__(self) -> None:
-        self._names: list[Path] = []
-        self._plain: set[str] = set()
-        self._numbered: set[str] = set()  # those that `_stems` gives numbers
+        self.names: list[str] = []
 
-    def add(self, name: Path) -> None:
-        plain, longer = islice(_stems(name), 2)
-        self._names.append(name)
-        self._plain |= {plain, longer}
-        self._numbered.add(longer)
-
-    def made(self, stem: str) -> bool:
-        """Whether the result of one of them is called so."""
-        match = _RESULT.fullmatch(stem)
-        if not match:
-            return False
-        given = match[1]
-        if given in self._plain:
+    def begin(self, given: str) -> bool:
+        """Whether the name of a result of one of them may have that before its tag."""
+        plain, longer = self._first_two
+        if given in plain or given in longer:
             return True
-        longer, _, number = given.rpartition("_")
-        if number.isdecimal() and longer in self._numbered:
+        start, _, number = given.rpartition("_")
+        if number.isdecimal() and start in longer:
             return True
         cut = _CUT.fullmatch(given)
-        whole = self._hashed.get(cut[2], ()) if cut else ()
-        return any(one.startswith(cut[1]) for one in whole)
+        return bool(cut) and any(one.startswith(cut[1]) for one in self._hashed.get(cut[2], ()))
+
+    @cached_property
+    def _first_two(self) -> tuple[set[str], set[str]]:
+        """Of the stems of each; the second ones are those that get numbers."""
+        both = [tuple(islice(_stems(*os.path.splitext(name)), 2)) for name in self.names]
+        return {plain for plain, _ in both}, {longer for _, longer in both}
 
     @cached_property
     def _hashed(self) -> dict[str, list[str]]:
         """What the hashes of shortened names stand for."""
         found: dict[str, list[str]] = {}
-        for name in self._names:
-            for stem in islice(_stems(name), _TRIED):
+        for name in self.names:
+            for stem in islice(_stems(*os.path.splitext(name)), _TRIED):
                 whole = os.fsencode(stem).decode(errors="ignore")  # as `_shortened` cuts it
                 found.setdefault(_digest(stem), []).append(whole)
         return found
