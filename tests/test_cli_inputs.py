@@ -15,6 +15,7 @@ from test_cli import calls, here, picture, run  # noqa: F401
 
 from upscale.batch.files import Files
 from upscale.batch.job import Job, Ticket, look
+from upscale.batch.ledger import Ledger
 from upscale.batch.names import Item, Naming, Source, plan, without_results
 from upscale.cli.upscale.inputs import find
 from upscale.cli.upscale.watch import lines
@@ -161,7 +162,9 @@ def test_a_failure_answers_with_id_and_path(line, error, here, calls):  # noqa: 
     assert (answer["status"], answer["input"]) == ("failed", asked.get("input") or line)
     assert error in answer["error"]
     assert answer.get("id") == (7 if asked.get("id") == 7 else None)
-    assert json.loads(Path("done.jsonl").read_text())["input"] == answer["input"]
+    ledger = Ledger("done.jsonl", "")
+    assert ledger.failed(answer["input"]) and not ledger.torn
+    ledger.close()
     assert sorted(os.listdir()) == ["a.png", "done.jsonl", "text"]
 
 
