@@ -14,9 +14,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from upscale.batch import remote
-from upscale.batch.forecast import Forecast, Remaining
+from upscale.batch import forecast, remote
+from upscale.batch.forecast import Forecast, Remaining, sizes_of
 from upscale.batch.ledger import Content, Ledger, content_of, settings_hash
 from upscale.batch.lockstep import Lockstep
 from upscale.batch.names import Item, Source
@@ -53,6 +54,15 @@ def test_a_forecast_times_each_network_once(tiny_weights) -> None:
     plans = [upscaler.plan(picture, scale=scale) for scale in (2, 4)]
     seconds = [forecast.seconds(upscaler, plan, picture) for plan in plans]
     assert 3 < seconds[1] / seconds[0] < 5 and len(forecast._rates) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that hangs")
+def test_a_file_that_hangs_does_not_hold_the_forecast(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(forecast, "_LOOKING", 0.2)
+    Image.new("L", (6, 5)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    items = [Item(Source(str(path), Path(path.name)), "PNG") for path in sorted(tmp_path.iterdir())]
+    assert sizes_of(items) == {str(tmp_path / "a.png"): 30}
 
 
 # --- shards -------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from upscale.batch import remote
 from upscale.batch.names import Item
+from upscale.batch.workers import Workers
 from upscale.diffusion.table import SAMPLERS
 from upscale.document import duration
 from upscale.errors import DiffsrError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PART = 48  # pixels of the input, a side: a tenth of a second, and most of it is the network's
 LOOKED_AT = 500  # headers that are read: more would delay the work that they are to foretell
+_LOOKING = 1.0  # seconds that this may take in all
 
 
 class Forecast:
@@ -62,15 +65,27 @@ def _timed(upscaler: Upscaler, plan: Plan, picture: Picture) -> float | None:
 
 
 def sizes_of(items: Iterable[Item]) -> dict[str, int]:
-    """Name -> pixels, of some local files: evenly spread over all."""
+    """Name -> pixels, of some local files, evenly spread over all: of those that are read in time,
+    for a file or a drive that hangs must not hold the batch."""
     from upscale.image.decode import size_of
 
-    found, items = {}, list(items)
-    for item in items[:: max(1, len(items) // LOOKED_AT)]:
-        with suppress(DiffsrError):
-            if item.source.data is None and isinstance(source := item.source.open(), str):
-                found[item.source.name] = math.prod(size_of(source))
-    return found
+    found, items, until = {}, list(items), time.monotonic() + _LOOKING
+
+    def look() -> None:
+        for item in items[:: max(1, len(items) // LOOKED_AT)]:
+            if time.monotonic() > until:
+                return
+            source = item.source
+            with suppress(DiffsrError):
+                if source.data is None and not remote.is_url(source.name):
+                    found[source.name] = math.prod(size_of(source.name))
+
+    worker = Workers(1, "diffsr-look")
+    looking = worker.submit(look)
+    worker.end()
+    with suppress(TimeoutError):
+        looking.result(_LOOKING)
+    return dict(found)
 
 
 class Remaining:
