@@ -253,6 +253,20 @@ def test_a_reader_that_goes_away_is_no_fault(env, tmp_path):
     assert b"Broken" not in err
 
 
+def test_closed_streams_are_no_fault(inside, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    for name in ("stdin", "stdout", "__stdout__"):
+        monkeypatch.setattr(sys, name, None)
+    code, told = inside("a.png", "b.png")
+    assert (code, "b_x4.png" in told, "Error" in told) == (0, True, False), told
+    assert inside("a.png", "-o", "-") == (2, "Error: a picture needs standard output, which is "
+                                             "closed; use -o FILE\n")  # fmt: skip
+    assert "standard input, which is closed" in inside("-")[1]
+    assert "standard output, which is closed" in inside("generate", "-o", "-")[1]
+    sys.stdout.close()
+
+
 def on_a_terminal(command: list[str], env, cwd) -> tuple[int, str]:
     """Exit code and what a terminal shows, stdout included."""
     parent, child = pty.openpty()

@@ -132,6 +132,7 @@ def completion(shell: str) -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run `diffsr` with `args` (by default those of the process) and exit."""
+    _open_streams()
     args = list(sys.argv[1:] if args is None else args)
     debug = debugging(args)
     if not debug and not sys.warnoptions:
@@ -139,6 +140,14 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     _catch_signals()
     errors.options = True
     sys.exit(_flush(_run(args, debug)))
+
+
+def _open_streams() -> None:
+    """Where standard output or error is closed, what is written to it goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115
+            setattr(sys, name, nowhere)
 
 
 def debugging(args: Sequence[str] = ()) -> bool:

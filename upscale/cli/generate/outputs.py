@@ -60,6 +60,8 @@ def work_of(options: dict[str, Any]) -> Work:
     if output == STDOUT:
         if options["as_json"]:
             raise UsageError("standard output holds the picture; --json needs -o FILE")
+        if sys.__stdout__ is None and not options["dry_run"]:
+            raise UsageError("a picture needs standard output, which is closed; use -o FILE")
         if sys.stdout.buffer.isatty() and not options["dry_run"]:
             raise UsageError("a picture is not written to a terminal; use -o FILE, or pipe it")
     numbers = range(options["first"], options["first"] + count)

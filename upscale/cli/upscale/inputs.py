@@ -94,6 +94,8 @@ def _check_stdout(items: list[Item], options: Mapping[str, Any]) -> None:
         raise UsageError("standard output holds the picture; --json needs -o FILE")
     if options["uncertainty"]:
         raise UsageError("standard output holds one picture; --uncertainty needs -o FILE")
+    if sys.__stdout__ is None:
+        raise UsageError("a picture needs standard output, which is closed; use -o FILE")
     if sys.stdout.buffer.isatty():
         raise UsageError("a picture is not written to a terminal; use -o FILE, or pipe it: > out")
 
@@ -267,7 +269,8 @@ def _standard_input() -> Source:
 
 
 def stdin() -> BinaryIO:
-    """Raises UsageError where it is the terminal."""
+    """Raises UsageError where it is closed or the terminal."""
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("- reads standard input, which is the terminal: diffsr - < in.png")
+        what = "closed" if sys.stdin is None else "the terminal"
+        raise UsageError(f"- reads standard input, which is {what}: diffsr - < in.png")
     return sys.stdin.buffer
