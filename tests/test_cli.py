@@ -343,15 +343,34 @@ def test_a_file_of_settings(here, calls, monkeypatch):
     )
     result = run("in.png")
     assert (result.stdout, calls[-1]["seed"]) == ("in_x2.png\n", 7)
-    assert result.stderr.count("DIFFSR_UPSCALE_STEP is not read: write DIFFSR_UPSCALE_STEPS") == 1
+    assert f"{here / 'diffsr/config.toml'}: upscale.step is not read: write upscale.steps\n" in (
+        result.stderr
+    )
     assert "exists, skipped" in run("in.png").stderr
     monkeypatch.setenv("DIFFSR_SEED", "8")
     monkeypatch.setenv("DIFFSR_UPSCALE_SIZE", "12x10")  # each goes before the file
     assert run("in.png", "--overwrite", "--scale", "3").stdout == "in_x3.png\n"
     assert calls[-1]["seed"] == 8
+    assert run("in.png", "--dry-run").stdout == "in_12x10.png\n"
     (here / "other.toml").write_text("scale =")
     monkeypatch.setenv("DIFFSR_CONFIG", "other.toml")
     assert "other.toml: the settings cannot be read" in run("in.png", code=2).told
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [("size", "scale"), ("overwrite", "skip_existing"), ("verbose", "quiet"),
+     ("weights", "method"), ("method", "weights")],
+)  # fmt: skip
+def test_of_exclusive_options_a_variable_goes_before_the_file(here, calls, monkeypatch, near, far):
+    picture(here / "in.png")
+    values = {"size": "9x9", "scale": 2, "method": "bicubic", "weights": "sr3-photo"}
+    value = {name: values.get(name, True) for name in (near, far)}
+    Path("s.toml").write_text(f"[upscale]\n{far} = {json.dumps(value[far])}\n")
+    monkeypatch.setenv("DIFFSR_CONFIG", "s.toml")
+    monkeypatch.setenv(f"DIFFSR_UPSCALE_{near.upper()}", str(value[near]))
+    run("in.png", "--dry-run")
+    assert calls[0].get(far) is None  # of a method and weights, too, the nearer alone counts
 
 
 def test_a_variable_that_nobody_reads_is_told_once(here, calls, monkeypatch):

@@ -6,7 +6,7 @@ import difflib
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,69 +40,91 @@ def value_of(param: click.Parameter, prefix: str | None) -> str | None:
                 None)  # fmt: skip
 
 
+def is_variable(param: click.Parameter, prefix: str | None) -> bool:
+    """Whether a variable sets an option, and so not the file of settings."""
+    return any(os.environ.get(name) for name in variables(param, prefix))
+
+
 def settings() -> dict[str, str]:
     """The file of settings as if it were variables: `scale = 2` below [upscale] is
     DIFFSR_UPSCALE_SCALE. Raises UsageError."""
+    path = _file()
+    return {name: value for name, (_, value) in _read(path).items()} if path else {}
+
+
+def _file() -> Path | None:
+    """The file of settings, where one is named or there is one."""
     from upscale.weights.registry import settings_folder
 
     named = os.environ.get(f"{PREFIX}_CONFIG")
     path = Path(named).expanduser() if named else settings_folder() / "config.toml"
-    return _read(path) if named or path.is_file() else {}
+    return path if named or path.is_file() else None
 
 
 @functools.cache
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, tuple[str, str]]:
+    """As a variable is called -> the key, with its table, and the value."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        return dict(_flat(tomllib.loads(path.read_text("utf-8")), PREFIX))
+        return dict(_flat(tomllib.loads(path.read_text("utf-8"))))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: the settings cannot be read: {error}") from error
 
 
-def _flat(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def _flat(table: dict[str, Any], *within: str) -> Iterator[tuple[str, tuple[str, str]]]:
     for key, value in table.items():
-        name = f"{prefix}_{key.upper().replace('-', '_')}"
+        path = (*within, key)
         if isinstance(value, dict):
-            yield from _flat(value, name)
-        elif isinstance(value, list):
-            yield name, ",".join(map(str, value))
+            yield from _flat(value, *path)
         else:
-            yield name, str(value)
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield _joined(*path), (".".join(path), text)
+
+
+def _joined(*words: str) -> str:
+    return "_".join((PREFIX, *words)).upper().replace("-", "_")
 
 
 def unread(root: click.Group) -> str:
     """A sentence about variables and settings that look like diffsr's and are none; "" if there
     are none. A command is loaded only where one may be its own."""
-    present = {*os.environ, *settings()}
-    plain = {f"{PREFIX}_{word.upper()}" for word in (*SHARED, *_OTHERS)}
-    strange = sorted({n for n in present if n.startswith(f"{PREFIX}_")} - plain)
+    file = _file()
+    keys = {name: key for name, (key, _) in _read(file).items()} if file else {}
+    known = {_joined(word): word for word in SHARED}  # what a variable is called in the file
+    others = {_joined(word) for word in _OTHERS}
+    present = {name for name in os.environ if name.startswith(f"{PREFIX}_")} - others
+    strange = {*present, *keys} - known.keys()
     ctx = click.Context(root, info_name="diffsr")
     for name in root.list_commands(ctx) if strange else ():
-        own = f"{PREFIX}_{name.upper()}"
-        if any(one.startswith(f"{own}_") for one in strange):
-            strange = sorted(set(strange) - set(_names(root.get_command(ctx, name), own)))
+        if any(one.startswith(f"{_joined(name)}_") for one in strange):
+            strange -= dict(_names(root.get_command(ctx, name), name)).keys()
     if not strange:
         return ""
-    every = [n for name in root.list_commands(ctx)
-             for n in _names(root.get_command(ctx, name), f"{PREFIX}_{name.upper()}")]  # fmt: skip
-    return "; ".join(f"{one} is not read{_instead(one, [*every, *plain])}" for one in strange)
+    for name in root.list_commands(ctx):
+        known |= _names(root.get_command(ctx, name), name)
+    own = {name: name for name in (*known, *others)}
+    told = [f"{n} is not read{_instead(n, own)}" for n in sorted(strange & present)]
+    told += [f"{file}: {keys[n]} is not read{_instead(n, known)}"
+             for n in sorted(strange & keys.keys())]  # fmt: skip
+    return "; ".join(told)
 
 
-def _names(command: click.Command, prefix: str) -> Iterator[str]:
-    """The variables of a command and of those below it."""
+def _names(command: click.Command, *path: str) -> Iterator[tuple[str, str]]:
+    """The variables of a command and of those below it, each with its key in the file."""
     for param in command.params:
         if isinstance(param, click.Option):
-            yield from variables(param, prefix)[:1]
+            yield variables(param, _joined(*path))[0], ".".join((*path, word_of(param)))
     for name, inner in getattr(command, "commands", {}).items():
-        yield from _names(inner, f"{prefix}_{name.upper().replace('-', '_')}")
+        yield from _names(inner, *path, name)
 
 
-def _instead(name: str, names: list[str]) -> str:
-    """What may have been meant: the same word for one command, or a name that is like it."""
+def _instead(name: str, names: Mapping[str, str]) -> str:
+    """What may have been meant: the same word for one command, or a name that is like it. names:
+    of variables -> what is to be written."""
     word = name.removeprefix(f"{PREFIX}_")
     likely = [one for one in names if one.endswith(f"_{word}")]
     likely = likely or difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-    return f": write {' or '.join(likely[:3])}" if likely else ""
+    return f": write {' or '.join(names[one] for one in likely[:3])}" if likely else ""

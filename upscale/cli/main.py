@@ -70,7 +70,7 @@ class Commands(Group):
         found = super().resolve_command(ctx, args)
         quiet = {"-q", "--quiet"} & set(args) or os.environ.get("DIFFSR_QUIET")
         if not (quiet or ctx.resilient_parsing) and (text := unread(self)):
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
         return found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

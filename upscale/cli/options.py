@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from upscale import methods
 from upscale.bench.columns import REGISTERED
+from upscale.cli.environment import is_variable
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
@@ -230,24 +231,32 @@ def dataset_names(
     return found or [CompletionItem(incomplete, type="dir")]
 
 
+_LINE, _VARIABLE, _FILE, _NOWHERE = range(4)  # where options are set; each goes before the next
+
+
+def place_of(ctx: click.Context, name: str) -> int:
+    """Where a parameter is set: on the command line, by a variable, in the file of settings."""
+    source = ctx.get_parameter_source(name)
+    if source is ParameterSource.COMMANDLINE:
+        return _LINE
+    if source is not ParameterSource.ENVIRONMENT:
+        return _NOWHERE
+    param = next(param for param in ctx.command.params if param.name == name)
+    return _VARIABLE if is_variable(param, ctx.auto_envvar_prefix) else _FILE
+
+
 def one_of(ctx: click.Context, names: Iterable[str]) -> str | None:
-    """Which of some exclusive parameters is given; the command line overrides the environment.
+    """Which of some exclusive parameters is given; the nearest place counts.
 
     Raises UsageError for two from the same place.
     """
-    for source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
-        given = [
-            name
-            for name in names
-            if ctx.get_parameter_source(name) is source
-            and ctx.params.get(name) not in (None, False)
-        ]
-        if len(given) > 1:
-            flags = " and ".join("--" + name.replace("_", "-") for name in given)
-            raise UsageError(f"{flags} exclude each other; give one")
-        if given:
-            return given[0]
-    return None
+    places = {n: place_of(ctx, n) for n in names if ctx.params.get(n) not in (None, False)}
+    nearest = min(places.values(), default=_NOWHERE)
+    given = [name for name, place in places.items() if place == nearest < _NOWHERE]
+    if len(given) > 1:
+        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{flags} exclude each other; give one")
+    return given[0] if given else None
 
 
 ONE_METHOD = Named(METHODS, GENERATING)

@@ -24,6 +24,7 @@ from upscale.cli.options import (
     asked,
     one_of,
     option,
+    place_of,
     with_options,
 )
 from upscale.cli.progress import Reporter
@@ -184,7 +185,7 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
     for pair in (("overwrite", "skip_existing"), ("quiet", "verbose")):
         if chosen := one_of(ctx, pair):
             options[pair[1 - pair.index(chosen)]] = False
-    # The weights bring their method; one that only the environment names must not stand against.
+    # The weights bring their method; one named farther away must not stand against them.
     explicit = one_of(ctx, ("method", "weights")) if not _both(ctx, "method", "weights") else None
     if explicit == "weights":
         options["method"] = None
@@ -224,4 +225,4 @@ def _check_watch(paths: tuple[str, ...], options: dict[str, Any]) -> None:
 
 
 def _both(ctx: click.Context, *names: str) -> bool:
-    return len({ctx.get_parameter_source(name) for name in names}) == 1
+    return len({place_of(ctx, name) for name in names}) == 1
