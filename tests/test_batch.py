@@ -157,6 +157,24 @@ def test_failures_alone_are_done_again_on_wish(here, calls):  # noqa: F811
     run("in", "--retry-failed", code=2)
 
 
+def test_a_dry_run_plans_what_the_run_would_do(here, calls):  # noqa: F811
+    folder(here / "in", 4, broken=2)
+    args = ("in", "-o", "out", "--resume", "l.jsonl")
+    assert len(run(*args, "--dry-run", code=1).stdout.split()) == 2 and os.listdir() == ["in"]
+    run(*args, code=1)
+    Image.new("RGB", (6, 5)).save("in/000.png")
+    os.unlink("out/003_x4.png")
+    before = files(here)
+    dry = run(*args, "--dry-run", code=1)
+    assert dry.stdout.split() == ["out/000_x4.png", "out/003_x4.png"]
+    assert "1 picture was done before" in dry.stderr and "\n2 pictures, about" in dry.stderr
+    again = run(*args, "--retry-failed", "--dry-run", code=1)
+    assert again.stdout.split() == ["out/000_x4.png"]
+    skipping = run("in", "-o", "out", "--skip-existing", "--dry-run", code=1)
+    assert skipping.stdout == dry.stdout and "002_x4.png: exists, skipped" in skipping.stderr
+    assert files(here) == before
+
+
 def test_enough_failures_end_the_run(here, calls):  # noqa: F811
     folder(here / "in", 30, broken=10)
     made = run("in", "-o", "out", "--max-failures", "4", "--jobs", "1", code=3)

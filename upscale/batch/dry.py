@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from upscale.batch import frames
-from upscale.batch.job import Job, doubts
+from upscale.batch.job import Job, Ticket, doubts, look
 from upscale.batch.names import Item
+from upscale.errors import OutputError
 
 if TYPE_CHECKING:
     from upscale.pipeline.plan import Plan
 
 
 def planned(job: Job, item: Item) -> dict[str, Any]:
-    """What would be made of a picture. Raises as `job.prepare` and `job.plan`."""
+    """What would be made of a picture. Raises as `job.prepare` and `job.plan`, but not where a
+    result exists."""
     from upscale.image.formats import check_format
 
+    ticket = Ticket(item)
+    with suppress(OutputError):
+        look(job, ticket)
+    if ticket.record is not None:
+        return ticket.record
     picture, film = frames.opened(item.source, job.files)
     notes = frames.checked(job, item.format, film) if film else []
     found: Plan = job.upscaler.plan(picture, job.request)

@@ -58,20 +58,23 @@ class _Done:
 
 
 class Ledger:
-    """The lines of a file, which need not exist, and more to come. settings: `settings_hash`.
+    """The lines of a file, which need not exist, and more to come. settings: `settings_hash`. dry:
+    nothing is written.
 
     Raises InputError for a file that is no ledger, OutputError where none can be written.
     """
 
-    def __init__(self, path: str | Path, settings: str) -> None:
-        self.path, self.settings = Path(path), settings
+    def __init__(self, path: str | Path, settings: str, dry: bool = False) -> None:
+        self.path, self.settings, self.dry = Path(path), settings, dry
         self.torn = 0  # lines that could not be read
         self.torn_at: list[int] = []  # the numbers of the first of them
         self._done: dict[bytes, _Done] = {}
         self._failed: set[bytes] = set()
         self._lock = threading.Lock()
-        self._synced = 0.0
+        self._synced, self._file = 0.0, -1
         whole = self._load()
+        if dry:
+            return
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
@@ -130,7 +133,8 @@ class Ledger:
         self, item_name: str, record: Mapping[str, Any], item: Item | None, content: Content | None
     ) -> None:
         """A line about one input. record: as for --json. For several threads."""
-        self.append(line_of(self.settings, item_name, record, item, content))
+        if not self.dry:
+            self.append(line_of(self.settings, item_name, record, item, content))
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a whole line, as `add` makes them. Raises OutputError, DiskFull."""

@@ -30,7 +30,7 @@ class Account:
         self.errors: list[str] = []  # the first of them
         self.codes: set[int] = set()
         self.remaining: Remaining | None = None  # where it is known what is to come
-        self.planned = 0.0  # seconds, by --dry-run
+        self.planned: list[float] = []  # seconds of each, by --dry-run
         self.also: dict[str, Any] = {}  # what else stands in the JSON of the present picture
 
     @property
@@ -76,7 +76,8 @@ class Account:
                 reporter.result(path)
         made = record["status"] == "ok"
         left = self._left(item.source.name, record["seconds"] if made else None)
-        self.planned += (not made and record.get("seconds")) or 0.0
+        if record["status"] == "planned":
+            self.planned.append(record["seconds"] or 0.0)
         if record.get("why") == "ledger":
             self.skipped += 1
             return
@@ -165,7 +166,8 @@ class Account:
             )
         total = self.good + self.bad
         if self.options["dry_run"] and total > 1:
-            reporter.note(f"{counted(total, 'picture')}, about {duration(self.planned)}")
+            count = counted(len(self.planned), "picture")
+            reporter.note(f"{count}, about {duration(sum(self.planned))}")
         if self.bad and total > 1:
             reporter.error(f"{self.bad} of {total} pictures failed:")
             for text in self.errors:

@@ -134,9 +134,9 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
 
     job = Job(lambda: make(setup), setup, request, files)
     job.deliver, job.on_frame = run.to_stdout(job), reporter.frame
-    if options["resume"] and not options["dry_run"]:
+    if options["resume"]:
         settings = settings_of(setup, request, files, options["batch"])
-        job.ledger = Ledger(options["resume"], settings)
+        job.ledger = Ledger(options["resume"], settings, options["dry_run"])
         if job.ledger.torn:
             lines, more = job.ledger.torn_at, job.ledger.torn - len(job.ledger.torn_at)
             numbers = ", ".join(map(str, lines)) + (f" and {more} more" if more else "")
