@@ -296,6 +296,16 @@ def test_many_in_memory_and_in_files_are_the_same(tiny_weights, tmp_path):
     assert [m.report["status"] for m in again] == ["skipped", "failed", "skipped", "skipped"]
 
 
+def test_many_take_one_path_and_each_file_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image().save("a.png")
+    how = {"method": "bicubic", "jobs": 0}
+    (made,) = upscale.upscale_many(["a.png", "./a.png", tmp_path / "a.png"], "out", **how)
+    assert (made.input, made.output.name) == ("a.png", "a_x4.png")
+    for one in ("a.png", Path("a.png")):
+        assert [made.image.size for made in upscale.upscale_many(one, **how)] == [(24, 20)]
+
+
 def test_options_that_are_none():
     with pytest.raises(UsageError, match="no option scail"):
         upscale.upscale_many([], scail=2)
@@ -303,3 +313,6 @@ def test_options_that_are_none():
         upscale.upscale_many([], ledger="l")
     with pytest.raises(UsageError, match="no method"):
         list(upscale.upscale_many([ROOT / "examples/parrots.png"], method="sr33"))
+    for wrong in ({"jobs": -1}, {"batch": 0}, {"size": "32x24"}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            upscale.upscale_many([], "out", **wrong)

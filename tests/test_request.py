@@ -9,6 +9,7 @@ import click
 import numpy as np
 import pytest
 
+from upscale.batch.engine import Pace
 from upscale.batch.files import Files
 from upscale.batch.ledger import settings_of
 from upscale.cli.upscale.command import command
@@ -35,7 +36,7 @@ def test_an_old_ledger_is_honoured() -> None:
 
 def test_the_command_line_has_an_option_for_every_field() -> None:
     options = {p.name: p for p in command.params if isinstance(p, click.Option)}
-    for record in (Setup, Request, Files):
+    for record in (Setup, Request, Files, Pace):
         for one in fields(record):
             default = getattr(record(), one.name)
             option = options[one.name]
@@ -54,11 +55,25 @@ def test_the_command_line_has_an_option_for_every_field() -> None:
         ({"tile": 100}, "--tile must be auto, 0, or at least 128"),
         ({"tile": "large"}, "--tile"),
         ({"atol": float("inf")}, "above 0"),
+        ({"scale": "2"}, "--scale must be from 1 to 16, not '2'"),
+        ({"steps": 2.5}, "--steps must be a whole number"),
+        ({"size": "32x24"}, "--size must be .height, width. in pixels, not '32x24'"),
+        ({"size": 20}, "--size"),
+        ({"size": (20.5, 30)}, "--size"),
     ],
 )
 def test_values_out_of_bounds_are_named(wrong, message) -> None:
     with pytest.raises(UsageError, match=message):
         Request(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"jobs": -1}, {"jobs": 1.5}, {"batch": 0}, {"batch": 257}, {"timeout": 0}, {"timeout": "9"}],
+)
+def test_a_pace_has_bounds(wrong) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(wrong))} must be"):
+        Pace(**wrong)
 
 
 def test_a_field_that_is_none_is_a_type_error() -> None:

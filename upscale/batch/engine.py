@@ -16,7 +16,9 @@ from upscale.batch.job import Job, Ticket
 from upscale.batch.names import Item
 from upscale.batch.workers import Task, Workers
 from upscale.errors import TimedOut
+from upscale.pipeline.request import asked, checked
 
+BATCH = "Batches"  # the section of the help page
 AHEAD_PIXELS = 20_000_000  # decoded and waiting: above it no further picture is read
 LARGE_PIXELS = 20_000_000  # of an output: it is written before the next picture is begun
 _LAST_WORDS = 30.0  # seconds that the writers get to clean up when all is broken off
@@ -37,13 +39,32 @@ class BrokenOff(BaseException):
 
 @dataclass(frozen=True)
 class Pace:
-    """jobs: threads that read, and that write; 0 does one thing after the other. batch: pictures
-    that go through the network together. timeout: seconds of work for one picture; None leaves the
-    network its time, and reading and writing `patience` each."""
+    """How many pictures are worked on, and how long. Raises UsageError for values out of bounds.
 
-    jobs: int = 2
-    batch: int = 1
-    timeout: float | None = None
+    timeout: of work; None leaves the network its time, and reading and writing `patience` each.
+    """
+
+    jobs: int = asked(
+        2,
+        "Threads that read pictures ahead, and as many that write them. 0: read, enlarge and write "
+        "in turn.",
+        group=BATCH, expert=True, least=0, most=256, metavar="N",
+    )  # fmt: skip
+    batch: int = asked(
+        1,
+        "Pictures per network call, which is faster for small ones. The last bits of a result may "
+        "then depend on its neighbours.",
+        group=BATCH, expert=True, least=1, most=256, metavar="N",
+    )  # fmt: skip
+    timeout: float | None = asked(
+        None,
+        "Give up a picture after this time.",
+        group=BATCH, expert=True, above=0, metavar="SECONDS",
+        shown="in batches 2 minutes and 20 s per million pixels to read or write it",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        checked(self)
 
 
 class Engine:

@@ -42,7 +42,7 @@ class Made:
 
 
 def upscale_many(
-    paths: Iterable[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,
     ledger: str | os.PathLike[str] | None = None,
@@ -53,12 +53,12 @@ def upscale_many(
 ) -> Iterator[Made]:
     """Enlarge files one after the other; reading, enlarging and writing overlap.
 
-    output: a folder for the results, named as on the command line; without it they come as Pillow
-    images and no file is written. A picture that fails is one of the results, and the next follows.
-    ledger: with a folder, as --resume. timeout: seconds for one picture. options: those of
-    `diffsr upscale` under their names, as scale=2, method="sr3", seed=7, overwrite=True; with
-    sheet="compared.html" method may be several, as ("sr3", "ecdp"), and a sheet is written once all
-    is done.
+    paths: a file named twice is enlarged once. output: a folder for the results, named as on the
+    command line; without it they come as Pillow images and no file is written. A picture that
+    fails is one of the results, and the next follows. ledger: with a folder, as --resume. timeout:
+    seconds for one picture. options: those of `diffsr upscale` under their names, as scale=2,
+    method="sr3", seed=7, overwrite=True; with sheet="compared.html" method may be several, as
+    ("sr3", "ecdp"), and a sheet is written once all is done.
     Raises UsageError for an option there is none of, and whatever keeps all from being done.
     """
     parts = [[one.name for one in fields(kind)] for kind in (Setup, Request, Files)]
@@ -68,10 +68,14 @@ def upscale_many(
     if ledger is not None and output is None:
         raise UsageError("a ledger lists files: give an output folder")
     given = [{name: options[name] for name in names if name in options} for names in parts]
-    files = Files(**given[2])
+    files, pace = Files(**given[2]), Pace(jobs, batch, timeout)
     method, beside = sheet.methods_of(given[0].get("method"), given[0].get("weights"), files)
     setup, request = Setup(**{**given[0], "method": method}), Request(**given[1])
-    sources = [Source(os.fspath(path), Path(Path(path).name)) for path in paths]
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    unique: dict[str, str] = {}
+    for path in paths:
+        unique.setdefault(os.path.abspath(path), os.fspath(path))
+    sources = [Source(path, Path(Path(path).name)) for path in unique.values()]
     naming = naming_of(request, files)
     if output is None:
         items = [Item(source, _in_memory(source, files)) for source in sources]
@@ -83,7 +87,7 @@ def upscale_many(
     if files.sheet:
         again = ledger is not None
         job.sheet = sheet.begin(job, items, beside, upscaler_of, resumed=again)
-    return _made(job, items, Pace(jobs, batch, timeout), ledger)
+    return _made(job, items, pace, ledger)
 
 
 def _in_memory(source: Source, files: Files) -> str:

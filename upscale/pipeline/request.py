@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from upscale.diffusion.table import SAMPLERS, SPACINGS
@@ -52,8 +53,10 @@ class Asked:
             return f"from {self.least:g} to {self.most:g}"
         return "" if self.least is None else f"at least {self.least:g}"
 
-    def allows(self, value: float) -> bool:
-        """Whether a number is within the bounds; none that is not finite is."""
+    def allows(self, value: Any) -> bool:
+        """Whether this is a number within the bounds; none that is not finite is."""
+        if not isinstance(value, Real):
+            return False
         low = value > self.above if self.above is not None else value >= self.least
         return low and math.isfinite(value) and (self.most is None or value <= self.most)
 
@@ -71,9 +74,17 @@ def checked(record: Any) -> None:
             continue
         if rule.choices:
             known(value, rule.choices, one.name.replace("_", " "))
-        elif rule.bounds and not rule.allows(value):
+        elif rule.bounds:
             flags = rule.flags or "--" + one.name.replace("_", "-")
-            raise UsageError(f"{flags} must be {rule.bounds}, not {value}")
+            if not rule.allows(value):
+                raise UsageError(f"{flags} must be {rule.bounds}, not {value!r}")
+            if one.type.startswith("int") and not isinstance(value, Integral):
+                raise UsageError(f"{flags} must be a whole number, not {value!r}")
+
+
+def _is_size(value: Any) -> bool:
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and all(isinstance(side, Integral) for side in value)
 
 
 def known(name: str, table: Iterable[str], what: str) -> None:
@@ -196,6 +207,8 @@ class Request:
         if self.scale is None and self.size is None and self.max_side is None:
             object.__setattr__(self, "scale", SCALE)
         checked(self)
+        if self.size is not None and not _is_size(self.size):
+            raise UsageError(f"--size must be (height, width) in pixels, not {self.size!r}")
         side = str(self.tile)
         if side not in ("auto", "0") and not (side.isdecimal() and int(side) >= SMALLEST_TILE):
             raise UsageError(f"--tile must be auto, 0, or at least {SMALLEST_TILE}, not {side}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from upscale.batch import names, sheet
+from upscale.batch.engine import BATCH, Pace
 from upscale.batch.files import Files
 from upscale.batch.job import Job
 from upscale.batch.ledger import Ledger, settings_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from upscale.pipeline.upscaler import Upscaler
 
 FORMATS = ("png", "jpeg", "jpg", "webp", "tiff", "bmp", "ppm", "tga", "avif", "gif")
-FILES, BATCH = "Files", "Batches"
+FILES = "Files"
 
 _OPTIONS = [
     option("-o", "--output", metavar="FILE|DIR|-", type=ANY_PATH, group=FILES,
@@ -59,22 +60,14 @@ _OPTIONS = [
     *asked(Files, "overwrite", "skip_existing"),
     *asked(Files, "format", type=Named(FORMATS)),
     *asked(Files, "quality", "strip", "preserve_times", "frames", "allow_truncated", "max_pixels"),
-    option("--jobs", group=BATCH, expert=True, type=click.IntRange(0, 256), default=2,
-           metavar="N",
-           help="Threads that read pictures ahead, and as many that write them. 0: read, enlarge "
-                "and write in turn."),
-    option("--batch", group=BATCH, expert=True, type=click.IntRange(1, 256), default=1, metavar="N",
-           help="Pictures per network call, which is faster for small ones. The last bits of a "
-                "result may then depend on its neighbours."),
+    *asked(Pace, "jobs", "batch"),
     option("--resume", group=FILES, metavar="LEDGER.jsonl", type=ANY_PATH,
            help="Record finished pictures in this file, and skip those that it records."),
     option("--retry-failed", group=BATCH, expert=True, is_flag=True,
            help="With --resume: try only the pictures that failed before."),
     option("--max-failures", group=BATCH, expert=True, type=click.IntRange(1), metavar="N",
            help="Start no more pictures after N failures."),
-    option("--timeout", group=BATCH, expert=True, type=Finite(0, min_open=True), metavar="SECONDS",
-           help="Give up a picture after this time.",
-           show_default="in batches 2 minutes and 20 s per million pixels to read or write it"),
+    *asked(Pace, "timeout"),
     option("--shard", group=BATCH, expert=True, metavar="I/N|auto",
            help="Do only part I (from 0) of N; the parts are the same on every machine. auto: take "
                 "I and N from SLURM_ARRAY_TASK_*, or from RANK and WORLD_SIZE."),
