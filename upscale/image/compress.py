@@ -21,8 +21,8 @@ def compressed(
 def lossy_file(
     pixels: np.ndarray, codec: str, quality: int, subsampling: str = "4:2:0"
 ) -> io.BytesIO:
-    """uint8 (H,W,3), or (H,W) in grey, -> a file of `codec` at `quality` (0 to 100). subsampling: of JPEG's colours;
-    as files usually are, at half resolution."""
+    """uint8 (H,W,3), or (H,W) in grey, -> a file of `codec` at `quality` (0 to 100). subsampling:
+    of JPEG's colours; as files usually are, at half resolution."""
     if codec not in CODECS:
         raise ValueError(f"no codec {codec}; choose from {', '.join(CODECS)}")
     file = io.BytesIO()
