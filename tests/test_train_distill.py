@@ -107,12 +107,14 @@ def away(photos: Path, teacher: Path, path: Path, calls: int, heat: float = 0.2)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_call_of_the_student_is_near_many_of_the_teacher(
-    photos, teacher, tmp_path, kind
+    photos, tmp_path_factory, tmp_path, kind
 ) -> None:
-    config = taught(teacher, kind, quality_score=0.1)
+    # so short a run depends on its seed: "map" comes to 0.36 to 0.60 with the seeds 0 to 3
+    teacher = run(photos, tmp_path_factory.mktemp("own"), CONFIG.with_(seed=3))
+    config = taught(teacher, kind, quality_score=0.1, seed=3)
     path = run(photos, tmp_path, config)
     before, after = (away(photos, teacher, file, 1) for file in (teacher, path))
-    assert after < 0.7 * before  # of "map" 0.36 to 0.60 with the seeds 0 to 3
+    assert after < (0.5 if kind == "map" else 0.7) * before
     if kind == "map":  # the same file, in two calls
         assert away(photos, teacher, path, 2) < away(photos, teacher, teacher, 2)
     record = checkpoint.newest(tmp_path, print)[2]
