@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
 from upscale import methods
 from upscale.diffusion.denoiser import bind
@@ -461,6 +462,9 @@ def test_two_heads_start_where_one_head_ended(tiny_weights) -> None:
     fewer = CompactNet(replace(two.config, encoder=one.config.encoder - 1, inject=()))
     start(fewer, tiny_weights)  # blocks that are too many are left out
     torch.testing.assert_close(fewer.up[-1][-1].conv1.weight, one.up[-1][-1].conv1.weight)
+    shallower = CompactNet(replace(one.config, down=(0, 1, 1), up=(0, 1)))
+    start(shallower, tiny_weights)  # blocks of its levels likewise
+    torch.testing.assert_close(shallower.down[1][0].conv1.weight, one.down[1][0].conv1.weight)
     wider = CompactNet(replace(one.config, channels=(24, 16, 16)))
     with pytest.raises(UsageError, match="has another layout"):
         start(wider, tiny_weights)
@@ -480,6 +484,25 @@ def test_a_network_that_grows_starts_as_the_one_it_grew_from(tmp_path) -> None:
     scale, level = torch.tensor([2.0, 4.0]), torch.tensor([0.3, 0.9])
     wanted = small(x, small.encode(lr_up, scale), level)
     torch.testing.assert_close(grown(x, grown.encode(lr_up, scale), level), wanted)
+
+
+def test_a_smaller_stem_reads_the_same_of_a_picture_half_as_large(tmp_path) -> None:
+    large = CompactNet(TWO_HEADS)
+    path = tmp_path / "large.safetensors"
+    store.save(path, large.state_dict(), {"method": "ecdp", "architecture": large.architecture()})
+    fewer = replace(TWO_HEADS, stem=2, up=(0, TWO_HEADS.up[1]))
+    half = CompactNet(fewer)
+    fresh = half.head2.weight.clone()
+    start(half, str(path))
+    torch.testing.assert_close(half.head2.weight, fresh)
+    pixels, features = torch.randn(1, 3, 8, 12), torch.randn(1, 8, 4, 6)
+    enlarged = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for name, rest in (("enc_in", []), ("stem", [features])):
+        made = getattr(half, name)(torch.cat([pixel_unshuffle(pixels, 2), *rest], 1))
+        wanted = getattr(large, name)(torch.cat([pixel_unshuffle(enlarged, 4), *rest], 1))
+        torch.testing.assert_close(made, wanted, msg=name)
+    last, theirs = len(half.inject) - 1, len(large.inject) - 1 - TWO_HEADS.up[0]
+    torch.testing.assert_close(half.inject[last].weight, large.inject[theirs].weight)
 
 
 def test_a_shorter_encoder_injects_what_it_has() -> None:

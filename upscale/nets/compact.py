@@ -300,18 +300,32 @@ def _noise_features(c_noise: Tensor) -> Tensor:
 def placed(
     state: Mapping[str, Tensor], theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """A state with its injections by the places that its blocks have in a network whose levels have
-    as many blocks or more. theirs, ours: of `Net.architecture`."""
+    """A state with its injections by the places that its blocks have in another network; those of
+    blocks that are not there are left out. theirs, ours: of `Net.architecture`."""
     places = {block: str(place) for place, block in enumerate(_blocks(ours))}
     known = {str(place): places.get(block) for place, block in enumerate(_blocks(theirs))}
 
-    def moved(key: str) -> str:
+    def moved(key: str) -> str | None:
         first, _, rest = key.partition(".")
         place, _, name = rest.partition(".")
-        new = first == "inject" and known.get(place)
-        return f"inject.{new}.{name}" if new else key
+        if first != "inject" or place not in known:
+            return key
+        return known[place] and f"inject.{known[place]}.{name}"
 
-    return {moved(key): value for key, value in state.items()}
+    return {new: value for key, value in state.items() if (new := moved(key))}
+
+
+def at_stem(state: Mapping[str, Tensor], stem: int, ours: int) -> dict[str, Tensor]:
+    """A state of a network of a larger stem for one of `ours`, without the head, which has other
+    layers. What it read of stem^2 pixels is read of the ours^2 that they were enlarged from."""
+    merged = {key: value for key, value in state.items() if not key.startswith("head")}
+    for key, features in (("enc_in.weight", 0), ("stem.weight", len(state["enc_in.weight"]))):
+        count, inputs, *kernel = state[key].shape
+        pixels, rest = state[key].split((inputs - features, features), 1)
+        share = stem // ours
+        cells = pixels.reshape(count, -1, ours, share, ours, share, *kernel).sum((3, 5))
+        merged[key] = torch.cat([cells.reshape(count, -1, *kernel), rest], 1)
+    return merged
 
 
 def grew(small: Mapping[str, Any], large: Mapping[str, Any]) -> bool:

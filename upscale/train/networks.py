@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.errors import UsageError
-from upscale.nets.compact import HEAD, CompactNet, placed, second_head
+from upscale.nets.compact import HEAD, CompactNet, at_stem, placed, second_head
 from upscale.nets.compact_idm import CompactIDM
 from upscale.nets.net import Config, Net
 from upscale.train.config import TrainConfig
@@ -23,7 +23,8 @@ _READ = {
     bool: lambda text: _BOOLS[text.lower()],
     tuple: lambda text: tuple(map(int, text.split("+"))),
 }
-_MAY_GROW = ("enc.", "inject.", "down.", "up.")  # residual blocks and what they receive
+_BLOCKS = ("enc.", "down.", "up.")  # residual blocks
+_MAY_GROW = (*_BLOCKS, "inject.")  # and what they receive
 
 
 def make_net(config: TrainConfig, sizes: Config | None = None) -> Net:
@@ -84,8 +85,9 @@ def start(net: Net, init: str) -> dict[str, Tensor]:
     and the noise embedding are left out; and back: they start as if they were not there. At the
     strongest noise a velocity is the target's negative, so between the two the head changes its
     sign. One head's for both heads, the second (clean target) for one; CompactNet's trunk for
-    IDM's. What the sibling has not (later blocks, injections) starts as if it were not there, so
-    that a network may grow; blocks of its encoder that are too many are left out.
+    IDM's, and for one of a smaller stem, whose head starts afresh. What the sibling has not (later
+    blocks, injections) starts as if it were not there, so that a network may grow; blocks that are
+    too many are left out.
     """
     state: dict[str, Tensor] = {}
     discriminator: dict[str, Tensor] = {}
@@ -97,8 +99,11 @@ def start(net: Net, init: str) -> dict[str, Tensor]:
         given = {k: v.float() for k, v in given.items()}
         if isinstance(net, CompactNet):
             theirs = description.get("architecture", {})
+            trunk = theirs.get("kind") == CompactNet.kind
             given = placed(given, theirs, net.architecture())
-            given = _fitted(net, given, state, trunk=theirs.get("kind") == CompactNet.kind)
+            if trunk and theirs["stem"] > net.config.stem:
+                given = at_stem(given, theirs["stem"], net.config.stem)
+            given = _fitted(net, given, state, trunk)
         state |= given
         discriminator = store.discriminator(entry) or discriminator
     try:
@@ -139,7 +144,8 @@ def _fitted(
             state = ours | base | same
         return state
     fresh = {k: v for k, v in ours.items() if k.startswith(_MAY_GROW)}
-    surplus = {k for k in state if k.startswith("enc.") and k not in ours}
+    fresh |= {k: v for k, v in ours.items() if k.startswith("head") and k not in state}
+    surplus = {k for k in state if k.startswith(_BLOCKS) and k not in ours}
     return fresh | base | {k: v for k, v in state.items() if k not in surplus}
 
 
