@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import asdict, fields, replace
 
@@ -13,6 +14,7 @@ from upscale.batch.engine import Pace
 from upscale.batch.files import Files
 from upscale.batch.ledger import settings_of
 from upscale.cli.upscale.command import command
+from upscale.diffusion.noise import mix
 from upscale.errors import UsageError
 from upscale.image.picture import Picture
 from upscale.pipeline import upscaler as module
@@ -60,11 +62,22 @@ def test_the_command_line_has_an_option_for_every_field() -> None:
         ({"size": "32x24"}, "--size must be .height, width. in pixels, not '32x24'"),
         ({"size": 20}, "--size"),
         ({"size": (20.5, 30)}, "--size"),
+        ({"seed": "7"}, "--seed must be a whole number, not '7'"),
+        ({"seed": 1.5}, "--seed must be a whole number"),
+        ({"seed": None}, "--seed must be a whole number"),
     ],
 )
 def test_values_out_of_bounds_are_named(wrong, message) -> None:
     with pytest.raises(UsageError, match=message):
         Request(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    fields = {"seed": 7, "steps": 3, "overlap": 8, "temperature": 0.5, "size": (20, 30)}
+    theirs = {key: np.array(value)[()] for key, value in fields.items() if key != "size"}
+    request = Request(**theirs, size=tuple(np.array(fields["size"])))
+    assert json.dumps(asdict(request)) == json.dumps(asdict(Request(**fields)))
+    assert mix(7, np.int64(1)) == mix(7, 1)  # the number of a sample
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import index
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def _shared(index: int, start: int, length: int) -> tuple[slice, slice]:
 def mix(*parts: int) -> int:
     """A 63-bit seed from numbers (splitmix64's finaliser over a running sum)."""
     state = 0x9E3779B97F4A7C15
-    for part in parts:
+    for part in map(index, parts):  # numpy's would overflow
         state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % (1 << 64)
         state = (state ^ (state >> 29)) * 0x94D049BB133111EB % (1 << 64)
         state ^= state >> 32

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from upscale.diffusion.table import SAMPLERS, SPACINGS
 from upscale.errors import UsageError
@@ -67,19 +67,37 @@ def asked(default: Any, help: str, **known: Any) -> Any:
 
 
 def checked(record: Any) -> None:
-    """Raises UsageError for the first field whose value is out of its bounds or choices."""
+    """Raises UsageError for the first field whose value is out of its bounds or choices. Numbers of
+    other kinds, such as numpy's, become Python's own: seeds are mixed and reports written of them.
+    """
     for one in fields(record):
         value, rule = getattr(record, one.name), one.metadata["asked"]
-        if value is None:
+        kind = _NUMBERS.get(one.type.partition(" ")[0])
+        if value is None and (kind is None or one.type.endswith("None")):
             continue
         if rule.choices:
             known(value, rule.choices, one.name.replace("_", " "))
-        elif rule.bounds:
-            flags = rule.flags or "--" + one.name.replace("_", "-")
-            if not rule.allows(value):
-                raise UsageError(f"{flags} must be {rule.bounds}, not {value!r}")
-            if one.type.startswith("int") and not isinstance(value, Integral):
-                raise UsageError(f"{flags} must be a whole number, not {value!r}")
+            continue
+        flags = rule.flags or "--" + one.name.replace("_", "-")
+        if rule.bounds and not rule.allows(value):
+            raise UsageError(f"{flags} must be {rule.bounds}, not {value!r}")
+        if kind and not isinstance(value, kind.abstract):
+            raise UsageError(f"{flags} must be {kind.words}, not {value!r}")
+        if kind and type(value) not in (int, float):
+            object.__setattr__(record, one.name, kind.own(value))
+
+
+class _Number(NamedTuple):
+    abstract: type
+    own: type
+    words: str
+
+
+# the types that fields are annotated with
+_NUMBERS = {
+    "int": _Number(Integral, int, "a whole number"),
+    "float": _Number(Real, float, "a number"),
+}
 
 
 def _is_size(value: Any) -> bool:
@@ -209,6 +227,8 @@ class Request:
         checked(self)
         if self.size is not None and not _is_size(self.size):
             raise UsageError(f"--size must be (height, width) in pixels, not {self.size!r}")
+        if self.size is not None:
+            object.__setattr__(self, "size", tuple(map(int, self.size)))
         side = str(self.tile)
         if side not in ("auto", "0") and not (side.isdecimal() and int(side) >= SMALLEST_TILE):
             raise UsageError(f"--tile must be auto, 0, or at least {SMALLEST_TILE}, not {side}")
