@@ -66,6 +66,8 @@ def test_names_of_devices(pretend) -> None:
     for name in ("cuda:1", "xpu:0", "mps", "cpu", "cuda"):
         assert str(pick_device(name)) == name
         assert Device(machine.DEVICES).convert(name, None, None) == name
+    for place in ("cuda:1", "mps:0", "cpu"):  # as `tensor.device` is
+        assert pick_device(torch.device(place)) == torch.device(place)
     for name, words in (("cuda:2", "cuda:1"), ("tpu", "xpu"), ("cuda:", "no device"),
                         ("mps:1", "no device")):  # fmt: skip
         with pytest.raises(UsageError, match=words):

@@ -34,11 +34,15 @@ def usable(kind: str) -> int:
     return module.device_count() if module.is_available() else 0
 
 
-def pick_device(name: str = "auto", among: Sequence[str] = tuple(GPUS)) -> torch.device:
-    """The device of this name ("cuda:1" is the second). auto is the first usable kind of `among`,
-    else the CPU. UsageError for what is unknown, not in `among` or not usable here."""
+def pick_device(
+    name: str | torch.device = "auto", among: Sequence[str] = tuple(GPUS)
+) -> torch.device:
+    """The device of this name ("cuda:1" is the second), or torch's own. auto is the first usable
+    kind of `among`, else the CPU. UsageError for what is unknown, not in `among` or not usable
+    here."""
+    name = str(name)
     kind, _, index = name.partition(":")
-    numbered = re.fullmatch(r"(cuda|xpu):[0-9]{1,4}", name)
+    numbered = re.fullmatch(r"(cuda|xpu):[0-9]{1,4}|mps:0", name)
     if name not in DEVICES and not numbered:
         raise UsageError(
             f"no device {name!r}; choose from {', '.join(DEVICES)}; "
