@@ -317,6 +317,16 @@ def test_unknown_names_get_a_suggestion(listed) -> None:
         store.find("model.pth")
 
 
+def test_where_no_home_is_known(monkeypatch) -> None:
+    """As for a user of a container who has no name; and ~NAME of nobody."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert "sr3-photo" in store.entries()
+    with pytest.raises(WeightsError, match=r"~/mine\.safetensors: there is no such file"):
+        store.find("~/mine.safetensors")
+
+
 def test_choosing(listed) -> None:
     face = SR3.replace("sr3-photo", "sr3-face").replace('"photo"', '"face"').replace("4, 8", "8")
     any_scale = SR3.replace("sr3-photo", "sr3-any").replace("[4, 8]", "{ min = 1, max = 5 }")

@@ -54,10 +54,10 @@ def settings() -> dict[str, str]:
 
 def _file() -> Path | None:
     """The file of settings, where one is named or there is one."""
-    from upscale.weights.registry import settings_folder
+    from upscale.weights.registry import at_home, settings_folder
 
     named = os.environ.get(f"{PREFIX}_CONFIG")
-    path = Path(named).expanduser() if named else settings_folder() / "config.toml"
+    path = at_home(named) if named else settings_folder() / "config.toml"
     return path if named or path.is_file() else None
 
 

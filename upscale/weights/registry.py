@@ -119,14 +119,21 @@ def _list_path() -> Path:
 
 def settings_folder() -> Path:
     """Where the user's own files lie."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "diffsr"
+    return at_home(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "diffsr"
+
+
+def at_home(text: str) -> Path:
+    """The path of a text that may begin with ~, as it stands where nobody knows that home: pathlib
+    raises RuntimeError there, as for a user of a container who has no name."""
+    return Path(os.path.expanduser(text))
 
 
 def _own_lists() -> list[Path]:
     """The user's own: the file that $DIFFSR_WEIGHTS_TOML names, and the one among the settings."""
     named = os.environ.get(LIST_VARIABLE)
     usual = settings_folder() / "weights.toml"
-    return [*([Path(named).expanduser()] if named else []), *([usual] if usual.is_file() else [])]
+    found = [*([at_home(named)] if named else []), *([usual] if usual.is_file() else [])]
+    return found
 
 
 @functools.cache
@@ -255,7 +262,7 @@ def _parse(path: Path, text: str, name: str, raw: Any, own: bool) -> Entry:
             need("hub", False, f"what the Hub has: {error}")
         need("hub.revision", values["hub"].pinned, "a commit: 40 hex digits", "hub")
     if "path" in raw:
-        values["path"] = path.parent / Path(raw["path"]).expanduser()
+        values["path"] = path.parent / at_home(raw["path"])
     return Entry(name=name, source=path, **values)
 
 

@@ -24,7 +24,7 @@ from upscale.weights.hub import files
 from upscale.weights.hub.files import OnBytes
 from upscale.weights.hub.names import Hub, parse
 from upscale.weights.pickles import PICKLES
-from upscale.weights.registry import BARE_VARIABLE, INPUTS, Entry, Mix, entries, scales_of
+from upscale.weights.registry import BARE_VARIABLE, INPUTS, Entry, Mix, at_home, entries, scales_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
     known = entries()
     if text in known:
         return known[text]
-    path = Path(text).expanduser()
+    path = at_home(text)
     if path.is_dir():
         path = _of_run(path)
     named = path.suffix.lower() in (".safetensors", *PICKLES)
