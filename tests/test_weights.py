@@ -268,6 +268,9 @@ def test_lists_of_the_users_own(listed, saved, tmp_path, monkeypatch) -> None:
     named.write_text(mine + 'path = "mine.safetensors"\n', encoding="utf-8")
     monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(named))
     assert list(store.entries()) == ["sr3-photo", "mine", "theirs"]
+    monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(place))
+    assert list(store.entries()) == ["sr3-photo", "theirs"]
+    monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", str(named))
     entry = store.find("mine")
     assert entry.source == named and store.state_of(entry) == "local"
     assert store.load(entry)[0]["n"].tolist() == [3, 4]

@@ -133,7 +133,7 @@ def _own_lists() -> list[Path]:
     named = os.environ.get(LIST_VARIABLE)
     usual = settings_folder() / "weights.toml"
     found = [*([at_home(named)] if named else []), *([usual] if usual.is_file() else [])]
-    return found
+    return list({os.path.realpath(path): path for path in found}.values())  # they may be one
 
 
 @functools.cache
