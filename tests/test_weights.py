@@ -320,6 +320,13 @@ def test_unknown_names_get_a_suggestion(listed) -> None:
         store.find("model.pth")
 
 
+def test_no_name_is_no_folder(monkeypatch, saved) -> None:
+    """As --weights "$UNSET" in a folder that happens to have weights."""
+    monkeypatch.chdir(saved.parent)
+    with pytest.raises(UsageError, match="no weights named: give a name"):
+        store.find("")
+
+
 def test_where_no_home_is_known(monkeypatch) -> None:
     """As for a user of a container who has no name; and ~NAME of nobody."""
     monkeypatch.delenv("HOME", raising=False)

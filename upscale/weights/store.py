@@ -44,6 +44,8 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
     known = entries()
     if text in known:
         return known[text]
+    if not text:
+        raise UsageError("no weights named: give a name, a file or hf:ORG/REPO/FILE")
     path = at_home(text)
     if path.is_dir():
         path = _of_run(path)
