@@ -551,7 +551,17 @@ def test_doctor(here, monkeypatch):
     report = json.loads(run("doctor", "--json").stdout)
     assert {"versions", "pictures", "device", "weights", "environment"} == report.keys()
     assert report["environment"]["DIFFSR_STEPS"] == "5"
-    text = run("doctor").stdout
+    monkeypatch.setenv("DIFFSR_CONFIG", "settings.toml")
+    (here / "settings.toml").write_text("[upscale]\nsteps = 6\nscale = 2\n")
+    monkeypatch.setenv("DIFFSR_UPSCALE_SCALE", "3")
+    monkeypatch.setenv("DIFFSR_WEIGHTS_TOML", "own.toml")
+    (here / "own.toml").write_text("[weights.mine")
+    told = run("doctor", "--json", code=5)
+    report = json.loads(told.stdout)
+    assert report["weights"]["lists"].startswith("own.toml: not TOML")
+    names = ("DIFFSR_UPSCALE_STEPS", "DIFFSR_UPSCALE_SCALE")
+    assert [report["environment"][name] for name in names] == ["6", "3"]
+    text = run("doctor", code=5).stdout
     assert "torch" in text
     assert "very-secret" not in text
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from upscale import __version__
+from upscale.cli.environment import settings
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import DEBUG, option
 from upscale.errors import DiffsrError, HubError
@@ -30,7 +31,8 @@ _SECRET = ("TOKEN", "KEY", "PASSWORD", "SECRET")
 def command(as_json: bool, debug: bool) -> int:
     """Print what a bug report needs: versions, devices, memory, weights and settings.
 
-    Uses no network. The exit code is 5 if bundled weights are damaged.
+    Uses no network. The exit code is 5 if bundled weights are damaged, or a list of weights cannot
+    be read.
     """
     weights, damaged = _weights()
     report = {
@@ -111,14 +113,19 @@ def _device() -> dict[str, Any]:
 
 
 def _weights() -> tuple[dict[str, str], bool]:
-    """The state of every listed file, and whether a bundled one is damaged."""
+    """The state of every listed file, and whether a bundled one is damaged, or a list."""
     from upscale.weights.store import entries, locate
 
     found, damaged = {}, False
-    for name, entry in entries().items():
+    try:
+        known = entries()
+    except DiffsrError as error:
+        return {"lists": str(error)}, True
+    for name, entry in known.items():
         try:
             path = locate(entry, offline=True)
-            found[name] = f"{entry.method} {entry.scales_text()}, checked: {path}"
+            scales = f" {entry.scales_text()}" if entry.scales else ""
+            found[name] = f"{entry.method}{scales}, checked: {path}"
         except DiffsrError as error:
             found[name] = str(error)
             damaged |= entry.path is None and not isinstance(error, HubError)
@@ -126,11 +133,13 @@ def _weights() -> tuple[dict[str, str], bool]:
 
 
 def _environment() -> dict[str, str]:
-    """Variables that change what diffsr does; the values of secrets are not shown."""
+    """Variables that change what diffsr does, and the file of settings as if it were some; the
+    values of secrets are not shown."""
     prefixes = ("DIFFSR_", "HF_", "TORCH_", "OMP_", "MKL_", "CUDA_")
     single = ("NO_COLOR", "FORCE_COLOR", "TERM", "LANG", "XDG_CACHE_HOME")
+    set_to = {**settings(), **os.environ}
     return {
         name: "(set)" if any(word in name for word in _SECRET) else value
-        for name, value in sorted(os.environ.items())
+        for name, value in sorted(set_to.items())
         if name.startswith(prefixes) or name in single
     }
