@@ -88,7 +88,7 @@ def test_bundled_weights_give_our_picture(weights, tmp_path, example, monkeypatc
 
 
 def same_pictures(path: Path, weights: str, example, monkeypatch) -> None:
-    """At two sizes, and in a batch."""
+    """At two sizes, in that of the input where the weights are for it, and in a batch."""
     session = session_of(path)
     for size, scale in (((18, 13), 4), ((9, 31), 4)):
         lr = picture(size)
@@ -97,6 +97,9 @@ def same_pictures(path: Path, weights: str, example, monkeypatch) -> None:
         assert made.shape == (1, 3, size[0] * 4, size[1] * 4)
         np.testing.assert_allclose(made, wanted, atol=1e-4)
         assert wanted.std() > 0.1  # a picture at all
+    if store.find(weights).covers(1):
+        wanted, drawn = ours(weights, lr, 1, monkeypatch)
+        np.testing.assert_allclose(example.sampled(session, lr.numpy(), drawn), wanted, atol=1e-4)
     two = example.sampled(session, lr.repeat(2, 1, 1, 1).numpy(), drawn.repeat(2, 0))
     np.testing.assert_allclose(two[1], wanted[0], atol=1e-4)
 

@@ -96,8 +96,9 @@ def surrounding(
     low = position.floor()
     indices = [low.clamp(0, source - 1), (low + 1).clamp(0, source - 1)]
     offsets = [2 * (position - index) for index in indices]
-    # as LIIF: a target right on the last centre has no distance to share by
-    below, above = (offset.abs() + 1e-9 for offset in offsets)
+    # as LIIF: a target right on the last centre has no distance to share by. LIIF adds 1e-9, which
+    # ONNX's optimiser takes for nothing
+    below, above = (offset.abs().clamp(min=1e-9) for offset in offsets)
     shares = [above / (below + above), below / (below + above)]
     return [Cells(i.long(), o, s) for i, o, s in zip(indices, offsets, shares, strict=True)]
 
