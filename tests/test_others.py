@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,37 @@ def test_a_program_is_refused(tmp_path) -> None:
         torch.jit.script(torch.nn.ReLU()).save(path)
     with pytest.raises(UntrustedWeights, match="TorchScript"):
         upscaler(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kernel: torch.zeros(1).expand(4096, 4096, 3, 3),  # 600 MB of four bytes
+        lambda kernel: kernel.to_sparse(),
+        lambda kernel: kernel.to("meta"),
+    ],
+)
+def test_tensors_whose_numbers_are_not_in_the_file_are_refused(tmp_path, change) -> None:
+    state = small("Compact")
+    state["body.0.weight"] = change(state["body.0.weight"])
+    held: list = [state]
+    held.append(held)  # a container that holds itself
+    path = tmp_path / "lie.pth"
+    torch.save({"params": state, "more": held}, path)
+    with pytest.raises(UntrustedWeights, match="whose numbers are not in the file"):
+        upscaler(path)
+
+
+def test_an_archive_that_would_unpack_to_much_more_is_not_opened(tmp_path) -> None:
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"a": torch.zeros(1 << 18)}, plain)
+    with zipfile.ZipFile(plain) as one, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as two:
+        for name in one.namelist():
+            two.writestr(name, one.read(name))
+    with pytest.raises(UntrustedWeights, match=r"packed\.pth would unpack to 10\d+ bytes"):
+        upscaler(packed)
+    with pytest.raises(WeightsError, match="no network that spandrel knows"):
+        upscaler(plain)
 
 
 def test_what_is_no_such_network_is_named(tmp_path) -> None:

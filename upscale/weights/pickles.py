@@ -5,23 +5,31 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from upscale.errors import DamagedWeights, UntrustedWeights
 
+if TYPE_CHECKING:
+    import torch
+
+_PACKED = 8  # times its own size that an archive may unpack to
+_SMALL = 1 << 20  # bytes of a tensor that may repeat its numbers
 PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
 def opened(path: Path) -> Any:
     """What is in a file of torch.save: tensors and containers. Raises UntrustedWeights for a file
-    that could do more than that, DamagedWeights."""
+    that could do more than that, or that would fill the memory, DamagedWeights."""
     import torch
 
+    _check_packing(path)
     try:
         with warnings.catch_warnings():  # of pickle's protocols: no user can do anything about them
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no family of errors for files that are none of its own
         message = str(error)
         wanted = ", ".join(sorted(set(re.findall(r"GLOBAL ([\w.]+)", message))))
@@ -38,6 +46,52 @@ def opened(path: Path) -> Any:
         detail = message.rpartition("WeightsUnpickler error:")[2].strip().splitlines()
         line = next(iter(detail), type(error).__name__)
         raise DamagedWeights(f"{path}: damaged, or no checkpoint of PyTorch ({line})") from error
+    for tensor in _tensors(found):
+        if not _plain(tensor):
+            raise UntrustedWeights(
+                f"{path} holds a tensor of {tuple(tensor.shape)} whose numbers are not in the file "
+                "one by one: it is not used. Ask for a file of plain tensors (.safetensors)"
+            )
+    return found
+
+
+def _check_packing(path: Path) -> None:
+    """Raises UntrustedWeights for an archive of few bytes that stand for many: torch packs none."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return  # torch says what is wrong
+    if size > _PACKED * path.stat().st_size:
+        raise UntrustedWeights(f"{path} would unpack to {size} bytes: it is not opened")
+
+
+def _tensors(found: Any) -> Iterator[torch.Tensor]:
+    """All in these containers, which may hold themselves."""
+    import torch
+
+    seen: set[int] = set()
+    waiting = [found]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, torch.Tensor):
+            yield one
+        elif id(one) not in seen:
+            seen.add(id(one))
+            waiting += one.values() if isinstance(one, dict) else ()
+            waiting += one if isinstance(one, list | tuple | set) else ()
+
+
+def _plain(tensor: torch.Tensor) -> bool:
+    """Whether it is neither sparse nor empty of numbers, nor large by repeating a few of them."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    size = tensor.numel() * tensor.element_size()
+    return size <= max(_SMALL, tensor.untyped_storage().nbytes())
 
 
 def _is_pickle(path: Path) -> bool:
