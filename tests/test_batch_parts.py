@@ -25,7 +25,7 @@ from upscale.batch.remote import Remote
 from upscale.batch.shard import Shard, parse
 from upscale.batch.workers import Workers
 from upscale.document import duration
-from upscale.errors import DiskFull, InputError, UsageError
+from upscale.errors import DiskFull, InputError, OutputError, UsageError
 from upscale.image.picture import Picture
 from upscale.pipeline.upscaler import Upscaler
 
@@ -482,6 +482,18 @@ def test_a_url_does_what_a_path_does() -> None:
         (folder / "none.png").read_bytes()
     with pytest.raises(InputError, match="no pictures"):
         list(remote.find("memory://bucket/empty"))
+
+
+def test_a_store_that_refuses_is_no_fault_of_ours(monkeypatch) -> None:
+    """Its client's exceptions are of no known kind."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+
+    def refuse(path: str, data: bytes) -> None:
+        raise Exception("403 Forbidden")
+
+    monkeypatch.setattr(memory, "pipe_file", refuse)
+    with pytest.raises(OutputError, match=r"memory://a/b\.png: cannot be written: 403 Forbidden"):
+        Remote("memory://a/b.png").write_bytes(b"1")
 
 
 def test_what_is_no_url() -> None:

@@ -84,9 +84,9 @@ class Remote:
     def write_bytes(self, data: bytes) -> None:
         system, path = _system(self.url)
         try:
-            _asked(self.url, lambda: system.makedirs(system._parent(path), exist_ok=True))
+            system.makedirs(system._parent(path), exist_ok=True)
             system.pipe_file(path, data)
-        except OSError as error:
+        except Exception as error:  # as in `_asked`
             raise OutputError(f"{self.url}: cannot be written: {error}") from error
 
     def put(self, data: memoryview, overwrite: bool) -> None:
