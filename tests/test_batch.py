@@ -450,6 +450,13 @@ def test_from_store_to_store(here, calls):  # noqa: F811
     assert run(*args, code=1).stdout == "" and len(calls) == count
     assert "exists" in run(*args[:3], code=1).stderr
     run("memory://nothing", "-o", "x", code=3)
+    inside = ("memory://photos", "-o", "memory://photos/large/", "--skip-existing")
+    assert len(run(*inside, code=1).stdout.split()) == 2
+    assert run(*inside, code=1).stdout == ""  # what it has made is no input
+    beside = ("memory://photos/sub", "--skip-existing")
+    assert len(run(*beside, code=1).stdout.split()) == 2
+    again = run(*beside, code=1)
+    assert again.stdout == "" and "2 earlier results in these folders skipped" in again.stderr
 
 
 # --- Ray ----------------------------------------------------------------------------------------

@@ -97,14 +97,19 @@ class Remote:
             raise OutputError(f"{self}: exists; give --overwrite, --skip-existing or another -o")
 
 
-def find(url: str) -> Iterator[tuple[str, str]]:
-    """(URL, path below `url`) of every picture there, by name; `url` itself if it is one.
+def find(url: str, but_not: str | None = None) -> Iterator[tuple[str, str]]:
+    """(URL, path below `url`) of every picture there, by name; `url` itself if it is one. but_not:
+    where the results go, which is skipped if it is a URL below this one.
 
     Raises InputError where there is none.
     """
     system, path = _system(url)
     names = sorted(_asked(url, lambda: system.find(path)))
     pictures = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    if but_not and is_url(but_not):
+        other, shut = _system(but_not)
+        if other == system and shut.rstrip("/") != path.rstrip("/"):
+            pictures = [name for name in pictures if not name.startswith(f"{shut.rstrip('/')}/")]
     if not pictures:
         raise InputError(f"{url}: no pictures there")
     for name in pictures:

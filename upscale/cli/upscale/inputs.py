@@ -155,7 +155,10 @@ def without_mark(data: bytes) -> bytes:
 def _add(text: str, found: Found, but_not: str | None) -> None:
     if remote.is_url(text):
         found.many = True
-        found.sources += [Source(url, Path(inside)) for url, inside in remote.find(text)]
+        stored = dict(remote.find(text, but_not))
+        kept = names.without_results(list(stored))
+        found.left_out += len(stored) - len(kept)
+        found.sources += [Source(url, Path(stored[url])) for url in kept]
     elif os.path.isdir(text):
         found.many = True
         before = len(found.sources)
