@@ -220,6 +220,8 @@ def test_no_server(cache, monkeypatch) -> None:
     gone.announce(monkeypatch)
     with pytest.raises(HubUnreachable, match=r"ConnectError.*check the network"):
         fetch()
+    with pytest.raises(HubUnreachable, match=r"^nothing could be uploaded .*ConnectError.*write"):
+        files.upload(REPO, {NAME: CONTENT}, "a message", private=False)
 
 
 def test_offline(hub, monkeypatch) -> None:

@@ -64,7 +64,7 @@ def _may_pass(error: Exception, came: bool) -> bool:
 
 
 @contextlib.contextmanager
-def explained(hub: Hub) -> Iterator[None]:
+def explained(hub: Hub, upload: bool = False) -> Iterator[None]:
     """Every failure of the client, the network and the disk as the one error that explains it."""
     errors = hub_client().errors
     known = {  # in this order: gated is a kind of no repository
@@ -91,10 +91,10 @@ def explained(hub: Hub) -> Iterator[None]:
         raise
     except Exception as error:  # its HTTP library's errors belong to no family of its own
         found = (ours for theirs, ours in known.items() if isinstance(error, theirs))
-        raise next(found, None) or _otherwise(hub, error) from error
+        raise next(found, None) or _otherwise(hub, error, upload) from error
 
 
-def _otherwise(hub: Hub, error: Exception) -> Exception:
+def _otherwise(hub: Hub, error: Exception, upload: bool) -> Exception:
     client = hub_client()
     place = client.constants.HF_HUB_CACHE
     http = isinstance(error, client.errors.HTTPError)
@@ -110,6 +110,12 @@ def _otherwise(hub: Hub, error: Exception) -> Exception:
     reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     if response is not None:
         reason = f"HTTP {response.status_code}"
+    if upload:
+        return HubUnreachable(
+            f"nothing could be uploaded to {hub.repo} at {client.constants.ENDPOINT} ({reason}); "
+            "check the network and whether your token may write there (`hf auth login`), and run "
+            "again"
+        )
     return HubUnreachable(
         f"{hub} could not be fetched from {client.constants.ENDPOINT} ({reason}); check the "
         "network and run again, which resumes the download; or set HF_ENDPOINT to a mirror"

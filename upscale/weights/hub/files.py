@@ -315,7 +315,7 @@ def upload(repo: str, files: dict[str, bytes], message: str, private: bool) -> s
     """Commit files to a repository, made if there is none; returns the commit's 40 hex digits."""
     client = hub_client()
     hub = Hub(repo)
-    with explained(hub):
+    with explained(hub, upload=True):
         api = client.HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         operations = [client.CommitOperationAdd(name, data) for name, data in files.items()]
