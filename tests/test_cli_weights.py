@@ -164,6 +164,7 @@ def test_verify(listed, tiny_weights) -> None:
     everything = run("weights", "verify").stdout.split()
     bundled = [name for name, entry in store.entries().items() if entry.bundled]
     assert everything == bundled
+    assert run("weights", "verify", "--golden").stdout.split() == bundled  # which have no vectors
     row = json.loads(run("weights", "verify", "mine", "--json").stdout)
     assert row["status"] == "right" and row["sha256"] == store.find("mine").sha256
     path = Path(run("weights", "path", "mine").stdout.strip())

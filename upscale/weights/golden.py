@@ -114,13 +114,29 @@ def check(
     return worst
 
 
+def has(entry: weights.Entry) -> bool:
+    """Whether the golden vectors of these weights, or of those that they are a head of, are on this
+    machine."""
+    entry = weights.find(entry.head_of) if entry.head_of else entry
+    if entry.domain == "metric":
+        return False
+    if entry.hub is not None:
+        return files.cached(_of(entry.hub)) is not None
+    path = weights.locate(entry, offline=True)
+    return path.with_name(name_for(path.name)).is_file()
+
+
+def _of(hub: Hub) -> Hub:
+    return Hub(hub.repo, hub.revision, name_for(hub.file))
+
+
 def _positive(*values: object) -> bool:
     return all(type(one) in (int, float) and 0 < one < math.inf for one in values)
 
 
 def _beside(entry: weights.Entry, offline: bool, on_bytes: weights.OnBytes | None) -> Path:
     if entry.hub is not None:
-        hub = Hub(entry.hub.repo, entry.hub.revision, name_for(entry.hub.file))
+        hub = _of(entry.hub)
         path = files.cached(hub) or files.fetch(hub, offline=offline, on_bytes=on_bytes)
         with files.removing_damaged(path):
             files.check_sent(path)
