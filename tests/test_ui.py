@@ -442,6 +442,17 @@ def test_a_file_that_is_too_large_is_not_kept(page, monkeypatch):
     assert os.listdir(page.pictures.folder) == []
 
 
+def test_thousands_of_pictures_are_asked_for_at_once(page):
+    """Their numbers alone are more than other pages send."""
+    number = page.add("a.png", png())
+    assert page.start(*[number] * 5000, scale=2) == [number]
+    page.until("done")
+    assert len(page.post("save", [number] * 5000)["saved"]) == 5000
+    page.post("cancel", [number] * 5000)
+    page.post("remove", [number])
+    assert page.post("remove", [number] * 5000, code=400)["error"].endswith("in the list")
+
+
 @pytest.mark.parametrize("numbers", [None, "1", [True], [1.0], {"1": 1}])
 def test_what_is_no_list_of_numbers_is_refused(page, numbers):
     for name in ("start", "cancel", "save", "remove"):

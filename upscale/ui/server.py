@@ -22,6 +22,7 @@ from upscale.web.files import page_routes
 from upscale.web.guard import LOOPBACK, BadRequest, Guard, posted, uploaded
 
 MOST_UPLOAD = 1 << 30  # bytes of a file
+MOST_ASKED = 1 << 20  # bytes of a request: the numbers of all pictures, some 100,000
 _STATUS = {UsageError: 400, InputError: 422}  # of other errors of ours: 507
 Endpoint = Callable[[Pictures, Wish, Request], Awaitable[Response]]
 
@@ -101,7 +102,7 @@ async def _add(pictures: Pictures, wish: Wish, request: Request) -> Response:
 
 
 async def _start(pictures: Pictures, wish: Wish, request: Request) -> Response:
-    sent = await posted(request)
+    sent = await posted(request, MOST_ASKED)
     values = sent.get("values")
     if not isinstance(values, dict):
         raise BadRequest(400, "values is no object")
@@ -109,17 +110,17 @@ async def _start(pictures: Pictures, wish: Wish, request: Request) -> Response:
 
 
 async def _cancel(pictures: Pictures, wish: Wish, request: Request) -> Response:
-    pictures.cancel(_numbers(await posted(request)))
+    pictures.cancel(_numbers(await posted(request, MOST_ASKED)))
     return JSONResponse({})
 
 
 async def _save(pictures: Pictures, wish: Wish, request: Request) -> Response:
-    saved = await run_in_threadpool(pictures.save, _numbers(await posted(request)))
+    saved = await run_in_threadpool(pictures.save, _numbers(await posted(request, MOST_ASKED)))
     return JSONResponse({"saved": [str(path) for path in saved]})
 
 
 async def _remove(pictures: Pictures, wish: Wish, request: Request) -> Response:
-    pictures.remove(_numbers(await posted(request)))
+    pictures.remove(_numbers(await posted(request, MOST_ASKED)))
     return JSONResponse({})
 
 

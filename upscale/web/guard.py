@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_SECONDS = 10.0  # for a request to arrive, and for each part of a file
-MOST_BYTES = 4096  # of a request's body; those of our pages are about 300
+MOST_BYTES = 4096  # of a request's body, unless a page needs more; most are about 300
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 JSON, BYTES = "application/json", "application/octet-stream"
 HEADERS = {
@@ -109,12 +109,12 @@ def _check_ours(request: Request, kind: str) -> None:
         raise BadRequest(403, f"from another origin: {origin!r}")
 
 
-async def posted(request: Request) -> dict[str, Any]:
-    """The JSON object of a POST from our own page. Raises BadRequest."""
+async def posted(request: Request, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object of a POST from our own page, of at most so many bytes. Raises BadRequest."""
     _check_ours(request, JSON)
     body = io.BytesIO()
     try:
-        await asyncio.wait_for(_received(request, body, MOST_BYTES), MOST_SECONDS)
+        await asyncio.wait_for(_received(request, body, most), MOST_SECONDS)
     except asyncio.TimeoutError:
         raise BadRequest(408, f"no whole body within {MOST_SECONDS:g} s") from None
     try:
