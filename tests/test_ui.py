@@ -33,6 +33,7 @@ from upscale.cli.main import explained
 from upscale.errors import UsageError
 from upscale.pipeline.request import Request, Setup
 from upscale.ui import server
+from upscale.ui.entry import WAITING, Entry
 from upscale.ui.facts import facts
 from upscale.ui.pictures import Pictures
 from upscale.ui.wishes import SHOWN, Wish, form
@@ -303,6 +304,19 @@ def test_cancelling_ends_within_a_step_and_leaves_nothing(held):
     assert held.pictures.unsaved() == 0 and not os.listdir(held.pictures.folder / "1/result")
     held.start(first, second)  # and it goes on after that
     assert len(held.until("done")) == 2
+
+
+def test_a_thousand_pictures_are_looked_at_and_cleared_at_once(page):
+    """Nothing is found out anew for each picture and look, nor compared with every other."""
+    wish = Wish()
+    for number in range(1, 1001):
+        path = page.pictures.folder / str(number) / "a.png"
+        page.pictures._entries[number] = Entry(number, "a.png", path, (5, 6), wish, WAITING)
+    begun = time.perf_counter()
+    for _ in range(40):
+        page.pictures.state(1)
+    page.pictures.remove(range(1, 1001))
+    assert time.perf_counter() - begun < 2 and page.lines() == {}
 
 
 def test_a_second_look_is_told_what_changed_alone(page):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,6 @@ def check_size(entry: Entry) -> None:
             f"than the limit of {limit / 1e6:.4g}; choose a smaller size, or raise it with "
             "--max-pixels"
         )
-
-
-def kind_of(wish: Wish) -> Any:
-    """What the time of a pixel depends on."""
-    return wish.setup, replace(wish.request, scale=1.0, size=None)
 
 
 def named(entry: Entry, number: int) -> str:

@@ -28,7 +28,6 @@ from upscale.ui.entry import (
     WORKING,
     Entry,
     check_size,
-    kind_of,
     named,
     told,
 )
@@ -130,18 +129,19 @@ class Pictures:
                     self._engine.break_off()
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Take lines out of the list; what was saved stays."""
+        """Take lines out of the list; what was saved stays. Raises UsageError."""
         with self._changed:
-            for entry in map(self._found, numbers):
-                if entry.state == WORKING:
-                    continue
+            found = [self._found(number) for number in dict.fromkeys(numbers)]
+            gone = [entry for entry in found if entry.state != WORKING]
+            for entry in gone:
                 del self._entries[entry.number]
-                kept = {one.source.parent for one in self._entries.values()}
-                for folder in {entry.source.parent, self._own(entry)} - kept:
-                    shutil.rmtree(folder, ignore_errors=True)
-                if entry.result:
-                    shutil.rmtree(entry.result.parent, ignore_errors=True)
+            kept = {one.source.parent for one in self._entries.values()}
             self._change += 1
+        for entry in gone:
+            for folder in {entry.source.parent, self._own(entry)} - kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            if entry.result:
+                shutil.rmtree(entry.result.parent, ignore_errors=True)
 
     def save(self, numbers: Iterable[int]) -> list[Path]:
         """Copy results into the output folder, each under the first name that is free. Returns
@@ -224,7 +224,7 @@ class Pictures:
         """The time for all that waits, in words; empty where nobody knows it yet."""
         rate, seconds = next(reversed(self._rates.values()), None), 0.0
         for entry in entries:
-            own = self._rates.get(kind_of(entry.wish), rate)
+            own = self._rates.get(entry.wish.kind, rate)
             if entry.state == WORKING:
                 gone = time.monotonic() - entry.begun
                 if own is None and entry.done:
@@ -290,8 +290,8 @@ class Pictures:
                 raise ticket.error
             with self._changed:
                 entry.record, entry.result = ticket.record, Path(ticket.written[0])
-                self._rates.pop(kind_of(entry.wish), None)  # the latest is last
-                self._rates[kind_of(entry.wish)] = entry.record["seconds"] / entry.pixels
+                self._rates.pop(entry.wish.kind, None)  # the latest is last
+                self._rates[entry.wish.kind] = entry.record["seconds"] / entry.pixels
 
     def _made(self, setup: Setup) -> Upscaler:
         """The one upscaler in memory; another takes its place."""

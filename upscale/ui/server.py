@@ -120,7 +120,7 @@ async def _save(pictures: Pictures, wish: Wish, request: Request) -> Response:
 
 
 async def _remove(pictures: Pictures, wish: Wish, request: Request) -> Response:
-    pictures.remove(_numbers(await posted(request, MOST_ASKED)))
+    await run_in_threadpool(pictures.remove, _numbers(await posted(request, MOST_ASKED)))
     return JSONResponse({})
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from upscale import methods
@@ -25,6 +26,11 @@ class Wish:
     setup: Setup = field(default_factory=Setup)
     request: Request = field(default_factory=Request)
     files: Files = field(default_factory=Files)
+
+    @cached_property
+    def kind(self) -> tuple[Setup, Request]:
+        """What the time of a pixel depends on."""
+        return self.setup, replace(self.request, scale=1.0, size=None)
 
     def with_values(self, values: Mapping[str, Any]) -> Wish:
         """The same with what the page sent, by the names in `SHOWN`; None is the default. Raises
