@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cli_fake import FakeUpscaler
-from humaneval_study import Client
+from humaneval_study import Client, make_study
 from PIL import Image
 
 pytest.importorskip("uvicorn")
@@ -596,6 +596,32 @@ def test_a_result_that_was_not_saved_is_not_thrown_away(tmp_path, monkeypatch):
     assert result.stdout == "http://link/\n"
     (kept,) = tmp_path.glob("diffsr-ui-*/1/result/a_x4.png")
     assert f"1 result not saved; look in {kept.parents[2]}" in result.stderr
+
+
+@pytest.mark.parametrize("page", ["ui", "humaneval"])
+def test_the_page_is_answered_while_the_browser_is_open(tmp_path, monkeypatch, page):
+    """Those in a terminal, and whatever BROWSER names, return once they are closed."""
+    from upscale.web import listener
+
+    order, closed, over = [], threading.Event(), threading.Event()
+
+    def browse(link: str) -> None:
+        closed.wait(0.5)
+        order.append(link)
+        over.set()
+
+    def visit(*args, ready, **how):
+        ready("http://link/")
+        order.append("served")
+        closed.set()
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    monkeypatch.setattr(listener, "serve", visit)
+    if page == "ui":
+        run("ui", "-o", str(tmp_path))
+    else:
+        run("humaneval", "serve", str(make_study(tmp_path / "study")))
+    assert over.wait(5) and order == ["served", "http://link/"]
 
 
 def test_the_wish_of_the_page_is_the_default_of_the_command():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-import webbrowser
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def command(output: str, host: str, port: int, tunnel: str | None, **options: An
             reporter.note("Open this link in a browser; Ctrl-C ends the page.")
             reporter.result(link)
             if not options["no_browser"]:
-                webbrowser.open(link)
+                listener.show(link)
 
         pictures = Pictures(
             folder,

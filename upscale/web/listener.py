@@ -1,10 +1,12 @@
-"""A web application behind uvicorn: where it listens, what its link is, how it stops."""
+"""A web application behind uvicorn: where it listens, what opens its link, how it stops."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import socket
+import threading
+import webbrowser
 from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -68,6 +70,11 @@ def serve(
         link = f"{base}/" + (f"?access={access}" if access else "")
         server = _Server(uvicorn.Config(app, http=_Prompt, **_UVICORN), lambda: ready(link))
         server.run(sockets=[listener])
+
+
+def show(link: str) -> None:
+    """Open the browser. Some return once they are closed, and are to be answered until then."""
+    threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
 
 
 class _Prompt(H11Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,6 +71,7 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
     require("humaneval", "starlette", "uvicorn", "scipy")
     from upscale.humaneval.server import serve as run
     from upscale.humaneval.store import open_study, preview
+    from upscale.web.listener import show
 
     with Reporter(quiet=options["quiet"]) as reporter:
         store = open_study(Path(study))
@@ -87,7 +87,7 @@ def serve(study: str, host: str, port: int, tunnel: str | None, **options: Any) 
         def ready(link: str) -> None:
             reporter.result(link)
             if not options["no_browser"]:
-                webbrowser.open(link)
+                show(link)
 
         with suppress(KeyboardInterrupt):  # the way a server ends: nothing is interrupted
             run(store, Path(study), host, port, tunnel=tunnel, say=reporter.note, ready=ready)
