@@ -22,10 +22,11 @@ from humaneval_study import Client, make_study, serving
 from starlette.testclient import TestClient
 
 from upscale import humaneval
+from upscale.errors import UsageError
 from upscale.humaneval.server import application
 from upscale.humaneval.store import open_study
 from upscale.web.guard import MOST_BYTES
-from upscale.web.listener import _UVICORN, _Prompt
+from upscale.web.listener import _UVICORN, _Prompt, door
 
 pytestmark = pytest.mark.packaged
 
@@ -205,6 +206,38 @@ def test_access_by_the_link_alone(tmp_path):
         client.cookies = dict.fromkeys(client.cookies, "wrong")
         assert client.request("GET", "/", **host)[0] == 403
     assert len(told(study, "SELECT 1 FROM refused WHERE what LIKE '403 no access%'")) == 6
+
+
+@pytest.mark.parametrize(
+    ("host", "tunnel", "name"),
+    [
+        ("127.0.0.1", None, "localhost"),
+        ("127.0.0.2", None, "127.0.0.2"),
+        ("::1", None, "[::1]"),
+        ("localhost", "https://Lab.example:8443/", "lab.example"),
+        ("127.0.0.1", "http://[fd00::1]:80", "[fd00::1]"),
+    ],
+)
+def test_a_server_answers_to_the_names_in_its_link(host, tunnel, name):
+    assert name in door(host, tunnel, None).hosts
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "why"),
+    [
+        ("ftp://lab.example", "is no address"),
+        ("https://[lab", "is no address"),
+        ("https://lab.example:port", "is no address"),
+        (
+            "https://lab.example/study/",
+            r"at the top of an address only; write https://lab.example$",
+        ),
+        ("https://lab.example?a=b", "at the top of an address only"),
+    ],
+)
+def test_a_tunnel_in_which_the_page_cannot_work_is_refused(tunnel, why):
+    with pytest.raises(UsageError, match=why):
+        door("127.0.0.1", tunnel, None)
 
 
 def _port_of(pid: int) -> int:

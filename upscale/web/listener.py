@@ -50,7 +50,7 @@ def door(host: str, tunnel: str | None, access: str | None) -> Door:
     tunnel_host = _host_of(tunnel) if tunnel else None
     hosts = None  # any: an address of this machine may have many names, and there is the token
     if _is_loopback(host):
-        hosts = frozenset({*LOOPBACK, *([tunnel_host] if tunnel_host else [])})
+        hosts = frozenset({*LOOPBACK, _in_url(host), *([tunnel_host] if tunnel_host else [])})
     return Door(hosts, access, bool(tunnel and tunnel.startswith("https:")))
 
 
@@ -143,13 +143,27 @@ def _is_loopback(host: str) -> bool:
 
 def _address(host: str, port: int) -> str:
     """What to type in a browser; for all addresses of a machine, its name in the network."""
-    if host in ("0.0.0.0", "::"):
+    if host in ("", "0.0.0.0", "::"):
         host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_in_url(host)}:{port}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _host_of(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """The name in the address of a tunnel. Raises UsageError."""
+    try:
+        parts = urlsplit(url)
+        name, _ = parts.hostname, parts.port
+    except ValueError:
+        name = None
+    if not name or parts.scheme not in ("http", "https"):
         raise UsageError(f"--tunnel {url}: is no address; write https://name.example")
-    return parts.hostname
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise UsageError(
+            f"--tunnel {url}: the page works at the top of an address only; write "
+            f"{parts.scheme}://{parts.netloc}"
+        )
+    return _in_url(name)
