@@ -424,6 +424,19 @@ def test_existing_files_are_kept_unless_told_otherwise(here, toy) -> None:
     assert "exclude each other" in run(*args, "--overwrite", "--skip-existing", code=2)
 
 
+@pytest.mark.parametrize("output", ["made/", "sheet.png"])
+def test_an_existing_sheet_is_replaced_only_with_overwrite(here, toy, output) -> None:
+    args = ["generate", "-o", output, "--count", 2, "--weights", toy, "--steps", 2, "--grid", "-q"]
+    (here / "made").mkdir()
+    sheet = here / ("sheet.png" if output == "sheet.png" else "made/seed0_grid.png")
+    sheet.write_bytes(b"mine")
+    made = [] if output == "sheet.png" else ["made/seed0_0000.png", "made/seed0_0001.png"]
+    assert run(*args, "--skip-existing").split() == made
+    assert sheet.read_bytes() == b"mine"
+    run(*args, "--overwrite")
+    assert len({*read(sheet).size, SIDE, 2 * SIDE + 2}) == 2
+
+
 def test_a_folder_that_cannot_be_is_told_before_the_work(here, toy) -> None:
     (here / "taken").write_text("a file")
     told = run("generate", "-o", "taken/in/", "--weights", toy, "--steps", 9999, "-q", code=1)
@@ -440,6 +453,10 @@ def test_a_dry_run_makes_nothing(here, toy, tiny_weights) -> None:
     told = CliRunner().invoke(cli, args).stderr
     assert "16x16 by toy, 100 ddpm steps" in told and "64x64 by tiny, 2 steps" in told
     assert "would write made/seed0_0001.png" in told and not (here / "made").exists()
+    (here / "made").mkdir()
+    (here / "made/seed0_0000.png").touch()
+    told = CliRunner().invoke(cli, [*args, "--skip-existing"]).stderr
+    assert "made/seed0_0000.png: exists, skipped\nwould write made/seed0_0001.png" in told
 
 
 def test_the_sheet_alone_and_standard_output(here, toy) -> None:

@@ -126,6 +126,8 @@ def command(**options: Any) -> int:
         cascade = generator.cascade(
             options["size"], options["upscale_weights"] or (), options["counts"], way.steps
         )
+        if work.stays:
+            reporter.note(f"{work.stays}: exists and stays as it is; --overwrite renews it")
         if options["dry_run"]:
             _planned(work, generator, way, cascade, reporter)
             return 0
@@ -159,9 +161,12 @@ def _planned(
     for level in cascade:
         law = "its own steps" if level.steps is None else counted(level.steps, "step")
         click.echo(f"{level.size[1]}x{level.size[0]} by {level.name}, {law}", err=True)
-    for path in [path for _, path in work.items if path] + [Path(p) for p in (work.sheet,) if p]:
-        there = ", exists already" if path.exists() else ""
-        click.echo(f"would write {path}{there}", err=True)
+    for number, path in [*work.items, *((None, Path(p)) for p in (work.sheet,) if p)]:
+        if number in work.done:
+            click.echo(f"{path}: exists, skipped", err=True)
+        elif path:
+            there = ", exists already" if path.exists() else ""
+            click.echo(f"would write {path}{there}", err=True)
 
 
 def _make(
@@ -202,7 +207,6 @@ def _make(
 
         whole = sheet([shown[number] for number, _ in work.items])
         target = sys.stdout.buffer if work.sheet == STDOUT else Path(work.sheet)
-        settings["overwrite"] = options["overwrite"] or options["skip_existing"]
         write(whole, target, comment=f"diffsr {__version__}; generated, no photographs", **settings)
         if work.sheet != STDOUT and not options["as_json"]:
             reporter.result(work.sheet)

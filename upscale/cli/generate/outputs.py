@@ -19,11 +19,13 @@ STDOUT = "-"
 @dataclass(frozen=True)
 class Work:
     """items: number and file (None: not wanted as a file) of each picture; done: numbers whose
-    files are there already; sheet: the sheet's file, "-" for standard output."""
+    files are there already; sheet: the sheet's file, "-" for standard output; stays: that of a
+    sheet which is there already."""
 
     items: list[tuple[int, Path | None]]
     done: frozenset[int]
     sheet: str | None
+    stays: str | None
     format: str
     single: bool  # one picture to standard output
 
@@ -73,7 +75,11 @@ def work_of(options: dict[str, Any]) -> Work:
         items = [(n, folder / f"seed{seed}_{n:04d}{ending}") for n in numbers]
         sheet = str(folder / f"seed{seed}_grid{ending}") if grid else None
     done = _existing(items, sheet, options)
-    return Work(items, done, sheet, format, alone and not grid and output == STDOUT)
+    stays = None
+    if sheet and sheet != STDOUT and options["skip_existing"] and os.path.lexists(sheet):
+        sheet, stays = None, sheet
+        items = [] if alone else items
+    return Work(items, done, sheet, stays, format, alone and not grid and output == STDOUT)
 
 
 def _is_folder(output: str, suffix: str) -> bool:
@@ -85,13 +91,12 @@ def _existing(
 ) -> frozenset[int]:
     """Pictures that need not be made. Raises OutputError for files that would be replaced."""
     there = {number: path for number, path in items if path is not None and path.exists()}
-    if options["overwrite"] or options["dry_run"]:
-        return frozenset()
-    if not options["skip_existing"]:
-        taken = [*there.values(), *([sheet] if sheet and os.path.exists(sheet) else [])]
-        if taken:
-            raise OutputError(f"{taken[0]}: exists; give --overwrite or --skip-existing")
-    return frozenset(there)
+    if options["skip_existing"]:
+        return frozenset(there)
+    taken = [*there.values(), *([sheet] if sheet and os.path.exists(sheet) else [])]
+    if taken and not options["overwrite"] and not options["dry_run"]:
+        raise OutputError(f"{taken[0]}: exists; give --overwrite or --skip-existing")
+    return frozenset()
 
 
 def _counts(text: str | None) -> tuple[int, ...]:
