@@ -400,6 +400,15 @@ def test_end_to_end_with_a_cascade_a_sheet_and_json(here, toy, tiny_weights) -> 
     rows = [json.loads(line) for line in run(*args, "-q", "--json", "--grid").splitlines()]
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert all(row["size"] == [64, 64] and row["nfe"] == 5 for row in rows)
+    assert {row["status"] for row in rows} == {"ok"}
+    again = [*args, "-q", "--json", "--skip-existing", "--count", 4]
+    told = [json.loads(line) for line in run(*again, "--dry-run").splitlines()]
+    assert [row["status"] for row in told] == 3 * ["skipped"] + ["planned"]
+    assert [row["output"] for row in told[:3]] == [row["output"] for row in rows]
+    assert [[stage[key] for key in ("weights", "steps")] for stage in told[3]["stages"]] == [
+        ["toy", 4], ["tiny", 1]
+    ]  # fmt: skip
+    assert run(*again).splitlines()[0] == json.dumps(told[0])
     pictures = [read(row["output"]) for row in rows]
     whole = read("made/seed7_grid.png")
     assert whole.size == (130, 130)

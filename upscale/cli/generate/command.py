@@ -129,7 +129,7 @@ def command(**options: Any) -> int:
         if work.stays:
             reporter.note(f"{work.stays}: exists and stays as it is; --overwrite renews it")
         if options["dry_run"]:
-            _planned(work, generator, way, cascade, reporter)
+            _planned(work, generator, way, cascade, options, reporter)
             return 0
         work.prepare()
         make = partial(generator, request=way, cascade=cascade, on_step=reporter.step)
@@ -152,7 +152,12 @@ def make_generator(options: dict[str, Any], reporter: Reporter) -> Generator:
 
 
 def _planned(
-    work: Work, generator: Generator, way: Request, cascade: list[Level], reporter: Reporter
+    work: Work,
+    generator: Generator,
+    way: Request,
+    cascade: list[Level],
+    options: dict[str, Any],
+    reporter: Reporter,
 ) -> None:
     """--dry-run's lines: the stages, then the files."""
     height, width = generator.size
@@ -161,12 +166,26 @@ def _planned(
     for level in cascade:
         law = "its own steps" if level.steps is None else counted(level.steps, "step")
         click.echo(f"{level.size[1]}x{level.size[0]} by {level.name}, {law}", err=True)
-    for number, path in [*work.items, *((None, Path(p)) for p in (work.sheet,) if p)]:
+    named = [(generator.entry.name, generator.size, way.steps)]
+    named += [(level.name, level.size, level.steps) for level in cascade]
+    stages = [dict(zip(("weights", "size", "steps"), one, strict=True)) for one in named]
+    for number, path in work.items:
         if number in work.done:
             click.echo(f"{path}: exists, skipped", err=True)
-        elif path:
-            there = ", exists already" if path.exists() else ""
-            click.echo(f"would write {path}{there}", err=True)
+            row = _skipped(number, path, options)
+        else:
+            _would_write(path)
+            planned = _row(number, path, options, "planned")
+            row = {**planned, "size": stages[-1]["size"], "stages": stages}
+        if options["as_json"]:
+            reporter.result(json.dumps(row))
+    _would_write(Path(work.sheet) if work.sheet else None)
+
+
+def _would_write(path: Path | None) -> None:
+    if path:
+        there = ", exists already" if path.exists() else ""
+        click.echo(f"would write {path}{there}", err=True)
 
 
 def _make(
@@ -185,6 +204,8 @@ def _make(
     for number, path in work.items:
         if number in work.done:
             reporter.line(f"{path}: exists, skipped")
+            if options["as_json"]:
+                reporter.result(json.dumps(_skipped(number, path, options)))
             reporter.end()
             if work.sheet:
                 shown[number] = read(path)
@@ -212,6 +233,16 @@ def _make(
             reporter.result(work.sheet)
 
 
+def _row(number: int, path: Path | None, options: dict[str, Any], status: str) -> dict[str, Any]:
+    """What --json says of each picture, whatever becomes of it."""
+    named = {"output": str(path) if path else None, "status": status}
+    return {**named, "index": number, "seed": options["seed"]}
+
+
+def _skipped(number: int, path: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    return {**_row(number, path, options, "skipped"), "why": "exists"}
+
+
 def _comment(report: dict[str, Any]) -> str:
     """Provenance, for the picture's own metadata."""
     weights = " ".join(stage["weights"] for stage in report["stages"])
@@ -230,6 +261,6 @@ def _tell(one: Made, path: Path | None, options: dict[str, Any], reporter: Repor
         f"{report['seconds']:.1f} s"
     )
     if options["as_json"]:
-        reporter.result(json.dumps({"output": str(path) if path else None, **report}))
+        reporter.result(json.dumps(_row(report["index"], path, options, "ok") | report))
     elif path:
         reporter.result(str(path))
