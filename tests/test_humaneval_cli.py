@@ -27,6 +27,7 @@ import upscale.cli.humaneval.build as module
 from upscale.cli.humaneval.command import command
 from upscale.cli.main import cli
 from upscale.errors import DiffsrError
+from upscale.humaneval.session import Sessions
 from upscale.humaneval.store import PICTURES, open_study
 
 ROOT = Path(__file__).parents[1]
@@ -311,6 +312,15 @@ def test_a_preview_is_walked_through_beside_the_study(tmp_path):
         assert process.wait(60) == 0
     assert "Stopped with 5 answers thrown away" in (tmp_path / "serve.log").read_text()
     assert (study / "study.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(("places", "told"), [(0, "0 places are"), (1, "1 place is")])
+def test_places_are_counted(here, places, told):
+    store = open_study(make_study(here / "study"))
+    for _ in range(places):
+        Sessions(store).enrol()
+    store.close()
+    assert f"{told} free again" in run("free", "study", "--minutes", 0).stderr
 
 
 def test_serve_refuses_what_is_no_address(here):

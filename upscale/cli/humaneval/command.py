@@ -119,7 +119,8 @@ def free(study: str, minutes: float, **options: Any) -> int:
 
     with Reporter(quiet=options["quiet"]) as reporter:
         store = open_study(Path(study))
-        reporter.note(f"{store.free(60 * minutes)} places are free again")
+        found = store.free(60 * minutes)
+        reporter.note(f"{counted(found, 'place')} {'is' if found == 1 else 'are'} free again")
         store.close()
     return 0
 
