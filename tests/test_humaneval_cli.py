@@ -179,6 +179,9 @@ def test_own_words(here):
     store = open_study(Path("s"))
     assert (store.meta["title"], store.meta["consent"]) == ("Echt?", "Wir fragen Sie …")
     store.close()
+    (here / "consent.txt").write_text(" \n")
+    assert "is empty" in run("build", "--hr", "hr", "--method", "bicubic", "-o", "t", "--consent",
+                             "consent.txt", *FEW, code=3).told  # fmt: skip
     (here / "consent.txt").write_bytes(b"\xff")
     run("build", "--hr", "hr", "--method", "bicubic", "-o", "t", "--consent", "consent.txt", *FEW,
         code=3)  # fmt: skip

@@ -79,6 +79,14 @@ def test_the_page_asks_for_nothing_outside():
     assert html.count("<script") == 1 and '<script type="module" src="/page.js">' in html
 
 
+def test_the_consent_has_its_paragraphs(tmp_path):
+    store = open_study(make_study(tmp_path / "study", consent="Dear\nsubject,\n \n\nask us."))
+    page = TestClient(application(store, tmp_path), base_url="http://localhost")
+    told = page.post("/api/state", json={}).json()
+    assert told["consent"] == ["Dear\nsubject,", "ask us."]
+    store.close()
+
+
 def test_cookies_are_out_of_reach(served):
     fresh = Client(served[1])
     _, headers, _ = fresh.request("POST", "/api/enrol", b"{}", Content_Type="application/json")

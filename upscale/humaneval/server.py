@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -206,7 +207,8 @@ async def _answer(study: Study, request: Request) -> Response:
 
 def _about(study: Study) -> dict[str, Any]:
     meta = study.store.meta
-    fixed = {name: meta[name] for name in ("title", "consent", "seconds", "practice")}
+    fixed = {name: meta[name] for name in ("title", "seconds", "practice")}
+    fixed["consent"] = re.split(r"\n\s*\n", meta["consent"])  # its paragraphs
     trials = meta["images"] + meta["checks"] + meta["practice"]
     minutes = max(1, round(trials * (meta["seconds"] + 3) / 60))
     return {**fixed, "trials": trials, "minutes": minutes}

@@ -189,9 +189,12 @@ def _consent(file: str | None) -> str | None:
     if file is None:
         return None
     try:
-        return Path(file).read_text("utf-8").strip()
+        text = Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--consent {file}: cannot be read as UTF-8 text: {error}") from error
+    if not text:
+        raise InputError(f"--consent {file}: is empty, and subjects must know what they agree to")
+    return text
 
 
 def _sources(options: dict[str, Any], owner: str | None, reporter: Reporter) -> Sources:

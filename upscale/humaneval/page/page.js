@@ -262,7 +262,7 @@ async function start() {
   document.title = state.title;
   let first = state.phase === "trial" && state.done > 0;
   if (state.phase === "consent") {
-    await page("consent", state.title, [state.consent], "I agree, begin");
+    await page("consent", state.title, state.consent, "I agree, begin");
     state = await api("enrol");
   }
   while (state.phase === "trial") {
@@ -303,7 +303,7 @@ async function finish(state) {
     `That was the last pair. Your answers are stored as those of subject ${state.subject}.`,
     "You can close this page. If somebody else wants to take part on this device:",
   ], "Another person");
-  await page("consent", state.title, [state.consent], "I agree, begin");
+  await page("consent", state.title, state.consent, "I agree, begin");
   await api("enrol");
   location.reload();
   await new Promise(() => {});
