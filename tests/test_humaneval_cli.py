@@ -171,6 +171,21 @@ def test_viewing_time_follows_the_domain_and_crop_is_told(here):
         store.close()
 
 
+def test_a_study_goes_to_the_folder_behind_a_link_and_to_none_that_it_cannot_replace(here):
+    pictures("hr", (20, 16))
+    args = ("build", "--hr", "hr", "--method", "bicubic", *FEW, "-o")
+    (here / "empty").mkdir()
+    (here / "link").symlink_to("empty")
+    run(*args, "link")
+    assert (here / "link").is_symlink() and (here / "empty/study.db").is_file()
+    (here / "file").touch()
+    assert "file/s: the study cannot be written" in run(*args, "file/s", code=1).told
+    (here / "in").mkdir()
+    os.chdir("in")
+    told = run("build", "--hr", "../hr", "--method", "bicubic", *FEW, "-o", ".", code=2).told
+    assert "-o . is the folder that you are in" in told
+
+
 def test_own_words(here):
     pictures("hr", (20, 16))
     (here / "consent.txt").write_text("Wir fragen Sie …\n", "utf-8")

@@ -70,13 +70,14 @@ def build(
     """
     design = plan_of(count, methods, settings)
     check_free(target)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    partial.mkdir(parents=True)
+    place = Path(os.path.realpath(target))  # a link stays
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
     try:
+        partial.mkdir(parents=True)
         _write(partial, entries, methods, design, settings, say, on_picture)
-        if target.exists():
-            target.rmdir()  # empty, or it fails
-        os.rename(partial, target)
+        if place.exists():
+            place.rmdir()  # empty, or it fails
+        os.rename(partial, place)
     except OSError as error:
         raise OutputError(f"{target}: the study cannot be written: {error.strerror}") from error
     except stores.Failure as error:

@@ -131,6 +131,8 @@ def build(**options: Any) -> int:
         **{name: value for name, value in given.items() if value is not None},
     )
     check_free(target)
+    if target.exists() and target.samefile("."):  # the study takes its place
+        raise UsageError(f"-o {target} is the folder that you are in; name another, which is made")
     owner = _with_owner(options)
     _check(options)
     with Reporter(quiet=options["quiet"]) as reporter:
