@@ -507,7 +507,7 @@ def ui(
     return process, link
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_stopped_in_the_middle_nothing_is_half_written(tmp_path, end):
     process, link = ui(tmp_path, FAKE_SLEEP="0.2")
     try:
@@ -526,9 +526,9 @@ def test_stopped_in_the_middle_nothing_is_half_written(tmp_path, end):
     finally:
         process.send_signal(end)
         said = process.communicate(timeout=30)[1].decode()
-    assert process.returncode == (0 if end == signal.SIGINT else -signal.SIGKILL), said
+    assert process.returncode == (-end if end == signal.SIGKILL else 0), said
     assert os.listdir(tmp_path / "out") == []
-    if end == signal.SIGINT:
+    if end != signal.SIGKILL:  # also where the terminal is closed
         assert "a.png: cancelled" in said and not list(tmp_path.glob("diffsr-ui-*"))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -63,7 +65,7 @@ def serve(
     tunnel: str | None = None,
     ready: Callable[[str], None],
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM; `ready` is called with the link, which holds the
+    """Answer requests until SIGINT, SIGTERM or SIGHUP; `ready` gets the link, which holds the
     access token if there is one, once it listens. Raises OutputError."""
     with _listening(host, port) as listener:
         base = tunnel.rstrip("/") if tunnel else _address(host, listener.getsockname()[1])
@@ -105,7 +107,7 @@ class _Prompt(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens."""
+    """Tells when it listens, and ends in order where its terminal is closed, too."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -113,7 +115,13 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        with suppress(AttributeError, NotImplementedError):  # on Windows
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         self._ready()
+
+    def _hang_up(self) -> None:
+        self.should_exit = True
 
 
 def _listening(host: str, port: int) -> socket.socket:
