@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -360,6 +361,21 @@ def test_results_outlive_the_line_that_they_were_made_from(page):
     assert page.browser.get(f"/picture/{second}/after").status_code == 200
     page.post("remove", [second])
     assert os.listdir(page.pictures.folder) == []
+
+
+def test_a_temporary_folder_that_is_gone_is_told(page):
+    """Some systems empty it."""
+    number = page.add("a.png", png())
+    page.start(number)
+    page.until("done")
+    shutil.rmtree(page.pictures.folder)
+    told = [page.browser.get(f"/picture/{number}/{which}") for which in ("before", "after", "file")]
+    told.append(page.browser.post("/api/save", json={"numbers": [number]}))
+    told.append(page.browser.post("/api/add?name=b.png", content=png(), headers=BYTES))
+    told.append(page.browser.post("/api/start", json={"numbers": [number], "values": {}}))
+    assert {answer.status_code for answer in told} == {507}
+    why = f"{page.pictures.folder}, the folder of pictures not saved: No such file or directory"
+    assert {answer.json()["error"] for answer in told} == {why}
 
 
 @pytest.mark.parametrize(

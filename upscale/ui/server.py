@@ -60,6 +60,9 @@ async def _guarded(pictures: Pictures, wish: Wish, does: Endpoint, request: Requ
         return JSONResponse({"error": str(error)}, error.status)
     except DiffsrError as error:
         return JSONResponse({"error": str(error)}, _STATUS.get(type(error), 507))
+    except OSError as error:
+        why = f"{pictures.folder}, the folder of pictures not saved: {error.strerror or error}"
+        return JSONResponse({"error": why}, 507)
     except ClientDisconnect:
         return Response(status_code=400)
 
@@ -80,6 +83,7 @@ async def _picture(pictures: Pictures, wish: Wish, request: Request) -> Response
     if path is None:
         raise UsageError(f"there is no {which!r:.20} of this picture")
     if which == "file":
+        path.stat()  # that it is gone can be told until the answer begins
         return FileResponse(path, filename=path.name)
     shown, kind = await run_in_threadpool(view_of, path, wish.files)
     return FileResponse(shown, media_type=kind)
