@@ -332,6 +332,12 @@ def test_a_preview_is_walked_through_beside_the_study(tmp_path):
     assert (study / "study.db").read_bytes() == before
 
 
+def test_help_is_whole_sentences(here):
+    *_, commands = run("--help").stdout.partition("Commands:")
+    assert all(line.endswith(".") and "..." not in line for line in commands.split("\n") if line)
+    assert "--port N " in run("serve", "--help").stdout
+
+
 @pytest.mark.parametrize(("places", "told"), [(0, "0 places are"), (1, "1 place is")])
 def test_places_are_counted(here, places, told):
     store = open_study(make_study(here / "study"))

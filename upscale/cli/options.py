@@ -322,8 +322,8 @@ def serving(port: int, who: str) -> list[Callable]:
     return [
         option("--host", metavar="ADDRESS", default="127.0.0.1",
                help=f"Address to listen on. {who}"),
-        option("--port", type=click.IntRange(0, 65535), default=port,
-               help="Port. 0: any free one."),
+        option("--port", type=click.IntRange(0, 65535), default=port, metavar="N",
+               help="Port to listen on. 0: any free one."),
         option("--tunnel", metavar="URL",
                help="Public address of the page behind a tunnel or proxy, which needs the link."),
         option("--no-browser", is_flag=True, help="Do not open the browser."),

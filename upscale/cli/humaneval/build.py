@@ -105,6 +105,7 @@ _OPTIONS = [
 @click.command(
     name="build",
     cls=Command,
+    short_help="Make a study from original pictures and their results.",
     examples=[
         ("diffsr humaneval build --hr photos --method sr3,ecdp -o study", "two methods"),
         ("diffsr humaneval build --hr photos --outputs gan=out -o study", "any program"),

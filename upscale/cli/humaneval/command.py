@@ -106,6 +106,7 @@ _FREE = [
 
 
 @command.command(
+    short_help="Give back the places that nobody took up.",
     examples=[("diffsr humaneval free study", "give back places that nobody took up")],
 )
 @STUDY
