@@ -139,7 +139,7 @@ async def _received(request: Request, file: BinaryIO, most: int) -> None:
         while part := await asyncio.wait_for(anext(parts, b""), MOST_SECONDS):
             size += len(part)
             if size > most:
-                raise BadRequest(413, f"a body of more than {most} bytes")
+                raise BadRequest(413, f"more than {most} bytes, which is the limit")
             file.write(part)
     except asyncio.TimeoutError:
         raise BadRequest(408, f"nothing came for {MOST_SECONDS:g} s") from None
