@@ -157,6 +157,7 @@ def test_what_a_study_lacks_is_told(study, tmp_path):
     store = answered(study, honest, subjects=1)
     found = {**analyse(store, Rules()), "simulated": None}
     told = found["missing"]
+    assert "always or never, or by one subject, the first is Wilson" in html.page(found, {}, 0)
     assert told[:2] == ["1 of 4 subjects finished; the study goes on.",
                         "Task 2 has no answers yet for one, two."]  # fmt: skip
     assert [line.partition(":")[0] for line in told[2:]] == ["Task 1, one", "Task 1, two"]

@@ -80,7 +80,8 @@ def _rates(found: dict[str, Any]) -> str:
     columns |= {f"{name} alone": _interval(f"by_{name}") for name in ("subjects", "pictures")}
     note = (
         "<p>95% interval: over subjects and pictures, which is the one to quote. Wilson takes the "
-        "answers for independent; the last two are bootstrap percentiles.</p>"
+        "answers for independent; the last two are bootstrap percentiles. Of a method that was "
+        "chosen always or never, or by one subject, the first is Wilson's too, and too narrow.</p>"
     )
     plotted = plots.fool_rates(rates) + plots.by_picture(rates, found["pictures"])
     return f"<h2>Fool rates</h2>{_table(rates, columns)}{note}{plotted}{_agreement(rates)}"
