@@ -316,9 +316,12 @@ def placed(
 
 
 def at_stem(state: Mapping[str, Tensor], stem: int, ours: int) -> dict[str, Tensor]:
-    """A state of a network of a larger stem for one of `ours`, without the head, which has other
-    layers. What it read of stem^2 pixels is read of the ours^2 that they were enlarged from."""
+    """A state of a network of a larger stem for one of `ours`. What it read of stem^2 pixels is
+    read of the ours^2 that they were enlarged from; of its head only the step to twice the
+    resolution is left, where that is all of ours."""
     merged = {key: value for key, value in state.items() if not key.startswith("head")}
+    if ours == 2:
+        merged |= {f"head2.{kind}": state[f"head1.{kind}"] for kind in ("weight", "bias")}
     for key, features in (("enc_in.weight", 0), ("stem.weight", len(state["enc_in.weight"]))):
         count, inputs, *kernel = state[key].shape
         pixels, rest = state[key].split((inputs - features, features), 1)

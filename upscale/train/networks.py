@@ -85,9 +85,9 @@ def start(net: Net, init: str) -> dict[str, Tensor]:
     and the noise embedding are left out; and back: they start as if they were not there. At the
     strongest noise a velocity is the target's negative, so between the two the head changes its
     sign. One head's for both heads, the second (clean target) for one; CompactNet's trunk for
-    IDM's, and for one of a smaller stem, whose head starts afresh. What the sibling has not (later
-    blocks, injections) starts as if it were not there, so that a network may grow; blocks that are
-    too many are left out.
+    IDM's, and for one of a smaller stem, whose last layer starts afresh. What the sibling has not
+    (later blocks, injections) starts as if it were not there, so that a network may grow; blocks
+    that are too many are left out.
     """
     state: dict[str, Tensor] = {}
     discriminator: dict[str, Tensor] = {}
