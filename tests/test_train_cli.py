@@ -33,10 +33,11 @@ from upscale.train import checkpoint, measure
 from upscale.train.card import metadata
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
+from upscale.train.distill import teacher_of
 from upscale.train.networks import make_net
 from upscale.train.recipes import RECIPES, settings_of
 from upscale.train.run import spec_of
-from upscale.weights.store import read
+from upscale.weights.store import find, read
 
 QUICK = ["--validate-every", "0"]
 TINY = ["--net", "compact-tiny", "--patch", "32", "--batch", "2", "--warmup", "2", "--scale", "4"]
@@ -140,6 +141,14 @@ def test_weights_are_sampled_as_they_were_trained(settings, wanted) -> None:
         taught={}, paired=0,
     )  # fmt: skip
     assert metadata(run, "")["defaults"] == {**wanted, "spacing": "phi"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if config_of(name).distill])
+def test_a_recipe_fits_the_teacher_that_it_names(name) -> None:
+    config = config_of(name)
+    teacher_of(config, spec_of(config))
+    entry = find(config.distill)
+    assert entry.covers(config.scale_min) and entry.covers(config.scale_max)
 
 
 def test_the_papers_numbers_are_in_the_recipes() -> None:

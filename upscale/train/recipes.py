@@ -187,8 +187,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "sr3-photo-student": _ours(
         "sr3", "--distill your own teacher: the default is bundled and takes few steps itself",
-        _FINE, distill="sr3-photo", distill_steps=4, iterations=1000, warmup=50, ema=0.998,
-        learning_rate=2e-4,
+        _FINE, distill="sr3-photo", distill_steps=4, scale=4, std=0.0,
+        net_options="encoder=6,inject=1+3+5",  # the teacher's
+        iterations=1000, warmup=50, ema=0.998, learning_rate=2e-4,
     ),
     "ecdp-photo-grid": _ours(
         "ecdp", "--init the weights of ecdp-photo-quality", _FINE, scale=4,
