@@ -484,6 +484,14 @@ def test_dry_run_does_nothing(here, calls):
     assert re.search(r"2 pictures, about [\d.]+ s\n", run("a.png", "b.png", "--dry-run").stderr)
 
 
+def test_a_dry_run_counts_no_steps_that_nobody_knows_beforehand(here, calls):
+    picture(here / "a.png")
+    result = run("a.png", "--dry-run", "--json", "--sampler", "rk45")
+    record = json.loads(result.stdout)
+    assert record["steps"] is record["nfe"] is None and record["stages"] == [[20, 24, None]]
+    assert "1 stage, as many rk45 steps as it takes, 1 tile" in result.stderr
+
+
 def test_what_is_left_is_told_from_the_first_picture_on(here, calls):
     for name in "abc":
         picture(here / f"{name}.png", (40, 30))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from upscale.batch import frames
 from upscale.batch.job import Job, Ticket, doubts, look
 from upscale.batch.names import Item
+from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
     notes = frames.checked(job, item.format, film) if film else []
     found: Plan = job.upscaler.plan(picture, job.request)
     alpha = picture.alpha is not None
+    open_ended = SAMPLERS[found.sampler].adaptive  # steps and calls are known afterwards
+    steps = [None if open_ended else stage.steps for stage in found.stages]
     notes += check_format(item.format, found.size_out, picture.bits, alpha=alpha)
     return {
         "status": "planned",
@@ -40,8 +43,8 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "denoise": found.denoise,
         "degradation": found.degradation.report() if found.degradation else None,
         "scale": round(found.scale, 4),
-        "stages": [[*stage.size_out, stage.steps] for stage in found.stages],
-        "steps": sum(stage.steps for stage in found.stages),
+        "stages": [[*stage.size_out, n] for stage, n in zip(found.stages, steps, strict=True)],
+        "steps": None if open_ended else sum(steps),
         "sampler": found.sampler,
         "nfe": found.nfe,
         "tile": found.tile,
@@ -50,5 +53,6 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
         "memory": found.memory,
         **({"faces": [face.report() for face in found.faces]} if found.faces is not None else {}),
         **(frames.planned(job, found, film) if film else {}),
+        **({"nfe": None} if open_ended else {}),
         "notes": [*(film or picture).notes, *found.notes, *notes, *doubts(job, picture)],
     }

@@ -40,10 +40,16 @@ def summarised(record: dict[str, Any]) -> str:
     exists = ", exists already" if record["exists"] else ""
     seconds = record.get("seconds")
     took = "" if seconds is None else f" and {duration(seconds)}"
+    if record["steps"] is None:
+        calls = f"as many {record['sampler']} steps as it takes"
+    elif record["nfe"]:
+        calls = f"{counted(record['steps'], record['sampler'] + ' step')}, "
+        calls += counted(record["nfe"], "network call")
+    else:
+        calls = "no network"
     return (
-        f"{sizes}, {counted(len(record['stages']), 'stage')}, "
-        f"{counted(record['steps'], record['sampler'] + ' step')}, "
-        f"{counted(record['nfe'], 'network call')}, {counted(record['tiles'], 'tile')}, about "
+        f"{sizes}, {counted(len(record['stages']), 'stage')}, {calls}, "
+        f"{counted(record['tiles'], 'tile')}, about "
         f"{record['memory'] / 2**20:.0f} MiB{took}{exists}"
     )
 
