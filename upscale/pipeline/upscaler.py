@@ -131,7 +131,7 @@ class Upscaler:
             projection,
             nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way) if model else 0,
             notes=(*_choice(taken_for, estimate, entry), *notes, *said,
-                   *_too_many(request, entry, law)),
+                   *_too_many(request, entry, law, sampler)),
             entry=entry, taken_for=taken_for, degradation=estimate, denoise=denoise,
             faces=small,
         )  # fmt: skip
@@ -290,11 +290,13 @@ def _sampler_and_steps(law: Method, request: Request) -> tuple[str, int]:
     steps = law.steps if steps is None else steps
     if steps < 1:  # of the weights: a request's are checked
         raise UsageError(f"these weights name {steps} steps: give --steps")
-    return sampler, steps
+    return sampler, 1 if SAMPLERS[sampler].single else steps
 
 
-def _too_many(request: Request, entry: Entry | None, law: Method) -> list[str]:
-    """A note about more steps than the weights gain by."""
+def _too_many(request: Request, entry: Entry | None, law: Method, sampler: str) -> list[str]:
+    """A note about more steps than are taken, or than the weights gain by."""
+    if entry and SAMPLERS[sampler].single and (request.steps or 0) > 1:
+        return [f"--steps {request.steps} changes nothing: {entry.name} makes one network call"]
     if entry is None or not entry.steps_to or (request.steps or 0) <= entry.steps_to:
         return []
     own = counted(law.steps, "step")
