@@ -421,6 +421,7 @@ def test_watch_answers_each_line_before_the_next(env, tmp_path):  # noqa: F811
         ["--from-file", "-", "--watch", "--batch", "2"],
         ["--from-file", "-", "--watch", "-o", "-"],
         ["in", "--workers", "2"],
+        ["in", "--worker-gpus", "0.25"],
         ["in", "--address", "auto"],
         ["in", "--batch", "0"],
         ["in", "--timeout", "0"],

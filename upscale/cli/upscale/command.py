@@ -196,8 +196,10 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
         _check_watch(paths, options)
     if options["sheet"] and (options["watch"] or options["engine"] == "ray"):
         raise UsageError("a sheet is made at the end of a list, on this machine: leave --sheet out")
-    if options["engine"] == "local" and (options["workers"] or options["address"]):
-        raise UsageError("--workers and --address need --engine ray")
+    if options["engine"] == "local" and (
+        options["workers"] or options["address"] or options["worker_gpus"] is not None
+    ):
+        raise UsageError("--workers, --address and --worker-gpus need --engine ray")
     if options["from_file"] == "-" and "-" in paths:
         raise UsageError("standard input cannot be a picture and --from-file at once")
 
