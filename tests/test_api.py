@@ -124,6 +124,9 @@ def test_errors_name_arguments_unless_the_command_line_runs(monkeypatch):
     text = "give --max-side 9, --overwrite or another -o; or (diffsr train --scale 4) --tile 128"
     told = "give max_side=9, overwrite or another output; or (diffsr train --scale 4) tile=128"
     assert str(UsageError(text)) == told
+    assert str(UsageError("all with --frames all, or --frames first")) == (
+        'all with frames="all", or frames="first"'
+    )
     with pytest.raises(UsageError, match=r"^steps must be at least 1, not 0$"):
         upscale.Upscaler("bicubic")(image(), steps=0)
     with pytest.raises(UsageError, match="give only one of scale, size and max_side"):

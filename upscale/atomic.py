@@ -257,8 +257,7 @@ def is_special(target: Path) -> bool:
 
 def _exists(target: Path) -> OutputError:
     return OutputError(
-        f"{target}: exists, and is left as it is; choose another name or pass --overwrite "
-        "(overwrite=True)"
+        f"{target}: exists, and is left as it is; choose another name or pass --overwrite"
     )
 
 

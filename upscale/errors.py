@@ -29,15 +29,17 @@ import re
 # the arguments of Python instead, except within a command that is to be typed.
 options = False
 _OPTION = re.compile(
-    r"(?P<kept>diffsr \w[^;`)\n]*)|--(?P<name>[a-z][a-z-]*[a-z])(?P<value> (?=\d))?|(?<!\S)-o\b"
+    r"(?P<kept>diffsr \w[^;`)\n]*)|--(?P<name>[a-z][a-z-]*[a-z])"
+    r"(?P<value> (?:(?=\d)|(?P<word>all|first)\b))?|(?<!\S)-o\b"
 )
 
 
 def _argument(found: re.Match[str]) -> str:
-    """--max-side 2000 -> max_side=2000."""
+    """--max-side 2000 -> max_side=2000, --frames all -> frames="all"."""
     if found["kept"] or not found["name"]:
         return found["kept"] or "output"
-    return found["name"].replace("-", "_") + ("=" if found["value"] else "")
+    value = f'="{found["word"]}"' if found["word"] else "=" if found["value"] else ""
+    return found["name"].replace("-", "_") + value
 
 
 # the words for it of torch, its devices and their drivers, in lower case

@@ -60,7 +60,7 @@ def read(
             with suppress(Exception):  # advice that would fail is not given
                 file.seek(0)
                 decoded(file, frames, True, max_pixels)
-                advice += ", or take what is there with --allow-truncated (allow_truncated=True)"
+                advice += ", or take what is there with --allow-truncated"
             raise InputError(f"{error}; {advice}") from error.__cause__
 
 
@@ -313,9 +313,7 @@ def _check_frames(count: int, what: str, frames: Frames, able: bool) -> list[str
     """able: whether all of them can be read."""
     if frames == "error":
         every = "all of them with --frames all, or " if able else ""
-        raise InputError(
-            f"has {count} {what}; enlarge {every}the first with --frames first (frames=...)"
-        )
+        raise InputError(f"has {count} {what}; enlarge {every}the first with --frames first")
     return [f"the first of {count} {what}"]
 
 
