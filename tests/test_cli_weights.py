@@ -87,9 +87,10 @@ def test_list(listed) -> None:
     columns = ["name", "method", "domain", "input", "scales", "default", "size", "state", "licence"]
     assert shown[0].split() == columns
     default = {line.split()[0]: line.split()[5] for line in shown if "photo " in line}
-    assert (default["ecdp-photo"], default["idm-photo"]) == ("2-16", "1")
+    assert (default["ecdp-photo"], default["ecdp-photo-x2"]) == ("3-16", "2")
+    assert default["idm-photo"] == "1"
     assert (default["sr3-photo"], default["ecdp-photo-real"]) == ("-", "1-16")
-    assert default["liif-photo"] == "-" and rows["ecdp-photo"]["default"] == [*range(2, 17)]
+    assert default["liif-photo"] == "-" and rows["ecdp-photo"]["default"] == [*range(3, 17)]
     end = shown.index("")  # files of metrics stand apart
     assert "metrics" in shown[end + 1] and shown[end + 3].split()[0] == "lpips-alex"
     size = f"{store.find('mine').size / 2**20:.1f}"
@@ -111,7 +112,7 @@ def test_list(listed) -> None:
 
 def test_show(listed, tiny_weights) -> None:
     assert json.loads(run("weights", "show", "mine", "--json").stdout)["state"] == "remote"
-    assert f"{'default':<16} {[*range(2, 17)]}\n" in run("weights", "show", "ecdp-photo").stdout
+    assert f"{'default':<16} {[*range(3, 17)]}\n" in run("weights", "show", "ecdp-photo").stdout
     told = json.loads(run("weights", "show", tiny_weights, "--json").stdout)
     assert told["file"]["std"] == 0.24 and told["file"]["defaults"]["steps"] == 2
     shown = run("weights", "show", tiny_weights).stdout
@@ -306,7 +307,7 @@ def test_the_shell_completes_commands_and_names() -> None:
 
     assert "weights" in completed([], "wei")
     assert completed(["weights"], "pu") == ["publish", "pull"]
-    assert completed(["weights", "path"], "sr3-p") == ["sr3-photo"]
+    assert completed(["weights", "path"], "sr3-p") == ["sr3-photo", "sr3-photo-x2"]
     assert "--golden" in completed(["weights", "verify"], "--g")
 
 
