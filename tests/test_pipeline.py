@@ -432,7 +432,7 @@ def test_a_std_of_none_is_refused_before_any_picture(two_headed_weights, tmp_pat
 
 def test_steps_that_are_not_taken_are_told(ecdp) -> None:
     plan = ecdp.plan((12, 10), scale=3, sampler="once", steps=3)
-    assert (plan.stages[0].steps, plan.nfe) == (1, 1)
+    assert plan.nfe == 1
     assert any(note.startswith("--steps 3 changes nothing: ") for note in plan.notes)
     assert not ecdp.plan((12, 10), scale=3, sampler="once", steps=1).notes
 

@@ -518,6 +518,8 @@ def ui(
     process = subprocess.Popen(
         [*program, "ui", "--no-browser", "--port", "0", "-o", str(folder / "out")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+        # as a terminal starts it, also where these tests run under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     link = process.stdout.readline().decode().strip()
     assert link.startswith("http://127.0.0.1:"), process.stderr.read()

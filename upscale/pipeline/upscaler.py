@@ -290,7 +290,7 @@ def _sampler_and_steps(law: Method, request: Request) -> tuple[str, int]:
     steps = law.steps if steps is None else steps
     if steps < 1:  # of the weights: a request's are checked
         raise UsageError(f"these weights name {steps} steps: give --steps")
-    return sampler, 1 if SAMPLERS[sampler].single else steps
+    return sampler, steps
 
 
 def _too_many(request: Request, entry: Entry | None, law: Method, sampler: str) -> list[str]:
