@@ -134,6 +134,13 @@ def test_who_names_nothing_gets_what_measured_best(parrots, domain, scale, name)
     assert len(report["stages"]) == (2 if name == "ecdp-photo" and scale > 4 else 1)
 
 
+def test_a_result_at_2x_is_made_in_blocks_where_one_at_4x_is() -> None:
+    """A network of half the stem holds four times as much of each pixel."""
+    for size, blocks in (((540, 960), True), ((480, 640), False)):
+        for scale in (2, 4):
+            assert bool(Upscaler().plan(size, scale=scale).blocks) == blocks
+
+
 def test_a_domain_without_weights_is_told() -> None:
     with pytest.raises(UsageError, match="no domain 'cat'; choose from photo, face"):
         Upscaler(domain="cat")

@@ -134,8 +134,9 @@ class CompactNet(Net):
         # samplings: what comes from further away changes 1 sample of 10,000 by 1 of 255 at most.
         self.halo = _HALO + 2 * c.stem * c.encoder
         self.halo += _BLOCK_HALO * max(0, sum(c.down) + sum(c.up) - 10)
-        self.bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
-        self.cond_bytes_per_pixel *= (max(_STEMS) // c.stem) ** 2
+        self.dense = (max(_STEMS) // c.stem) ** 2
+        self.bytes_per_pixel *= self.dense
+        self.cond_bytes_per_pixel *= self.dense
         self.scale_mlp = nn.Sequential(nn.Linear(1, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.enc_in = nn.Conv2d(stem, width[0], 3, padding=1)
         self.enc = nn.ModuleList(_Block(width[0], emb) for _ in range(c.encoder))

@@ -85,6 +85,7 @@ class Net(nn.Module):
     configurations that `diffsr train --net` takes; "compact..." are ours, the others the papers'.
     bytes_per_pixel: of the output, while a call runs in float32 (measured: peak memory).
     cond_bytes_per_pixel: of the output, what `encode` keeps.
+    dense: how many times as much it holds of each pixel as its kind usually does.
     align: windows of a picture must start at multiples of this to be computed alike.
     halo: a pixel of the output depends on nothing that is further away, in pixels of the output;
     None: it depends on all of the picture. With a halo a picture can be done in blocks and windows
@@ -103,6 +104,7 @@ class Net(nn.Module):
     named: ClassVar[dict[str, Config]]
     bytes_per_pixel: int
     cond_bytes_per_pixel: int
+    dense: int = 1
     align: int = 1
     halo: int | None = None
     wide: bool = False

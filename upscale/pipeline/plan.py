@@ -268,7 +268,7 @@ def fitted(plan: Plan, net: torch.nn.Module | None, device: torch.device) -> Pla
     notes, found, sides, tiles, memory = plan.notes, [], [], 1, 0
     for index, stage in enumerate(plan.stages):
         stage = replace(stage, blocks=_blocks(plan, index, net, state, device))
-        few = math.prod(stage.size_out) <= _whole_pixels(device)
+        few = math.prod(stage.size_out) <= _whole_pixels(net, device)
         if stage.blocks and few and _SHORT not in notes:
             notes = (*notes, _SHORT)
         parts = stage.parts
@@ -314,9 +314,10 @@ def _rows_bytes(plan: Plan) -> int:
     return total
 
 
-def _whole_pixels(device: torch.device) -> int:
+def _whole_pixels(net: torch.nn.Module | None, device: torch.device) -> int:
     """Pixels of the largest output that is made at once where there is memory."""
-    return FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
+    pixels = FROM_PIXELS_CUDA if device.type == "cuda" else FROM_PIXELS
+    return pixels // net.dense if net else pixels
 
 
 def _blocks(
@@ -326,7 +327,7 @@ def _blocks(
     picture."""
     size_in, stage = plan.stages[index].size_in, plan.stages[index].size_out
     pixels = stage[0] * stage[1]
-    large = pixels > _whole_pixels(device) or pixels * state > available_memory(device) // 2
+    large = pixels > _whole_pixels(net, device) or pixels * state > available_memory(device) // 2
     if SAMPLERS[plan.sampler].adaptive:  # it would choose other steps for every block
         return ()
     if plan.request.tile == 0 or not large or (net and net.halo is None):
