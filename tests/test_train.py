@@ -486,22 +486,25 @@ def test_a_network_that_grows_starts_as_the_one_it_grew_from(tmp_path) -> None:
     torch.testing.assert_close(grown(x, grown.encode(lr_up, scale), level), wanted)
 
 
-def test_a_smaller_stem_reads_the_same_of_a_picture_half_as_large(tmp_path) -> None:
-    large = CompactNet(TWO_HEADS)
-    path = tmp_path / "large.safetensors"
-    store.save(path, large.state_dict(), {"method": "ecdp", "architecture": large.architecture()})
-    fewer = replace(TWO_HEADS, stem=2, up=(0, TWO_HEADS.up[1]))
-    half = CompactNet(fewer)
+@pytest.mark.parametrize("noisy", [True, False])
+def test_a_smaller_stem_reads_the_same_of_a_picture_half_as_large(tmp_path, noisy) -> None:
+    sizes = replace(TWO_HEADS, noisy_input=noisy)
+    large, path = CompactNet(sizes), tmp_path / "large.safetensors"
+    described = {k: v for k, v in large.architecture().items() if k != "stem"}  # as older files
+    store.save(path, large.state_dict(), {"method": "ecdp", "architecture": described})
+    half = CompactNet(replace(sizes, stem=2, up=(0, sizes.up[1])))
     start(half, str(path))
     torch.testing.assert_close(half.head2.weight, large.head1.weight)
     assert not half.head3.weight.any()
     pixels, features = torch.randn(1, 3, 8, 12), torch.randn(1, 8, 4, 6)
     enlarged = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    for name, rest in (("enc_in", []), ("stem", [features])):
-        made = getattr(half, name)(torch.cat([pixel_unshuffle(pixels, 2), *rest], 1))
-        wanted = getattr(large, name)(torch.cat([pixel_unshuffle(enlarged, 4), *rest], 1))
+    for name, seen, rest in (("enc_in", True, []), ("stem", noisy, [features])):
+        made, wanted = (
+            getattr(net, name)(torch.cat([pixel_unshuffle(x, n)] * seen + rest, 1))
+            for net, x, n in ((half, pixels, 2), (large, enlarged, 4))
+        )
         torch.testing.assert_close(made, wanted, msg=name)
-    last, theirs = len(half.inject) - 1, len(large.inject) - 1 - TWO_HEADS.up[0]
+    last, theirs = len(half.inject) - 1, len(large.inject) - 1 - sizes.up[0]
     torch.testing.assert_close(half.inject[last].weight, large.inject[theirs].weight)
 
 

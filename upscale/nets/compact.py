@@ -326,9 +326,9 @@ def at_stem(state: Mapping[str, Tensor], stem: int, ours: int) -> dict[str, Tens
     for key, features in (("enc_in.weight", 0), ("stem.weight", len(state["enc_in.weight"]))):
         count, inputs, *kernel = state[key].shape
         pixels, rest = state[key].split((inputs - features, features), 1)
-        share = stem // ours
-        cells = pixels.reshape(count, -1, ours, share, ours, share, *kernel).sum((3, 5))
-        merged[key] = torch.cat([cells.reshape(count, -1, *kernel), rest], 1)
+        share, planes = stem // ours, (inputs - features) // stem**2  # none of a regression's noise
+        cells = pixels.reshape(count, planes, ours, share, ours, share, *kernel).sum((3, 5))
+        merged[key] = torch.cat([cells.flatten(1, 3), rest], 1)
     return merged
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.errors import UsageError
-from upscale.nets.compact import HEAD, CompactNet, at_stem, placed, second_head
+from upscale.nets.compact import HEAD, CompactConfig, CompactNet, at_stem, placed, second_head
 from upscale.nets.compact_idm import CompactIDM
 from upscale.nets.net import Config, Net
 from upscale.train.config import TrainConfig
@@ -101,8 +101,9 @@ def start(net: Net, init: str) -> dict[str, Tensor]:
             theirs = description.get("architecture", {})
             trunk = theirs.get("kind") == CompactNet.kind
             given = placed(given, theirs, net.architecture())
-            if trunk and theirs["stem"] > net.config.stem:
-                given = at_stem(given, theirs["stem"], net.config.stem)
+            stem = theirs.get("stem", CompactConfig.stem)  # older files do not name it
+            if trunk and stem > net.config.stem:
+                given = at_stem(given, stem, net.config.stem)
             given = _fitted(net, given, state, trunk)
         state |= given
         discriminator = store.discriminator(entry) or discriminator
