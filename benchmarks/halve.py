@@ -1,20 +1,21 @@
 """What `ecdp-photo-x2` began as: `ecdp-photo` for 2x, in fewer layers, without training.
 
     python benchmarks/halve.py PHOTOS start.safetensors
-    python benchmarks/halve.py PHOTOS --rank
+    python benchmarks/halve.py PHOTOS
 
 Drawn at 4x and shrunk, `ecdp-photo` gives a result at 2x. Its trunk works at the resolution of the
 input, which is half of a 2x result's: there a stem of 2 and the first of the head's two steps do.
 The first layer is fitted by least squares to what the one at 4x makes of parts of photographs, the
 last to the shrunk result in one step, both over 60 parts of 192x192. The blocks that matter least
-are left out before: --rank prints by how many grey levels (root mean square) the result at 2x
-changes without each.
+are left out before. Without a file to write it prints by how many grey levels (root mean square)
+the result at 2x changes without each block, and without those that are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from upscale import methods, read
 from upscale.bench.protocol import make_lr
 from upscale.diffusion.process import sigmas
 from upscale.image.resize import resize
-from upscale.nets.compact import CompactNet, at_stem
+from upscale.nets.compact import CompactNet, at_stem, blocks
 from upscale.weights import store
 
 NAME = "ecdp-photo"
@@ -52,17 +53,9 @@ def parts(folder: Path) -> Tensor:
     return torch.stack(found).float()
 
 
-def blocks(net: CompactNet) -> Iterator[tuple[str, int, int]]:
-    """The U-Net's, in the order of their calls."""
-    for level, count in enumerate(net.config.down):
-        yield from (("down", level, number) for number in range(count))
-    for level in reversed(range(len(net.config.up))):
-        yield from (("up", level, number) for number in range(net.config.up[level]))
-
-
 def without(net: CompactNet) -> dict[str, Tensor]:
     """The state without the blocks in `GONE`, and those after them moved up."""
-    places = list(blocks(net))
+    places = list(blocks(net.architecture()))
     left, found = [place for place in places if place not in GONE], {}
     for key, value in net.state_dict().items():
         way, *rest = key.split(".")
@@ -82,7 +75,9 @@ def without(net: CompactNet) -> dict[str, Tensor]:
     return found
 
 
-def answers(net: CompactNet, enlarged: Tensor, scale: float, noise: Tensor, layer: nn.Module):
+def answers(
+    net: CompactNet, enlarged: Tensor, scale: float, noise: Tensor, layer: nn.Module
+) -> tuple[Tensor, Tensor]:
     """(N,6,H,W) at the strongest noise, which is left out, and what `layer` was given."""
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
@@ -92,6 +87,18 @@ def answers(net: CompactNet, enlarged: Tensor, scale: float, noise: Tensor, laye
         made.append(net(torch.zeros_like(one), cond, noise))
     hook.remove()
     return torch.cat(made), torch.cat(seen)
+
+
+@contextmanager
+def silenced(net: CompactNet, names: list[str]) -> Iterator[None]:
+    """The network without what these blocks add."""
+    last = [p for name in names for p in net.get_submodule(name).conv2.parameters()]
+    kept = [p.clone() for p in last]
+    for p in last:
+        p.zero_()
+    yield
+    for p, old in zip(last, kept, strict=True):
+        p.copy_(old)
 
 
 def fitted(conv: nn.Conv2d, given: Tensor, wanted: Tensor, edge: int) -> float:
@@ -118,7 +125,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("to", type=Path, nargs="?")
-    parser.add_argument("--rank", action="store_true")
     options = parser.parse_args()
     state, metadata = store.load(store.find(NAME))
     model = methods.build(state, metadata)
@@ -133,16 +139,13 @@ def main() -> None:
 
     raw, _ = answers(large, at_4, 4.0, noise, large.head1)
     wanted = shrunk(raw)
-    if options.rank:
-        for name, block in large.named_modules():
-            if hasattr(block, "conv2"):
-                kept = [p.clone() for p in block.conv2.parameters()]
-                for p in block.conv2.parameters():
-                    p.zero_()
-                change = shrunk(answers(large, at_4, 4.0, noise, large.head1)[0]) - wanted
-                print(f"{name} {float(change.square().mean().sqrt()) * 127.5:.2f}")
-                for p, old in zip(block.conv2.parameters(), kept, strict=True):
-                    p.copy_(old)
+    if options.to is None:
+        found = [name for name, block in large.named_modules() if hasattr(block, "conv2")]
+        for names in (*([name] for name in found), [".".join(map(str, one)) for one in GONE]):
+            with silenced(large, names):
+                made, _ = answers(large, at_4, 4.0, noise, large.head1)
+            change = (shrunk(made) - wanted).square().mean().sqrt()
+            print(f"{', '.join(names)}: {float(change) * 127.5:.2f}")
         return
     config = replace(
         large.config, stem=2, encoder=5, inject=(1, 3, 4), down=(2, 1, 1), up=(3, 1), head=(32, 32)

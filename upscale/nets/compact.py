@@ -303,8 +303,8 @@ def placed(
 ) -> dict[str, Tensor]:
     """A state with its injections by the places that its blocks have in another network; those of
     blocks that are not there are left out. theirs, ours: of `Net.architecture`."""
-    places = {block: str(place) for place, block in enumerate(_blocks(ours))}
-    known = {str(place): places.get(block) for place, block in enumerate(_blocks(theirs))}
+    places = {block: str(place) for place, block in enumerate(blocks(ours))}
+    known = {str(place): places.get(block) for place, block in enumerate(blocks(theirs))}
 
     def moved(key: str) -> str | None:
         first, _, rest = key.partition(".")
@@ -336,9 +336,9 @@ def grew(small: Mapping[str, Any], large: Mapping[str, Any]) -> bool:
     """Whether an architecture is another one with more blocks in its levels."""
     if small.get("kind") != CompactNet.kind or small == large:
         return False
-    blocks = [[*one.get("down", ()), *one.get("up", ())] for one in (small, large)]
+    counts = [[*one.get("down", ()), *one.get("up", ())] for one in (small, large)]
     rest = [{**one, "down": 0, "up": 0} for one in (small, large)]
-    return rest[0] == rest[1] and all(a <= b for a, b in zip(*blocks, strict=True))
+    return rest[0] == rest[1] and all(a <= b for a, b in zip(*counts, strict=True))
 
 
 def grown(
@@ -355,7 +355,7 @@ def grown(
     }
 
 
-def _blocks(architecture: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+def blocks(architecture: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """The blocks of a U-Net in the order of their calls: way, level, number."""
     down, up = architecture.get("down", ()), architecture.get("up", ())
     for level, count in enumerate(down):
