@@ -359,22 +359,6 @@ def test_two_heads_with_every_sampler(ecdp, sampler) -> None:
     assert "rtol" not in report
 
 
-@pytest.mark.parametrize("cascade, told", [(True, 8.0), (False, 4.0), ("yes", 4.0)])
-def test_a_second_stage_is_told_of_both_if_it_was_trained_so(
-    two_headed_weights, tmp_path, monkeypatch, cascade, told
-) -> None:
-    one = changed(two_headed_weights, tmp_path, scales=[4.0], cascade=cascade)
-    seen, encode = [], CompactNet.encode
-    monkeypatch.setattr(
-        CompactNet,
-        "encode",
-        lambda net, lr_up, scale, lr=None: seen.append(float(scale)) or encode(net, lr_up, scale),
-    )
-    one(Picture(np.full((6, 5, 3), 0.5, np.float32)), scale=8)
-    one(Picture(np.full((6, 5, 3), 0.5, np.float32)), scale=8, one_stage=True)
-    assert seen == [4.0, told, 8.0]
-
-
 def test_their_own_sampler_is_the_default(ecdp) -> None:
     report = ecdp(Picture(SMALL), scale=3).report
     assert (report["method"], report["sampler"], report["nfe"]) == ("ecdp", "midpoint", 4)

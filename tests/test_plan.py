@@ -48,15 +48,6 @@ def test_past_their_scale_there_are_two_stages_of_it(target) -> None:
     assert "two stages" in note
 
 
-def test_a_second_stage_that_was_trained_as_one_is_told_of_the_magnification_of_both() -> None:
-    for scale, told in ((5.0, 5.0), (8.0, 8.0), (16.0, 8.0)):  # no more than it has seen
-        target = (int(10 * scale), int(7 * scale))
-        way, _ = stages((10, 7), target, scale, 6, entry((4.0,)), cascade=True)
-        assert [stage.told for stage in way] == [0.0, told]
-        plain, _ = stages((10, 7), target, scale, 6, entry((4.0,)))
-        assert plain == tuple(replace(stage, told=0.0) for stage in way)
-
-
 def test_weights_for_a_range_may_be_better_in_two_stages_within_it() -> None:
     ranged = replace(entry((1.0, 8.0)), any_scale=True, stages_past=6)
 

@@ -58,19 +58,6 @@ def same(a: Batch, b: Batch) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-def test_a_share_of_the_examples_is_for_two_stages(photos) -> None:
-    pictures = load(find(photos), print)
-    config = CONFIG.with_(scale_min=4.0, cascade=0.5, patch=48)
-    scales = torch.cat([Pairs(pictures, config).batch(i, 20).scale for i in range(20)])
-    past, double = scales[scales > 4], scales == 8
-    assert scales.min() == 4 and scales.max() == 8 and 0.4 < len(past) / len(scales) < 0.6
-    assert 0.4 < float(double.sum()) / len(past) < 0.7
-    with pytest.raises(UsageError, match="--cascade makes examples of up to twice"):
-        config.with_(lr_side=8)
-    with pytest.raises(UsageError, match="a --patch of at least as many pixels"):
-        CONFIG.with_(scale_max=32.0, cascade=0.1)
-
-
 def quiet(line: str) -> None:
     pass
 

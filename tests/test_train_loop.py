@@ -23,22 +23,18 @@ from upscale.diffusion.process import LogSNRLaw, VPDiscrete, VPLinear
 from upscale.errors import DiskFull, NumericalError, OutOfMemory, OutputError, UsageError
 from upscale.image.decode import read
 from upscale.image.picture import Picture
-from upscale.image.resize import resize
 from upscale.nets.compact import CompactConfig
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 from upscale.nets.sr3 import CONFIGS, SR3Net
-from upscale.pipeline.consistency import towards
-from upscale.pipeline.plan import Stage
-from upscale.pipeline.sampling import Sampling, run_stage
 from upscale.pipeline.upscaler import Upscaler
-from upscale.train import checkpoint, log, loop, loss, plot
+from upscale.train import checkpoint, log, loop, plot
 from upscale.train.chance import Chance, antithetic, normal, uniform
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs
 from upscale.train.datasets import data_difference
 from upscale.train.log import LEVEL_NAMES, Log, by_level
 from upscale.train.loop import train
-from upscale.train.loss import Spec, score_loss
+from upscale.train.loss import score_loss
 from upscale.train.networks import make_net
 from upscale.train.optimiser import learning_rate
 from upscale.train.run import Options, run_training, spec_of
@@ -88,9 +84,8 @@ def same(a: Path, b: Path) -> bool:
 @pytest.mark.parametrize(
     "changes",
     [{}, {"antithetic": True, "accumulate": 2}, {"degradation": "real", "scale_min": 2.0},
-     {"net": "sr3-tiny", "patch": 16}, {"method": "regression", "crop": "square"},
-     {"cascade": 0.5, "accumulate": 2}],
-    ids=["plain", "antithetic", "real", "dropout", "regression", "cascade"],
+     {"net": "sr3-tiny", "patch": 16}, {"method": "regression", "crop": "square"}],
+    ids=["plain", "antithetic", "real", "dropout", "regression"],
 )  # fmt: skip
 def test_the_curve_of_a_run_in_parts_is_that_of_one(photos, tmp_path, monkeypatch, changes) -> None:
     monkeypatch.setattr(log, "EVERY", 4)  # so that parts end within a line
@@ -108,7 +103,6 @@ def test_the_curve_of_a_run_in_parts_is_that_of_one(photos, tmp_path, monkeypatc
             file.write('{"iteration": 12, "loss": 0}\n{"iteration": 1')
     parts = run(photos, tmp_path / "cut", config)
     assert same(whole, parts)
-    assert store.read(whole)[1].get("cascade", False) == ("cascade" in changes)
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
     assert [line["iteration"] for line in curve(tmp_path / "cut")] == [4, 8, 10]
 
@@ -261,29 +255,6 @@ def test_one_run_at_a_time_is_in_a_folder(photos, tmp_path) -> None:
     asked = iter([another])
     run(photos, tmp_path, should_stop=lambda: next(asked, lambda: False)())
     run(photos, tmp_path)  # free again
-
-
-@pytest.mark.parametrize("held", [True, False])
-def test_a_second_stage_learns_from_what_the_first_one_makes(
-    two_headed_weights, monkeypatch, held
-) -> None:
-    """Of one picture at 8x and one at 4x, the first: as in upscaling, with the same noise."""
-    model = methods.build(*store.read(two_headed_weights))
-    spec = Spec(model.law.parametrisation, model.std, model.law.process)
-    lr = [torch.rand(3, side, side) * 2 - 1 for side in (4, 8)]
-    lr_up = torch.cat([resize(small[None], (32, 32)) for small in lr])
-    batch = Batch(lr_up, lr_up, torch.tensor([8.0, 4.0]), lr, (0, 1))
-    monkeypatch.setattr(loss, "start_noise", lambda one, *_: torch.zeros_like(one.hr))
-    made = loss.staged(model.net, spec, batch, 4.0, 2.0, Chance(0, 0, (0, 1)), held)
-    sampling = Sampling("ddim", "phi", 0.0, (0, 0, 0, 0))
-    stage = Stage((4, 4), (16, 16), loss.FIRST_STEPS, temperature=0.0)
-    first, _ = run_stage(model, lr[0][None], stage, sampling)
-    first = towards(first, lr[0][None]) if held else first
-    assert torch.allclose(made.lr[0], resize(first, (8, 8))[0], atol=1e-5)
-    assert torch.equal(made.lr_up[0], resize(made.lr[0][None], (32, 32))[0])
-    assert not torch.allclose(made.lr_up[0], lr_up[0], atol=1e-2)
-    assert torch.equal(made.lr[1], lr[1]) and torch.equal(made.lr_up[1], lr_up[1])
-    assert torch.equal(made.scale, batch.scale) and not made.lr_up.requires_grad
 
 
 # --- chance -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from upscale.pipeline.blocks import (
     blocks_of,
     drawn,
 )
-from upscale.pipeline.request import CASCADE, SCALE, SCALES, SMALLEST_TILE, Request
+from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Request
 from upscale.weights.registry import Entry
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class Stage:
 
     temperature: factor of the noise. levels: sigmas that a search found for just these steps, in
     the place of a spacing. tile: side of the windows, 0 for the whole picture at once. blocks: rows
-    of them, where it is not done as one. told: the magnification that the network is told of, 0
-    for its own.
+    of them, where it is not done as one.
     """
 
     size_in: tuple[int, int]
@@ -60,7 +59,6 @@ class Stage:
     levels: tuple[float, ...] = ()
     tile: int = 0
     blocks: tuple[tuple[Block, ...], ...] = ()
-    told: float = 0.0
 
     @property
     def parts(self) -> list[Box]:
@@ -158,7 +156,6 @@ def stages(
     continuous: bool = False,
     one_stage: bool = False,
     given: bool = False,
-    cascade: bool = False,
 ) -> tuple[tuple[Stage, ...], list[str]]:
     """How to reach `target`: at once, by a cascade (SR3 section 4.7: more steps at the low
     resolution, fewer at the high one), or at the weights' own scale and then a resize.
@@ -166,8 +163,7 @@ def stages(
     continuous: the method is made for every magnification, and goes past its weights' own at once;
     one_stage: so do all. given: the steps are the user's; else what is shrunk to half of its sides
     or less is drawn in half as many: a little nearer by PSNR, a little further by LPIPS
-    (docs/results.md, "Half the steps"). cascade: the second stage was trained on what the first
-    makes (`train.loss.staged`), and is told of the magnification of both.
+    (docs/results.md, "Half the steps").
 
     A stage may start from another size than the one before ended at: a resize lies between them.
     The first may start from a size that is a little larger than the input, and the output then has
@@ -196,10 +192,8 @@ def stages(
             size_in, middle = ((down, across) for down, across in zip(*sides, strict=True))
             between, last = output_size(size_in, largest), (middle[0] * own, middle[1] * own)
         note = f"x{factor:.3g} is past {known}: two stages"
-        second = Stage(middle, last, max(1, round(steps / 2)))
-        if cascade:
-            second = replace(second, told=min(factor, CASCADE * largest))
-        return (Stage(size_in, between, steps), second), [note]
+        later = max(1, round(steps / 2))
+        return (Stage(size_in, between, steps), Stage(middle, last, later)), [note]
     nearest = min(entry.scales, key=lambda own: abs(math.log(own / factor)))
     note = f"no {entry.method} weights at x{factor:.3g}: {entry.name} at x{nearest:g}, then resized"
     notes = [] if entry.serves(factor) else [note]

@@ -18,7 +18,6 @@ from upscale.methods import PRESETS
 
 SCALE = 4.0  # where no size is asked for
 SCALES = (1, 16)
-CASCADE = 2  # two stages that were trained as such: so many times the largest magnification
 SMALLEST_TILE = 128
 CONSISTENCY = ("project", "blend", "colour", "off")
 INPUTS = ("auto", "clean", "real")

@@ -111,7 +111,7 @@ def run_stage(
     """
     lr_up = resize(lr, stage.size_out, model.kernel)
     calls = 0
-    network = _network(model, lr, lr_up, stage, sampling, call)
+    network = _network(model, lr, lr_up, stage.tile, sampling, call)
 
     def counted(x: Tensor, sigma: Tensor) -> Tensor:
         nonlocal calls
@@ -140,12 +140,12 @@ def held(model: Model, target: Tensor, lr: Tensor, lr_up: Tensor, strength: floa
 
 
 def _network(
-    model: Model, lr: Tensor, lr_up: Tensor, stage: Stage, sampling: Sampling, call: Call
+    model: Model, lr: Tensor, lr_up: Tensor, side: int, sampling: Sampling, call: Call
 ) -> Denoiser:
     """The network bound to its input, whole or in windows; all of it under the chosen dtype."""
-    net, side = model.net, stage.tile
+    net = model.net
     factor = math.sqrt(lr_up[0, 0].numel() / lr[0, 0].numel())
-    scale = torch.full((1,), stage.told or factor, device=lr.device)
+    scale = torch.full((1,), factor, device=lr.device)
 
     def narrow() -> torch.autocast:
         return autocast(lr.device, sampling.dtype)

@@ -114,7 +114,6 @@ class Upscaler:
                 size_in, size, factor, steps, entry,
                 continuous=law.continuous, one_stage=request.one_stage,
                 given=request.steps is not None or SAMPLERS[sampler].adaptive,
-                cascade=model.metadata.get("cascade") is True,
             )  # fmt: skip
             way = tuple(warmed(stage, law, sampler, request) for stage in way)
             stored = model.metadata.get("consistency") or "project"

@@ -39,7 +39,6 @@ def metadata(run: Run, dataset: str, pictures: int | None = None, licence: str =
         "architecture": run.net.architecture(),
         "domain": config.domain,
         "scales": scales,
-        **({"cascade": True} if config.cascade else {}),
         "parametrisation": spec.parametrisation,
         "std": spec.std,
         "process": describe(spec.process),

@@ -9,7 +9,7 @@ from typing import Any
 
 from upscale import methods
 from upscale.errors import UsageError
-from upscale.pipeline.request import CASCADE, asked, checked
+from upscale.pipeline.request import asked, checked
 
 SMALLEST = 48  # side that the feature networks of the quality loss need
 # sections of the help page
@@ -84,9 +84,6 @@ class TrainConfig:
     scale_law: str = _set(_PICTURES, "focus", "How magnifications are drawn: half of them at the "
         "focus and the rest log-uniformly (focus), all log-uniformly (log), or all uniformly as in "
         "IDM (uniform).", choices=("focus", "log", "uniform"))
-    cascade: float = _set(_PICTURES, 0.0, "Share of the examples that are past the largest "
-        "magnification, up to twice it. Their inputs are enlarged by the network itself first, so "
-        "that it learns to be the second of two stages.", most=1)
     lr_side: int = _set(_PICTURES, 0, "Give all inputs this side, so that targets are as large as "
         "the magnification makes them; each batch has one magnification. 0: targets of --patch.")
     lr_side_share: float = _set(_PICTURES, 1.0, "Share of the batches that use --lr-side.", most=1)
@@ -205,11 +202,6 @@ class TrainConfig:
         if self.lr_side * self.scale_max > self.patch:
             targets = f"--lr-side {self.lr_side} at x{self.scale_max:g}"
             yield f"{targets} must not be larger than --patch {self.patch}"
-        if self.cascade and (self.lr_side or round(self.scale_max * CASCADE) > self.patch):
-            yield (
-                "--cascade makes examples of up to twice the largest magnification: leave "
-                "--lr-side out, and give a --patch of at least as many pixels"
-            )
         if self.whole and self.crop != "augmented":
             yield "--whole is an augmented crop: give it or --crop, not both"
         for name in ("turn", "zoom", "colour"):
@@ -226,7 +218,7 @@ class TrainConfig:
             yield from self._wrong_distillation()
         if methods.get(self.method).unconditional:
             # what needs an input, or its truth, is not for a network that has none
-            for name in ("quality_loss_from", "distill", "cascade", "lr_side", "degradation"):
+            for name in ("quality_loss_from", "distill", "lr_side", "degradation"):
                 if getattr(self, name) != getattr(TrainConfig, name):
                     yield (
                         f"{flag(name)} is for methods that enlarge a picture; --method "

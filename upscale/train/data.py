@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from upscale.image.resize import resize
-from upscale.pipeline.request import CASCADE
 from upscale.train import crops, vary
 from upscale.train.config import TrainConfig
 from upscale.train.degrade import BLOCK, small_version
@@ -74,9 +73,7 @@ def _part(picture: np.ndarray, config: TrainConfig, side: int, rng: np.random.Ge
 
 
 def _scale(config: TrainConfig, rng: np.random.Generator) -> float:
-    """A magnification by the config's law; past the largest half of them are the double of it."""
-    if config.cascade and rng.random() < config.cascade:
-        return config.scale_max * CASCADE ** (1 if rng.random() < 0.5 else rng.random())
+    """A magnification by the config's law."""
     if config.scale_law == "uniform":
         scale = config.scale_max - rng.random() * (config.scale_max - config.scale_min)
     elif config.scale_law == "log" or rng.random() < 0.5:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch.func import functional_call
 from upscale.diffusion.denoiser import bind, parametrisation, per_example
 from upscale.diffusion.process import Process, VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddim, rk45
-from upscale.image.resize import resize
 from upscale.methods import Diffused
 from upscale.metrics.perceptual import Features
 from upscale.pipeline.consistency import towards
@@ -21,8 +20,6 @@ from upscale.train.adversary import Adversary
 from upscale.train.chance import Chance, normal, uniform
 from upscale.train.data import Batch
 from upscale.train.grid import PERIOD, grid_loss, mesh_loss, phase_loss
-
-FIRST_STEPS = 2  # of the first of two stages: what files for few calls take
 
 
 @dataclass(frozen=True)
@@ -163,35 +160,6 @@ def project(sr: Tensor, batch: Batch) -> Tensor:
     """One step towards the pictures that shrink to the input, as inference does it."""
     pairs = zip(sr, batch.lr, strict=True)
     return torch.cat([towards(picture[None], lr[None]) for picture, lr in pairs])
-
-
-@torch.no_grad()
-def staged(
-    net: nn.Module,
-    spec: Spec,
-    batch: Batch,
-    largest: float,
-    cool: float,
-    chance: Chance,
-    held: bool,
-) -> Batch:
-    """The batch with the inputs of examples past the magnification `largest` as the first of two
-    stages makes them (SR3 section 4.7), by `largest` and resized; `held`: projected. What those
-    examples tell of their magnification stays that of both stages."""
-    lr, lr_up, size = list(batch.lr), batch.lr_up.clone(), batch.lr_up.shape[-2:]
-    between = [round(side / largest) for side in size]
-    later = [i for i in range(len(lr)) if max(lr[i].shape[-2:]) < min(between)]
-    for index in later:
-        small = lr[index][None]
-        enlarged = resize(small, [round(side * largest) for side in small.shape[-2:]])
-        scale = batch.scale.new_full((1,), largest)
-        one = Batch(enlarged, enlarged, scale, [lr[index]], [batch.places[index]])
-        start = start_noise(one, cool, replace(chance, places=one.places))
-        sr = sample(net, spec, one, start, FIRST_STEPS).float()
-        lr[index] = resize(project(sr, one) if held else sr, between)[0]
-        lr_up[index] = resize(lr[index][None], size)[0]
-    torch.clear_autocast_cache()  # of weights that were converted without gradients
-    return replace(batch, lr=lr, lr_up=lr_up) if later else batch
 
 
 def shifted(sr: Tensor, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

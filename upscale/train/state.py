@@ -35,7 +35,6 @@ from upscale.train.loss import (
     project,
     sample,
     score_loss,
-    staged,
     start_noise,
 )
 from upscale.train.optimiser import learning_rate, make_optimiser
@@ -303,12 +302,6 @@ class Run:
         chance = Chance(config.seed, self.iteration, batch.places, self.device)
         judged = config.in_quality(self.iteration) and min(batch.hr.shape[-2:]) >= SMALLEST
         weight = config.quality_score if judged or self.teacher else 1.0
-        if config.cascade:
-            own = replace(chance, seed=config.seed + 5)
-            held = exact(config, self.paired)
-            batch = staged(
-                self.net, self.spec, batch, config.scale_max, config.quality_cool, own, held
-            )
         cond = encode(self.net, batch)  # both losses learn through the same features
         parts, scores = {"score": batch.hr.new_zeros(())}, sigma[:0]
         if weight:
