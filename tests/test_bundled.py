@@ -167,6 +167,17 @@ def test_faces_from_noise_look_like_faces() -> None:
     assert min(apart) > 0.05
 
 
+def test_faces_from_noise_grow_by_the_weights_for_each_magnification() -> None:
+    generator = Generator(dtype="fp32")
+    names = {side: [level.name for level in generator.cascade(side)] for side in (256, 512, 1024)}
+    first = "sr3-face-x8"
+    assert names == {
+        256: [first, "ecdp-photo-x2"],
+        512: [first, "ecdp-photo"],
+        1024: [first, "ecdp-photo", "ecdp-photo-x2"],
+    }
+
+
 def test_hundred_steps_of_sr3_as_in_the_readme(parrots) -> None:
     cut = Picture(np.ascontiguousarray(parrots.rgb[40:48, 100:110]))
     report = Upscaler("sr3")(cut, scale=8, steps=100, sampler="ddpm").report

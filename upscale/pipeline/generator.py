@@ -29,7 +29,8 @@ from upscale.pipeline.request import Request
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
 
-CASCADE = {"face": ("ecdp-photo",)}  # its stages' weights by domain (docs/faces.md), where listed
+# its stages' weights by domain (docs/faces.md), where listed; the first that serve a magnification
+CASCADE = {"face": ("ecdp-photo-x2", "ecdp-photo")}
 STEP = 4.0  # magnification of a stage
 MOST = 16.0  # magnification of what is made without --size, as SR3's 64 -> 1024
 NAME = "ddpm-face-16"  # taken where no weights are named
