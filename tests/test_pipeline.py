@@ -290,6 +290,8 @@ def test_settings_that_make_no_sense_are_named(upscaler, scene, settings, messag
 def test_weights_of_another_method_are_refused(tiny_weights: str) -> None:
     with pytest.raises(UsageError, match="are for --method sr3"):
         Upscaler("regression", weights=tiny_weights)
+    with pytest.raises(UsageError, match="lpips-alex are a metric's network"):
+        Upscaler(weights="lpips-alex")
 
 
 @pytest.mark.parametrize("std", [0, -1.0])

@@ -37,10 +37,12 @@ class Models:
         name, method = self.name, setup.method
         self.method = method
         if name is not None:
-            found = store.find(name, **self.fetching).method
-            if method is not None and method != found:
-                raise UsageError(f"weights {name} are for --method {found}, not {method}")
-            self.method = found
+            entry = store.find(name, **self.fetching)
+            if entry.domain == "metric":
+                raise UsageError(f"weights {name} are a metric's network: they enlarge no picture")
+            if method is not None and method != entry.method:
+                raise UsageError(f"weights {name} are for --method {entry.method}, not {method}")
+            self.method = entry.method
         self.law = methods.enlarging(self.method or methods.preferred(self.domain)[0])
         self._loaded: dict[str, methods.Model] = {}
         self._mixes: dict[str, methods.Model] = {}

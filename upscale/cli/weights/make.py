@@ -185,9 +185,9 @@ _EXPORT = [
 def export(
     name: str, output: str, overwrite: bool, offline: bool, as_json: bool, quiet: bool, debug: bool
 ) -> int:
-    """Write weights as an ONNX file for other programs (needs diffsr[onnx]).
+    """Write weights as an ONNX file for other programs.
 
-    Prints its path. The file holds one network call with all resizing, for pictures of any size,
+    Needs diffsr[onnx]. Prints its path. The file holds one network call with all resizing, for pictures of any size,
     and says itself what its inputs and outputs are. It is written once onnxruntime has given the
     same picture as torch; that takes a minute. docs/other-tools.md shows how it is used.
     """
