@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -468,6 +470,20 @@ def test_ray_is_named_where_it_is_missing(here, calls, monkeypatch):  # noqa: F8
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "upscale.batch.ray_engine", raising=False)
     assert "diffsr[ray]" in run("in", "--engine", "ray", code=2).told
+
+
+@pytest.mark.parametrize(
+    "device, there, claimed",
+    [("auto", 4.0, 1), ("auto", 0.0, 0), ("cuda:0", 0.0, 1), ("cpu", 4, 0)],
+)
+def test_a_worker_of_ray_claims_a_gpu_where_there_is_one(monkeypatch, device, there, claimed):
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 8.0, "GPU": there})
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    monkeypatch.setitem(sys.modules, "ray.data", SimpleNamespace())
+    monkeypatch.delitem(sys.modules, "upscale.batch.ray_engine", raising=False)
+    engine = importlib.import_module("upscale.batch.ray_engine")
+    monkeypatch.delitem(sys.modules, "upscale.batch.ray_engine")
+    assert engine._gpus(device) == claimed
 
 
 @pytest.mark.slow

@@ -92,12 +92,13 @@ def run(
     settings: str,
     workers: int | None,
     address: str | None,
-    gpus: float,
+    gpus: float | None,
     timeout: float | None,
 ) -> Iterator[Outcome]:
     """Outcomes as they come, in no order. job's own ledger gets the lines, and says what is done.
 
-    gpus: of each worker, a part of one allowed. Raises UsageError where no cluster answers.
+    gpus: of each worker, a part of one allowed; None: see `_gpus`. Raises UsageError where no
+    cluster answers.
     """
     packed = []
     for number, item in enumerate(items):
@@ -115,6 +116,7 @@ def run(
         return
     _connect(address)
     try:
+        gpus = _gpus(job.setup.device) if gpus is None else gpus
         size = workers or _room(gpus)
         blocks = max(size, -(-len(packed) // PER_BLOCK))
         rows = ray.data.from_items(packed, override_num_blocks=min(len(packed), blocks))
@@ -167,6 +169,13 @@ def _connect(address: str | None) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _gpus(device: str) -> float:
+    """Of each worker: Ray hides all of them from one that claims none."""
+    if device == "auto":
+        return float(bool(ray.cluster_resources().get("GPU")))
+    return float(device.startswith("cuda"))
 
 
 def _share(workers: int) -> float:

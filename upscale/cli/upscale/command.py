@@ -82,7 +82,7 @@ _OPTIONS = [
            help="Address of a running Ray cluster.", show_default="start one on this machine"),
     option("--worker-gpus", group=BATCH, expert=True, type=Finite(0), metavar="FLOAT",
            help="GPUs per Ray worker. With 0.25, four workers share one.",
-           show_default="1 with --device cuda, else 0"),
+           show_default="1 if the cluster has any and --device takes it, else 0"),
     option("--json", "as_json", group=GENERAL, is_flag=True,
            help="Print a JSON object per picture, not its path."),
     QUIET,

@@ -98,13 +98,10 @@ def _by_ray(job: Job, items: list[Item], options: Mapping[str, Any]) -> Outcomes
         from upscale.batch import ray_engine
     except ImportError as error:
         raise UsageError("--engine ray needs an extra: pip install 'diffsr[ray]'") from error
-    gpus = options["worker_gpus"]
-    if gpus is None:
-        gpus = 1.0 if job.setup.device.startswith("cuda") else 0.0
     outcomes = ray_engine.run(
         job, items,
         settings=job.ledger.settings if job.ledger else "",
-        workers=options["workers"], address=options["address"], gpus=gpus,
+        workers=options["workers"], address=options["address"], gpus=options["worker_gpus"],
         timeout=options["timeout"],
     )  # fmt: skip
     drained = Event()

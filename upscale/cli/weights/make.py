@@ -187,9 +187,10 @@ def export(
 ) -> int:
     """Write weights as an ONNX file for other programs.
 
-    Needs diffsr[onnx]. Prints its path. The file holds one network call with all resizing, for pictures of any size,
-    and says itself what its inputs and outputs are. It is written once onnxruntime has given the
-    same picture as torch; that takes a minute. docs/other-tools.md shows how it is used.
+    Needs diffsr[onnx]. Prints its path. The file holds one network call with all resizing, for
+    pictures of any size, and says itself what its inputs and outputs are. It is written once
+    onnxruntime has given the same picture as torch; that takes a minute. docs/other-tools.md shows
+    how it is used.
     """
     target = Path(output)
     if target.suffix != ".onnx":
