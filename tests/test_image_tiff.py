@@ -64,6 +64,31 @@ def test_premultiplied_planes_are_made_straight():
     assert np.abs(picture.rgb * 255 - colour)[seen].max() < 1.5
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_fourth_channel_that_nothing_is_said_of_is_left_out_and_told(bits):
+    a = whole(7, 9, 4, bits=bits)
+    file = tiff(a, photometric="rgb", extrasamples=["unassalpha"])
+    data = bytearray(file.getvalue())
+    place = data.index(struct.pack("<HHI", 338, 3, 1))
+    data[place : place + 2] = struct.pack("<H", 60000)  # instead of ExtraSamples
+    picture = read(io.BytesIO(bytes(data)))
+    assert np.array_equal(samples(picture), a[..., :3])
+    assert picture.notes == ("a further channel of the TIFF, not named as transparency, left out",)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_16_bit_inks_are_right_or_refused(compression):
+    a = whole(7, 9, 4, bits=16)
+    kind = {"photometric": "separated", "compression": compression}
+    want = samples(read(tiff(a, planarconfig="contig", **kind)))
+    planes = tiff(np.moveaxis(a, 2, 0), planarconfig="separate", **kind)
+    if compression:
+        assert np.array_equal(samples(read(planes)), want)
+    else:
+        with pytest.raises(InputError, match="CMYK in planes of 16 bits without compression"):
+            read(planes)
+
+
 def test_an_old_palette_of_8_bits_is_not_black():
     source = Image.fromarray(whole(9, 5, 3)).quantize(16)
     file = saved(source, "TIFF")

@@ -103,7 +103,9 @@ def _odd(page: tifffile.TiffPage) -> bool:
     """Whether Pillow refuses or misreads channels of 8 bits beside the colours."""
     colours, samples = (3 if page.photometric == _RGB else 1), page.samplesperpixel
     planes = page.planarconfig == 2 and samples > colours
-    many = samples > colours + (colours == 3)
+    # Pillow takes the fourth of RGB for transparency where nothing is said of it
+    known = colours == 3 and page.extrasamples[:1] in ((0,), (_PREMULTIPLIED,), (_STRAIGHT,))
+    many = samples > colours + known
     return (planes or many) and page.compression in _OUR_COMPRESSIONS and page.fillorder == 1
 
 
@@ -128,6 +130,9 @@ def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
         return f"of {page.imagedepth} layers in depth, which diffsr cannot read"
     if page.photometric == _YCBCR and page.compression == 1 and not _plain_ycbcr(page):
         return "of subsampled YCbCr colours without compression, which diffsr cannot read"
+    deep_planes = page.planarconfig == 2 and bits == {16} and page.compression == 1
+    if page.photometric == _CMYK and deep_planes:  # of which Pillow makes garbage
+        return "of CMYK in planes of 16 bits without compression, which diffsr cannot read"
     empty = zip(page.dataoffsets, page.databytecounts, strict=True)
     if ours and any(at and not count for at, count in empty):  # at 0 is what was left out
         return "whose strips are said to hold no bytes"
