@@ -251,6 +251,23 @@ def test_heic_with_its_package():
     assert np.abs(picture.rgb - np.rot90(a, -1) / 255).mean() < 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [10, 12])
+def test_grey_heic_of_more_bits_keeps_them(depth):
+    heif = pytest.importorskip("pillow_heif")
+    a = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(64, 48)
+    file = io.BytesIO()
+    bits = heif.options.SAVE_HDR_TO_12_BIT
+    heif.options.SAVE_HDR_TO_12_BIT = depth == 12
+    heif.from_bytes("L;16", (48, 64), a.tobytes()).save(file, quality=-1)
+    heif.options.SAVE_HDR_TO_12_BIT = bits
+    file.seek(0)
+    picture = read(file)
+    assert (picture.bits, picture.grey, picture.notes) == (16, True, ())
+    assert np.abs(picture.rgb[..., 0] - a / 65535).max() < 2 / 2**depth
+    assert picture.rgb.max() == 1
+
+
 # ---- sizes, names, streams -----------------------------------------------------------------------
 
 

@@ -173,10 +173,14 @@ def decoded(
         planes, bits = colour.split(samples / np.float32(65535)), 16
         del samples
         icc, said = colour.fitting(found.icc)
+    elif format == "HEIC" and im.mode == "I;16":  # grey, whose bits are the upper ones
+        whole = np.asarray(im)[..., None] >> (16 - found.bits)
+        planes, bits = colour.split(whole / np.float32(2**found.bits - 1)), 16
+        icc, said = colour.fitting(found.icc)
     else:
         im, icc, said = colour.plain(im, found.icc)
         planes, bits = colour.planes(im), 8
-    if format in ("AVIF", "HEIC"):
+    if format in ("AVIF", "HEIC") and bits == 8:
         lost = [*lost, *_reduced(found.bits)]
     return _with(
         Picture(*colour.upright(planes[:2], orientation), bits, planes[2], icc, format=format),
