@@ -234,6 +234,18 @@ def test_a_file_that_is_no_film_is_read_as_ever(tmp_path) -> None:
         read_frames(path)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "GIF", "PNG"])
+def test_advice_on_a_file_cut_short_is_that_of_a_still(format) -> None:
+    data = saved(whole(30, 40, 3), format).getvalue()
+    with pytest.raises(InputError) as still:
+        read(io.BytesIO(data[: len(data) // 2]))
+    with pytest.raises(InputError) as film:
+        read_frames(io.BytesIO(data[: len(data) // 2]))
+    assert "get it again, or take what is there with --allow-truncated" in str(still.value)
+    assert str(film.value) == str(still.value)
+    assert len(read_frames(io.BytesIO(data[: len(data) // 2]), allow_truncated=True)) == 1
+
+
 # --- writing --------------------------------------------------------------------------------------
 
 

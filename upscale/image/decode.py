@@ -53,15 +53,22 @@ def read(
     if frames not in ("error", "first"):
         raise UsageError(f"frames is {frames!r}; choose from error, first")
     with opened(source) as file, explained(source):
-        try:
-            return decoded(file, frames, allow_truncated, max_pixels)
-        except _CutShort as error:
-            advice = "get it again"
-            with suppress(Exception):  # advice that would fail is not given
-                file.seek(0)
-                decoded(file, frames, True, max_pixels)
-                advice += ", or take what is there with --allow-truncated"
-            raise InputError(f"{error}; {advice}") from error.__cause__
+        return advised(file, frames, allow_truncated, max_pixels)
+
+
+def advised(
+    file: BinaryIO, frames: Frames | None, allow_truncated: bool, max_pixels: int
+) -> Picture:
+    """`decoded`, and of a file cut short the error says what can be done."""
+    try:
+        return decoded(file, frames, allow_truncated, max_pixels)
+    except _CutShort as error:
+        advice = "get it again"
+        with suppress(Exception):  # advice that would fail is not given
+            file.seek(0)
+            decoded(file, frames, True, max_pixels)
+            advice += ", or take what is there with --allow-truncated"
+        raise InputError(f"{error}; {advice}") from error.__cause__
 
 
 class _CutShort(InputError):

@@ -14,7 +14,7 @@ import numpy as np
 from upscale.errors import InputError
 from upscale.image import apng, colour, exif, gif, tiff
 from upscale.image.carried import carried
-from upscale.image.decode import decoded, explained, opened, plugin, turned_by
+from upscale.image.decode import advised, decoded, explained, opened, plugin, turned_by
 from upscale.image.formats import SEVERAL
 from upscale.image.picture import Picture
 from upscale.image.stored import Stored
@@ -126,9 +126,10 @@ def read_frames(
             ) from error
         said.append(f"the {first.format} is cut short or damaged: only {there}")
     kind = _kind(first)
+    plays = _plays(given, first.format) if len(sizes) > 1 else 1
     film = Film(
-        given, kind, first, tuple(sizes), tuple(times), _plays(given, first.format),
-        alpha, grey, tuple(dict.fromkeys(said)), reading,
+        given, kind, first, tuple(sizes), tuple(times), plays, alpha, grey,
+        tuple(dict.fromkeys(said)), reading,
     )  # fmt: skip
     return film if kind == "pages" or len(film) == 1 else replace(film, first=film._alike(first))
 
@@ -148,7 +149,7 @@ def _each(source: Source, reading: tuple[bool, int]) -> Iterator[_Timed]:
     """All frames or pages. The decoders' quiet lasts for one at a time."""
     with source.opened() as file:
         with explained(source.name):
-            first = decoded(file, None, *reading)
+            first = advised(file, None, *reading)
         steps = _steps(file, first, reading)
         while True:
             with explained(source.name):
