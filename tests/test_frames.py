@@ -246,6 +246,20 @@ def test_advice_on_a_file_cut_short_is_that_of_a_still(format) -> None:
     assert len(read_frames(io.BytesIO(data[: len(data) // 2]), allow_truncated=True)) == 1
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_png_that_only_says_that_it_moves_is_a_still(count, late) -> None:
+    a = whole(9, 5, 3)
+    chunk = b"acTL" + struct.pack(">II", count, 0)
+    chunk = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = saved(a, "PNG").getvalue()
+    at = data.index(b"IEND") - 4 if late else data.index(b"IDAT") - 4
+    data = data[:at] + chunk + data[at:]
+    for picture in (read(io.BytesIO(data)), *read_frames(io.BytesIO(data))):
+        assert np.array_equal(as_bytes(picture), a)
+        assert picture.notes == ("damaged chunks of the PNG were left out: acTL",)
+
+
 # --- writing --------------------------------------------------------------------------------------
 
 

@@ -19,13 +19,16 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 def plays(file: BinaryIO) -> int | None:
     """How often the animation is shown, 0 for ever; None where there is none."""
+    times = None
     for kind, body in chunks(file):
         if kind == b"acTL" and len(body) == 8:
             count, times = struct.unpack(">II", body)
-            return times if count else None
-        if kind == b"IDAT":
+            times = times if count else None
+        elif kind == b"fcTL" and times is not None:
+            return times
+        elif kind == b"IDAT" and times is None:
             return None
-    return None
+    return None  # it was said that there is one, but there are no frames
 
 
 def parts(file: BinaryIO) -> Iterator[Stored]:

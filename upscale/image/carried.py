@@ -174,6 +174,7 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
     """Of a PNG, and the chunks that its pixels need as a file of their own."""
     parts, at, bad, colour = [(0, 8)], 8, [], b""
     lengths = {b"acTL": range(8, 9)}  # of chunks that are checked
+    moving: tuple[int, int] | None = None  # what says so, before there is a frame
     while True:
         file.seek(at)
         head = file.read(8)
@@ -195,6 +196,8 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
                 lengths[b"tRNS"] = _TRANSPARENT.get(colour, range(0))
             elif kind == b"PLTE" and colour == b"\3":
                 lengths[b"tRNS"] = range(1, length // 3 + 1)
+            elif kind == b"IDAT":
+                lengths.pop(b"acTL", None)
         elif length <= _CHUNK_BYTES:
             data, tail = file.read(length), file.read(4)
             if len(tail) < 4:
@@ -208,7 +211,9 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
             elif kind in _CHECKED:
                 parts.append((at, at + 12 + length))
                 if kind == b"acTL":
-                    lengths[b"fcTL"] = range(26, 27)
+                    lengths[b"fcTL"], moving = range(26, 27), parts[-1]
+                elif kind == b"fcTL":
+                    moving = None
             else:
                 _png_chunk(kind, data, found)
         else:
@@ -218,6 +223,9 @@ def _png(file: BinaryIO, found: Carried) -> BinaryIO:
             file.seek(at)
             after(file.read(_TAIL), found)
             break
+    if moving:
+        parts.remove(moving)
+        bad.append("acTL")
     if bad:
         kinds = ", ".join(dict.fromkeys(bad))
         found.notes.append(f"damaged chunks of the PNG were left out: {kinds}")
