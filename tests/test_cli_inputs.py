@@ -137,6 +137,7 @@ def answers(*lines: str, args: tuple[str, ...] = ()) -> list[dict]:
     ("line", "error"),
     [
         ('{"input": "a.png", "output": "-", "id": 7}', "standard output"),
+        ('{"input": "a.png", "output": "/dev/stdout", "id": 7}', "standard output"),
         ('{"input": "a.png", "output": 1, "id": 7}', "both are texts"),
         ('{"input": "a.png", "outptu": "b.png", "id": 7}', "both are texts"),
         ('{"input": "a.png", "output": "w/\\u0000.png", "id": 7}', "no name of a file"),
@@ -204,6 +205,14 @@ def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):  # noq
     assert read[0].startswith(b"\x89PNG")
     refused = run("a.png", "-o", "p", "--format", "png", "--resume", "done.jsonl", code=2)
     assert "no pipe or device" in refused.told
+
+
+def test_standard_output_by_another_name_holds_the_picture_alone(here, calls):  # noqa: F811
+    picture(here / "a.png")
+    whole = run("a.png", "-o", "-").stdout_bytes
+    assert whole.endswith(b"IEND\xaeB`\x82")
+    assert run("a.png", "-o", "/dev/stdout").stdout_bytes == whole
+    assert "--json needs -o FILE" in run("a.png", "-o", "/dev/fd/1", "--json", code=2).told
 
 
 def test_pipes_met_in_a_folder_are_passed_over(here, calls):  # noqa: F811

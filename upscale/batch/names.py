@@ -24,6 +24,8 @@ from upscale.image.formats import FORMATS, SUFFIXES, canonical, format_of, sniff
 from upscale.pipeline.request import Request
 
 STDIN = STDOUT = "-"
+# Opened by name, a file that standard output goes to would be written from its start, twice
+STDOUTS = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _NAME_BYTES = 255  # of one name, in every common file system
 # what `_item` and `_tag_of` put behind a stem: _x4, _x3.7, _1000x333, _max2000; samples, deviation
 _RESULT = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+x\d+|max\d+)(?:_s\d+|_std)?", re.DOTALL)

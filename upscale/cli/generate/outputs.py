@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from upscale.batch import names
+from upscale.batch.names import STDOUT
 from upscale.batch.remote import is_url
 from upscale.errors import OutputError, UsageError
 from upscale.image.formats import SUFFIXES, canonical
-
-STDOUT = "-"
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ def work_of(options: dict[str, Any]) -> Work:
             "no output: give -o DIR for pictures, -o FILE.png for one: "
             "diffsr generate -o made/ --count 8"
         )
+    if output in names.STDOUTS:
+        options["output"] = output = STDOUT
     if is_url(output):
         raise UsageError(f"-o {output}: generate writes local files only")
     if options["overwrite"] and options["skip_existing"]:

@@ -171,6 +171,8 @@ def make_upscaler(
 
 def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) -> None:
     """Refuse wrong combinations; of options that exclude each other, keep the one that is given."""
+    if options["output"] in names.STDOUTS:
+        options["output"] = names.STDOUT
     wanted = one_of(ctx, ("scale", "size", "max_side"))
     if wanted:
         for name in {"scale", "size", "max_side"} - {wanted}:

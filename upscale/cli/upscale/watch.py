@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from upscale.batch.engine import Engine, Pace
-from upscale.batch.names import STDOUT, Item, Naming, plan, prepare
+from upscale.batch.names import STDOUTS, Item, Naming, plan, prepare
 from upscale.cli.upscale.account import Account, Hopeless, known
 from upscale.cli.upscale.inputs import source_of, stdin
 from upscale.cli.upscale.run import pace_of
@@ -124,7 +124,7 @@ def _check(asked: dict[str, Any]) -> None:
         raise InputError('a JSON line has "input", and if wanted "output" and "id"; both are texts')
     if not asked.get("input"):
         raise InputError('a JSON line needs an "input"')
-    if asked.get("output") == STDOUT:
+    if asked.get("output") in STDOUTS:
         raise InputError('standard output holds the answers: "output" names a file, not -')
     for key in asked.keys() & {"input", "output"}:
         try:
