@@ -119,3 +119,20 @@ def test_layers_in_depth_and_strips_of_no_bytes_are_refused():
     assert read(file)
     with pytest.raises(InputError, match="said to hold no bytes"):
         read(patched(file, 279, bytes(4)))
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kind", ["bilevel", "palette", "separated", "rgb"])
+def test_any_bigtiff_of_either_byte_order_is_read_as_a_classic_one(kind, compression, big):
+    a = whole(9, 21, {"separated": 4, "rgb": 3}.get(kind, 1)).squeeze()
+    options = {"photometric": "minisblack" if kind == "bilevel" else kind}
+    if kind == "palette":
+        options["colormap"] = whole(3, 256, bits=16)
+    a = a > 99 if kind == "bilevel" else a
+    want, found = (
+        read(tiff(a, bigtiff=big, byteorder=order, compression=compression, **options))
+        for big, order in ((False, "<"), (big, ">"))
+    )
+    assert np.array_equal(samples(found), samples(want))
+    assert (found.grey, found.notes) == (want.grey, want.notes)

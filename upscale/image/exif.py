@@ -139,6 +139,24 @@ def layout_alone(file: BinaryIO) -> tuple[int, bytes] | None:
     return (at + (8 if big else 2), entries) if odd else None
 
 
+def classic_layout(file: BinaryIO) -> tuple[bytes, bytes] | None:
+    """Of a BigTIFF that begins with its most significant bytes, which Pillow does not open: (the
+    head, what comes behind its end) to make a classic one of it, with the layout's tags alone."""
+    place = _place(file)
+    if place is None or place[:2] != (">", True):
+        return None
+    order, big, at = place
+    fields, reader = _fields(file, at, order, big) or [], _Reader(file, order, big, [])
+    tags: Tags = {}
+    for tag, *field in fields:
+        if tag in LAYOUT - _BLOCKS and (value := reader._value(tag, *field)) is not None:
+            tags[tag] = value
+    end = file.seek(0, io.SEEK_END)
+    root = end + end % 2
+    head = b"MM" + struct.pack(f"{order}HI", 42, root)
+    return head, bytes(end % 2) + laid_out(order, tags, root)
+
+
 def _orientation(file: BinaryIO, at: int, order: str, big: bool) -> int:
     """1..8, whatever integer type it has, and whatever else is in the directory."""
     for tag, kind, count, field in _fields(file, at, order, big) or ():

@@ -70,9 +70,8 @@ def header(file: BinaryIO) -> Header:
             _check_bounds(page)
             raw = page.photometric in (_CFA, _LINEAR_RAW) or page.is_reduced
             raw = raw or _DNG_VERSION in page.tags
-            strange = tiff.is_bigtiff and tiff.byteorder == ">"  # to Pillow
             ours = (
-                (page.bitspersample == 16 or (page.bitspersample == 8 and (strange or _odd(page))))
+                (page.bitspersample == 16 or (page.bitspersample == 8 and _odd(page)))
                 and page.sampleformat == 1
                 and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
             )
@@ -280,7 +279,12 @@ class _AsStored(TiffImageFile):
 def image(file: BinaryIO) -> Image.Image:
     """A file that is not deep, by Pillow, as stored. InputError for kinds that it cannot read."""
     _hush()
-    if patch := exif.layout_alone(file):  # one odd tag costs Pillow all that follow it
+    if classic := exif.classic_layout(file):
+        head, tail = (io.BytesIO(part) for part in classic)
+        end = file.seek(0, io.SEEK_END)
+        parts = [(head, 0, 8), (file, 8, end), (tail, 0, len(classic[1]))]
+        file = io.BufferedReader(Spliced(parts), 1 << 16)
+    elif patch := exif.layout_alone(file):  # one odd tag costs Pillow all that follow it
         at, entries = patch
         after, end = at + len(entries), file.seek(0, io.SEEK_END)
         parts = [(file, 0, at), (io.BytesIO(entries), 0, len(entries)), (file, after, end)]
