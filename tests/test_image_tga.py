@@ -70,6 +70,14 @@ def test_a_palette_and_grey():
     assert picture.grey and np.array_equal(samples(picture)[..., 0], [[0, 1, 2], [3, 4, 5]])
 
 
+def test_an_unused_bit_of_a_palette_hides_nothing():
+    palette = struct.pack("<2H", 0xFC00, 0x83E0)  # red, green
+    data = header(1, 8, DOWNWARDS, has=1, n=2, bits=16) + palette + bytes([0, 1, 0, 1, 0, 1])
+    picture = read(io.BytesIO(data))
+    assert picture.alpha is None
+    assert np.array_equal(samples(picture)[0], [[255, 0, 0], [0, 255, 0], [255, 0, 0]])
+
+
 def test_what_is_written_says_how_it_was_made():
     file = io.BytesIO()
     alpha = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)

@@ -163,6 +163,8 @@ def decoded(
     im, lost = _loaded(im, pixels, format, allow_truncated)
     if format == "PNG" and head[25] == 0 and "transparency" in im.info:
         im.info["transparency"] *= {2: 85, 4: 17}.get(head[24], 1)  # as Pillow has the samples
+    if format == "TGA" and im.mode == "P" and im.palette.mode == "RGBA":
+        im = im.convert("RGBA")
     if format == "TGA" and not head[17] & 15 and im.mode in ("LA", "RGBA"):
         # the header says that there is no transparency; some programs write it all the same
         im = im if im.getchannel("A").getbbox() else im.convert(im.mode[:-1])
