@@ -666,13 +666,31 @@ def test_pngs_and_bmps_that_are_not_read_are_named():
 
 
 def test_signatures_of_the_old_file_are_left_out_and_told():
-    manifest = b"JP\0\1\0\0\0\1\0\0\0\x40jumb\0\0\0\x28jumdc2pa"
+    manifest = b"JP\0\1\0\0\0\1\0\0\0\x40jumb\0\0\0\x28jumdc2pa" + bytes(12)
     data = saved(smooth(16, 16), "JPEG").getvalue()
     segment = b"\xff\xeb" + struct.pack(">H", 2 + len(manifest)) + manifest
     signed = [io.BytesIO(data[:20] + segment + data[20:])]
     signed.append(with_chunks(saved(smooth(9, 9), "PNG").getvalue(), (b"caBX", manifest)))
+    webp = saved(smooth(9, 9), "WEBP").getvalue() + struct.pack("<4sI", b"C2PA", 40) + manifest
+    signed.append(io.BytesIO(webp[:4] + struct.pack("<I", len(webp) - 8) + webp[8:]))
+    uuid = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+    box = struct.pack(">I4s", 64, b"uuid") + uuid + manifest
+    signed.append(io.BytesIO(saved(smooth(9, 9), "AVIF").getvalue() + box))
+    tagged = io.BytesIO()
+    tifffile.imwrite(tagged, whole(7, 3), metadata=None, extratags=[(52545, 7, 40, manifest, True)])
+    signed.append(io.BytesIO(tagged.getvalue()))
     for file in signed:
         assert any("C2PA" in note for note in read(file).notes)
+
+
+def test_a_depth_map_beside_the_picture_is_told():
+    source = np.dstack([smooth(16, 16), whole(16, 16)])
+    data = saved(source, "AVIF").getvalue()
+    assert read(io.BytesIO(data)).notes == ()
+    alpha = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
+    assert data.count(alpha) == 1
+    depth = data.replace(alpha, alpha.replace(b"alpha", b"depth"))
+    assert any("depth map" in note for note in read(io.BytesIO(depth)).notes)
 
 
 def test_a_damaged_profile_is_left_out_and_told():

@@ -12,7 +12,11 @@ from upscale.image import profile
 if TYPE_CHECKING:
     from upscale.image.carried import Carried
 
+CREDENTIALS = "content credentials (C2PA), which hold only for the file that they sign: left out"
 _GAIN_MAP = "a gain map, which makes highlights brighter on some screens, was left out"
+_BESIDE = "a depth map, a matte or the like, of the same scene as the picture, was left out"
+_TRANSPARENCY = (b":alpha", b":auxid:1")  # of the names of what is beside a picture
+_C2PA = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _PARTS = 16  # of an item
 # boxes whose content is behind a version; of infe the version is read too
 _FULL = {b"meta", b"iinf", b"iloc", b"ipma", b"pitm", b"pixi"}
@@ -49,6 +53,9 @@ def read(file: BinaryIO, found: Carried) -> BinaryIO:
 def _items(data: bytearray, found: Carried) -> None:
     if [kind for kind, _, _ in _boxes(data, 0, len(data))].count(b"ftyp") > 1:
         found.notes.append("another picture follows the first: it was left out")
+    for kind, b, _ in _boxes(data, 0, len(data)):
+        if kind == b"uuid" and data[b : b + 16] == _C2PA:
+            found.notes.append(CREDENTIALS)
     meta = next(((b, e) for kind, b, e in _boxes(data, 0, len(data)) if kind == b"meta"), None)
     if meta is None:
         return
@@ -126,8 +133,9 @@ def _properties(
             main = int.from_bytes(data[pitm[0] : pitm[0] + size], "big")
             mine = _associated(data, b, main)
     for kind, b, e in listed:
-        if kind == b"auxC" and b"gainmap" in data[b:e].lower() and _GAIN_MAP not in found.notes:
-            found.notes.append(_GAIN_MAP)
+        if kind == b"auxC" and not any(end in data[b:e] for end in _TRANSPARENCY):
+            gain = b"gainmap" in data[b:e].lower()
+            found.notes.append(_GAIN_MAP if gain else _BESIDE)
     for index, (kind, b, e) in enumerate(listed, 1):
         if mine is not None and index not in mine:
             continue

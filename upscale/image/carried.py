@@ -28,7 +28,6 @@ _TRANSPARENT = {b"\0": range(2, 3), b"\2": range(6, 7), b"\3": range(1, 257)}  #
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 # What says the colours, and how long it is. Not sBIT: enlarged samples have other bits.
 _COLOURS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
-_CREDENTIALS = "content credentials (C2PA), which hold only for the file that they sign: left out"
 
 
 @dataclass
@@ -102,7 +101,7 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
         elif marker == 0xFE:
             found.comments.append(body)
         elif marker == 0xEB and b"jumb" in body[:32] and b"c2pa" in body[:96]:
-            found.notes.append(_CREDENTIALS)
+            found.notes.append(boxes.CREDENTIALS)
         elif (marker in jpeg.FRAMES or marker == jpeg.LS) and len(body) > 5:
             jpeg.check_frame(marker, body[0], body[5])
             layers = [(s >> 4, s & 15, t) for s, t in zip(body[7::3], body[8::3], strict=False)]
@@ -266,7 +265,7 @@ def _png_chunk(kind: bytes, data: bytes, found: Carried) -> None:
     elif kind in _COLOURS:
         found.notes.append(f"a damaged chunk of the PNG was left out: {kind.decode()}")
     elif kind == b"caBX":
-        found.notes.append(_CREDENTIALS)
+        found.notes.append(boxes.CREDENTIALS)
     elif kind in _TEXTS:
         _png_text(kind, data, found)
 
@@ -343,6 +342,8 @@ def _webp(file: BinaryIO, found: Carried) -> None:
             found.coded = of_webp(data)
             file.seek(length + length % 2 - len(data), 1)
         else:
+            if kind == b"C2PA":
+                found.notes.append(boxes.CREDENTIALS)
             file.seek(length + length % 2, 1)
 
 

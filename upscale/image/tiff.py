@@ -27,7 +27,7 @@ from PIL import Image, ImagePalette
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from upscale.errors import InputError
-from upscale.image import exif
+from upscale.image import boxes, exif
 from upscale.image.carried import Carried, Spliced, of_tiff
 from upscale.image.picture import Extras
 
@@ -48,7 +48,7 @@ _INSTEAD = (
     "save it in grey or RGB, with 8 or 16 bits a channel, by LZW, Deflate or without compression"
 )
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples
-_DNG_VERSION, _TRANSFER, _PRIMARIES, _ICC = 50706, 301, 319, 34675
+_DNG_VERSION, _TRANSFER, _PRIMARIES, _ICC, _C2PA = 50706, 301, 319, 34675, 52545
 _COLOUR_MAP, _SUBSAMPLING, _REFERENCE = 320, 530, 532
 
 
@@ -79,7 +79,7 @@ def header(file: BinaryIO) -> Header:
             ends = [sum(at) for at in zip(page.dataoffsets, page.databytecounts, strict=True)]
             missing = sum(end > tiff.filehandle.size for end in ends) / len(ends)
             unread = None if raw else _unread(page, ours)
-            notes = _left_out(page) + _colours(page)
+            notes = _left_out(page) + _colours(page) + [boxes.CREDENTIALS] * (_C2PA in page.tags)
             bits = max(np.atleast_1d(page.bitspersample))
     except InputError:
         raise
