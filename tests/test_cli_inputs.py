@@ -228,6 +228,15 @@ def test_a_pipe_named_to_watch(here, calls):  # noqa: F811
     assert "a folder" in folder["error"] and "a device" in device["error"]
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_lines_of_a_list_end_as_on_any_system(ending, here, calls):  # noqa: F811
+    for name in ("a.png", "b c.png"):
+        picture(here / name)
+    (here / "list.txt").write_bytes(f"a.png{ending}b c.png{ending}".encode())
+    out = run("--from-file", "list.txt", "-o", "out/").stdout
+    assert out.splitlines() == ["out/a_x4.png", "out/b c_x4.png"]
+
+
 def test_a_list_of_utf16_that_is_cut_short(here, calls):  # noqa: F811
     (here / "list.txt").write_bytes(codecs.BOM_UTF16_LE + "a.png\n".encode("utf-16-le")[:-1])
     assert "list.txt: begins as UTF-16" in run("--from-file", "list.txt", code=3).told

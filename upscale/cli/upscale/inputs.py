@@ -141,7 +141,9 @@ def read_list(name: str, null: bool) -> list[str]:
         data = without_mark(data)
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: begins as UTF-16, and is damaged or cut short") from error
-    parts = data.split(b"\0") if null else data.replace(b"\r\n", b"\n").split(b"\n")
+    # some programs end lines by CR alone; between other ends it belongs to a name
+    lines = data.replace(b"\r\n" if b"\n" in data else b"\r", b"\n").split(b"\n")
+    parts = data.split(b"\0") if null else lines
     return [os.fsdecode(part) for part in parts if part.strip()]
 
 
