@@ -103,6 +103,9 @@ def test_exif_too_long_for_a_jpeg_loses_the_makers_note():
     details = loaded(read(written(p, "JPEG")).exif).get_ifd(EXIF_IFD)
     assert details[EXPOSURE] == 0.25
     assert MAKER_NOTE not in details
+    notes = write(p, io.BytesIO(), format="JPEG")
+    assert notes == ["JPEG cannot hold so long an EXIF block: the maker's note was left out"]
+    assert write(picture(exif=exif_block(note=70)), io.BytesIO(), format="JPEG") == []
     assert len(loaded(read(written(p, "PNG")).exif).get_ifd(EXIF_IFD)[MAKER_NOTE]) == 70_000
     exif = loaded(exif_block())
     exif[0x010E] = "x" * 70_000

@@ -160,6 +160,8 @@ def extras_of(
         )
         if found["exif"] and not made:
             notes.append(f"{name} cannot hold so long an EXIF block: it was left out")
+        elif exif.has_makers_note(found["exif"]) and not exif.has_makers_note(made):
+            notes.append(f"{name} cannot hold so long an EXIF block: the maker's note was left out")
         found["exif"] = made
     extras = Extras(**found, software=comment)
     if name == "JPEG" and max(map(len, extras.comments), default=0) > jpeg.MOST:

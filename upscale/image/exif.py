@@ -403,6 +403,11 @@ def tags_of(block: bytes | None) -> tuple[str, Tags]:
     return (read.order, read.tags) if read else ("<", {})
 
 
+def has_makers_note(block: bytes | None) -> bool:
+    details = tags_of(block)[1].get(_EXIF)
+    return isinstance(details, dict) and _MAKER_NOTE in details
+
+
 def reordered(block: bytes, order: str) -> bytes:
     """The block with its numbers in a byte order, "<" or ">"."""
     own, tags = tags_of(block)
