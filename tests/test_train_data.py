@@ -25,7 +25,7 @@ from upscale.train import crops, degrade, drawings, tables
 from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
 from upscale.train.data import Batch, Pairs, quantised
-from upscale.train.datasets import fingerprint, held_out, pictures_of, resolve
+from upscale.train.datasets import fingerprint, held_out, names_in, pictures_of, resolve
 from upscale.train.dist import World, shares
 from upscale.train.feed import feed
 from upscale.train.pictures import Streamed, load
@@ -90,6 +90,9 @@ def test_tar_shards_hold_the_pictures_of_a_folder(tmp_path) -> None:
     assert len(find(tmp_path / "packed", ["000002.png"])) == 1
     assert len(find(tmp_path / "packed/a.tar")) == 3
     assert len(find(tmp_path / "packed/a.tar", ["000002.png"])) == 1
+    (tmp_path / "cat").mkdir()
+    shard(tmp_path / "cat/a.tar", range(101))
+    assert len(resolve("cat", tmp_path, ["000100.png"]).train) == 1
     (tmp_path / "packed/a.tar").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(InputError, match=r"a\.tar: no readable tar"):
         find(tmp_path / "packed")
@@ -104,6 +107,7 @@ def test_lmdb_holds_the_pictures_of_a_folder(tmp_path) -> None:
         writing.put(b"f" * 40, b"broken")
     database.close()
     items = find(tmp_path)
+    assert len(find(tmp_path, [f"{2:040x}"])) == 1
     streamed = Streamed(items)
     decoded = np.asarray(Image.open(io.BytesIO(png(2))))
     assert len(items) == 5 and np.array_equal(streamed[2], decoded)
@@ -269,6 +273,24 @@ def test_other_ways_to_say_where_pictures_are(photos) -> None:
         resolve("fhq", photos)
     with pytest.raises(UsageError, match="want hf:ORG/NAME"):
         resolve("hf:nonsense", photos)
+
+
+def test_a_list_of_names_has_one_a_line_and_those_of_no_picture_are_told(photos, tmp_path) -> None:
+    (photos / "0.png").rename(photos / "my first.png")
+    listed = tmp_path / "names.txt"
+    listed.write_text("\ufeffmy first.png\n\n3.png\nnot there.png\n", "utf-8")
+    lines: list[str] = []
+    data = resolve(str(photos), tmp_path, names_in(listed), lines.append)
+    assert [data.train[i].file for i in range(len(data.train))] == ["3.png", "my first.png"]
+    told = "1 of the 3 names in --names-from are of no picture there, as not there.png"
+    assert lines == [told]
+    with pytest.raises(InputError, match="no picture of a name in --names-from"):
+        resolve(str(photos), tmp_path, ["not there.png"])
+    with pytest.raises(InputError, match=r"nowhere\.txt: No such file"):
+        names_in(tmp_path / "nowhere.txt")
+    listed.write_bytes("3.png".encode("utf-16"))
+    with pytest.raises(InputError, match="UTF-8"):
+        names_in(listed)
 
 
 def test_where_an_example_is_cut_has_nothing_to_do_with_which_picture_it_is() -> None:

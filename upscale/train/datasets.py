@@ -20,7 +20,7 @@ from upscale.train.catalogue import DATASETS, Part
 from upscale.train.config import TrainConfig
 from upscale.train.crops import AREA_WEIGHED, smallest_side
 from upscale.train.pictures import OnRead, Pair, Streamed, headers, load, unseen
-from upscale.train.sources import Files, Items, Mixed, Say, chosen, find, joined
+from upscale.train.sources import Files, Items, Mixed, Say, called, chosen, find, joined
 
 MANY = 20_000  # files whose headers are not read where nothing depends on their sizes
 
@@ -52,6 +52,11 @@ def resolve(
     """
     config = config or TrainConfig()
     each = [_one(part, root, names, say, alone, config) for part in separate(spec)]
+    if names is not None:
+        there = {data.train[i].file for data in each for i in range(len(data.train))}
+        if missing := [name for name in names if name not in there]:
+            say(f"{len(missing):,} of the {len(names):,} names in --names-from are of no picture "
+                f"there, as {missing[0]}")  # fmt: skip
     shares = config.shares(len(each))
     if len(each) == 1:
         return each[0]
@@ -64,6 +69,18 @@ def resolve(
         joined(validation) if validation else None,
         "; ".join(licences),
     )
+
+
+def names_in(path: Path) -> list[str]:
+    """The file names in a list, one a line, without the mark that some editors begin it with.
+    InputError."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"--names-from {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--names-from {path}: not a text in UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def separate(spec: str) -> list[str]:
@@ -103,7 +120,7 @@ def _one(
         from upscale.train.tables import fetched
 
         path, label, licence = fetched(rest, root / "hf", say, alone)
-        return Data(label, _filled(find(path, names), path), None, licence)
+        return Data(label, _filled(find(path, names), path, names), None, licence)
     if kind not in ("", "folder", "pairs"):
         raise UsageError(
             f"--dataset {spec}: there is no kind {kind}; use folder:DIR, pairs:DIR, "
@@ -126,7 +143,7 @@ def of_folder(path: Path, names: Sequence[str] | None, config: TrainConfig) -> D
     """A folder's pictures, or where LR and HR are in it its pairs. InputError, UsageError."""
     if (path / "LR").is_dir() and (path / "HR").is_dir():
         return _pairs(path, [], names, config)
-    return Data(path.resolve().name, _filled(find(path, names), path))
+    return Data(path.resolve().name, _filled(find(path, names), path, names))
 
 
 def _pairs(
@@ -156,12 +173,13 @@ def _pairs(
         wanted = set(names)
         pictures = [path for path in pictures if path.name in wanted]
     items = Files(pictures, [partners[path.stem] for path in pictures], scale)
-    return Data(f"{targets.resolve().name} (pairs)", _filled(items, targets))
+    return Data(f"{targets.resolve().name} (pairs)", _filled(items, targets, names))
 
 
-def _filled(items: Items, path: Path) -> Items:
+def _filled(items: Items, path: Path, names: Sequence[str] | None) -> Items:
     if not len(items):
-        raise InputError(f"{path}: no picture in it")
+        of_names = "" if names is None else " of a name in --names-from"
+        raise InputError(f"{path}: no picture{of_names} in it")
     return items
 
 
@@ -176,9 +194,7 @@ def _known(name: str, root: Path, names: Sequence[str] | None, say: Say) -> Data
     if len(train) < known.pictures:
         say(f"{name}: {len(train):,} of {known.pictures:,} pictures are there")
     if names is not None:
-        wanted, count = set(names), range(len(train))
-        train = chosen(train, [i for i in count if os.path.basename(train[i].name) in wanted])
-        _filled(train, root / known.train[0].path)
+        train = _filled(called(train, set(names)), root / known.train[0].path, names)
     there = [part for part in known.validation if (root / part.path).exists()]
     validation = joined([_part(part, root) for part in there]) if there else None
     return Data(name, train, validation if validation and len(validation) else None, known.licence)

@@ -24,7 +24,14 @@ from upscale.train.adversary import WIDTHS, Adversary
 from upscale.train.card import metadata, write_card
 from upscale.train.config import TrainConfig, flag
 from upscale.train.data import Pairs
-from upscale.train.datasets import Data, fingerprint, held_out, of_folder, pictures_of
+from upscale.train.datasets import (
+    Data,
+    fingerprint,
+    held_out,
+    names_in,
+    of_folder,
+    pictures_of,
+)
 from upscale.train.distill import teacher_of
 from upscale.train.feed import default_workers
 from upscale.train.log import Log
@@ -91,7 +98,7 @@ def run_training(
     spec_of(config)  # what cannot be trained is refused before pictures are read
     with dist.world(device) as world, ExitStack() as held:
         say = say if world.first else lambda line: None
-        names = names_from.read_text().split() if names_from else None
+        names = names_in(names_from) if names_from else None
         data = dataset
         if isinstance(dataset, Path):
             data = of_folder(dataset, names, config)

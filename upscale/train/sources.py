@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +23,12 @@ Say = Callable[[str], None]
 
 
 class Item(NamedTuple):
-    """A picture that is still encoded: what it is called, and what gives its file. small: of a
-    pair, the file of its input, whose sides are `scale` times smaller."""
+    """A picture that is still encoded: what it is called, and what gives its file. file: its name
+    without what it lies in. small: of a pair, the file of its input, whose sides are `scale` times
+    smaller."""
 
     name: str
+    file: str
     open: Callable[[], Path | BinaryIO]
     small: Path | None = None
     scale: int = 1
@@ -53,7 +55,7 @@ class Files:
     def __getitem__(self, index: int) -> Item:
         path = self.paths[index]
         small = self.inputs[index] if self.inputs else None
-        return Item(str(path), lambda: path, small, self.scale)
+        return Item(str(path), path.name, lambda: path, small, self.scale)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Shards:
                 file.seek(member.offset)
                 return _named(file.read(member.size), name)
 
-        return Item(name, content)
+        return Item(name, Path(member.name).name, content)
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ class Lmdb:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
-        name = f"{self.path}:{self.keys[index].decode(errors='replace')}"
+        key = self.keys[index].decode(errors="replace")
+        name = f"{self.path}:{key}"
 
         def content() -> BinaryIO:
             with _environment(self.path).begin() as reading:
                 return _named(bytes(reading.get(self.keys[index]) or b""), name)
 
-        return Item(name, content)
+        return Item(name, key, content)
 
 
 class Mixed(ConcatDataset):
@@ -123,6 +126,11 @@ def chosen(items: Items, indices: Sequence[int]) -> Items:
     return Subset(items, indices)
 
 
+def called(items: Items, names: Collection[str]) -> Items:
+    """The items of these file names, or of these keys of a database."""
+    return chosen(items, [i for i in range(len(items)) if items[i].file in names])
+
+
 def joined(parts: Sequence[Items]) -> Items:
     """Several lists of items as one; of files, files again."""
     if all(isinstance(part, Files) for part in parts):
@@ -133,22 +141,26 @@ def joined(parts: Sequence[Items]) -> Items:
 def find(folder: Path, names: Sequence[str] | None = None) -> Items:
     """Everything below a path, sorted by name: picture files, tar shards, LMDB databases.
 
-    names: only pictures of these file names. Raises InputError.
+    names: only pictures that are `called` so. Raises InputError.
     """
+    items = _all(folder)
+    return items if names is None else called(items, set(names))
+
+
+def _all(folder: Path) -> Items:
     if (folder / "data.mdb").is_file():
         return lmdb_of(folder)
-    wanted = set(names) if names is not None else None
     if folder.is_file() and folder.suffix == ".tar":
-        return shards_of([folder], wanted)
+        return shards_of([folder])
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of training pictures")
     paths = sorted(p for p in folder.rglob("*") if not p.name.startswith("."))
     pictures = [p for p in paths if p.suffix.lower() in SUFFIXES]
     parts: list[Items] = []
     if pictures:
-        parts.append(Files([p for p in pictures if wanted is None or p.name in wanted]))
+        parts.append(Files(pictures))
     if shards := [p for p in paths if p.suffix == ".tar"]:
-        parts.append(shards_of(shards, wanted))
+        parts.append(shards_of(shards))
     parts += [lmdb_of(p.parent) for p in paths if p.name == "data.mdb"]
     packed = [p for p in paths if p.name.endswith((".tar.gz", ".tgz", ".zip"))]
     if not parts and packed:
@@ -156,16 +168,14 @@ def find(folder: Path, names: Sequence[str] | None = None) -> Items:
     return joined(parts)
 
 
-def shards_of(paths: Sequence[Path], names: set[str] | None = None) -> Shards:
+def shards_of(paths: Sequence[Path]) -> Shards:
     """An index of the pictures in tar files; only their headers are read. Raises InputError."""
     members = []
     for path in paths:
         try:
             with tarfile.open(path, "r:") as tar:
                 for entry in tar:
-                    name = Path(entry.name).name
-                    wanted = names is None or name in names
-                    if wanted and entry.isfile() and Path(name.lower()).suffix in SUFFIXES:
+                    if entry.isfile() and Path(entry.name.lower()).suffix in SUFFIXES:
                         members.append(Member(path, entry.name, entry.offset_data, entry.size))
         except (tarfile.TarError, OSError) as error:
             raise InputError(f"{path}: no readable tar file ({error}); get it again") from error

@@ -37,7 +37,7 @@ from upscale.cli.options import (
 from upscale.cli.progress import Reporter
 from upscale.cli.train.lists import listed, planned
 from upscale.cli.train.shown import Shown
-from upscale.errors import InputError, UsageError
+from upscale.errors import UsageError
 from upscale.train.catalogue import usual_settings
 from upscale.train.config import TrainConfig
 from upscale.train.recipes import RECIPES, settings_of
@@ -231,12 +231,10 @@ def _data(
     dataset: str, config: TrainConfig, options: dict[str, Any], say: Callable[[str], None]
 ) -> Data:
     """The pictures, found but not read. Raises InputError."""
-    from upscale.train.datasets import resolve
+    from upscale.train.datasets import names_in, resolve
 
     names = options["names_from"]
-    if names and not Path(names).is_file():
-        raise InputError(f"--names-from {names}: there is no such file")
-    wanted = Path(names).read_text().split() if names else None
+    wanted = names_in(Path(names)) if names else None
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return resolve(dataset, Path(options["data"]), wanted, say, alone, config)
 
