@@ -697,6 +697,14 @@ def test_bench(here, bench):
     run("bench", "--dataset", "d", "--outputs", "d", "--scale", "2,4", code=2)
     run("bench", "--dataset", "d", "--html", "-", code=2)
     run("bench", "--dataset", "d", "--json", "-", "--csv", "-", code=2)
+    for wrong, told in (
+        ("-o r.html", "--output belongs to --tune-schedule"),
+        ("--trials a b", "--trials belongs to --compare"),
+        ("--compare a b --dataset d", "--compare makes no use of --dataset"),
+        ("--unpaired --dataset d --outputs d --samples 2", "--unpaired makes no use of --samples"),
+        ("--tune-schedule --html r.html", "--tune-schedule makes no use of --html"),
+    ):
+        assert told in run("bench", *wrong.split(), code=2).told
     run("bench", "--dataset", "d", "--json", "none/r.json", code=1)
     run("bench", "--weights", "w,v", "--scale", "2, 4")
     assert (bench["weights"], bench["scale"], bench["method"]) == (("w", "v"), (2.0, 4.0), ())

@@ -123,6 +123,20 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
+_FILES = {"json_file", "csv_file", "markdown_file", "html_file"}
+_PICTURES = {"dataset", "data", "metrics", "limit", "device"}
+# what is done instead of a benchmark, and the options that it reads
+_INSTEAD = {
+    "compare": {*_FILES, "trials"},
+    "unpaired": {*_FILES, *_PICTURES, "outputs", "method", "weights"},
+    "tune_schedule": {
+        *_PICTURES, "json_file", "candidates", "output", "weights", "steps", "scale", "sampler",
+        "degradation", "seed", "dtype", "offline",
+    },
+}  # fmt: skip
+_ALONE = {"trials": "compare", "candidates": "tune_schedule", "output": "tune_schedule"}
+
+
 @click.command(
     name="bench",
     cls=Command,
@@ -141,9 +155,8 @@ def command(ctx: click.Context, **options: Any) -> int:
     enlarged by each combination of method, weights, scale, sampler and steps, and compared with the
     original. The table of means goes to standard output.
     """
+    _check_way(ctx, options)
     targets = _targets(options)
-    if options["trials"] and not options["compare"]:
-        raise UsageError("--trials belongs to --compare")
     if options["compare"]:
         return compare_runs(options, targets)
     _check(ctx, options)
@@ -159,6 +172,19 @@ def command(ctx: click.Context, **options: Any) -> int:
     on_screen = (lambda: _show(parts_of(rows, options))) if sys.stdout.isatty() else None
     deliver(texts_of(rows, shown, options), targets, reporter, on_screen)
     return 1 if any("error" in row for row in rows) else 0
+
+
+def _check_way(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Refuse options on the command line that would have no effect. UsageError."""
+    flags = {param.name: max(param.opts, key=len) for param in ctx.command.params}
+    way = next((name for name in _INSTEAD if options[name]), None)
+    for name, flag in flags.items():
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if way and name not in {*_INSTEAD[way], way, "quiet", "debug"}:
+            raise UsageError(f"{flags[way]} makes no use of {flag}: leave it out")
+        if not way and name in _ALONE:
+            raise UsageError(f"{flag} belongs to {flags[_ALONE[name]]}")
 
 
 def _check(ctx: click.Context, options: dict[str, Any]) -> None:
