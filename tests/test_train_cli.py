@@ -395,6 +395,14 @@ def test_a_run_that_learnt_nothing_leaves_nothing(here, monkeypatch, when):
     assert [path.name for path in here.glob("runs/*/*") if path.name != ".lock"] == []
 
 
+def test_a_network_that_does_not_fit_is_refused_before_pictures_are_read(here, monkeypatch):
+    photographs(here / "photos", 2)
+    monkeypatch.setattr("upscale.train.run.pictures_of", lambda *args: pytest.fail("read"))
+    base = ("train", "--dataset", "photos", *TINY)
+    assert "there is no such file" in run(*base, "--init", "none.safetensors", code=5)
+    assert "is for --method sr3" in run(*base, "--method", "idm", code=2)
+
+
 def test_pairs_and_mixes_are_refused_in_words(here):
     for name in ("p", "s/HR", "s/LR"):
         photographs(here / name, 2)

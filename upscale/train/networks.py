@@ -110,8 +110,23 @@ def start(net: Net, init: str) -> dict[str, Tensor]:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise UsageError(f"--init {init} has another layout: {error}") from error
+        raise UsageError(f"--init {init} has another layout: {unlike(net, state)}") from error
     return discriminator
+
+
+def unlike(net: torch.nn.Module, state: dict[str, Tensor]) -> str:
+    """What of a state is not a network's, in words: the first tensor of each kind, and how many
+    more there are."""
+    own = net.state_dict()
+    shapes = {k: (tuple(v.shape), tuple(own[k].shape)) for k, v in state.items() if k in own}
+    kinds = (
+        [f"{k} is missing" for k in own if k not in state],
+        [f"{k} has no place" for k in state if k not in own],
+        [f"{k} has the shape {old}, not {new}" for k, (old, new) in shapes.items() if old != new],
+    )
+    return "; ".join(
+        kind[0] + (f", and {len(kind) - 1:,} more" if kind[1:] else "") for kind in kinds if kind
+    )
 
 
 def _fitted(

@@ -166,13 +166,19 @@ def prepared(
 ) -> tuple[Run, Items | None]:
     """(a run at its beginning, the pictures to validate on)."""
     teacher = None
-    if config.distill:  # what does not fit is refused before pictures are read
+    # what does not fit is refused before pictures are read
+    if config.distill:
         teacher = teacher_of(config, spec_of(config), sizes)
         config = replace(config, std=config.std or teacher.model.std or 0.0)
         teacher.config = config
         steps = counted(config.distill_steps, f"{teacher.sampler} step")
         say(f"learning from {teacher.name}, {steps}")
     quality = quality_loss(config, world)
+    torch.manual_seed(config.seed)
+    network = make_net(config, sizes)
+    branched = Path(init) if init and Path(init).is_dir() else None  # a run that goes another way
+    begun = init or config.distill
+    taught = start(network, begun) if begun and not branched else {}
     items, apart = held_out(data.train, config.holdout)
     cache = default_cache(world) if options.cache is None else options.cache
     pairs = Pairs(pictures_of(items, config, cache, say, on_read), config)
@@ -185,11 +191,6 @@ def prepared(
     if spec_of(config).std == 0:
         config = replace(config, std=estimate_std(pairs))
         say(f"standard deviation of the residual: {config.std}")
-    torch.manual_seed(config.seed)
-    network = make_net(config, sizes)
-    branched = Path(init) if init and Path(init).is_dir() else None  # a run that goes another way
-    begun = init or config.distill
-    taught = start(network, begun) if begun and not branched else {}
     run = Run(
         network,
         spec_of(config),

@@ -37,6 +37,7 @@ from upscale.train.loss import (
     score_loss,
     start_noise,
 )
+from upscale.train.networks import unlike
 from upscale.train.optimiser import learning_rate, make_optimiser
 
 # what a run may change between its parts: how long it is, and what changes no result (a teacher is
@@ -162,7 +163,8 @@ class Run:
             if self.adversary and any(key.startswith("adversary.") for key in state):
                 self.adversary.unpack(state)
         except (KeyError, RuntimeError) as error:
-            raise UsageError(f"--init {folder} has another layout: {error}") from error
+            why = unlike(self.net, checkpoint.under("net.", state)) or error
+            raise UsageError(f"--init {folder} has another layout: {why}") from error
         say(f"starting as {folder} stands at iteration {iteration}")
 
     def save(self, folder: Path, log: Log | None = None) -> None:
