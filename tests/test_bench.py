@@ -158,6 +158,7 @@ def test_results_without_partner_are_named(dataset: Path, tmp_path: Path) -> Non
     write(Picture(np.zeros((56, 40, 3), np.float32)), results / "a.bmp")
     with pytest.raises(InputError, match=r"results: nothing named as b "):
         bench(dataset, outputs=results)
+    assert "error" not in bench(dataset, outputs=results, limit=1)[0]  # b is not measured
     write(Picture(np.zeros((50, 40, 3), np.float32)), results / "b.png")
     rows = bench(dataset, outputs=results)
     assert "error" not in rows[0]

@@ -60,11 +60,12 @@ def run(
     trials = trials_of(settings)
     pairs = {scale: pairs_of(dataset, scale) for scale in dict.fromkeys(settings.scales)}
     stems = [pair.hr.stem for pair in pairs[settings.scales[0]]]
-    partners = {folder: partners_of(stems, folder) for _, folder in settings.outputs}
+    needed = stems[: settings.limit]
+    partners = {folder: partners_of(stems, folder, needed) for _, folder in settings.outputs}
     bench = _Bench(
         settings, trials, partners, save, cache or Cache(None), make_upscaler or _upscaler
     )
-    count = len(stems[: settings.limit])
+    count = len(needed)
     rows: list[Row] = []
     total, features = count * len(bench.trials), {}
     for index in range(count):

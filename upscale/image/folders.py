@@ -35,9 +35,12 @@ def pictures_of(folder: Path) -> list[Path]:
     return found
 
 
-def partners_of(stems: Iterable[str], folder: Path) -> dict[str, Path]:
+def partners_of(
+    stems: Iterable[str], folder: Path, needed: Iterable[str] | None = None
+) -> dict[str, Path]:
     """Stem -> the picture in `folder` of that name, to which something may be added (`baby_x4`).
-    Raises InputError naming what has no partner on either side, or two."""
+    needed: the stems that must have one; None: all. Raises InputError naming what has no partner on
+    either side, or two."""
     wanted, results = set(stems), {}
     for path in pictures_of(folder):
         stem = _meant(path.stem, wanted)
@@ -47,7 +50,8 @@ def partners_of(stems: Iterable[str], folder: Path) -> dict[str, Path]:
                 "leave one of them there"
             )
         results[stem] = path
-    _check_names(("the dataset", wanted), (folder, results))
+    _check_names("the dataset", wanted if needed is None else needed, folder, results)
+    _check_names(folder, results, "the dataset", wanted)
     return results
 
 
@@ -59,15 +63,15 @@ def _meant(name: str, wanted: set[str]) -> str:
     return name
 
 
-def _check_names(one: tuple[object, Iterable[str]], other: tuple[object, Iterable[str]]) -> None:
-    """InputError naming what only one of two sets of pictures has; each with what it is called."""
-    for (here, names), (there, others) in ((one, other), (other, one)):
-        if lonely := sorted(set(names) - set(others)):
-            some = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
-            raise InputError(
-                f"{there}: nothing named as {some} of {here} (a name may have something "
-                "added to it: baby.png, baby_x4.png)"
-            )
+def _check_names(here: object, names: Iterable[str], there: object, others: Iterable[str]) -> None:
+    """InputError naming what one set of pictures has and the other has not; each with what it is
+    called."""
+    if lonely := sorted(set(names) - set(others)):
+        some = ", ".join(lonely[:5]) + (", ..." if len(lonely) > 5 else "")
+        raise InputError(
+            f"{there}: nothing named as {some} of {here} (a name may have something "
+            "added to it: baby.png, baby_x4.png)"
+        )
 
 
 def small_versions(folder: Path, scale: float) -> Path | None:
