@@ -141,6 +141,14 @@ def test_a_run_says_whether_its_trials_differ_from_the_first() -> None:
     assert {row["verdict"] for row in alone} == {"unknown"}
 
 
+def test_means_and_their_difference_are_of_the_same_pictures() -> None:
+    after = rows_of(DIFFICULTY + 1)
+    after[3]["psnr"], after[7]["psnr"] = None, math.inf  # no number in this run only
+    row = compare.flat(compare.compare(rows_of(DIFFICULTY), after)[0])[0]
+    assert (row["metric"], row["pictures"]) == ("psnr", len(DIFFICULTY) - 2)
+    assert row["after"] - row["before"] == pytest.approx(row["difference"]) == pytest.approx(1)
+
+
 def test_a_changed_protocol_is_told() -> None:
     notes = compare.compare(rows_of(DIFFICULTY), rows_of(DIFFICULTY, kernel="box", seed=7))[1]
     assert notes == ["sr3 x4 ddim 2 steps: kernel was bicubic, is box",

@@ -11,7 +11,7 @@ from typing import Any
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.means import TRIAL, TrialKey, groups, names_of
-from upscale.bench.stats import Mean, difference, mean_of
+from upscale.bench.stats import Mean, difference, mean_of, paired
 from upscale.document import counted
 from upscale.errors import InputError
 
@@ -46,10 +46,11 @@ def compare(
     """(a row per trial and metric, notes on what was not compared).
 
     trials: the one of `before` and the one of `after` to compare, as the tables call them; else
-    those that belong together. A row: `trial`, `against`, `metric`, `pictures`, `before` and
-    `after` (means), `difference` (a `Mean` by the paired bootstrap) and `verdict`: better, worse,
-    differs (neither is better), same, which is to say that the interval of the difference holds 0,
-    or unknown (of one picture). Raises InputError where nothing pairs, or there is no such trial.
+    those that belong together. A row: `trial`, `against`, `metric`, `pictures` (that have it in
+    both), `before` and `after` (their means), `difference` (a `Mean` by the paired bootstrap) and
+    `verdict`: better, worse, differs (neither is better), same, which is to say that the interval
+    of the difference holds 0, or unknown (of one picture). Raises InputError where nothing pairs,
+    or there is no such trial.
     """
     one, two = groups(before), groups(after)
     if trials:
@@ -136,9 +137,9 @@ def _lines(against: str, name: str, before: list[Row], after: list[Row]) -> list
     for metric in METRICS:
         if metric not in before[0] or metric not in after[0] or COLUMNS[metric].whole:
             continue
-        one, two = ([row.get(metric) for row in rows] for rows in (before, after))
+        one, two = paired(*([row.get(metric) for row in rows] for rows in (before, after)))
         change = difference(one, two)
-        row = {"trial": name, "against": against, "metric": metric, "pictures": len(before)}
+        row = {"trial": name, "against": against, "metric": metric, "pictures": len(one)}
         row |= {"before": mean_of(one).value, "after": mean_of(two).value}
         verdict = _verdict(change, COLUMNS[metric].better)
         found.append({**row, "difference": change, "verdict": verdict})

@@ -56,15 +56,22 @@ def interval(values: np.ndarray) -> np.ndarray:
     return mean + (ends - mean) * _widening(count)
 
 
-def difference(before: Sequence[float | None], after: Sequence[float | None]) -> Mean:
-    """Mean of after - before over the pictures that have both, its interval by the paired
-    bootstrap: pictures are drawn, and each keeps its two values together."""
+def paired(
+    before: Sequence[float | None], after: Sequence[float | None]
+) -> tuple[list[float], list[float]]:
+    """The values of the pictures that have both as finite numbers."""
     both = [
-        b - a
+        (a, b)
         for a, b in zip(before, after, strict=True)
         if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
     ]
-    return mean_of(both)
+    return [a for a, _ in both], [b for _, b in both]
+
+
+def difference(before: Sequence[float | None], after: Sequence[float | None]) -> Mean:
+    """Mean of after - before over the `paired`, its interval by the paired bootstrap: pictures are
+    drawn, and each keeps its two values together."""
+    return mean_of([b - a for a, b in zip(*paired(before, after), strict=True)])
 
 
 @functools.cache
