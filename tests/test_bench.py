@@ -17,6 +17,7 @@ from upscale.bench import report, testsets
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.protocol import make_lr
 from upscale.bench.run import run
+from upscale.bench.score import default_metrics
 from upscale.bench.trials import BenchSettings, Trial
 from upscale.cli.bench import command
 from upscale.errors import InputError, NumericalError, UsageError, WeightsError
@@ -267,6 +268,11 @@ def test_the_command_line_knows_the_same_sets_and_every_metric_has_a_column() ->
     assert command.REGISTERED is testsets.REGISTERED and command.SHIPPED == testsets.SHIPPED
     assert set(METRICS) < set(COLUMNS)
     assert all(c.better in (-1, 0, 1) and c.title and c.text for c in COLUMNS.values())
+
+
+def test_several_samples_have_their_diversity_measured() -> None:
+    assert "diversity" not in default_metrics()
+    assert default_metrics(2) == (*default_metrics(), "diversity")
 
 
 # --- tables -------------------------------------------------------------------------------------

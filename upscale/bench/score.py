@@ -45,10 +45,12 @@ class Case:
 Metric = Callable[[Case], float]
 
 
-def default_metrics() -> tuple[str, ...]:
-    """`DEFAULT_METRICS`, without LPIPS (vgg) where its weights are not on this machine."""
+def default_metrics(samples: int = 1) -> tuple[str, ...]:
+    """`DEFAULT_METRICS`, without LPIPS (vgg) where its weights are not on this machine, and of
+    several samples their diversity."""
     vgg = perceptual.available("vgg")
-    return tuple(name for name in DEFAULT_METRICS if vgg or not METRICS[name].needs)
+    found = tuple(name for name in DEFAULT_METRICS if vgg or not METRICS[name].needs)
+    return (*found, "diversity") if samples > 1 else found
 
 
 class Scorer:

@@ -37,7 +37,7 @@ def run_bench(
     options["dataset_name"] = name
     metrics = options["metrics"]
     if metrics is None:
-        metrics = default_metrics()
+        metrics = default_metrics(options["samples"])
         if "lpips_vgg" not in metrics:
             reporter.note(
                 "LPIPS (vgg) is left out, and a method may please one network only: "
