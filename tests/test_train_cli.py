@@ -35,6 +35,7 @@ from upscale.train.catalogue import DATASETS
 from upscale.train.config import TrainConfig
 from upscale.train.distill import teacher_of
 from upscale.train.networks import make_net
+from upscale.train.optimiser import learning_rate
 from upscale.train.recipes import RECIPES, settings_of
 from upscale.train.run import spec_of
 from upscale.weights.store import find, read
@@ -160,6 +161,9 @@ def test_the_papers_numbers_are_in_the_recipes() -> None:
     assert (ecdp.batch, ecdp.patch, ecdp.warmup) == (16, 160, 500)
     assert ecdp.clip_value * 3 * 160**2 == pytest.approx(10)  # of a sum, as there
     assert config_of("ecdp-imagenet").learning_rate == 2e-4
+    for name in ("df2k", "celeba", "imagenet"):
+        stage = config_of(f"ecdp-{name}-quality")
+        assert {learning_rate(stage, iteration) for iteration in (0, 1, 999)} == {1e-5}
     first, second = (
         config_of("idm-ffhq-16-128"),
         config_of("idm-ffhq-any"),

@@ -63,12 +63,14 @@ _ECDP_NOTE = (
     "std 0.4 in [-1,1] is the published 1/5 in [0,1]; one learning rate, where the published code "
     "gives the encoder a tenth"
 )
-# section 3.4 and the released second stage: 1000 iterations of the quality loss alone
+# section 3.4 and the released second stage: 1000 iterations of the quality loss alone, but for the
+# first, which is of the score loss
 _FINETUNE = {
-    "warmup": 1, "quality_loss_from": 1, "quality_batch": 12, "quality_learning_rate": 1e-5,
-    "schedule": "constant", "iterations": 1000, "clip_value": 10.0, "quality_gradient": "adjoint",
-    "quality_tolerance": 1e-3, "quality_cool": 0.0, "quality_score": 0.0, "quality_l1": 0.0,
-    "quality_phase": 0.0, "quality_vgg": 0.0, "quality_alex": 0.0, "ema": 0.9,
+    "warmup": 1, "learning_rate": 1e-5, "quality_loss_from": 1, "quality_batch": 12,
+    "quality_learning_rate": 1e-5, "schedule": "constant", "iterations": 1000, "clip_value": 10.0,
+    "quality_gradient": "adjoint", "quality_tolerance": 1e-3, "quality_cool": 0.0,
+    "quality_score": 0.0, "quality_l1": 0.0, "quality_phase": 0.0, "quality_vgg": 0.0,
+    "quality_alex": 0.0, "ema": 0.9,
 }  # fmt: skip
 _FINETUNE_NOTE = "second stage: --init the weights of the first"
 # ours: the quality loss against LPIPS's two networks and against grids
