@@ -399,12 +399,21 @@ def test_a_run_that_learnt_nothing_leaves_nothing(here, monkeypatch, when):
     assert [path.name for path in here.glob("runs/*/*") if path.name != ".lock"] == []
 
 
-def test_a_network_that_does_not_fit_is_refused_before_pictures_are_read(here, monkeypatch):
+def test_what_does_not_fit_is_refused_before_pictures_are_read(here, monkeypatch):
     photographs(here / "photos", 2)
     monkeypatch.setattr("upscale.train.run.pictures_of", lambda *args: pytest.fail("read"))
     base = ("train", "--dataset", "photos", *TINY)
     assert "there is no such file" in run(*base, "--init", "none.safetensors", code=5)
     assert "is for --method sr3" in run(*base, "--method", "idm", code=2)
+    assert "there is no such folder" in run(*base, "--validation", "nowhere", code=3)
+
+
+def test_pictures_held_out_beside_others_to_validate_on_are_told(here):
+    for name in ("photos", "others"):
+        photographs(here / name, 2)
+    told = said("--dataset", "photos", *TINY, "--iterations", 1, "--holdout", 1,
+                "--validation", "others")  # fmt: skip
+    assert "--holdout 1: these pictures are left out and not validated on" in told
 
 
 def test_pairs_and_mixes_are_refused_in_words(here):

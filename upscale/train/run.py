@@ -180,6 +180,11 @@ def prepared(
     begun = init or config.distill
     taught = start(network, begun) if begun and not branched else {}
     items, apart = held_out(data.train, config.holdout)
+    if options.validation:
+        if apart:
+            say(f"--holdout {config.holdout}: these pictures are left out and not validated on, "
+                f"for --validation {options.validation} has others")  # fmt: skip
+        apart = of_folder(options.validation, None, config).train
     cache = default_cache(world) if options.cache is None else options.cache
     pairs = Pairs(pictures_of(items, config, cache, say, on_read), config)
     count = counted(len(pairs.pictures), "picture")
@@ -213,8 +218,6 @@ def prepared(
         except RuntimeError:  # it judges other features
             say(f"the discriminator begins anew: that of {begun} judges other features")
     run.data = fingerprint(items)
-    if options.validation:
-        return run, of_folder(options.validation, None, config).train
     return run, apart or data.validation
 
 
