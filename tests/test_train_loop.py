@@ -20,7 +20,14 @@ from torch import Tensor
 
 from upscale import methods
 from upscale.diffusion.process import LogSNRLaw, VPDiscrete, VPLinear
-from upscale.errors import DiskFull, NumericalError, OutOfMemory, OutputError, UsageError
+from upscale.errors import (
+    DiskFull,
+    InputError,
+    NumericalError,
+    OutOfMemory,
+    OutputError,
+    UsageError,
+)
 from upscale.image.decode import read
 from upscale.image.picture import Picture
 from upscale.nets.compact import CompactConfig
@@ -198,6 +205,16 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(photos, tmp_path) -> None:
     run(photos, tmp_path, say=told.append)
     assert any("00000006.safetensors is damaged" in line for line in told)
     assert any("resuming from iteration 2" in line for line in told)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(photos, tmp_path) -> None:
+    path = run(photos, tmp_path)
+    (only,) = tmp_path.glob("checkpoint-*")
+    only.write_bytes(only.read_bytes()[:-100])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="none of its checkpoints can be used"):
+        run(photos, tmp_path)
+    assert path.read_bytes() == before
 
 
 def test_the_digest_covers_the_record(photos, tmp_path) -> None:

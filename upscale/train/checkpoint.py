@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upscale import atomic
-from upscale.errors import DiskFull, OutputError
+from upscale.errors import DiskFull, InputError, OutputError
 from upscale.train.dist import full, like
 
 KEEP = 2  # the newest may be damaged by a crash of the machine: keep one before it
@@ -57,8 +57,9 @@ def write(path: Path, state: dict[str, Tensor], record: dict) -> None:
 def newest(
     folder: Path, on_skip: Callable[[str], None]
 ) -> tuple[int, dict[str, Tensor], dict] | None:
-    """(iteration, state, record) of the newest whole checkpoint. Damaged ones, and those whose
-    names are not what they were saved under, are named."""
+    """(iteration, state, record) of the newest whole checkpoint; None where there is none at all.
+    Damaged ones, and those whose names are not what they were saved under, are named. InputError
+    where no other is left: a new run would take the place of theirs."""
     numbered = _numbered(folder)
     for path in sorted(set(folder.glob("checkpoint-*.safetensors")) - set(numbered)):
         on_skip(f"{path.name} has no name of a checkpoint (checkpoint-00001000.safetensors): "
@@ -74,7 +75,7 @@ def newest(
             if header.get("sha256", "") not in known:
                 raise ValueError("its content is not what was saved")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            on_skip(f"{path.name} is damaged ({error}); trying the one before it")
+            on_skip(f"{path.name} is damaged ({error}): it is passed over")
             continue
         iteration = int(path.stem.removeprefix("checkpoint-"))
         saved = record.get("iteration", iteration)
@@ -82,6 +83,11 @@ def newest(
             on_skip(f"{path.name} was renamed, for it is of iteration {saved}: it is passed over")
             continue
         return iteration, state, record
+    if numbered:
+        raise InputError(
+            f"{folder}: none of its checkpoints can be used; bring one back, or remove them to "
+            "begin anew there"
+        )
     return None
 
 
