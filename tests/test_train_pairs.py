@@ -168,6 +168,13 @@ def test_a_folder_with_both_is_pairs_whatever_else_is_in_it(tmp_path) -> None:
     assert len(resolve(f"{tmp_path}/HR,{tmp_path}/LR", tmp_path).train) == 6
 
 
+def test_small_pictures_beside_the_truths_are_no_truths(tmp_path) -> None:
+    pairs_in(tmp_path, low="LRx4/{}.png")
+    items = resolve(str(tmp_path), tmp_path, config=CONFIG).train
+    assert {Path(items[i].name).parent.name for i in range(len(items))} == {"HR"}
+    assert (len(items), items[0].small) == (3, None)
+
+
 def test_what_is_wrong_with_pairs_is_named(tmp_path) -> None:
     pairs_in(tmp_path)
     save(tmp_path / "HR/lonely.png", pair(0, 40, 40)[0])

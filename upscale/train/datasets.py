@@ -140,10 +140,13 @@ def _one(
 
 
 def of_folder(path: Path, names: Sequence[str] | None, config: TrainConfig) -> Data:
-    """A folder's pictures, or where LR and HR are in it its pairs. InputError, UsageError."""
-    if (path / "LR").is_dir() and (path / "HR").is_dir():
+    """A folder's pictures, or where LR and HR are in it its pairs; where HR alone is, what lies
+    beside it (LRx4) is no truth. InputError, UsageError."""
+    large = path / "HR"
+    if (path / "LR").is_dir() and large.is_dir():
         return _pairs(path, [], names, config)
-    return Data(path.resolve().name, _filled(find(path, names), path, names))
+    found = find(large if large.is_dir() else path, names)
+    return Data(path.resolve().name, _filled(found, path, names))
 
 
 def _pairs(
