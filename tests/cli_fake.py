@@ -62,7 +62,8 @@ class FakeUpscaler:
             rgb[0, 0] = np.abs(rgb[0, 0] - 0.2)
         report = {"method": "fake", "steps": plan.nfe, "seed": plan.request.seed,
                   "size_in": picture.size, "size_out": plan.size_out, "scale": plan.scale,
-                  "lr_psnr": math.inf, "notes": []}  # fmt: skip
+                  "sampler": "ddim", "temperature": 1.0, "lr_psnr": math.inf,
+                  "notes": []}  # fmt: skip
         alpha = picture.alpha
         alpha = None if alpha is None else alpha[rows][:, columns]
         made = replace(picture, rgb=rgb, alpha=alpha)

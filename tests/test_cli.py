@@ -433,6 +433,16 @@ def test_samples_and_their_deviation(here, calls):
     assert grey[1:].max() == 0
 
 
+@pytest.mark.parametrize("how", ["--method bicubic", "--temperature 0 --steps 1", ""])
+def test_samples_that_are_all_the_same_are_told(here, tiny_weights, how):
+    picture(here / "a.png")
+    how = how if "bicubic" in how else f"--weights {tiny_weights} {how}"
+    record = json.loads(run("a.png", "--samples", "2", "--json", *how.split()).stdout)
+    first, second = ((here / f"a_x4_s{n}.png").read_bytes() for n in (1, 2))
+    told = f"{record['method']} used no noise: all samples are the same" in record["notes"]
+    assert told == (first == second) == ("--method" in how or "--temperature" in how)
+
+
 def test_existing_results(here, calls):
     picture(here / "a.png")
     run("a.png")

@@ -21,6 +21,7 @@ from upscale.batch.ledger import Content, Ledger, content_of
 from upscale.batch.names import Item, check_apart
 from upscale.batch.records import Spread, comment
 from upscale.batch.remote import Remote
+from upscale.diffusion.table import SAMPLERS
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.pipeline.request import Request, Setup
 
@@ -349,11 +350,19 @@ def _stream(
 def _account(reports: list[dict[str, Any]], said: list[str], seconds: float) -> dict[str, Any]:
     """The record of a picture whose samples are written."""
     notes = [*said, *(note for report in reports for note in report.get("notes", []))]
+    if len(reports) > 1 and _noiseless(reports[0]):
+        notes.append(f"{reports[0]['method']} used no noise: all samples are the same")
     record = {"status": "ok", **reports[0], "notes": list(dict.fromkeys(notes))}
     record["seconds"] = round(seconds, 3)
     if len(reports) > 1:
         record["samples"] = reports
     return record
+
+
+def _noiseless(report: dict[str, Any]) -> bool:
+    """Whether nothing in a result was drawn at random."""
+    known = SAMPLERS.get(report["sampler"])
+    return not known or known.single or (report["temperature"] == 0 and not known.stochastic)
 
 
 def _writing(
