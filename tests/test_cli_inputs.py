@@ -261,6 +261,17 @@ def test_a_pattern_of_folders(here, calls):  # noqa: F811
     assert [path for path, _ in find(["alb/n*"]).failures] == ["alb/n*"]
 
 
+def test_the_folder_of_the_results_is_left_out_by_any_name(here, calls):  # noqa: F811
+    picture(here / "in" / "a.png")
+    (here / "in" / "large").mkdir()
+    (here / "link").symlink_to(here / "in" / "large")
+    (here / "there").symlink_to(here / "in")
+    assert run("in", "-o", "link").stdout == "link/a_x4.png\n"
+    for again in (("in", "-o", "link"), ("there", "-o", "in/large"), ("in/*", "-o", "link")):
+        assert run(*again, "--skip-existing").stdout == ""
+    assert os.listdir("in/large") == ["a_x4.png"]
+
+
 def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
     picture(here / "in" / "a.png")
     others = ["b.mpo", "c.JP2", "d.jxl", "e.psd", "f.cr2", "g.mp4", "h.pdf", "i.DNG"]

@@ -108,8 +108,8 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
 
     Folders are searched to the bottom, in alphabetical order; hidden files, other files than
     pictures (by suffix), pipes, earlier results beside their picture, and the folder `but_not`
-    (where the results go) are skipped. Patterns (`*.png`, `**/*.jpg`) are for quoted ones that the
-    shell left alone; a line of a list is a plain path.
+    (where the results go), by whatever name, are skipped. Patterns (`*.png`, `**/*.jpg`) are for
+    quoted ones that the shell left alone; a line of a list is a plain path.
     """
     found = Found()
     for text in inputs:
@@ -204,9 +204,9 @@ def _match(pattern: str, found: Found, but_not: str | None) -> None:
     kept = names.without_results(files)
     found.left_out += len(files) - len(kept)
     found.sources += [Source(path, Path(Path(path).name)) for path in kept]
-    shut = os.path.abspath(but_not) if but_not else None
+    shut = os.path.realpath(but_not) if but_not else None
     for folder in matches:
-        if os.path.isdir(folder) and os.path.abspath(folder) != shut:
+        if os.path.isdir(folder) and os.path.realpath(folder) != shut:
             _search(folder, found, but_not)
     if len(found.sources) == before:
         why = InputError(f"{pattern}: no picture matches this pattern")
@@ -225,14 +225,14 @@ def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
         why = InputError(f"{error.filename}: {error.strerror}; this folder is left out")
         found.failures.append((str(error.filename), why))
 
-    shut = os.path.abspath(but_not) if but_not else None
-    if shut == os.path.abspath(folder):
+    shut = os.path.realpath(but_not) if but_not else None
+    if shut == os.path.realpath(folder):
         shut = None
     for here, folders, files in os.walk(folder, onerror=refused):
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.abspath(os.path.join(here, name)) != shut
+            if not name.startswith(".") and os.path.realpath(os.path.join(here, name)) != shut
         )
         pictures = sorted(
             os.path.join(here, name)
