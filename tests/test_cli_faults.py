@@ -23,6 +23,7 @@ import upscale.cli.upscale.command as command_module
 ROOT = Path(__file__).parents[1]
 FAKE = [sys.executable, str(Path(__file__).with_name("cli_fake.py"))]
 REAL = [sys.executable, "-m", "upscale"]
+catch_signals = entry._catch_signals
 
 
 @pytest.fixture
@@ -153,6 +154,23 @@ def test_an_interruption_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_signals_end_the_work_each_by_its_code(inside, tmp_path, monkeypatch):
+    """As a shell counts: 128 and the signal. SIGHUP comes where a terminal is closed."""
+    picture(tmp_path / "in.png")
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        monkeypatch.setattr(FakeUpscaler, "plan", lambda *args, n=number: signal.raise_signal(n))
+        signal.signal(number, signal.default_int_handler)
+        try:
+            catch_signals()
+            assert inside("in.png")[0] == 128 + number
+            again = signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL
+            assert signal.getsignal(number) == again
+        finally:
+            for changed, handler in before.items():
+                signal.signal(changed, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,6 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -48,6 +49,7 @@ Exit codes:
   3    the input cannot be read
   4    memory or disk space ran out
   5    weights are missing or wrong
+  129  ended by SIGHUP, as where a terminal is closed
   130  interrupted by Ctrl-C
   143  ended by SIGTERM"""
 
@@ -165,8 +167,9 @@ def _run(args: list[str], debug: bool) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         cause = error.__cause__ or error  # click makes an Abort of the first
-        click.echo(printable(str(cause) or "Interrupted."), err=True)
-        return 143 if isinstance(cause, Terminated) else 130
+        with suppress(OSError):  # the terminal may be gone
+            click.echo(printable(str(cause) or "Interrupted."), err=True)
+        return 128 + getattr(cause, "number", signal.SIGINT)
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -219,10 +222,29 @@ def unexpected(error: Exception) -> str:
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which a shell knows by another exit code than Ctrl-C."""
 
+    number = signal.SIGTERM
+
+
+class HungUp(Terminated):
+    """SIGHUP: the terminal was closed, or the connection to the machine is lost."""
+
+    number = getattr(signal, "SIGHUP", 1)  # not on Windows
+
+
+_ENDS = {end.number: end for end in (Terminated, HungUp)}
+ENDING = {signal.SIGINT, *_ENDS} & signal.valid_signals()  # signals that end the work in order
+
+
+def after(number: int) -> signal.Handlers:
+    """What follows a first signal: a second one ends the program at once. Not SIGHUP: where a
+    terminal is closed, both the shell and the system send it."""
+    return signal.SIG_IGN if number == HungUp.number else signal.SIG_DFL
+
 
 def _catch_signals() -> None:
-    """Ctrl-C and `kill` both unwind the stack, so that temporary files are removed. Where a module
-    is being imported they wait for its end: torch aborts the process if it is interrupted there."""
+    """Ctrl-C, `kill` and a lost terminal unwind the stack, so that temporary files are removed.
+    Where a module is being imported they wait for its end: torch aborts the process if it is
+    interrupted there."""
     waited = 0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -233,10 +255,10 @@ def _catch_signals() -> None:
             again.daemon = True
             again.start()
             return
-        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        signal.signal(number, after(number))
+        raise _ENDS.get(number, KeyboardInterrupt)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
             signal.signal(number, interrupt)
 

@@ -137,5 +137,6 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 def _begin_worker(index: int) -> None:
     """One thread each; signals are the run's own business, which ends its workers itself."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ending = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    for number in ending:
         signal.signal(number, signal.SIG_IGN)

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from upscale.cli.help import GENERAL, Command
+from upscale.cli.main import ENDING, after
 from upscale.cli.options import (
     ANY_PATH,
     DEBUG,
@@ -131,9 +132,9 @@ def command(dataset: str | None, output: str | None, **options: Any) -> int:
     """Train weights from pictures.
 
     Running the same command again, or --resume and the folder of the run, resumes from its last
-    checkpoint. Ctrl-C and SIGTERM save a checkpoint first; after SIGTERM the exit code is 0. The
-    path of the weights goes to standard output. For several processes: torchrun --nproc-per-node N
-    -m upscale train ...
+    checkpoint. Ctrl-C, SIGTERM and SIGHUP save a checkpoint first; after the last two the exit code
+    is 0. The path of the weights goes to standard output. For several processes: torchrun
+    --nproc-per-node N -m upscale train ...
     """
     if options["list_"]:
         listed()
@@ -266,9 +267,9 @@ class _Stop:
     def __enter__(self) -> _Stop:
         def note(number: int, frame: object) -> None:
             self.signal = number
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, after(number))
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, note)
         return self
