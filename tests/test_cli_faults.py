@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import pty
@@ -248,6 +250,17 @@ def test_full_disk(env, tmp_path):
     assert b"disk is full" in made.stderr
     assert b"1 more picture was not started" in made.stderr
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
+
+
+def test_a_full_disk_under_the_messages(inside, tmp_path, monkeypatch):
+    picture(tmp_path / "a.png")
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert inside("a.png")[0] == 4
 
 
 def test_a_picture_through_a_pipe(env, tmp_path):

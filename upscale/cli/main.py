@@ -180,7 +180,8 @@ def _run(args: list[str], debug: bool) -> int:
 
 def _said(error: DiffsrError) -> int:
     """Show an error; returns its exit code."""
-    click.echo(printable(f"Error: {error}"), err=True)
+    with suppress(OSError):  # the error may be that standard error takes no more
+        click.echo(printable(f"Error: {error}"), err=True)
     return error.exit_code
 
 
