@@ -295,6 +295,19 @@ def test_a_full_disk_under_the_ledger_is_said(tmp_path, monkeypatch) -> None:
     ledger.close()
 
 
+def test_a_line_that_a_full_disk_cuts_loses_only_itself(tmp_path, monkeypatch) -> None:
+    """`--watch` goes on once there is room."""
+    ledger, write = Ledger(tmp_path / "l.jsonl", "s"), os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:20]))
+        with pytest.raises(DiskFull):
+            ledger.append({"input": "a", "status": "failed", "settings": "s"})
+    ledger.append({"input": "b", "status": "failed", "settings": "s"})
+    ledger.close()
+    again = Ledger(tmp_path / "l.jsonl", "s", dry=True)
+    assert (again.torn_at, again.failed("a"), again.failed("b")) == ([1], False, True)
+
+
 def test_many_threads_write_whole_lines(tmp_path) -> None:
     ledger = Ledger(tmp_path / "l", "s")
 

@@ -72,15 +72,13 @@ class Ledger:
         self._failed: set[bytes] = set()
         self._lock = threading.Lock()
         self._synced, self._file = 0.0, -1
-        whole = self._load()
+        self._whole = self._load()  # whether the last line is ended
         if dry:
             return
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise OutputError(f"{path}: the ledger cannot be written: {error.strerror}") from error
-        if not whole:
-            os.write(self._file, b"\n")  # what comes next is a line of its own
 
     # --- what is known ----------------------------------------------------------------------
 
@@ -141,6 +139,8 @@ class Ledger:
         data = (json.dumps(line) + "\n").encode()
         with self._lock:
             self._note(line)
+            if not self._whole:
+                data = b"\n" + data  # a line of its own
             try:
                 written = os.write(self._file, data)
                 if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -150,6 +150,8 @@ class Ledger:
                 if not atomic.full(error):
                     raise OutputError(f"{self.path}: the ledger: {error.strerror}") from error
                 written = 0
+            if written:
+                self._whole = written == len(data)
         if written < len(data):
             raise DiskFull(f"{self.path}: no space left for the ledger; free some disk space")
 
