@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from cli_fake import FakeUpscaler
 from PIL import Image
-from test_cli import calls, here, run  # noqa: F401 (fixtures)
+from test_cli import calls, here, picture, run  # noqa: F401 (fixtures)
 from test_cli_faults import FAKE, env  # noqa: F401 (a fixture)
 
 from upscale.batch.engine import Engine, Pace
@@ -271,6 +271,17 @@ def test_shards_together_are_the_whole(here, calls, monkeypatch):  # noqa: F811
     auto = run(*args, "-o", "x", "--shard", "auto", "--dry-run", code=None).stdout
     assert auto == run(*args, "-o", "x", "--shard", "1/3", "--dry-run", code=None).stdout != ""
     run(*args, "--shard", "3/3", code=2)
+
+
+def test_pictures_of_one_name_are_spread_over_the_shards(here, calls):  # noqa: F811
+    listed = [f"{number}/cover.png" for number in range(9)]
+    for name in listed:
+        picture(here / name)
+    (here / "list.txt").write_text("\n".join(listed))
+    for args in (["--from-file", "list.txt"], ["*/cover.png"]):
+        done = [run(*args, "-o", "out/", "--shard", f"{n}/3", "--dry-run").stdout for n in range(3)]
+        assert all(done)
+        assert len("".join(done).split()) == 9
 
 
 # --- time and memory ----------------------------------------------------------------------------

@@ -40,6 +40,12 @@ class Source:
     name: str
     inside: Path
     data: bytes | None = None  # of standard input or another pipe, which can be read only once
+    alone: bool = False  # named itself, and no folder that it was found in
+
+    @property
+    def part_of(self) -> str:
+        """What tells which shard does it. Bare names may be the same for all: d/cover.jpg ..."""
+        return self.name if self.alone else self.inside.as_posix()
 
     def open(self) -> str | BinaryIO:
         """What `image.decode.read` takes."""

@@ -62,7 +62,7 @@ def items_of(
     for name, error in found.failures:
         if wanted(name) and not (retry and ledger and not ledger.failed(name)):
             account.failed(name, error)
-    items = [item for item in items if wanted(item.source.inside.as_posix())]
+    items = [item for item in items if wanted(item.source.part_of)]
     if retry and ledger:
         items = [item for item in items if ledger.failed(item.source.name)]
     account.reporter.total = len(items)
@@ -179,7 +179,7 @@ def _add(text: str, found: Found, but_not: str | None) -> None:
 
 def source_of(path: str) -> Source:
     """A file, or what comes out of a pipe, which is read at once. Raises InputError."""
-    source = Source(path, Path(Path(path).name))
+    source = Source(path, Path(Path(path).name), alone=True)
     if not is_special(Path(path)):
         return source
     try:
@@ -203,7 +203,7 @@ def _match(pattern: str, found: Found, but_not: str | None) -> None:
     found.passed_over += [path for path in paths if Path(path).suffix.lower() in OTHER_SUFFIXES]
     kept = names.without_results(files)
     found.left_out += len(files) - len(kept)
-    found.sources += [Source(path, Path(Path(path).name)) for path in kept]
+    found.sources += [Source(path, Path(Path(path).name), alone=True) for path in kept]
     shut = os.path.realpath(but_not) if but_not else None
     for folder in matches:
         if os.path.isdir(folder) and os.path.realpath(folder) != shut:
