@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from upscale.cli.help import Command
 from upscale.cli.main import COMMANDS, cli
 from upscale.cli.options import QUIET, Finite, option
 from upscale.errors import DiffsrError, InputError, OutputError, UsageError
+from upscale.weights import registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -355,6 +357,22 @@ def test_a_file_of_settings(here, calls, monkeypatch):
     (here / "other.toml").write_text("scale =")
     monkeypatch.setenv("DIFFSR_CONFIG", "other.toml")
     assert "other.toml: the settings cannot be read" in run("in.png", code=2).told
+
+
+def test_settings_in_a_home_that_is_shut_are_none(here, calls, monkeypatch):
+    """As where another user's HOME is left, by su, sudo, cron or a container."""
+    picture(here / "in.png")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "shut"))
+    look = os.stat
+
+    def stat(path, *args, **options):
+        if not isinstance(path, int) and str(here / "shut") in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert run("in.png").stdout == "in_x4.png\n"
+    assert not registry._own_lists()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def _file() -> Path | None:
 
     named = os.environ.get(f"{PREFIX}_CONFIG")
     path = at_home(named) if named else settings_folder() / "config.toml"
-    return path if named or path.is_file() else None
+    return path if named or os.path.isfile(path) else None  # that of another user's home is none
 
 
 @functools.cache

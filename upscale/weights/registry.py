@@ -132,7 +132,7 @@ def _own_lists() -> list[Path]:
     """The user's own: the file that $DIFFSR_WEIGHTS_TOML names, and the one among the settings."""
     named = os.environ.get(LIST_VARIABLE)
     usual = settings_folder() / "weights.toml"
-    found = [*([at_home(named)] if named else []), *([usual] if usual.is_file() else [])]
+    found = [*([at_home(named)] if named else []), *([usual] if os.path.isfile(usual) else [])]
     return list({os.path.realpath(path): path for path in found}.values())  # they may be one
 
 
