@@ -524,7 +524,7 @@ def test_what_is_left_is_told_from_the_first_picture_on(here, calls):
     for name in "abc":
         picture(here / f"{name}.png", (40, 30))
     (here / "b.png").write_bytes(b"")
-    told = run("a.png", "b.png", "c.png", code=1).stderr
+    told = run("gone.png", "a.png", "b.png", "c.png", code=1).stderr
     assert re.search(r"a_x4.png: 40x30 to 160x120, [\d.]+ s; 1 of 3, about [\d.]+ s left\n", told)
     assert re.search(r"c_x4.png: 40x30 to 160x120, [\d.]+ s\n", told)
 

@@ -27,6 +27,7 @@ class Account:
         self.job, self.reporter, self.options = job, reporter, options
         self.good = self.bad = 0
         self.skipped = 0  # of the good: done before, by the ledger
+        self.before = 0  # of the bad: known before the work
         self.errors: list[str] = []  # the first of them
         self.codes: set[int] = set()
         self.remaining: Remaining | None = None  # where it is known what is to come
@@ -91,7 +92,8 @@ class Account:
         if self.remaining is None or not (text := self.remaining.after(name, seconds)):
             return ""
         self.reporter.remaining(text)
-        return f"; {self.good + self.bad} of {self.reporter.total}, {text}"
+        done = self.good + self.bad - self.before
+        return f"; {done} of {self.reporter.total}, {text}"
 
     def failed(self, name: str, error: DiffsrError) -> None:
         """Raises DiskFull or OutputError where the ledger takes no line, after the report."""

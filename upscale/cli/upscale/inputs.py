@@ -65,7 +65,7 @@ def items_of(
     items = [item for item in items if wanted(item.source.part_of)]
     if retry and ledger:
         items = [item for item in items if ledger.failed(item.source.name)]
-    account.reporter.total = len(items)
+    account.before, account.reporter.total = account.bad, len(items)
     return items
 
 
