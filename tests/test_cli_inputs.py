@@ -285,6 +285,19 @@ def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
     assert len(find([str(here / "in" / "*")]).passed_over) == 8
 
 
+def test_a_link_to_a_folder_is_told(here, calls):  # noqa: F811
+    picture(here / "in" / "a.png")
+    picture(here / "other" / "b.png")
+    (here / "in" / "link").symlink_to(here / "other")
+    done = run("in", "in", "-o", "out/")
+    assert done.stdout == "out/a_x4.png\n"
+    assert done.stderr.count("1 linked folder passed over") == 1
+    assert "named: in/link\n" in done.stderr
+    done = run("in", "in/link", "-o", "both/")
+    assert done.stdout == "both/a_x4.png\nboth/b_x4.png\n"
+    assert "passed over" not in done.stderr
+
+
 def test_dates_are_kept_if_wanted(here, calls):  # noqa: F811
     source = picture(here / "a.png")
     os.utime(source, ns=(10**18, 10**18 + 7))

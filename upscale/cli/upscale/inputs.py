@@ -34,6 +34,7 @@ class Found:
     failures: list[tuple[str, InputError]] = field(default_factory=list)
     left_out: int = 0  # earlier results met in folders
     passed_over: list[str] = field(default_factory=list)  # of kinds that are not read
+    links: list[str] = field(default_factory=list)  # to folders, met in folders: not followed
     many: bool = False
 
 
@@ -54,7 +55,11 @@ def items_of(
             f"{counted(found.left_out, 'earlier result')} in these folders skipped"
         )
     if found.passed_over:
-        account.reporter.note(_passed_over(found.passed_over))
+        kinds = "of kinds that diffsr does not look for in folders"
+        account.reporter.note(_passed_over("file", found.passed_over, kinds))
+    if found.links:
+        unless = "which are not searched unless they are named"
+        account.reporter.note(_passed_over("linked folder", found.links, unless))
     if items and not options["dry_run"]:
         names.prepare(output, many)
     wanted = shard.has if shard else lambda inside: True
@@ -69,11 +74,10 @@ def items_of(
     return items
 
 
-def _passed_over(paths: list[str]) -> str:
+def _passed_over(kind: str, paths: list[str], why: str) -> str:
     named = ", ".join(paths[:_NAMED])
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    files = counted(len(paths), "file")
-    return f"{files} passed over, of kinds that diffsr does not look for in folders: {named}{more}"
+    return f"{counted(len(paths), kind)} passed over, {why}: {named}{more}"
 
 
 def _find(paths: tuple[str, ...], options: Mapping[str, Any]) -> Found:
@@ -107,11 +111,11 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
     """Everything that `inputs` and the lines of a list name, in their order, each picture once.
 
     Folders are searched to the bottom, in alphabetical order; hidden files, other files than
-    pictures (by suffix), pipes, earlier results beside their picture, and the folder `but_not`
-    (where the results go), by whatever name, are skipped. Patterns (`*.png`, `**/*.jpg`) are for
-    quoted ones that the shell left alone; a line of a list is a plain path.
+    pictures (by suffix), pipes, links to folders, earlier results beside their picture, and the
+    folder `but_not` (where the results go), by whatever name, are skipped. Patterns (`*.png`,
+    `**/*.jpg`) are for quoted ones that the shell left alone; a line of a list is a plain path.
     """
-    found = Found()
+    found, inputs, listed = Found(), list(inputs), list(listed)
     for text in inputs:
         if text == STDIN:
             found.sources.append(_standard_input())
@@ -127,6 +131,9 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
         unique.setdefault(STDIN if source.name == STDIN else os.path.abspath(source.name), source)
     found.sources = list(unique.values())
     found.passed_over = list({os.path.abspath(path): path for path in found.passed_over}.values())
+    links = {os.path.abspath(path): path for path in found.links}
+    named = set(map(os.path.abspath, [*inputs, *listed]))
+    found.links = [path for whole, path in links.items() if whole not in named]
     found.many |= len(found.sources) + len(found.failures) > 1
     return found
 
@@ -234,6 +241,8 @@ def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
             for name in folders
             if not name.startswith(".") and os.path.realpath(os.path.join(here, name)) != shut
         )
+        paths = (os.path.join(here, name) for name in folders)
+        found.links += filter(os.path.islink, paths)
         pictures = sorted(
             os.path.join(here, name)
             for name in files
