@@ -70,6 +70,14 @@ def test_a_line_for_every_picture_and_nothing_twice(here, calls):  # noqa: F811
     assert {p: os.stat(p).st_ino for p in Path("out").iterdir()} == before
 
 
+def test_a_ledger_beside_the_results_makes_their_folder(here, calls):  # noqa: F811
+    folder(here / "in", 1)
+    run("in", "-o", "out/new", "--resume", "out/new/l.jsonl", "--dry-run")
+    assert not (here / "out").exists()
+    run("in", "-o", "out/new", "--resume", "out/new/l.jsonl")
+    assert lines(here / "out/new/l.jsonl")[0]["status"] == "ok"
+
+
 def test_what_changed_is_done_again_and_only_that(here, calls):  # noqa: F811
     folder(here / "in", 4)
     args = ("in", "-o", "out", "--resume", "l.jsonl")

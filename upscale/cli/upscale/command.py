@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -129,6 +130,9 @@ def command(ctx: click.Context, paths: tuple[str, ...], **options: Any) -> int:
     job.deliver, job.on_frame = run.to_stdout(job), reporter.frame
     if options["resume"]:
         settings = settings_of(setup, request, files, options["batch"])
+        beside_results = Path(options["resume"]).parent == Path(options["output"] or "")
+        if beside_results and not options["dry_run"]:  # in a folder that may not be there yet
+            names.prepare(options["output"], many=True)
         job.ledger = Ledger(options["resume"], settings, options["dry_run"])
         if job.ledger.torn:
             lines, more = job.ledger.torn_at, job.ledger.torn - len(job.ledger.torn_at)
