@@ -21,6 +21,9 @@ from test_cli import picture
 
 import upscale.cli.main as entry
 import upscale.cli.upscale.command as command_module
+from upscale.batch.ledger import Ledger
+from upscale.errors import DiskFull
+from upscale.image import encode
 
 ROOT = Path(__file__).parents[1]
 FAKE = [sys.executable, str(Path(__file__).with_name("cli_fake.py"))]
@@ -228,6 +231,36 @@ def test_interrupted_names_every_file_that_is_written(inside, tmp_path, monkeypa
     assert sorted(named) == sorted(path.name for path in tmp_path.glob("*_x4*.png"))
     assert "Interrupted: 2 of 3 pictures are done, 1 left. The same command " in err
     assert ("--skip-existing" in err) is ("--resume" not in more)
+
+
+@pytest.mark.parametrize("more", [[], ["--resume", "l.jsonl"]])
+def test_a_full_disk_ends_all_and_every_file_is_named(inside, tmp_path, monkeypatch, capsys, more):
+    """The first of three pictures fails once the second is written."""
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    write, append = encode.write, Ledger.append
+
+    def full(picture, target, **options):
+        if target.name == "a_x4.png":
+            while not (tmp_path / "b_x4.png").exists():
+                time.sleep(0.001)
+            raise DiskFull("the disk is full")
+        return write(picture, target, **options)
+
+    def torn(ledger, line):
+        if line["status"] == "failed":
+            raise DiskFull("no space left for the ledger")
+        append(ledger, line)
+
+    monkeypatch.setattr(encode, "write", full)
+    monkeypatch.setattr(Ledger, "append", torn)
+    monkeypatch.setattr(command_module, "make_upscaler", lambda *args: FakeUpscaler())
+    with pytest.raises(SystemExit) as end:
+        entry.main(["a.png", "b.png", "c.png", *more])
+    out, err = capsys.readouterr()
+    assert end.value.code == 4
+    assert sorted(out.split()) == sorted(path.name for path in tmp_path.glob("*_x4.png"))
+    assert ("for the ledger" in err) is bool(more)
 
 
 def test_killed_leaves_no_half_written_picture(env, tmp_path):

@@ -41,6 +41,11 @@ class Account:
         return most is not None and self.bad >= most
 
     @property
+    def over(self) -> int:
+        """How many pictures of this run are done or have failed."""
+        return self.good + self.bad - self.before
+
+    @property
     def exit_code(self) -> int:
         """0, or 1 where some pictures are done, or the one code that all failures have."""
         if not self.codes:
@@ -48,7 +53,7 @@ class Account:
         return next(iter(self.codes)) if not self.good and len(self.codes) == 1 else 1
 
     def outcome(self, item: Item, record: dict[str, Any] | None, error: Exception | None) -> None:
-        """Raises what ends the whole run: no upscaler can be made, or one of _FATAL."""
+        """Raises what ends the whole run: no upscaler can be made, or Hopeless."""
         if error is None:
             assert record is not None
             self.good += 1
@@ -57,7 +62,12 @@ class Account:
         if self.job.broken or isinstance(error, BrokenPipeError):
             raise error
         ours = known(error, self.options)
-        self.failed(item.source.name, ours)
+        try:
+            self.failed(item.source.name, ours)
+        except (DiskFull, OutputError) as end:  # without the ledger nothing is begun
+            self.reporter.error(str(end))
+            self.codes.add(end.exit_code)
+            raise Hopeless(end) from end
         if isinstance(ours, _FATAL):
             raise Hopeless(ours)
 
@@ -92,8 +102,7 @@ class Account:
         if self.remaining is None or not (text := self.remaining.after(name, seconds)):
             return ""
         self.reporter.remaining(text)
-        done = self.good + self.bad - self.before
-        return f"; {done} of {self.reporter.total}, {text}"
+        return f"; {self.over} of {self.reporter.total}, {text}"
 
     def failed(self, name: str, error: DiffsrError) -> None:
         """Raises DiskFull or OutputError where the ledger takes no line, after the report."""
@@ -112,7 +121,13 @@ class Account:
             self.job.ledger.add(name, record, None, None)
 
     def stopped(self, untold: list[Ticket], told: Item | None, of: int) -> str:
-        """Report what was finished before an interruption and not `told`; returns what to say."""
+        """`rest`, after an interruption; returns what to say."""
+        self.rest(untold, told)
+        add = "" if self.job.ledger else "with --skip-existing "
+        return stopped(self.good, of, f"The same command {add}goes on from there.")
+
+    def rest(self, untold: list[Ticket], told: Item | None) -> None:
+        """Report what was finished before all ended and not `told`."""
         for ticket in untold:
             if ticket.item is told or not (ticket.written or ticket.record):
                 continue
@@ -126,8 +141,6 @@ class Account:
             else:
                 for path in files:
                     self.reporter.result(path)
-        add = "" if self.job.ledger else "with --skip-existing "
-        return stopped(self.good, of, f"The same command {add}goes on from there.")
 
     def gave_up(self, left: int, error: DiffsrError) -> None:
         if left:
@@ -184,7 +197,7 @@ def _pictures(count: int, more: str = "") -> str:
 
 
 class Hopeless(Exception):
-    """Ends a batch: see _FATAL."""
+    """Ends a batch: see _FATAL, or the ledger takes no line."""
 
     def __init__(self, error: DiffsrError) -> None:
         self.error = error

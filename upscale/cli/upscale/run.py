@@ -77,7 +77,8 @@ def run(account: Account, items: list[Item], options: Mapping[str, Any]) -> int:
             raise type(end)(account.stopped(outcomes.untold(), told, len(items))) from None
         except Hopeless as end:
             outcomes.made.close()
-            account.gave_up(len(items) - done, end.error)
+            account.rest(outcomes.untold(), item)
+            account.gave_up(len(items) - account.over, end.error)
             return end.error.exit_code
     account.summary(len(items) - done)
     if account.job.sheet:
