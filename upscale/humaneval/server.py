@@ -106,7 +106,7 @@ def serve(
     say: Callable[[str], None],
     ready: Callable[[str], None],
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM; `ready` is called with the link once it listens.
+    """Answer requests until SIGINT, SIGTERM or SIGHUP; `ready` gets the link once it listens.
 
     Without tunnel, on a loopback address, everybody on this machine may take part, under the names
     of loopback alone. Else the link holds an access token. Raises UsageError and OutputError.
