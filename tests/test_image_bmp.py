@@ -1,4 +1,4 @@
-"""BMPs of 16 and 32 bits a pixel, whose channels lie wherever masks say."""
+"""BMPs whose channels lie wherever masks say, whose pixels lie in runs, and of few colours."""
 
 from __future__ import annotations
 
@@ -63,3 +63,46 @@ def test_masks_of_a_file_cut_short():
     want = (values & MASKS["4444"][1][0]) / MASKS["4444"][1][0]
     np.testing.assert_allclose(picture.rgb[:3, :, 0], want[:3], atol=0.51 / 255)
     assert not picture.rgb[4:].any()
+
+
+def coded(bits: int, packing: int, pixels: bytes, colours: list[int]) -> bytes:
+    """A file of 4x3 pixels with a palette of greys."""
+    palette = b"".join(bytes([n, n, n, 0]) for n in colours)
+    head = struct.pack("<IiiHHI", 40, 4, 3, 1, bits, packing)
+    head += struct.pack("<IiiII", len(pixels), 0, 0, len(colours), 0)
+    start = 14 + len(head) + len(palette)
+    return b"BM" + struct.pack("<III", start + len(pixels), 0, start) + head + palette + pixels
+
+
+def greys(data: bytes, **settings: bool) -> list[list[int]]:
+    """Rows from the top."""
+    return (read(io.BytesIO(data), **settings).rgb[..., 0] * 255).round().astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("bits", "runs", "wanted"),
+    [
+        (8, [4, 1, 0, 0, 2, 2, 0, 1], [[9, 9, 9, 9], [77, 77, 9, 9], [50, 50, 50, 50]]),
+        (8, [0, 1], [[9] * 4] * 3),
+        (8, [4, 1, 0, 0, 0, 0, 4, 2], [[77] * 4, [9] * 4, [50] * 4]),
+        (8, [9, 1, 0, 0, 0, 2, 1, 1, 0, 3, 2, 1, 2, 0, 0, 1],
+         [[9, 77, 50, 77], [9] * 4, [50] * 4]),
+        (4, [4, 0x12, 0, 0, 0, 3, 0x21, 0x20, 0, 1], [[9] * 4, [77, 50, 77, 9], [50, 77] * 2]),
+    ],
+    ids=["ends early", "nothing", "an empty row", "too long, a leap, as it is", "4 bits"],
+)  # fmt: skip
+def test_runs(bits, runs, wanted):
+    assert greys(coded(bits, {8: 1, 4: 2}[bits], bytes(runs), [9, 50, 77])) == wanted
+
+
+def test_runs_that_are_cut_short():
+    data = coded(8, 1, bytes([4, 1, 0, 0, 2, 2]), [9, 50, 77])
+    with pytest.raises(InputError, match=r"cut short.*--allow-truncated"):
+        greys(data)
+    assert greys(data, allow_truncated=True)[2] == [50] * 4
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_black_and_white_in_more_than_a_bit(bits):
+    row = bytes([0, 1, 1, 0]) if bits == 8 else bytes([0x01, 0x10, 0, 0])
+    assert greys(coded(bits, 0, 3 * row, [0, 255])) == [[0, 255, 255, 0]] * 3

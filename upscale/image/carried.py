@@ -409,6 +409,12 @@ def _bmp(file: BinaryIO, found: Carried) -> BinaryIO | None:
     if whole > 54:
         file.seek(whole)
         after(file.read(_TAIL), found)
+    if (packing, bits) in ((1, 8), (2, 4)):
+        return io.BufferedReader(bmp.Unpacked(file, head), 1 << 16)
+    if packing == 0 and bits in (4, 8) and head[46:50] == b"\2\0\0\0":
+        top, start = bmp.paletted(file, head, bits)
+        parts = [(io.BytesIO(top), 0, len(top)), (file, start, file.seek(0, io.SEEK_END))]
+        return io.BufferedReader(Spliced(parts), 1 << 16)
     masks = struct.unpack("<4I", more[:16].ljust(16, b"\0"))
     if packing not in (3, 6) or bits not in (16, 32) or size == 64 or not any(masks[:3]):
         return None
