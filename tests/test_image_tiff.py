@@ -136,3 +136,11 @@ def test_any_bigtiff_of_either_byte_order_is_read_as_a_classic_one(kind, compres
     )
     assert np.array_equal(samples(found), samples(want))
     assert (found.grey, found.notes) == (want.grey, want.notes)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_bits_of_bytes_in_the_other_order(compression):
+    a, file = whole(7, 9, bits=16), io.BytesIO()
+    Image.fromarray(a).save(file, "TIFF", compression=compression, tiffinfo={266: 2, 278: 3})
+    file.seek(0)
+    assert np.array_equal(samples(read(file))[..., 0], a)

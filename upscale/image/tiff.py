@@ -36,6 +36,7 @@ _SPOOL_BYTES = 64 << 20  # of strips that wait in memory; more of them wait on t
 _LEVEL = 6  # zlib's own default
 _LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD = 5, 8, 32946, 34925, 50000
 _BEST = {1: 1, _LZW: 2731, _DEFLATE: 1032, _OLD_DEFLATE: 1032, 32773: 64}  # bytes of a byte
+_TURNED = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))  # the bits of bytes (FillOrder 2)
 _MOST_PAGES = 1_000_000  # counted
 _MOST_SAMPLES = 32  # of a pixel
 _MOST_TILE = 4096**2  # pixels of a tile larger than the picture
@@ -105,7 +106,7 @@ def _odd(page: tifffile.TiffPage) -> bool:
     # Pillow takes the fourth of RGB for transparency where nothing is said of it
     known = colours == 3 and page.extrasamples[:1] in ((0,), (_PREMULTIPLIED,), (_STRAIGHT,))
     many = samples > colours + known
-    return (planes or many) and page.compression in _OUR_COMPRESSIONS and page.fillorder == 1
+    return (planes or many) and page.compression in _OUR_COMPRESSIONS
 
 
 def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
@@ -340,14 +341,15 @@ def _inflated(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> np.ndarray:
         else (min(page.rowsperstrip, height), width)
     )
     most = rows * columns * channels * page.dtype.itemsize
-    page.compression = 1  # for `decode`, which undoes what comes before the compression
+    turned = _TURNED if page.fillorder == 2 else None
+    page.compression = page.fillorder = 1  # for `decode`, which undoes what came before these
     whole = np.zeros((planes, depth, height, width, channels), page.dtype)
     there = zip(page.dataoffsets, page.databytecounts, strict=True)
     for index, (offset, count) in zip(range(math.prod(page.chunked)), there, strict=False):
         if not count:
             continue
         tiff.filehandle.seek(offset)
-        data = zlib.decompressobj().decompress(tiff.filehandle.read(count), most)
+        data = zlib.decompressobj().decompress(tiff.filehandle.read(count).translate(turned), most)
         block, (plane, _, y, x, _), _ = page.decode(data, index)
         place = whole[plane, 0, y : y + block.shape[1], x : x + block.shape[2]]
         place[:] = block[0, : place.shape[0], : place.shape[1]]
@@ -384,6 +386,7 @@ def _bytes_by_libtiff(
     tags = ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
     tags[256], tags[257] = columns * channels * page.dtype.itemsize, rows * down * across
     tags[258], tags[259], tags[262], tags[277] = 8, int(page.compression), _BLACK_IS_ZERO, 1
+    tags[266] = int(page.fillorder)
     tags[278] = rows if page.is_tiled else page.rowsperstrip
     tags[273], tags[279] = tuple(page.dataoffsets[which]), tuple(page.databytecounts[which])
     as_bytes = io.BytesIO()
