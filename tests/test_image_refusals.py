@@ -132,6 +132,20 @@ def test_cut_short_progressive_is_coarse_but_there():
     assert np.abs(picture.rgb - full.rgb).mean() < 0.1
 
 
+@pytest.mark.parametrize("restarts", [0, 3])
+def test_a_jpeg_with_a_gap_in_its_pixels_is_told(restarts):
+    a = smooth(96, 130)
+    a[-20:] = 255  # even, as decoders make rows of nothing
+    data = saved(a, "JPEG", quality=90, restart_marker_blocks=restarts).getvalue()
+    assert read(io.BytesIO(data)).notes == ()
+    for at in range(2000, len(data) - 500, len(data) // 5):
+        gap = io.BytesIO(data[:at] + data[at + 100 :])
+        try:
+            assert "damaged" in read(gap).notes[0]
+        except InputError as error:  # all that follows is even
+            assert "--allow-truncated" in str(error)
+
+
 def bomb() -> bytes:
     """110 kB that unpack to 900 million pixels."""
     rows = zlib.compress(bytes(30000 * (1 + 30000 // 8)), 9)

@@ -22,6 +22,8 @@ IPTC_RESOURCE = 0x0404
 MOST = 65533  # bytes in a segment
 _NOT_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _LOSSLESS, _HIERARCHICAL = {0xC3, 0xCB}, {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+_RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
+_ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SCAN, EOI, LS, CUT = 0xDA, 0xD9, 0xF7, 0
 
@@ -55,6 +57,37 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             return
         yield marker, at + 4, end
         at = max(end, at + 4)
+
+
+def _pixels(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the pixels of each scan begin and end."""
+    begin = None
+    for marker, start, end in segments(data):
+        if begin is not None:
+            yield begin, start - {EOI: 2, CUT: 0}.get(marker, 4)
+        begin = end if marker == SCAN else None
+
+
+def longer(data: bytes, more: bytes) -> bytes:
+    """With more bytes wherever pixels end, at a restart too. Where none are missing, decoders pass
+    over them. (Arithmetic coding leaves out bytes that are 0: such a file stays as it is.)"""
+    made, last = b"", 0
+    if any(marker in _ARITHMETIC for marker, *_ in segments(data)):
+        return data
+    for begin, end in _pixels(data):
+        body = data[begin:end].rstrip(b"\xff")
+        made += data[last:begin] + _RESTART.sub(lambda mark: more + mark[0], body) + more
+        last = end
+    return made + data[last:]
+
+
+def restarts_in_order(data: bytes) -> bool:
+    """Whether the restarts of every scan count from 0 to 7 and begin again."""
+    return all(
+        mark[0][-1] & 7 == index % 8
+        for begin, end in _pixels(data)
+        for index, mark in enumerate(_RESTART.finditer(data, begin, end))
+    )
 
 
 def check_frame(marker: int, bits: int, channels: int) -> None:
