@@ -107,6 +107,8 @@ def test_a_recipe_can_be_trained(name) -> None:
     config = config_of(name)
     recipe = RECIPES[name]
     assert recipe.dataset in (*DATASETS, "")
+    if recipe.dataset:  # a folder may be given in its place
+        assert DATASETS[recipe.dataset].settings.items() <= recipe.settings.items()
     assert config.method in methods.METHODS
     size, spec = size_of(config.method, config.net), spec_of(config)
     paper = recipe.source != "ours"

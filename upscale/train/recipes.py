@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from upscale.errors import UsageError
+from upscale.train.catalogue import usual_settings
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def _recipe(
     """bases: settings, of which a later one overrides an earlier and `own` all. scale: the one
     magnification; 0 for several."""
     fixed = dict.fromkeys(("scale_min", "scale_max", "scale_focus"), float(scale)) if scale else {}
-    settings = {key: value for base in (*bases, fixed, own) for key, value in base.items()}
+    usual = usual_settings(dataset)  # also for a folder of the user's that is given in its place
+    settings = {key: value for base in (usual, *bases, fixed, own) for key, value in base.items()}
     return Recipe(source, dataset, MappingProxyType(settings), note)
 
 
@@ -40,7 +42,7 @@ def _recipe(
 _SR3 = {
     "method": "sr3", "batch": 256, "iterations": 1_000_000, "optimiser": "adam", "beta2": 0.999,
     "warmup": 10_000, "learning_rate": 1e-4, "schedule": "constant", "clip": 0.0, "ema": 0.9999,
-    "noise_law": "process", "loss": "l1", "crop": "square",
+    "noise_law": "process", "loss": "l1",
 }  # fmt: skip
 _SR3_NOTE = "the norm of the loss and the average's decay are the published code's and DDPM's"
 _REGRESSION = {**_SR3, "method": "regression", "learning_rate": 1e-5, "loss": "l2"}
@@ -48,7 +50,7 @@ _REGRESSION = {**_SR3, "method": "regression", "learning_rate": 1e-5, "loss": "l
 _IDM = {
     "method": "idm", "batch": 128, "iterations": 1_000_000, "optimiser": "adam", "beta2": 0.999,
     "warmup": 1, "learning_rate": 1e-4, "schedule": "constant", "clip": 0.0, "ema": 0.9999,
-    "noise_law": "process", "loss": "l1", "crop": "square", "net": "idm-16-128",
+    "noise_law": "process", "loss": "l1", "net": "idm-16-128",
 }  # fmt: skip
 _IDM_NOTE = "batch of the published code (4 x 32); the paper trained on two 24 GB GPUs"
 _ANY = {"iterations": 500_000, "learning_rate": 2e-5, "scale_min": 1.0, "scale_law": "uniform"}
@@ -120,12 +122,12 @@ def _idm(dataset: str, note: str, *bases: Mapping[str, Any], **own: Any) -> Reci
 def _ecdp(dataset: str, scale: float, **own: Any) -> Recipe:
     # the published code clips values at 10, of the gradient of a sum where ours is of a mean
     clip = 10 / (3 * own["patch"] ** 2)
-    base = {**_ECDP, "net": f"ecdp-{dataset}", "crop": "square", "clip_value": clip}
+    base = {**_ECDP, "net": f"ecdp-{dataset}", "clip_value": clip}
     return _recipe("ECDP 4.1, B", dataset, _ECDP_NOTE, base, scale=scale, **own)
 
 
 def _ecdp_quality(dataset: str, scale: float, **own: Any) -> Recipe:
-    base = {**_ECDP, **_FINETUNE, "net": f"ecdp-{dataset}", "crop": "square"}
+    base = {**_ECDP, **_FINETUNE, "net": f"ecdp-{dataset}"}
     return _recipe("ECDP 3.4", dataset, _FINETUNE_NOTE, base, scale=scale, **own)
 
 
@@ -152,20 +154,20 @@ RECIPES: dict[str, Recipe] = {
         "ffhq", _ANY_NOTE, _ANY, patch=128, lr_side=16, scale_max=8.0, scale_focus=8.0
     ),
     "idm-df2k-4x": _idm(
-        "df2k", _IDM_NOTE + "; 40 -> 160 patches", batch=64, crop="patch", patch=160, scale=4
+        "df2k", _IDM_NOTE + "; 40 -> 160 patches", batch=64, patch=160, scale=4
     ),
     **{
         f"idm-lsun-{name}-16x": _idm(f"lsun-{name}", _IDM_NOTE, batch=64, patch=256, scale=16)
         for name in ("cats", "bedrooms", "towers")
     },
-    "ecdp-df2k": _ecdp("df2k", 4, batch=16, patch=160, crop="patch", iterations=107_500),
+    "ecdp-df2k": _ecdp("df2k", 4, batch=16, patch=160, iterations=107_500),
     "ecdp-celeba": _ecdp("celeba", 8, batch=12, patch=160, iterations=100_000),
     "ecdp-imagenet": _ecdp(
         "imagenet", 4, learning_rate=2e-4, milestones="0.8,0.9", batch=6, patch=256,
         iterations=100_000,
     ),
     "ecdp-df2k-quality": _ecdp_quality(
-        "df2k", 4, batch=16, patch=160, crop="patch", quality_features=0.5
+        "df2k", 4, batch=16, patch=160, quality_features=0.5
     ),
     "ecdp-celeba-quality": _ecdp_quality(
         "celeba", 8, batch=12, patch=160, quality_features=1.0
