@@ -364,11 +364,14 @@ def test_options_of_the_network_are_given_by_name() -> None:
     assert paper.config.fixed_scale == 4.5 and paper.config.local_ensemble is True
     for wrong, told in (
         ("condition=input", "no 'condition'; choose from .*conditioning"),
-        ("hidden=many", "--net-options hidden=many: not a int"),
+        ("hidden=many", "--net-options hidden=many: not a whole number"),
         ("upsampler=cubic", "no upsampler 'cubic'"),
     ):
         with pytest.raises(UsageError, match=told):
             made(wrong)
+    for net in ("compact", "idm-tiny"):  # it learns where in (1, M] a magnification is
+        with pytest.raises(UsageError, match="--scale-max 1 does not go with --method idm"):
+            made("", net=net, scale_min=1.0, scale_max=1.0)
 
 
 def test_lr_sides_that_do_not_fit_are_refused() -> None:

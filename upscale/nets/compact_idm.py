@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from upscale.nets.compact import CompactConfig, CompactNet, Cond
 from upscale.nets.encoders import EDSR, each_size, reach
-from upscale.nets.idm import check_ablations
+from upscale.nets.idm import check_form
 from upscale.nets.implicit import ImplicitUpsampler, Place, PlainUpsampler, sampled
 from upscale.nets.layers import zeroed
 
@@ -42,7 +42,7 @@ class CompactIDMConfig(CompactConfig):
     magnification whatever it is (Fig. 8); 0: the true one. upsampler: what stands in the
     MLPs' places.
 
-    Raises ValueError for names it does not know, and another stem than 4.
+    Raises ValueError for names it does not know, another stem than 4, and no magnification above 1.
     """
 
     encoder_blocks: int = 6
@@ -60,7 +60,7 @@ class CompactIDMConfig(CompactConfig):
         super().__post_init__()
         if self.stem != 4:
             raise ValueError(f"IDM draws in two steps of 2: stem is 4, not {self.stem}")
-        check_ablations(self.conditioning, self.upsampler)
+        check_form(self.conditioning, self.upsampler, self.max_scale)
 
     def fitted(self, largest: float) -> CompactIDMConfig:
         return replace(self, max_scale=largest)

@@ -74,11 +74,9 @@ class IDMConfig(Config):
         for name in ("encoder_blocks", "encoder_features", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
-        check_ablations(self.conditioning, self.upsampler)
+        check_form(self.conditioning, self.upsampler, self.max_scale)
         if self.published and (self.conditioning, self.upsampler) != ("adaptive", "implicit"):
             raise ValueError("the published form has no ablations")
-        if not self.max_scale > 1:
-            raise ValueError(f"max_scale {self.max_scale} must be above 1")
         if self.unet.biggan or not self.unet.noisy_input or len(self.unet.mults) < 2:
             raise ValueError(f"unet: no biggan, with noisy_input, 2 mults or more: {self.unet}")
 
@@ -90,8 +88,10 @@ class IDMConfig(Config):
         return replace(self, max_scale=largest)
 
 
-def check_ablations(conditioning: str, upsampler: str) -> None:
-    """Raises ValueError for names that are not known."""
+def check_form(conditioning: str, upsampler: str, max_scale: float) -> None:
+    """Raises ValueError for names that are not known, and where there is but one magnification."""
+    if not max_scale > 1:
+        raise ValueError(f"max_scale {max_scale} must be above 1")
     for what, name, known in (
         ("conditioning", conditioning, CONDITIONING),
         ("upsampler", upsampler, UPSAMPLERS),

@@ -23,6 +23,10 @@ _READ = {
     bool: lambda text: _BOOLS[text.lower()],
     tuple: lambda text: tuple(map(int, text.split("+"))),
 }
+_WANTED = {
+    bool: "true or false", int: "a whole number", float: "a number",
+    tuple: "numbers with + between",
+}  # fmt: skip
 _BLOCKS = ("enc.", "down.", "up.")  # residual blocks
 _MAY_GROW = (*_BLOCKS, "inject.")  # and what they receive
 
@@ -43,7 +47,12 @@ def make_net(config: TrainConfig, sizes: Config | None = None) -> Net:
         sizes = methods.adjusted(sizes, config.method, config.net_name)
     net = network(sizes)
     # each change draws the weights anew, so that a seed gives what it always gave
-    if (fitted := net.config.fitted(config.scale_max)) is not net.config:
+    try:
+        fitted = net.config.fitted(config.scale_max)
+    except ValueError as error:
+        what = f"--scale-max {config.scale_max:g} does not go with --method {config.method}"
+        raise UsageError(f"{what}: {error}") from error
+    if fitted is not net.config:
         net = network(fitted)
     if config.net_options:
         net = network(altered(net.config, config.net_options))
@@ -65,8 +74,7 @@ def altered(sizes: Config, text: str) -> Config:
         try:
             changes[name] = _READ.get(kind, kind)(value)
         except (KeyError, ValueError) as error:
-            wanted = "numbers with + between" if kind is tuple else f"a {kind.__name__}"
-            raise UsageError(f"--net-options {part}: not {wanted}") from error
+            raise UsageError(f"--net-options {part}: not {_WANTED[kind]}") from error
     if "encoder" in changes and hasattr(sizes, "inject"):  # the blocks that are left
         left = tuple(i for i in sizes.inject if i < changes["encoder"])
         changes = {"inject": left} | changes
