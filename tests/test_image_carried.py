@@ -307,6 +307,14 @@ def test_orientation_of_any_integer_type(kind, value):
     assert struct.pack("<HHIHH", 274, 3, 1, 1, 0) in block
 
 
+@pytest.mark.parametrize("value", [short(6), short(6) + short(0), short(6) * 3])
+def test_an_orientation_that_viewers_pass_over_is_told(value):
+    picture = read(with_exif(directory((271, 2, b"Maker\0"), (274, 3, value)), "JPEG"))
+    one = len(value) == 2
+    assert picture.size == ((3, 7) if one else (7, 3))
+    assert any("Orientation" in note for note in picture.notes) is not one
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("big", [False, True])

@@ -217,7 +217,7 @@ class _Reader:
         expected = (LONG, IFD, 16, 18) if tag in _POINTERS else _EXPECTED.get(tag)
         if size is None or (expected and kind not in expected):
             return None
-        if tag in _POINTERS and count != 1:
+        if (tag in _POINTERS or tag == ORIENTATION) and count != 1:
             return None
         length, at = count * size, None
         if length > self._room:
