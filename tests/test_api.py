@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import pydoc
 import re
 import struct
@@ -319,3 +321,11 @@ def test_options_that_are_none():
     for wrong in ({"jobs": -1}, {"batch": 0}, {"size": "32x24"}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             upscale.upscale_many([], "out", **wrong)
+
+
+def test_an_upscaler_goes_to_other_processes(tiny_weights):
+    own = upscale.Upscaler(weights=tiny_weights, on_bytes=lambda done, all: None)
+    before = own(image(), scale=2)
+    for other in (pickle.loads(pickle.dumps(own)), copy.deepcopy(own)):
+        assert repr(other) == repr(own)
+        assert other(image(), scale=2).tobytes() == before.tobytes()

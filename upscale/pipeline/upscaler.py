@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any, BinaryIO, TypeAlias, overload
 
@@ -75,6 +75,10 @@ class Upscaler:
         self.method = self.models.method
         self._on_bytes = on_bytes
         self._setup = chosen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes, which load the network themselves. `on_bytes` stays here."""
+        return partial(type(self), **vars(self._setup)), ()
 
     def __repr__(self) -> str:
         given = {**vars(self._setup), "method": self.method}

@@ -53,11 +53,9 @@ def find(name_or_path: str | Path, offline: bool = False, on_bytes: OnBytes | No
     if named or path.is_file() or len(Path(text).parts) > 1:
         return _local(path)
     near = difflib.get_close_matches(text, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f"did you mean {near[0]}? Choose" if near else "choose"
     have = ", ".join(name for name, entry in known.items() if entry.domain != "metric") or "none"
-    raise WeightsError(
-        f"no weights named {text}; {hint}Choose from {have}, or give a .safetensors file"
-    )
+    raise WeightsError(f"no weights named {text}; {hint} from {have}, or give a .safetensors file")
 
 
 def choose(
