@@ -189,6 +189,15 @@ def test_what_is_given_goes_before_the_recipe(here, monkeypatch) -> None:
     run("train", "--recipe", "nothing", "--output", "x", code=2)
 
 
+def test_what_there_is_no_memory_for_is_estimated_all_the_same(here, monkeypatch) -> None:
+    photographs(here / "p", 2)
+    monkeypatch.setattr(measure, "available_memory", lambda place: 1 << 20)
+    monkeypatch.setattr(measure.Run, "step", lambda self, batches: pytest.fail("computed"))
+    told = run("train", "--dataset", "p", "--dry-run", *TINY)
+    assert re.search(r"memory .*; more than is free: raise --accumulate", told)
+    assert re.search(r"network +not measured: there is too little memory", told)
+
+
 def test_datasets_bring_the_papers_crops_unless_told(here) -> None:
     for name in ("ffhq", "div2k"):
         told = run("train", "--dataset", name, "--dry-run", *TINY)

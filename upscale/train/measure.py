@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,6 +35,7 @@ class Estimate:
     """parameters; bytes of state and of what an example keeps for the way back; examples per
     second of the network and of one process that makes them; floating-point operations of an
     example there and back; the device's rate at matrix products in the run's number format.
+    network and operations are 0 where not even the examples that are measured fit into memory.
     teacher: what it is and takes, where there is one; the other numbers include it."""
 
     parameters: int
@@ -70,22 +73,27 @@ def estimate(config: TrainConfig, device: str, dtype: str) -> Estimate:
     torch.manual_seed(0)
     run = Run(make_net(small), spec_of(small), small, pairs, place, bf16, teacher=teacher)
     (batch,) = next(feed(pairs, run.shares, 0, 1, 0, place))
-    with FlopCounterMode(display=False) as counted:
-        run.step([batch])
     one, two = (_kept(run, pairs, count) for count in (1, 2))
     held = sum(p.numel() for p in teacher.model.net.parameters()) if teacher else 0
     parameters = sum(p.numel() for p in run.net.parameters())
+    once = max(0, 2 * one - two) if bf16 else 0  # the weights in another number format
+    state, free = STATE_BYTES * parameters + 4 * held + once, available_memory(place)
+    fits, operations = state + few * (two - one) < free, 0
+    if fits:
+        with FlopCounterMode(display=False) as counted:
+            run.step([batch])
+        operations = counted.get_total_flops() // few
     return Estimate(
         parameters=parameters,
-        state=STATE_BYTES * parameters + 4 * held + max(0, 2 * one - two),
+        state=state,
         example=two - one,
         at_once=at_once,
-        network=few * _rate(lambda index: run.step([batch]), place),
+        network=few * _rate(lambda index: run.step([batch]), place) if fits else 0.0,
         data=few * _rate(lambda index: pairs.batch(index), torch.device("cpu")),
-        operations=counted.get_total_flops() // few,
+        operations=operations,
         matrix_rate=matrix_rate(place, bf16),
-        free=available_memory(place),
-        teacher=_taught(run, batch) if teacher else "",
+        free=free,
+        teacher=_taught(run, batch) if teacher and fits else "",
     )
 
 
@@ -111,20 +119,21 @@ def _made_up(config: TrainConfig) -> list[np.ndarray]:
 
 
 def _kept(run: Run, pairs: Pairs, count: int) -> int:
-    """Bytes that `count` examples keep for the way back, with what is kept only once (the weights
-    in another number format)."""
+    """Bytes that `count` examples keep for the way back, with what is kept only once (the weights).
+    On a CPU, where the system ends who takes too much, nothing is computed (but with a teacher,
+    whose noise levels must be numbers)."""
     (batch,) = next(feed(pairs, lambda i: [range(count)], 0, 1, 0, run.device))
-    own = {p.untyped_storage().data_ptr() for p in run.net.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(x: Tensor) -> Tensor:
-        if x.untyped_storage().data_ptr() not in own:
-            kept[x.untyped_storage().data_ptr()] = x  # alive, so that no place is used twice
+        kept[x.untyped_storage()._cdata] = x  # alive, so that no place is used twice
         return x
 
     sigma = torch.ones(count, dtype=torch.float64, device=run.device)
     autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=run.autocast)
-    with saved_tensors_hooks(keep, lambda x: x), autocast:
+    computed = run.teacher or run.device.type != "cpu"
+    shapes = nullcontext() if computed else FakeTensorMode(allow_non_fake_inputs=True)
+    with saved_tensors_hooks(keep, lambda x: x), shapes, autocast:
         run.objective(batch, sigma)
     return sum(x.untyped_storage().nbytes() for x in kept.values())
 

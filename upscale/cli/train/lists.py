@@ -70,12 +70,20 @@ def _data(find: Find, known: bool) -> Data | None:
 def _estimated(config: TrainConfig, found: Estimate) -> list[tuple[str, str]]:
     needs, has = found.memory / 2**30, found.free / 2**30
     room = "" if needs < has else "; more than is free: raise --accumulate"
-    hours = config.images / found.network / 3600
-    return [
+    head = [
         ("parameters", f"{found.parameters:,}"),
         *([("teacher", found.teacher)] if found.teacher else []),
-        ("memory", f"{needs:.2f} GiB with {counted(found.at_once, 'example')} at once, "
-                   f"{has:.1f} GiB free{room}"),
+        (
+            "memory",
+            f"{needs:.2f} GiB with {counted(found.at_once, 'example')} at once, "
+            f"{has:.1f} GiB free{room}",
+        ),
+    ]
+    if not found.network:
+        return [*head, ("network", "not measured: there is too little memory for it here")]
+    hours = config.images / found.network / 3600
+    return [
+        *head,
         ("network", f"{found.network:.2f} examples/s, {1000 / found.network:.0f} s per 1000, "
                     f"{hours:.1f} h for {config.images:,}"),
         ("data", f"{found.data:.0f} examples/s in one process, "
