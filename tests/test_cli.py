@@ -231,11 +231,11 @@ def test_output_forms(here, calls):
     assert run("a.png", "-o", "dir/").stdout == "dir/a_x4.png\n"
     assert run("b.png", "-o", "dir").stdout == "dir/b_x4.png\n"
     assert run("a.png", "b.png", "-o", "many").stdout == "many/a_x4.png\nmany/b_x4.png\n"
-    assert "one file" in run("a.png", "b.png", "-o", "x.png", code=2).told
+    assert "name a folder: -o results/" in run("a.png", "b.png", "-o", "x.png", code=2).told
     assert "the input itself" in run("a.png", "-o", "./a.png", "--overwrite", code=2).told
     run("a.png", "b.png", "-o", "-", code=2)
     (here / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be made, because a file is in its way; name"):
         CliRunner().invoke(cli, ["a.png", "-o", "file/x/"], standalone_mode=False,
                            catch_exceptions=False)  # fmt: skip
 

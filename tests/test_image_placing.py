@@ -140,7 +140,7 @@ def test_a_link_stays_a_link(tmp_path):
 
 def test_where_nothing_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="file: the folder cannot be made, because a file is in"):
         write(picture(), tmp_path / "file" / "a.png")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OutputError, match="exists"):

@@ -38,6 +38,24 @@ def write_text(target: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def make_folder(folder: Path) -> None:
+    """A folder that may be there, and those above it. Raises OutputError, DiskFull."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"{folder}: the folder cannot be made, because a file is in its way; name another "
+            "folder, or move the file away"
+        ) from error
+    except OSError as error:
+        if full(error):
+            raise _failure(folder, error) from error
+        raise OutputError(
+            f"{folder}: the folder cannot be made ({error.strerror}); check its name, and the "
+            "permissions of the folder above it"
+        ) from error
+
+
 @contextmanager
 def placed(
     target: Path,
@@ -52,8 +70,7 @@ def placed(
         with _explained(target), open(target, "wb") as stream:
             yield stream
         return
-    with _explained(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with (
         replacing(target, overwrite=overwrite, check=check, same=same) as temporary,
         open(temporary, "wb") as file,

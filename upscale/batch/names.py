@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from upscale.atomic import is_special
+from upscale.atomic import is_special, make_folder
 from upscale.batch import remote
 from upscale.batch.files import Files
 from upscale.batch.remote import Remote
@@ -115,7 +115,7 @@ def is_folder(output: str | None, many: bool) -> bool:
         return False
     if os.path.exists(output) or Path(output).suffix.lower() in SUFFIXES:
         raise UsageError(
-            f"-o {output} is one file, but there are several pictures; give a folder: -o {output}/"
+            f"-o {output} is one file, but there are several pictures; name a folder: -o results/"
         )
     return True
 
@@ -143,10 +143,7 @@ def prepare(output: str | None, many: bool) -> None:
     if not output or output == STDOUT or remote.is_url(output) or is_special(Path(output)):
         return
     folder = Path(output) if is_folder(output, many) else Path(output).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: the folder cannot be made: {error.strerror}") from error
+    make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: no permission to write there; give another -o")
 

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from upscale import methods
+from upscale.atomic import make_folder
 from upscale.diffusion.denoiser import parametrisation
 from upscale.document import counted
 from upscale.errors import InputError, UsageError, WeightsError
@@ -138,8 +139,8 @@ def run_training(
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keeps other runs out of a folder, which is made, until it is left or the process ends.
-    Raises UsageError where one is in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    Raises UsageError where one is in it, OutputError where it cannot be made."""
+    make_folder(folder)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()

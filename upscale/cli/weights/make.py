@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from upscale.atomic import make_folder
 from upscale.batch.names import prepare
 from upscale.cli.help import Command
 from upscale.cli.options import (
@@ -146,7 +147,7 @@ def publish(name: str, repo: str, output: str | None, **options: Any) -> int:
     stated = options["licence"] or entry.licence
     made = making.bundle(entry, repo, stated, path_of(options["card"]))
     if output:
-        _folder(Path(output))
+        make_folder(Path(output))
         making.write(made, Path(output))
         commit = "0" * 40
         if not options["quiet"]:
@@ -212,10 +213,3 @@ def export(
 def _beside(file: Path) -> Path:
     target = file.with_suffix(".safetensors")
     return target if target != file else file.with_name(f"{file.stem}-diffsr.safetensors")
-
-
-def _folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: no such folder can be made: {error.strerror}") from error
