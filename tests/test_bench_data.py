@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import png
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from upscale.bench import testsets
@@ -15,7 +16,8 @@ from upscale.bench.protocol import make_lr
 from upscale.bench.report import to_markdown
 from upscale.bench.run import run
 from upscale.bench.trials import BenchSettings, Trial, trials_of
-from upscale.errors import InputError, UsageError, WeightsError
+from upscale.cli.bench.command import command
+from upscale.errors import InputError, OutputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 
@@ -216,3 +218,24 @@ def test_bicubic_on_matlabs_pairs_gives_the_fields_numbers(name: str, known: flo
     rows = run(SHARED / name, BenchSettings(metrics=("psnr_y",), device="cpu"))
     assert len(rows) in (5, 14) and rows[0]["kernel"] == "the set's maker (LRx4)"
     assert np.mean([row["psnr_y"] for row in rows]) == pytest.approx(known, abs=0.01)
+
+
+def test_saving_replaces_nothing_that_is_measured(tmp_path: Path) -> None:
+    """The folder of a method may be that of the originals, which were lost."""
+    put(tmp_path / "bicubic" / "a.png")
+    (tmp_path / "file").touch()
+    before = (tmp_path / "bicubic" / "a.png").read_bytes()
+    with pytest.raises(UsageError, match=r"--save .* holds pictures that are measured"):
+        bicubic(tmp_path / "bicubic", save=tmp_path)
+    assert (tmp_path / "bicubic" / "a.png").read_bytes() == before
+    with pytest.raises(OutputError, match="the folder cannot be made, because a file is in its"):
+        bicubic(tmp_path / "bicubic", save=tmp_path / "file")
+    bicubic(tmp_path / "bicubic", save=tmp_path / "new")
+    assert (tmp_path / "new" / "bicubic" / "a.png").is_file()
+
+
+def test_a_report_that_is_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "a.png")
+    args = ["--dataset", str(tmp_path / "set"), "--method", "bicubic", "--html", str(tmp_path)]
+    with pytest.raises(OutputError, match="is a folder, and a file is to be written"):
+        CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from upscale.atomic import make_folder
 from upscale.bench.cache import Cache, Measured, Row
 from upscale.bench.crops import cuts
 from upscale.bench.protocol import in_8_bits, kernel_of, open_pair, result_of_others
@@ -65,6 +66,9 @@ def run(
     bench = _Bench(
         settings, trials, partners, save, cache or Cache(None), make_upscaler or _upscaler
     )
+    read = [path for found in pairs.values() for one in found for path in (one.hr, one.lr) if path]
+    read += [path for found in partners.values() for path in found.values()]
+    bench.check_save({path.parent.resolve() for path in read})
     count = len(needed)
     rows: list[Row] = []
     total, features = count * len(bench.trials), {}
@@ -160,13 +164,29 @@ class _Bench:
         shown = cuts(cases[0].sr, hr, lr.rgb, trial.scale, self.settings.crop)
         return Measured(row, {**shown, **scorer.features(cases)})
 
+    def check_save(self, inputs: set[Path]) -> None:
+        """Before the work: UsageError where what is saved could replace what is measured. inputs:
+        the folders of that."""
+        for folder in map(self._folder, self.trials if self.save else ()):
+            if folder.resolve() in inputs:
+                raise UsageError(
+                    f"--save {self.save}: {folder} holds pictures that are measured, and inputs "
+                    "are never replaced; name another folder"
+                )
+            make_folder(folder)
+
+    def _folder(self, trial: Trial) -> Path:
+        """Where what a trial makes is saved."""
+        assert self.save is not None
+        several = len(self.scorers) > 1
+        return self.save / (f"{trial.label}_x{trial.scale:g}" if several else trial.label)
+
     def _write(self, sr: np.ndarray, trial: Trial, pair: Pair, sample: int) -> None:
         if self.save is None:
             return
-        several = len(self.scorers) > 1
-        folder = self.save / (f"{trial.label}_x{trial.scale:g}" if several else trial.label)
         ending = f"_{sample}" if self.settings.samples > 1 else ""
-        write(Picture(sr), folder / f"{pair.hr.stem}{ending}.png", overwrite=True)
+        target = self._folder(trial) / f"{pair.hr.stem}{ending}.png"
+        write(Picture(sr), target, overwrite=True)
 
     def _key(self, trial: Trial, pair: Pair, made: Path | None) -> str:
         """The cache's name for a row: all that its numbers depend on."""

@@ -224,6 +224,8 @@ def _targets(options: dict[str, Any]) -> dict[str, str]:
         folder = Path(target).absolute().parent
         if target != "-" and not folder.is_dir():
             raise OutputError(f"{target}: there is no folder {folder}; make it first")
+        if Path(target).is_dir():
+            raise OutputError(f"{target}: is a folder, and a file is to be written; name a file")
     return targets
 
 
