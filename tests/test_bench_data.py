@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +241,17 @@ def test_a_report_that_is_a_folder_is_refused_before_the_work(tmp_path: Path) ->
     args = ["--dataset", str(tmp_path / "set"), "--method", "bicubic", "--html", str(tmp_path)]
     with pytest.raises(OutputError, match="is a folder, and a file is to be written"):
         CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False)
+
+
+def test_a_name_that_is_no_text_stops_nothing(tmp_path: Path) -> None:
+    """All was measured, and then nothing was written."""
+    put(tmp_path / "set" / os.fsdecode(b"\xff.png"))
+    args = ["--dataset", str(tmp_path / "set"), "--method", "bicubic", "--metrics", "psnr",
+            "--degradation", "peers", "--no-cache", "--csv", "-"]  # fmt: skip
+    for kind in ("json", "html", "markdown"):
+        args += [f"--{kind}", str(tmp_path / f"report.{kind}")]
+    told = CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False).stdout
+    assert r"\udcff.png" in told
+    rows = json.loads((tmp_path / "report.json").read_text("utf-8"))["rows"]
+    assert rows[0]["picture"] == "\udcff.png"
+    assert r"\udcff.png" in (tmp_path / "report.html").read_text("utf-8")

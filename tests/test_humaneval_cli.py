@@ -218,6 +218,7 @@ def test_own_words(here):
         (["--method", "ecdp,bicubic", "--weights", "sr3-photo"], 2, "are for --method sr3, not ec"),
         (["--method", "sr33"], 2, "Did you mean sr3"),
         (["--outputs", "m=small"], 3, "where 20x16 are compared"),
+        (["--method", "bicubic", "--hr", "small", "--scale", "16"], 3, "small/a0.png: 10x8 is too"),
     ],
 )
 def test_what_cannot_be_built(here, args, code, told):

@@ -18,10 +18,12 @@ from humaneval_study import make_study
 from upscale.errors import InputError, UsageError
 from upscale.humaneval import analysis, html, report, simulate, stats
 from upscale.humaneval.analysis import Rules, analyse
+from upscale.humaneval.build import Entry, StudySettings, build
 from upscale.humaneval.design import CHECK, TRUTH
 from upscale.humaneval.session import Sessions
 from upscale.humaneval.simulate import Bias
 from upscale.humaneval.store import in_memory, open_study
+from upscale.image.picture import Picture
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +292,11 @@ def test_a_better_method_is_told_from_a_worse(tmp_path):
     assert row["interval"][0] > 0 and row["p_holm"] == row["p"] < 0.001
     (pair,) = found["preferences"]
     assert 0.5 < pair["rate"] < 0.85  # 0.45 against 0.2: 69%
+
+
+def test_a_picture_whose_name_is_no_text(tmp_path):
+    rgb = np.zeros((20, 24, 3), np.float32)
+    entry = Entry("\udcff", Picture(rgb), rgb, {"one": rgb})
+    settings = StudySettings(images=1, checks=0, practice=0, subjects=1)
+    build([entry], 1, ("one",), settings, tmp_path / "study")
+    assert open_study(tmp_path / "study").row("SELECT name FROM picture")[0] == r"\udcff"

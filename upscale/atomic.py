@@ -33,9 +33,10 @@ _swept: set[str] = set()  # folders that were looked through for those of others
 
 
 def write_text(target: Path, text: str) -> None:
-    """A text file in UTF-8, whole or not at all, in the place of what was there: see `placed`."""
+    """A text file in UTF-8, whole or not at all, in the place of what was there: see `placed`.
+    Bytes of a file's name that are no characters are escaped, as JSON does it, too."""
     with placed(target, overwrite=True) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def make_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def degraded(
     if min(small) < 1:
         raise InputError(f"{hr.shape[1]}x{hr.shape[0]} is too small for a scale of {scale:g}")
     hr = _cut(hr, small, scale)
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
     lr, own = Picture(hr), slice(1 if grey else 3)
     for step, *numbers in DEGRADATIONS[degradation]:

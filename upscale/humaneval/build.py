@@ -131,7 +131,8 @@ def _write(
     cut = 0
     with study.change() as db:
         for index, entry in enumerate(entries):
-            db.execute("INSERT INTO picture VALUES (?, ?)", (index, entry.name))
+            name = entry.name.encode(errors="backslashreplace").decode()  # SQLite takes only text
+            db.execute("INSERT INTO picture VALUES (?, ?)", (index, name))
             height, width = entry.truth.size
             cut += bool(settings.crop) and max(height, width) > settings.crop
             images = {

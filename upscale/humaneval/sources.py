@@ -41,7 +41,10 @@ class Sources:
         for name, path in self.hr.items():
             truth = read(path)
             if self.lr is None:
-                lr, cut = self.make_lr(truth.rgb)
+                try:
+                    lr, cut = self.make_lr(truth.rgb)
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from error
                 height, width = cut.shape[:2]
                 alpha = None if truth.alpha is None else truth.alpha[:height, :width]
                 truth = Picture(cut, alpha=alpha, icc=truth.icc)

@@ -29,7 +29,7 @@ from upscale.cli.options import (
     weights_names,
     with_options,
 )
-from upscale.cli.progress import Reporter
+from upscale.cli.progress import Reporter, printable
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.methods import PRESETS
@@ -240,12 +240,12 @@ def _show(parts: list[str | list[dict[str, Any]]]) -> None:
     console = Console()
     for part in parts:
         if isinstance(part, str):
-            console.print(part, markup=False, highlight=False)
+            console.print(printable(part), markup=False, highlight=False)
             continue
         for rows in document.fitted(part, console.width):
             table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
             for row in rows:
-                cells = ["-" if value is None else str(value) for value in row.values()]
+                cells = ["-" if v is None else printable(str(v)) for v in row.values()]
                 bold = [cell.startswith("**") for cell in cells]
                 table.add_row(
                     *(

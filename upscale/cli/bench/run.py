@@ -185,13 +185,18 @@ def deliver(
     for kind, target in targets.items():
         put(texts[kind](), target, reporter)
     if "-" not in targets.values() and not reporter.quiet:
-        show() if show else click.echo(texts.get("screen", texts["markdown"])(), nl=False)
+        show() if show else _echo(texts.get("screen", texts["markdown"])())
 
 
 def put(text: str, target: str, reporter: Reporter) -> None:
     text = text.rstrip("\n") + "\n"
     if target == "-":
-        click.echo(text, nl=False)
+        _echo(text)
         return
     atomic.write_text(Path(target), text)
     reporter.note(f"wrote {target}")
+
+
+def _echo(text: str) -> None:
+    """To standard output, as `atomic.write_text` writes it to a file."""
+    click.echo(text.encode(errors="backslashreplace"), nl=False)
