@@ -22,8 +22,8 @@ from humaneval_study import Client, make_study, serving
 from starlette.testclient import TestClient
 
 from upscale import humaneval
-from upscale.errors import UsageError
-from upscale.humaneval.server import application
+from upscale.errors import InputError, UsageError
+from upscale.humaneval.server import application, serve
 from upscale.humaneval.store import open_study
 from upscale.web.guard import MOST_BYTES
 from upscale.web.listener import _UVICORN, _Prompt, door
@@ -406,3 +406,16 @@ def test_an_address_of_a_network_holds_few_places(tmp_path):
     assert store.free(3600) == 0  # they came just now
     assert store.free(0) == 2 and store.counts()["enrolled"] == 1
     store.close()
+
+
+def test_pictures_that_are_not_there(tmp_path):
+    """A study without them is not served, and one that loses them tells it in a line."""
+    study = make_study(tmp_path / "study")
+    store, lines = open_study(study), []
+    page = TestClient(application(store, study, say=lines.append), base_url="http://localhost")
+    url = page.post("/api/enrol", json={}).json()["trial"]["pictures"][0]["url"]
+    (study / "pictures").rename(tmp_path / "elsewhere")
+    assert page.get(url).status_code == 503
+    assert "a picture cannot be read" in lines[-1] and "\n" not in lines[-1]
+    with pytest.raises(InputError, match=r"lacks 40 pictures of the study; copy"):
+        serve(store, study, "localhost", 0, say=lines.append, ready=lines.append)

@@ -15,6 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from upscale.document import counted
+from upscale.errors import InputError
 from upscale.humaneval.session import Refusal, Sessions
 from upscale.humaneval.store import PICTURES, Failure, Store
 from upscale.web import listener
@@ -109,8 +111,15 @@ def serve(
     """Answer requests until SIGINT, SIGTERM or SIGHUP; `ready` gets the link once it listens.
 
     Without tunnel, on a loopback address, everybody on this machine may take part, under the names
-    of loopback alone. Else the link holds an access token. Raises UsageError and OutputError.
+    of loopback alone. Else the link holds an access token. Raises UsageError, OutputError, and
+    InputError where the study lacks pictures, which subjects would find out.
     """
+    there = {path.name for path in (folder / PICTURES).glob("*")}
+    if missing := set(store.files().values()) - there:
+        raise InputError(
+            f"{folder / PICTURES}: lacks {counted(len(missing), 'picture')} of the study; copy "
+            "the study with its pictures"
+        )
     local = listener.is_local(host, tunnel)
     access = None if local else store.meta["access"]
     # behind a tunnel all come from one address, and on this machine all are its own
@@ -132,8 +141,9 @@ async def _guarded(study: Study, does: Endpoint, request: Request) -> Response:
         status, code, why = error.status, "form", str(error)
     except ClientDisconnect:
         return Response(status_code=400)
-    except Failure as error:
-        study.say(f"not stored: {error}")
+    except (Failure, OSError) as error:
+        what = "not stored" if isinstance(error, Failure) else "a picture cannot be read"
+        study.say(f"{what}: {error}")
         return JSONResponse({"code": "busy", "error": "try again"}, 503)
     study.refused(f"{status} {code}: {request.method} {request.url.path!r}: {why}")
     return JSONResponse({"code": code, "error": why}, status)
