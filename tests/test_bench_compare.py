@@ -171,10 +171,25 @@ def test_the_command_compares_files(tmp_path: Path) -> None:
     parsed = json.loads(CliRunner().invoke(cli, args, standalone_mode=False).stdout)
     assert parsed["rows"][0]["verdict"] == "better" and parsed["notes"] == []
     (tmp_path / "c.json").write_text('{"trials": []}')
-    for bad, why in (("c.json", "not the rows"), ("none.json", "No such file")):
+    row = {"picture": "a", "method": "sr3", "scale": 4.0, "psnr": 1.0}
+    strange = ({"picture": ["a"]}, {"psnr": "1"}, {"method": None}, {"scale": "4"}, {"asked": 1},
+               {"weights": []})  # fmt: skip
+    for number, one in enumerate(strange):
+        (tmp_path / f"{number}.json").write_text(json.dumps([row, row | one]))
+    bads = [(f"{number}.json", "not the rows") for number in range(len(strange))]
+    for bad, why in (*bads, ("c.json", "not the rows"), ("none.json", "No such file"),
+                     (".", "cannot be read (Is a directory)")):  # fmt: skip
         args = ["bench", "--compare", a, str(tmp_path / bad)]
         result = CliRunner().invoke(cli, args, standalone_mode=False)
         assert isinstance(result.exception, InputError) and why in str(result.exception)
+
+
+def test_what_no_picture_has_is_no_number() -> None:
+    """NIQE of small pictures: a dash, as in the table of means."""
+    one, two = ([{**row, "niqe": math.nan} for row in rows_of(DIFFICULTY, method=name)]
+                for name in ("sr3", "ecdp"))  # fmt: skip
+    text = report.to_markdown([*one, *two]) + compare.to_markdown(*compare.compare(one, one))
+    assert "- unknown" in text and "| NIQE | - | - | - | unknown |" in text and "nan" not in text
 
 
 # --- published ----------------------------------------------------------------------------------

@@ -31,13 +31,24 @@ def read_rows(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     rows = rows.get("rows") if isinstance(rows, dict) else rows
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and "picture" in r for r in rows):
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise InputError(f"{path}: not the rows of a benchmark; make it with diffsr bench --json")
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether its parts have the types that are counted on: another program may have written it."""
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in ("picture", "method"))
+        and all(isinstance(row.get(name), int | float | None) for name in ("scale", *METRICS))
+        and not any(isinstance(row.get(name), list | dict) for name in TRIAL)
+        and isinstance(row.get("asked", {}), dict)
+    )
 
 
 def compare(
@@ -108,7 +119,7 @@ def to_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     for row in rows:
         column = COLUMNS[row["metric"]]
         digits = column.digits + 1  # a difference is smaller than what differs
-        means = (f"{row[when]:.{digits}f}" for when in ("before", "after"))
+        means = (_text(row[when], digits) for when in ("before", "after"))
         cells = (column.title, *means, _signed(row["difference"], digits, True), row["verdict"])
         found.setdefault((row["against"], row["trial"], row["pictures"]), []).append(cells)
     texts = []
@@ -147,8 +158,12 @@ def _lines(against: str, name: str, before: list[Row], after: list[Row]) -> list
 
 
 def _signed(change: Mean, digits: int, interval: bool) -> str:
-    text = change.text(digits) if interval else f"{change.value:.{digits}f}"
+    text = change.text(digits) if interval else _text(change.value, digits)
     return f"+{text}" if change.value > 0 else text
+
+
+def _text(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _verdict(change: Mean, better: int) -> str:

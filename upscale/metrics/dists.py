@@ -64,7 +64,7 @@ class Dists:
             means = (2 * mean_a * mean_b + _TINY) / (mean_a**2 + mean_b**2 + _TINY)
             shapes = (2 * covariance + _TINY) / (var_a + var_b + _TINY)
             alike += float((texture * means + structure * shapes).sum())
-        return 1 - alike
+        return max(1 - alike, 0.0)  # rounding takes equal ones a little below 0
 
     def _features(self, picture: np.ndarray) -> list[Tensor]:
         """(H,W,3) -> six (1,C,h,w): the picture and the last layer of each stage."""
