@@ -314,3 +314,13 @@ def test_a_second_picture_on_standard_input_is_told(here, calls):  # noqa: F811
     data = picture(here / "a.jpg").read_bytes()
     told = run("-", "-o", "out.jpg", input=data + data).stderr
     assert "another picture (JPEG) follows" in told
+
+
+def test_links_that_lead_in_a_circle(here, calls):  # noqa: F811
+    picture(here / "in" / "c.png")
+    for name, to in (("a.png", "b.png"), ("b.png", "a.png")):
+        (here / "in" / name).symlink_to(to)
+    assert "in/a.png: a link that leads in a circle" in run("in/a.png", code=3).told
+    done = run("in", "-o", "out/", code=1)
+    assert "in/b.png: is a link that leads in a circle; give" in done.stderr
+    assert "Errno" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import logging
@@ -438,7 +439,9 @@ def _refusal(error: OSError | ValueError) -> str:
         return "is a folder; give its pictures, or the folder where folders are taken"
     if isinstance(error, PermissionError):
         return "may not be read; check its permissions"
-    return f"cannot be opened ({error})"
+    if getattr(error, "errno", None) == errno.ELOOP:
+        return "is a link that leads in a circle; give the picture itself"
+    return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
 
 
 @contextmanager

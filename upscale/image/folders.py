@@ -22,6 +22,8 @@ def pictures_of(folder: Path) -> list[Path]:
     inner = folder / "HR" if (folder / "HR").is_dir() else folder
     try:
         found = sorted(p for p in inner.iterdir() if p.suffix.lower() in SUFFIXES)
+    except NotADirectoryError as error:
+        raise InputError(f"{inner}: is a file; name the folder of the pictures") from error
     except OSError as error:
         raise InputError(f"{inner}: {error.strerror}") from error
     found = [p for p in found if p.is_file() and not p.name.startswith(".")]

@@ -194,7 +194,8 @@ def _consent(file: str | None) -> str | None:
     try:
         text = Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--consent {file}: cannot be read as UTF-8 text: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"--consent {file}: cannot be read as UTF-8 text: {why}") from error
     if not text:
         raise InputError(f"--consent {file}: is empty, and subjects must know what they agree to")
     return text

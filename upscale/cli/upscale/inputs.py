@@ -261,6 +261,8 @@ def _walk(folder: str, found: Found, but_not: str | None) -> Iterator[str]:
 def _why_missing(text: str) -> str:
     from upscale.cli.main import COMMANDS
 
+    if os.path.islink(os.path.realpath(text)):
+        return "a link that leads in a circle; give the picture itself"
     if os.path.islink(text):
         return f"a link to {os.readlink(text)}, which does not exist"
     if near := difflib.get_close_matches(text, COMMANDS, n=1, cutoff=0.75):
