@@ -324,3 +324,13 @@ def test_links_that_lead_in_a_circle(here, calls):  # noqa: F811
     done = run("in", "-o", "out/", code=1)
     assert "in/b.png: is a link that leads in a circle; give" in done.stderr
     assert "Errno" not in done.stderr
+
+
+def test_settings_may_be_quiet(here, calls, monkeypatch):  # noqa: F811
+    picture(here / "a.png")
+    monkeypatch.setenv("DIFFSR_CONFIG", str(here / "quiet.toml"))
+    assert "quiet.toml: the settings cannot be read: No such" in run("a.png", code=2).told
+    (here / "quiet.toml").write_text("quiet = true\nnothing = 1\n")
+    assert run("a.png").stderr == ""
+    monkeypatch.setenv("DIFFSR_QUIET", "0")
+    assert "nothing is not read" in run("a.png", "--overwrite").stderr

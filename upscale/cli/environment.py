@@ -15,6 +15,7 @@ import click
 from upscale.errors import UsageError
 
 PREFIX = "DIFFSR"
+OFF = {"", "0", "no", "false", "off"}  # values of a flag
 # options that mean the same in every command: DIFFSR_DEVICE counts for all that have it
 SHARED = ("data", "debug", "device", "dtype", "offline", "quiet", "seed", "verbose")
 # variables that are no options
@@ -35,7 +36,15 @@ def variables(param: click.Parameter, prefix: str | None) -> list[str]:
 
 def value_of(param: click.Parameter, prefix: str | None) -> str | None:
     """What the environment, or else the file of settings, says of an option."""
-    names = variables(param, prefix)
+    return _value(variables(param, prefix))
+
+
+def is_quiet(command: str) -> bool:
+    """Whether a variable or the file of settings asks a command to print only errors."""
+    return (_value([_joined(command, "quiet"), _joined("quiet")]) or "").lower() not in OFF
+
+
+def _value(names: list[str]) -> str | None:
     return next((table[n] for table in (os.environ, settings()) for n in names if table.get(n)),
                 None)  # fmt: skip
 
@@ -71,7 +80,8 @@ def _read(path: Path) -> dict[str, tuple[str, str]]:
     try:
         return dict(_flat(tomllib.loads(path.read_text("utf-8"))))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: the settings cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: the settings cannot be read: {why}") from error
 
 
 def _flat(table: dict[str, Any], *within: str) -> Iterator[tuple[str, tuple[str, str]]]:

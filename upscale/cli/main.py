@@ -19,7 +19,7 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from upscale import __version__, atomic, errors
-from upscale.cli.environment import PREFIX, unread
+from upscale.cli.environment import OFF, PREFIX, is_quiet, unread
 from upscale.cli.help import CONTEXT, Command, Group
 from upscale.cli.progress import printable
 from upscale.errors import OUT_OF_MEMORY, DiffsrError, DiskFull, OutOfMemory, UsageError
@@ -70,7 +70,7 @@ class Commands(Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         found = super().resolve_command(ctx, args)
-        quiet = {"-q", "--quiet"} & set(args) or os.environ.get("DIFFSR_QUIET")
+        quiet = {"-q", "--quiet"} & set(args) or is_quiet(found[0] or "")
         if not (quiet or ctx.resilient_parsing) and (text := unread(self)):
             click.echo(printable(text), err=True)
         return found
@@ -155,7 +155,7 @@ def _open_streams() -> None:
 def debugging(args: Sequence[str] = ()) -> bool:
     """Whether --debug or DIFFSR_DEBUG (anything but 0, no, false, off) asks for tracebacks."""
     wish = os.environ.get("DIFFSR_DEBUG", "").lower()
-    return "--debug" in args or wish not in {"", "0", "no", "false", "off"}
+    return "--debug" in args or wish not in OFF
 
 
 def _run(args: list[str], debug: bool) -> int:
