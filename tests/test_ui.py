@@ -157,7 +157,8 @@ def test_the_form_is_what_the_records_say():
 def test_the_command_asks_for_the_same(monkeypatch, tmp_path, values):
     """It is read by the parser of `diffsr upscale`, and gives the records that the page used."""
     base = Wish(
-        Setup(method="sr3", device="cpu"), files=Files(format="webp", quality=80, strip=True)
+        Setup(method="sr3", device="cpu"),
+        files=Files(format="webp", quality=80, strip=True, max_pixels=400_000_000),
     )
     wish = base.with_values(values)
     found = {}
@@ -585,7 +586,8 @@ def test_weights_of_another_folder_are_named_whole(tmp_path, monkeypatch):
     """The command is typed where the picture is."""
     monkeypatch.chdir(tmp_path)
     Path("own.safetensors").touch()
-    words = shlex.split(Wish(Setup(weights="own.safetensors")).command("a.png", "b.png"))
+    wish = Wish(Setup(weights="own.safetensors"), files=Files(max_pixels=9))  # a lower limit
+    words = shlex.split(wish.command("a.png", "b.png"))
     assert words[-2:] == ["--weights", str(tmp_path / "own.safetensors")]
 
 

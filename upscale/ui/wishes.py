@@ -16,7 +16,6 @@ from upscale.pipeline.request import SCALE, Request, Setup
 
 # in the order of the page; the rest is fixed when the server starts
 SHOWN = ("scale", "size", "preset", "domain", "input", "denoise")
-_NOT_IN_A_COMMAND = ("max_pixels",)  # it changes no result
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Wish:
         for record in (self.request, self.setup, self.files):
             for one in fields(record):
                 value = getattr(record, one.name)
-                if value == one.default or one.name in _NOT_IN_A_COMMAND:
-                    continue
+                if value == one.default or (one.name == "max_pixels" and value < one.default):
+                    continue  # a lower limit changes no result
                 words.append("--" + one.name.replace("_", "-"))
                 if one.name == "weights" and os.path.exists(value):
                     value = os.path.abspath(value)  # it may lie elsewhere
