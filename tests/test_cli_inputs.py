@@ -197,6 +197,7 @@ def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):  # noq
     monkeypatch.setattr(os, "access", lambda path, mode: not os.path.isdir(path))  # as of /dev
     assert run("a.png", "-o", "/dev/null", "--format", "png").stdout == "/dev/null\n"
     os.mkfifo("p")
+    assert "exists" not in run("a.png", "-o", "p", "--format", "png", "--dry-run").stderr
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append(Path("p").read_bytes()), daemon=True)
     reader.start()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from upscale.batch import frames
-from upscale.batch.job import Job, Ticket, doubts, look
+from upscale.batch.job import Job, Ticket, doubts, existing, look
 from upscale.batch.names import Item
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError
@@ -35,7 +35,7 @@ def planned(job: Job, item: Item) -> dict[str, Any]:
     return {
         "status": "planned",
         "seconds": job.forecast.seconds(job.upscaler, found, picture),
-        "exists": any(path.exists() for path in item.files),
+        "exists": bool(existing(item)),
         "size_in": list(found.size_in),
         "size_out": list(found.size_out),
         "weights": found.weights,

@@ -149,7 +149,7 @@ def look(job: Job, ticket: Ticket) -> None:
     if ledger and ledger.done(item):
         ticket.record = {"status": "skipped", "why": "ledger"}
         return
-    present = _present(item)
+    present = existing(item)
     if present and files.skip_existing:
         if len(present) == len(item.files):
             ticket.record = {"status": "skipped", "why": "exists"}
@@ -163,7 +163,7 @@ def look(job: Job, ticket: Ticket) -> None:
         # what is there is compared with what is made: a crash, or another process, left it
 
 
-def _present(item: Item) -> list[Path | Remote]:
+def existing(item: Item) -> list[Path | Remote]:
     """The results that exist; what a pipe or a device gets is no file."""
     there = (path for path in item.files if path.is_symlink() or path.exists())
     return [path for path in there if not _is_special(path)]
@@ -233,7 +233,7 @@ def enlarge(
     `record` is submitted. submit returns what has a `result()`."""
     files, item = job.files, ticket.item
     samples, picture = files.samples, ticket.picture
-    present = set(_present(item)) if files.skip_existing else set()
+    present = set(existing(item)) if files.skip_existing else set()
     spread = Spread() if item.deviation else None
     look = job.sheet.look(ticket) if job.sheet else None
     reports: list[dict[str, Any]] = []
