@@ -409,3 +409,20 @@ def test_names_of_files_are_only_shown(capsys):
     assert not set(told) & set("\x1b\x07\x9b\u202e\x7f")
     assert "a\\x1b]0;title\\x07b\\x9bc\\u202ed\\udcff\\x7f.png" in told
     assert printable("Grüße,\t東京\n") == "Grüße,\t東京\n"
+
+
+@pytest.mark.parametrize(("columns", "times"), [(20, False), (60, True)])
+def test_a_narrow_terminal_shows_how_far_it_is(monkeypatch, capsys, columns, times):
+    """The names took all of the room."""
+    from upscale.cli import progress
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+    with progress.Reporter(124) as reporter:
+        reporter.picture("a/folder/and/a/picture.png", 2, 5)
+        console = reporter.live.console
+        with console.capture() as shown:
+            console.print(reporter.live.get_renderable())
+    lines = [line.rstrip() for line in shown.get().splitlines() if line.strip()]
+    assert len(lines) == 2 and "0/124" in lines[0] and "2/5" in lines[1]
+    assert ("0:00:0" in lines[0]) == times

@@ -168,30 +168,40 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode().translate(_ESCAPED)
 
 
+_ROOM_FOR_TIMES = 50  # columns of a terminal; with fewer, times leave nothing of the names
+
+
 def _bars() -> Progress:
     from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         Task,
-        TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
     from rich.text import Text
+
+    class Name(ProgressColumn):  # what gives way in a narrow terminal
+        def render(self, task: Task) -> RenderableType:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
 
     class Left(TimeRemainingColumn):
         def render(self, task: Task) -> RenderableType:
             return Text(task.fields["left"]) if "left" in task.fields else super().render(task)
 
+    whole = Column(no_wrap=True)
+    console = Console(stderr=True)
+    times = (TimeElapsedColumn(whole), Left(table_column=whole))
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        Name(),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        Left(),
-        console=Console(stderr=True),
+        MofNCompleteColumn(table_column=whole),
+        *(times if console.width >= _ROOM_FOR_TIMES else ()),
+        console=console,
         transient=True,
         redirect_stdout=False,  # it would send the results to stderr
         redirect_stderr=False,
