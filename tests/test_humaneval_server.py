@@ -403,6 +403,9 @@ def test_an_address_of_a_network_holds_few_places(tmp_path):
         assert [enrol() for _ in range(3)] == [200, 200, 429]
         store.db.execute("UPDATE trial SET views = 1 WHERE subject = 0 AND position = 0")
         assert [enrol() for _ in range(2)] == [200, 429]
+        told = browser.post("/api/enrol", json={}).json()
+        assert told["code"] == "places"  # the page takes "full" for the end of the study
+        assert told["error"].endswith("try again in some minutes")
     assert store.free(3600) == 0  # they came just now
     assert store.free(0) == 2 and store.counts()["enrolled"] == 1
     store.close()

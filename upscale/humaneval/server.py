@@ -44,7 +44,9 @@ class Study:
         held = [one for one in self._places.get(address, []) if not self.store.begun(one)]
         self._places[address] = held
         if self.most is not None and len(held) >= self.most:
-            raise Refusal(429, "full", "too many from here enrolled and did not begin")
+            raise Refusal(
+                429, "places", "too many people here are about to begin; try again in some minutes"
+            )
         return address
 
     def placed(self, address: str, subject: int) -> None:
