@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -300,3 +301,11 @@ def test_a_picture_whose_name_is_no_text(tmp_path):
     settings = StudySettings(images=1, checks=0, practice=0, subjects=1)
     build([entry], 1, ("one",), settings, tmp_path / "study")
     assert open_study(tmp_path / "study").row("SELECT name FROM picture")[0] == r"\udcff"
+
+
+def test_a_study_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """SQLite cannot open it there, whoever asks."""
+    (tmp_path / "study.db").write_text("no database")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="copy the study to a folder that can be written to"):
+        open_study(tmp_path)

@@ -171,7 +171,9 @@ def open_study(folder: Path) -> Store:
                 db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (VERSION,))
             version = VERSION
     except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: cannot be read as a study: {error}") from error
+        advice = "; copy the study to a folder that can be written to"  # SQLite has files beside it
+        shut = "" if os.access(folder, os.W_OK) else advice
+        raise InputError(f"{path}: cannot be read as a study: {error}{shut}") from error
     if version != VERSION:
         store.close()
         raise InputError(f"{path}: a study of version {version}; this diffsr reads {VERSION}")
