@@ -323,6 +323,19 @@ def test_a_picture_that_takes_too_long_is_given_up(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*_x4.png"))
 
 
+def test_a_large_picture_without_a_network_is_given_up_too(tmp_path, monkeypatch):
+    """A resize has no calls between which it could be; but it asks before each band of rows."""
+    from upscale.batch import job
+
+    def streamed(job_, ticket, *rest):
+        time.sleep(0.6)
+        ticket.check()
+
+    monkeypatch.setattr(job, "enlarge", streamed)
+    (ticket,) = engine(tmp_path, 1, Pace(1, 1, timeout=0.5))
+    assert "not done within 0.5 s (enlarging)" in str(ticket.error)
+
+
 @pytest.mark.parametrize("where", ["reading", "writing"])
 def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatch, where):
     """As on a network drive that does not answer."""

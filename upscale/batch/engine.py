@@ -167,10 +167,10 @@ class Engine:
         name = ticket.item.source.name
         begun = time.monotonic()
         left = None if self.pace.timeout is None else self.pace.timeout - ticket.seconds
+        guard = self._guard(ticket)
 
         def check() -> None:
-            if self._broken:
-                raise BrokenOff
+            guard()
             if left is not None and time.monotonic() - begun > left:
                 raise self._late(ticket, "enlarging")
 
@@ -186,11 +186,14 @@ class Engine:
             ticket.tasks.append(self._writers.submit(function))
             return ticket.tasks[-1]
 
+        ticket.check = check  # between rows as well, for a resize has neither steps nor calls
         with _account(ticket):
             try:
                 work.enlarge(self.job, ticket, submit, step, watched)
             except TimeoutError:
                 raise self._late(ticket, "writing") from None
+            finally:
+                ticket.check = guard  # a writer may wait for others
 
     def _enlarge_together(self, tickets: list[Ticket]) -> None:
         from upscale.batch.lockstep import Lockstep
