@@ -317,3 +317,5 @@ def test_an_export_says_at_once_where_it_cannot_write(tmp_path, monkeypatch):
     Path("taken").touch()
     told = run("weights", "export", "ecdp-photo", "--onnx", "taken/x.onnx", code=1).told
     assert "taken: the folder cannot be made" in told and "a minute" not in told
+    told = run("weights", "export", "none", "--onnx", "new/x.onnx", code=5).told
+    assert "no weights named none; choose from" in told and not Path("new").exists()

@@ -198,6 +198,9 @@ def export(
         raise UsageError(f"--onnx {target}: the name of an ONNX file ends in .onnx")
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: exists; give --overwrite or another --onnx")
+    from upscale.weights import store
+
+    store.find(name, offline)  # no folder is made for what is not there
     prepare(output, many=False)  # a folder that takes no file is said before, not in a minute
     from upscale.convert import onnx
 
