@@ -11,7 +11,7 @@ import numpy as np
 import png
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageCms
 
 from upscale.bench import testsets
 from upscale.bench.protocol import make_lr
@@ -20,6 +20,7 @@ from upscale.bench.run import run
 from upscale.bench.trials import BenchSettings, Trial, trials_of
 from upscale.cli.bench.command import command
 from upscale.errors import InputError, OutputError, UsageError, WeightsError
+from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 
@@ -234,6 +235,15 @@ def test_saving_replaces_nothing_that_is_measured(tmp_path: Path) -> None:
         bicubic(tmp_path / "bicubic", save=tmp_path / "file")
     bicubic(tmp_path / "bicubic", save=tmp_path / "new")
     assert (tmp_path / "new" / "bicubic" / "a.png").is_file()
+
+
+def test_what_is_saved_has_the_colours_of_the_original(tmp_path: Path) -> None:
+    """Without its profile it looked different, and `humaneval build` refused it."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (24, 20), "teal").save(tmp_path / "set" / "a.png", icc_profile=profile)
+    bicubic(tmp_path / "set", save=tmp_path)
+    assert read(tmp_path / "bicubic" / "a.png").icc == profile
 
 
 def test_a_report_that_is_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -112,11 +112,11 @@ def treatment(source: Picture) -> tuple[str, ...]:
 
 
 def open_pair(pair: Pair, scale: float, degradation: str = "none") -> tuple[Picture, np.ndarray]:
-    """(the small picture, the large one cut to it); grey if the original is, as with upscale, and
-    with the original's treatment as its notes. One with a degradation is always made of the large
+    """(the small picture, the large one cut to it); grey if the original is, as with upscale, with
+    its profile, and with its treatment as notes. One with a degradation is always made of the large
     one."""
     source = read(pair.hr)
-    kept = {"grey": source.grey, "notes": treatment(source)}
+    kept = {"grey": source.grey, "icc": source.icc, "notes": treatment(source)}
     if pair.lr is None or degradation != "none":
         lr, hr = degraded(source.rgb, scale, degradation, pair.hr.stem, source.grey)
         return replace(lr, **kept), hr

@@ -150,7 +150,7 @@ class _Bench:
             upscaler = self.upscalers[trial.method, trial.weights]
             account, results = _enlarge(upscaler, lr, trial, self.settings)
             for sample, sr in enumerate(results):
-                self._write(sr, trial, pair, sample)
+                self._write(Picture(sr, icc=lr.icc), trial, pair, sample)
         cases = [Case(sr, hr, lr.rgb, pair.label) for sr in results]
         row: Row = {
             "picture": pair.hr.name, "picture_sha256": store.sha256_of(pair.hr),
@@ -181,12 +181,12 @@ class _Bench:
         several = len(self.scorers) > 1
         return self.save / (f"{trial.label}_x{trial.scale:g}" if several else trial.label)
 
-    def _write(self, sr: np.ndarray, trial: Trial, pair: Pair, sample: int) -> None:
+    def _write(self, sr: Picture, trial: Trial, pair: Pair, sample: int) -> None:
         if self.save is None:
             return
         ending = f"_{sample}" if self.settings.samples > 1 else ""
         target = self._folder(trial) / f"{pair.hr.stem}{ending}.png"
-        write(Picture(sr), target, overwrite=True)
+        write(sr, target, overwrite=True)
 
     def _key(self, trial: Trial, pair: Pair, made: Path | None) -> str:
         """The cache's name for a row: all that its numbers depend on."""
