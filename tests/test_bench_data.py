@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,8 +234,18 @@ def test_saving_replaces_nothing_that_is_measured(tmp_path: Path) -> None:
     assert (tmp_path / "bicubic" / "a.png").read_bytes() == before
     with pytest.raises(OutputError, match="the folder cannot be made, because a file is in its"):
         bicubic(tmp_path / "bicubic", save=tmp_path / "file")
-    bicubic(tmp_path / "bicubic", save=tmp_path / "new")
-    assert (tmp_path / "new" / "bicubic" / "a.png").is_file()
+    others = BenchSettings(metrics=("psnr",), outputs=(("other", tmp_path / "bicubic"),))
+    run(tmp_path / "bicubic", others, save=tmp_path / "new")  # of others nothing is saved
+    assert [path.name for path in tmp_path.glob("new/*/*")] == ["a.png"]
+
+
+def test_two_trials_are_not_saved_in_one_folder(tmp_path: Path, tiny_weights: str) -> None:
+    put(tmp_path / "set" / "a.png")
+    (tmp_path / "b").mkdir()
+    names = [shutil.copy(tiny_weights, tmp_path / name) for name in ("", "b")]
+    settings = BenchSettings(methods=(), metrics=("psnr",), weights=tuple(map(str, names)))
+    with pytest.raises(UsageError, match="would hold the pictures of two trials"):
+        run(tmp_path / "set", settings, save=tmp_path / "new")
 
 
 def test_what_is_saved_has_the_colours_of_the_original(tmp_path: Path) -> None:

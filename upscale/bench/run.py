@@ -167,11 +167,18 @@ class _Bench:
     def check_save(self, inputs: set[Path]) -> None:
         """Before the work: UsageError where what is saved could replace what is measured. inputs:
         the folders of that."""
-        for folder in map(self._folder, self.trials if self.save else ()):
+        own = [trial for trial in self.trials if trial.outputs is None] if self.save else []
+        folders = [self._folder(trial) for trial in own]
+        for folder in folders:
             if folder.resolve() in inputs:
                 raise UsageError(
                     f"--save {self.save}: {folder} holds pictures that are measured, and inputs "
                     "are never replaced; name another folder"
+                )
+            if folders.count(folder) > 1:
+                raise UsageError(
+                    f"--save {self.save}: {folder} would hold the pictures of two trials, the "
+                    "later instead of the earlier; give weights names that differ"
                 )
             make_folder(folder)
 
