@@ -116,6 +116,11 @@ def test_classes_come_from_a_table(tmp_path: Path) -> None:
     table.write_text("a,7\nb,1000\n")
     with pytest.raises(InputError, match="line 2: want name,class"):
         testsets.pairs_of(tmp_path, 4)
+    table.write_text("a,7\nb,8\n", "utf-8-sig")
+    assert [pair.label for pair in testsets.pairs_of(tmp_path, 4)] == [7, 8]
+    table.write_bytes(b"a,7\n\xff,8\n")
+    with pytest.raises(InputError, match=r"labels\.csv: cannot be read as CSV in UTF-8"):
+        testsets.pairs_of(tmp_path, 4)
 
 
 def test_grey_and_16_bit_pictures(tmp_path: Path) -> None:
@@ -257,10 +262,16 @@ def test_what_is_saved_has_the_colours_of_the_original(tmp_path: Path) -> None:
     assert read(tmp_path / "bicubic" / "a.png").icc == profile
 
 
-def test_a_report_that_is_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
-    put(tmp_path / "set" / "a.png")
-    args = ["--dataset", str(tmp_path / "set"), "--method", "bicubic", "--html", str(tmp_path)]
-    with pytest.raises(OutputError, match="is a folder, and a file is to be written"):
+@pytest.mark.parametrize(
+    ("args", "error", "why"),
+    [
+        (["--html", "."], OutputError, "is a folder, and a file is to be written"),
+        (["--published", "none,x"], UsageError, "no published table none; choose from"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_before_the_work(monkeypatch, args, error, why) -> None:
+    monkeypatch.setattr("upscale.cli.bench.command.run_bench", None)
+    with pytest.raises(error, match=why):
         CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False)
 
 

@@ -6,6 +6,7 @@ import atexit
 import csv
 import functools
 import importlib.util
+import io
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -86,12 +87,16 @@ def _labels(path: Path, stems: list[str]) -> dict[str, int]:
     """Lines of `name,class`, the class one of torchvision's 1000 numbers; a heading may stand
     above them. Raises InputError for a picture without one."""
     found: dict[str, int] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for number, line in enumerate(csv.reader(file), 1):
-            if len(line) == 2 and line[1].strip().isdigit() and int(line[1]) < 1000:
-                found[Path(line[0]).stem] = int(line[1])
-            elif number > 1 and line:
-                raise InputError(f"{path}, line {number}: want name,class (0 to 999)")
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"))))  # Excel begins so
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as CSV in UTF-8: {why}") from error
+    for number, line in enumerate(lines, 1):
+        if len(line) == 2 and line[1].strip().isdecimal() and int(line[1]) < 1000:
+            found[Path(line[0]).stem] = int(line[1])
+        elif number > 1 and line:
+            raise InputError(f"{path}, line {number}: want name,class (0 to 999)")
     missing = [stem for stem in stems if stem not in found]
     if missing:
         raise InputError(f"{path}: no class for {', '.join(missing[:5])}")

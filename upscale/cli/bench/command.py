@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from upscale.bench import published
 from upscale.bench.columns import DEFAULT_METRICS, DEGRADATIONS, METRICS, REGISTERED, SHIPPED
 from upscale.cli.bench.run import compare_runs, compare_sets, deliver, parts_of, run_bench, texts_of
 from upscale.cli.help import Command
@@ -205,6 +206,7 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
                 "--unpaired measures FID of --outputs; no --method, --weights, and no "
                 "other --metrics"
             )
+    published.choose(options["published"], "", ())  # a name that is none is no end of the work
     if options["outputs"] and len(options["scale"]) > 1:
         raise UsageError("--outputs need a single --scale")
 
