@@ -309,3 +309,11 @@ def test_a_study_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match="copy the study to a folder that can be written to"):
         open_study(tmp_path)
+
+
+def test_a_damaged_study_is_told_when_it_is_opened(study, tmp_path):
+    data = bytearray((study / "study.db").read_bytes())
+    data[8192:40000] = b"\x55" * (40000 - 8192)
+    (tmp_path / "study.db").write_bytes(data)
+    with pytest.raises(InputError, match=r"study\.db: cannot be read as a study"):
+        open_study(tmp_path).close()

@@ -164,6 +164,8 @@ def open_study(folder: Path) -> Store:
         # one thread at a time uses it: the server's event loop, wherever a test runs that
         db = sqlite3.connect(path, check_same_thread=False)
         store = Store(db)
+        if store.row("PRAGMA quick_check(1)")[0] != "ok":
+            raise sqlite3.DatabaseError("it is damaged; go on with a copy from before")
         version = store.meta.get("version")
         if version == 1:  # it did not keep how large pictures were shown
             with store.change() as db:
