@@ -311,7 +311,7 @@ def test_unknown_names_get_a_suggestion(listed) -> None:
     with pytest.raises(WeightsError, match=r"named sr3-foto; did you mean sr3-photo\? Choose from"):
         store.find("sr3-foto")
     with pytest.raises(
-        WeightsError, match=r"named zzz; Choose from sr3-photo, or give a .safetensors file"
+        WeightsError, match=r"named zzz; choose from sr3-photo, or give a .safetensors file"
     ):
         store.find("zzz")
     with pytest.raises(WeightsError, match=r"no/such\.safetensors: there is no such file"):
