@@ -32,6 +32,7 @@ SCALE = 4
 OVERLAP = 32  # pixels of the input around each tile: Real-ESRGAN sees far
 HALF = 0x01306B47  # what ncnn writes before weights of 16 bits; before those of 32 it writes 0
 SUM, DIFFERENCE, PRODUCT = 0, 1, 2  # ncnn's numbers of operations
+NOTHING, LEAKY = "0", "2"  # and of activations
 
 
 class Teacher:
@@ -102,8 +103,10 @@ def _computed(
     """What a layer makes. given: its parameters by ncnn's numbers."""
     if kind == "Convolution":
         made = F.conv2d(values[0], *weights, padding=int(given.get("4", 0)))
-        leak = float(given["-23310"].split(",")[1]) if given.get("9") == "2" else 1.0
-        return F.leaky_relu(made, leak) if leak != 1 else made
+        after = given.get("9", NOTHING)
+        if after not in (NOTHING, LEAKY):
+            raise SystemExit(f"activation {after}: one that this script does not know")
+        return F.leaky_relu(made, float(given["-23310"].split(",")[1])) if after == LEAKY else made
     if kind == "BinaryOp":
         first, second = values if len(values) > 1 else (values[0], float(given["2"]))
         which = int(given.get("0", SUM))
