@@ -21,6 +21,7 @@ from test_cli import picture
 
 import upscale.cli.main as entry
 import upscale.cli.upscale.command as command_module
+from upscale import signals
 from upscale.batch.ledger import Ledger
 from upscale.errors import DiskFull
 from upscale.image import encode
@@ -28,7 +29,7 @@ from upscale.image import encode
 ROOT = Path(__file__).parents[1]
 FAKE = [sys.executable, str(Path(__file__).with_name("cli_fake.py"))]
 REAL = [sys.executable, "-m", "upscale"]
-catch_signals = entry._catch_signals
+catch_signals = signals.catch
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def started(env, cwd, *args, until):
 def inside(tmp_path, monkeypatch, capsys):
     """`diffsr args` in this process, from the console entry on: (exit code, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(entry, "_catch_signals", lambda: None)
+    monkeypatch.setattr(signals, "catch", lambda: None)
     for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
         monkeypatch.delenv(name)
 
@@ -148,12 +149,12 @@ def test_an_interruption_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        entry._catch_signals()
+        signals.catch()
         import slowly_imported
 
         assert slowly_imported.end
         begin = time.monotonic()
-        with pytest.raises(entry.Terminated):
+        with pytest.raises(signals.Terminated):
             time.sleep(5)
         assert time.monotonic() - begin < 3  # it wakes who sleeps
     finally:
@@ -218,7 +219,7 @@ def test_interrupted_names_every_file_that_is_written(inside, tmp_path, monkeypa
         def run(self, *args, **options):
             while len(self.log) == wanted:
                 if len(list(tmp_path.glob("*_x4*.png"))) == wanted:
-                    raise entry.Terminated
+                    raise signals.Terminated
             return super().run(*args, **options)
 
     monkeypatch.setattr(command_module, "make_upscaler", lambda *args: Interrupted())

@@ -7,18 +7,16 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from upscale import __version__, atomic, errors
+from upscale import __version__, atomic, errors, signals
 from upscale.cli.environment import OFF, PREFIX, is_quiet, unread
 from upscale.cli.help import CONTEXT, Command, Group
 from upscale.cli.progress import printable
@@ -36,8 +34,6 @@ COMMANDS = {  # name -> its line in `diffsr --help`; upscale/cli/NAME has its `c
     "doctor": "Print what a bug report needs.",
     "completion": "Print a completion script for your shell.",
 }
-_IMPORTER = "<frozen importlib._bootstrap>"
-_LONGEST_IMPORT, _SOON = 20.0, 0.05  # seconds that an interruption waits in all, and at a time
 _ALONE = {"doctor", "ui"}  # commands that are one file
 _OWN = {"-h", "--help", "--version"}
 
@@ -139,7 +135,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     debug = debugging(args)
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")  # users read our own lines on standard error
-    _catch_signals()
+    signals.catch()
     errors.options = True
     sys.exit(_flush(_run(args, debug)))
 
@@ -218,63 +214,6 @@ def unexpected(error: Exception) -> str:
         f"{type(error).__name__}: {error}. This is a fault of diffsr: run again with --debug "
         "and report it with the output of `diffsr doctor`"
     )
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which a shell knows by another exit code than Ctrl-C."""
-
-    number = signal.SIGTERM
-
-
-class HungUp(Terminated):
-    """SIGHUP: the terminal was closed, or the connection to the machine is lost."""
-
-    number = getattr(signal, "SIGHUP", 1)  # not on Windows
-
-
-_ENDS = {end.number: end for end in (Terminated, HungUp)}
-ENDING = {signal.SIGINT, *_ENDS} & signal.valid_signals()  # signals that end the work in order
-
-
-def after(number: int) -> signal.Handlers:
-    """What follows a first signal: a second one ends the program at once. Not SIGHUP: where a
-    terminal is closed, both the shell and the system send it."""
-    return signal.SIG_IGN if number == HungUp.number else signal.SIG_DFL
-
-
-def _catch_signals() -> None:
-    """Ctrl-C, `kill` and a lost terminal unwind the stack, so that temporary files are removed.
-    Where a module is being imported they wait for its end: torch aborts the process if it is
-    interrupted there."""
-    waited = 0
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal waited
-        if waited < _LONGEST_IMPORT / _SOON and _importing(frame):
-            waited += 1
-            again = threading.Timer(_SOON, _send, (number,))
-            again.daemon = True
-            again.start()
-            return
-        signal.signal(number, after(number))
-        raise _ENDS.get(number, KeyboardInterrupt)
-
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a shell's background job
-            signal.signal(number, interrupt)
-
-
-def _send(number: int) -> None:
-    if hasattr(signal, "pthread_kill"):  # not on Windows; it wakes the main thread
-        signal.pthread_kill(threading.main_thread().ident, number)
-    else:
-        signal.raise_signal(number)
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame and frame.f_code.co_filename != _IMPORTER:
-        frame = frame.f_back
-    return frame is not None
 
 
 def _flush(code: int) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from upscale.errors import DiffsrError, ResourceError
+from upscale.signals import ENDING
 from upscale.train.data import Batch, Pairs
 
 Places = Callable[[int], list[range]]  # of an iteration: what each part of its batch holds
@@ -137,6 +138,5 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 def _begin_worker(index: int) -> None:
     """One thread each; signals are the run's own business, which ends its workers itself."""
     torch.set_num_threads(1)
-    ending = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    for number in ending:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)

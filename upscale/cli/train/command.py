@@ -16,7 +16,6 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from upscale.cli.help import GENERAL, Command
-from upscale.cli.main import ENDING, after
 from upscale.cli.options import (
     ANY_PATH,
     DEBUG,
@@ -39,6 +38,7 @@ from upscale.cli.progress import Reporter
 from upscale.cli.train.lists import listed, planned
 from upscale.cli.train.shown import Shown
 from upscale.errors import UsageError
+from upscale.signals import after, handled
 from upscale.train.catalogue import usual_settings
 from upscale.train.config import TrainConfig
 from upscale.train.recipes import RECIPES, settings_of
@@ -269,9 +269,7 @@ class _Stop:
             self.signal = number
             signal.signal(number, after(number))
 
-        for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, note)
+        self._before = handled(note)
         return self
 
     def __exit__(self, *ending: object) -> None:
