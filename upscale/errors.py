@@ -24,6 +24,7 @@ DiffsrError                1  some pictures of a batch failed, or anything not n
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Messages are written with the options of the command line, which sets this. Elsewhere they name
 # the arguments of Python instead, except within a command that is to be typed.
@@ -128,3 +129,9 @@ class HubOffline(HubError):
 
 class HubUnreachable(HubError):
     pass
+
+
+def check_known(name: str, table: Iterable[str], what: str) -> None:
+    """Raises UsageError with the names of the table where `name` is none of them."""
+    if name not in table:
+        raise UsageError(f"no {what} {name!r}; choose from {', '.join(table)}")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from upscale import __version__
-from upscale.errors import OUT_OF_MEMORY, UsageError
+from upscale.errors import OUT_OF_MEMORY, UsageError, check_known
 
 GPUS = {"cuda": "CUDA", "xpu": "XPU", "mps": "MPS"}  # in the order in which auto takes them
 DEVICES = ("auto", "cpu", *GPUS)
@@ -85,8 +85,7 @@ def fast_bf16(device: torch.device) -> bool:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of networks there: auto is bf16 where it is fast, else fp16 on a graphics
     processor and fp32 on a CPU. Raises UsageError for an unknown name."""
-    if name not in DTYPES:
-        raise UsageError(f"no dtype {name!r}; choose from {', '.join(DTYPES)}")
+    check_known(name, DTYPES, "dtype")
     if name != "auto":
         return _FORMATS[name]
     if fast_bf16(device):

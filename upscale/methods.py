@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from upscale.diffusion.table import SAMPLERS, SPACINGS, Sampler, loaded
-from upscale.errors import UsageError, WeightsError
+from upscale.errors import UsageError, WeightsError, check_known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +54,7 @@ TRAINED = "ddim"  # the sampler of training's losses, stored in the weights it m
 
 def sampler_of(name: str) -> Sampler:
     """The row of the table. Raises UsageError with the valid names."""
-    if name not in SAMPLERS:
-        raise UsageError(f"no sampler {name!r}; choose from {', '.join(SAMPLERS)}")
+    check_known(name, SAMPLERS, "sampler")
     return SAMPLERS[name]
 
 
@@ -135,13 +134,11 @@ class Method:
         return [loaded(place) for place in self.nets]
 
     def preset(self, name: str) -> tuple[str, int]:
-        """Sampler and steps of a rung of the ladder. Raises UsageError for an unknown name.
+        """Sampler and steps of a rung of the ladder, one of PRESETS.
 
         Weights that take few calls by default were trained through these calls by the quality loss:
         they work with slightly more or fewer calls, and with no other sampler.
         """
-        if name not in PRESETS:
-            raise UsageError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
         own = sampler_of(self.sampler)
         if own.single:
             return self.sampler, self.steps
@@ -261,8 +258,7 @@ def preferred(domain: str) -> tuple[str, ...]:
 
 def get(name: str) -> Method:
     """The row of the table. Raises UsageError with the valid names."""
-    if name not in METHODS:
-        raise UsageError(f"no method {name!r}; choose from {', '.join(METHODS)}")
+    check_known(name, METHODS, "method")
     return METHODS[name]
 
 

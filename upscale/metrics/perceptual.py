@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from upscale.errors import UsageError, WeightsError
+from upscale.errors import WeightsError, check_known
 from upscale.metrics.files import metric_file
 from upscale.nets.vision import mended
 from upscale.weights import store
@@ -120,8 +120,7 @@ class Lpips:
 
 def weights_file(net: str, path: str | Path | None = None) -> Path:
     """Where `net`'s weights are: see `metric_file`. Raises WeightsError, UsageError."""
-    if net not in SMALLEST:
-        raise UsageError(f"no LPIPS network {net!r}; choose from {', '.join(SMALLEST)}")
+    check_known(net, SMALLEST, "LPIPS network")
     variable = VGG_VARIABLE if net == "vgg" else None
     return metric_file(f"lpips-{net}", f"LPIPS {net}", _HOW, variable, path)
 

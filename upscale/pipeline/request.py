@@ -7,13 +7,13 @@ records. No torch: the command line needs them before it knows whether there is 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from upscale.diffusion.table import SAMPLERS, SPACINGS
-from upscale.errors import UsageError
+from upscale.errors import UsageError, check_known
 from upscale.methods import PRESETS
 
 SCALE = 4.0  # where no size is asked for
@@ -76,7 +76,7 @@ def checked(record: Any) -> None:
         if value is None and (kind is None or one.type.endswith("None")):
             continue
         if rule.choices:
-            known(value, rule.choices, one.name.replace("_", " "))
+            check_known(value, rule.choices, one.name.replace("_", " "))
             continue
         flags = rule.flags or "--" + one.name.replace("_", "-")
         if rule.bounds and not rule.allows(value):
@@ -103,12 +103,6 @@ _NUMBERS = {
 def _is_size(value: Any) -> bool:
     pair = isinstance(value, (tuple, list)) and len(value) == 2
     return pair and all(isinstance(side, Integral) for side in value)
-
-
-def known(name: str, table: Iterable[str], what: str) -> None:
-    """Raises UsageError with the names of the table where `name` is none of them."""
-    if name not in table:
-        raise UsageError(f"no {what} {name!r}; choose from {', '.join(table)}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from upscale.errors import UsageError
+from upscale.errors import check_known
 from upscale.train.catalogue import usual_settings
 
 
@@ -303,6 +303,5 @@ RECIPES: dict[str, Recipe] = {
 
 def settings_of(name: str) -> dict[str, Any]:
     """The fields that a recipe sets. Raises UsageError with the valid names."""
-    if name not in RECIPES:
-        raise UsageError(f"no recipe {name!r}; choose from {', '.join(RECIPES)}")
+    check_known(name, RECIPES, "recipe")
     return dict(RECIPES[name].settings)
