@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -23,6 +23,9 @@ from upscale.errors import UsageError
 from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
 from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Setup
 from upscale.pipeline.request import STORED as STORED
+
+if TYPE_CHECKING:
+    from upscale.weights.registry import Entry
 
 GENERATING = {
     name: f"{name} makes pictures from noise alone: diffsr generate."
@@ -212,23 +215,25 @@ def path_of(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def weights_names(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Shell completion: the names in weights.toml, else files."""
+def completed(names: Callable[[], Iterable[str]], otherwise: str = "") -> Callable:
+    """What a shell completes an option by: names, or where none begins so a "file" or a "dir"."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list:
+        found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        return found or ([CompletionItem(incomplete, type=otherwise)] if otherwise else [])
+
+    return complete
+
+
+def _listed(wanted: Callable[[Entry], bool]) -> list[str]:
     from upscale.weights.registry import entries
 
-    names = [name for name, entry in entries().items() if entry.domain in DOMAINS]
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="file")]
+    return [name for name, entry in entries().items() if wanted(entry)]
 
 
-def dataset_names(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Shell completion: the datasets that have names, else folders."""
-    found = [CompletionItem(name) for name in REGISTERED if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="dir")]
+weights_names = completed(lambda: _listed(lambda entry: entry.domain in DOMAINS), "file")
+generating_names = completed(lambda: _listed(lambda entry: entry.method in GENERATING), "file")
+dataset_names = completed(lambda: REGISTERED, "dir")
 
 
 _LINE, _VARIABLE, _FILE, _NOWHERE = range(4)  # where options are set; each goes before the next

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from upscale import __version__
 from upscale.cli.generate.outputs import STDOUT, Work, work_of
@@ -18,12 +17,12 @@ from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
     ANY_PATH,
     COMMON,
-    GENERATING,
     MACHINE,
     STORED,
     Named,
     Several,
     asked,
+    generating_names,
     option,
     some,
     weights_names,
@@ -37,17 +36,6 @@ from upscale.pipeline.request import Request
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
     from upscale.pipeline.generator import Generator, Level, Made
-
-
-def _generating(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """For the shell: the names of weights that need no picture, else files."""
-    from upscale.weights.registry import entries
-
-    names = [name for name, entry in entries().items() if entry.method in GENERATING]
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="file")]
 
 
 _PICTURES, _FILES, _SAMPLING = "Pictures", "Output", "Sampling"
@@ -65,7 +53,7 @@ _OPTIONS = [
         help="Longer side of the result, up to 16 times the default. Super-resolution is repeated "
              "until it is reached (SR3, section 4.7)."),
     option("--weights", metavar="NAME|FILE|hf:...",
-        shell_complete=_generating, group=_PICTURES,
+        shell_complete=generating_names, group=_PICTURES,
         show_default="ddpm-face-16", help="Weights of method ddpm."),
     option("--upscale-weights", type=Several(click.STRING, "NAME|FILE|hf:..."), group=_SAMPLING,
         shell_complete=weights_names, expert=True,

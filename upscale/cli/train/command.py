@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from upscale.cli.help import GENERAL, Command
 from upscale.cli.options import (
@@ -28,6 +27,7 @@ from upscale.cli.options import (
     Named,
     Scale,
     asked,
+    completed,
     option,
     path_of,
     some,
@@ -50,13 +50,6 @@ if TYPE_CHECKING:
 KEPT = ("data", "names_from", "validation", "validate_every", "name")
 
 
-def _recipe_names(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """For the shell: the recipes' names."""
-    return [CompletionItem(name) for name in RECIPES if name.startswith(incomplete)]
-
-
 _SETTINGS = [known.name for known in fields(TrainConfig)]
 _OPTIONS = [
     option("--dataset", metavar="WHAT", type=ANY_PATH, group="Run", show_default="the recipe's",
@@ -66,7 +59,7 @@ _OPTIONS = [
              "Several, separated by commas, are mixed (--mix)."),
     option("--data", metavar="DIR", type=ANY_PATH, default="data", group="Run", expert=True,
         help="Folder that holds the named datasets."),
-    option("--recipe", metavar="NAME", shell_complete=_recipe_names, group="Run",
+    option("--recipe", metavar="NAME", shell_complete=completed(lambda: RECIPES), group="Run",
         help="Use the settings of a paper or of bundled weights (--list shows them). Every option "
              "given overrides them."),
     option("--list", "list_", is_flag=True, group="Run", help="Show datasets and recipes."),
