@@ -199,9 +199,7 @@ class CompactNet(Net):
 
     def _levels(self) -> list[int]:
         """The level of each block, in the order of their calls."""
-        down, up = self.config.down, self.config.up
-        levels = [level for level, n in enumerate(down) for _ in range(n)]
-        return levels + [level for level in reversed(range(len(up))) for _ in range(up[level])]
+        return [level for _, level, _ in blocks(self.config.to_dict())]
 
     def forward(self, x: Tensor, cond: Cond, c_noise: Tensor) -> Tensor:
         """Raw output (B,3,H,W) for the variance-preserved noisy target x (B,3,H,W); (B,6,H,W)
