@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from upscale import __version__
-from upscale.document import counted, duration
+from upscale.document import counted, duration, finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,11 +16,7 @@ WHITE = 0.25  # the standard deviation that is white in --uncertainty's map
 
 def as_json(record: dict[str, Any]) -> str:
     """One line; JSON has no infinity, so null stands for it."""
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
-    return json.dumps(finite)
+    return json.dumps(finite(record))
 
 
 def summarised(record: dict[str, Any]) -> str:
