@@ -25,6 +25,7 @@ from upscale.pipeline.consistency import doubts, finished, squared_error
 from upscale.pipeline.faces import Drawn
 from upscale.pipeline.plan import Plan
 from upscale.pipeline.sampling import Call, OnStep, Sampling, sampled
+from upscale.pipeline.tensors import entering
 
 SLICE = 256  # rows of a large result that are given out at once: what a file needs of them is small
 Part = Callable[[Box], Tensor]  # (1,3,h,w) in [-1,1] of what a stage enlarges
@@ -105,8 +106,7 @@ class Enlarging:
         return stage.blocks or ((whole(stage.size_in, plan.end(index), plan.stages[0].size_in),),)
 
     def _input(self, rgb: np.ndarray, box: Box) -> Tensor:
-        part = torch.from_numpy(np.ascontiguousarray(_extended(rgb, box)))
-        return (part.permute(2, 0, 1)[None] * 2 - 1).to(self.device)
+        return entering(_extended(rgb, box), self.device)
 
     def _between(self, index: int, part: Part) -> Iterator[Tensor]:
         """What a stage makes for the next one, in bands (h,W,3)."""

@@ -24,6 +24,7 @@ from upscale.methods import Model
 from upscale.pipeline.plan import Stage, warmed
 from upscale.pipeline.request import Request
 from upscale.pipeline.sampling import Call, Sampling, sampled
+from upscale.pipeline.tensors import entering
 
 DOMAIN = "face"
 SMALL, SCALE = 16, 8  # side of the faces that the weights were trained on, and how they enlarge
@@ -72,7 +73,7 @@ def drawn(
     """The face of that number in the input (H,W,3). Raises as `sampling.sampled`."""
     device = next(model.net.parameters()).device
     part, within = around(rgb, face)
-    lr = (torch.from_numpy(part).permute(2, 0, 1)[None] * 2 - 1).to(device)
+    lr = entering(part, device)
     law, side = model.law, max(SMALL, round(face.side))
     large = (side * SCALE, side * SCALE)
     stage = warmed(Stage((side, side), large, law.steps), law, law.sampler, Request())

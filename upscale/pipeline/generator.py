@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.machine import autocast, dtype_name, is_out_of_memory, pick_device, pick_dtype
 from upscale.pipeline.request import Request
+from upscale.pipeline.tensors import leaving
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
 
@@ -169,7 +169,7 @@ class Generator:
             drawn, calls = self._drawn(group, way, steps)
             before += own * len(group)
             for index, tensor in zip(group, drawn, strict=True):
-                picture = Picture(_pixels(tensor))
+                picture = Picture(leaving(tensor).numpy())
                 report = self._report(index, way, calls)
                 for level in cascade:
                     tell = _part(on_step, before, 1, total)
@@ -285,8 +285,3 @@ def _size_of(metadata: dict[str, Any], name: str) -> tuple[int, int]:
         raise WeightsError(f"{name} does not say the size of its pictures (size {size!r}): "
                            "train it again with this version")  # fmt: skip
     return sides[0], sides[1]
-
-
-def _pixels(x: Tensor) -> np.ndarray:
-    """(3,H,W) in [-1,1] -> (H,W,3) in [0,1]."""
-    return ((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous().numpy()

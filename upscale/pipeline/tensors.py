@@ -1,4 +1,4 @@
-"""Pictures as tensors: (C,H,W), or several of one size as (B,C,H,W), floats in [0,1]."""
+"""Pictures as tensors: users' (C,H,W) or (B,C,H,W) of floats in [0,1], and networks' in [-1,1]."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ def tensor_of(pictures: Sequence[Picture], like: Tensor) -> Tensor:
     channels = like.shape[-3]
     made = torch.stack([_planes(picture, channels) for picture in pictures])
     return (made if like.ndim == 4 else made[0]).to(like)
+
+
+def entering(rgb: np.ndarray, device: torch.device) -> Tensor:
+    """(h,w,3) in [0,1] -> (1,3,h,w) in [-1,1], for networks."""
+    whole = torch.from_numpy(np.ascontiguousarray(rgb))
+    return (whole.permute(2, 0, 1)[None] * 2 - 1).to(device)
+
+
+def leaving(x: Tensor) -> Tensor:
+    """(3,H,W) in [-1,1] -> (H,W,3) in [0,1]."""
+    return ((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous()
 
 
 def _planes(picture: Picture, channels: int) -> Tensor:

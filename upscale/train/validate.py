@@ -26,6 +26,7 @@ from upscale.metrics.perceptual import SMALLEST, Lpips
 from upscale.pipeline.consistency import settle
 from upscale.pipeline.plan import Stage
 from upscale.pipeline.sampling import Sampling, run_stage
+from upscale.pipeline.tensors import leaving
 from upscale.train.config import TrainConfig
 from upscale.train.crops import aligned, plain, smallest_side
 from upscale.train.data import Batch, Pairs, exact, quantised
@@ -127,7 +128,7 @@ class Validator:
         rows, sums = [], {"lpips": 0.0, "psnr": 0.0, "consistency": 0.0}
         for index, (truth, small) in enumerate(self.pairs):
             result = self._enlarged(model, small, tuple(truth.shape[-2:]), index, run)
-            lr, sr, hr = (_picture(x) for x in (small, result, truth))
+            lr, sr, hr = (leaving(x) for x in (small, result, truth))
             if self.lpips:
                 sums["lpips"] += self.lpips.distance(sr, hr)
             sums["psnr"] += pixel.psnr(sr, hr)
@@ -160,7 +161,7 @@ class Validator:
         """A line per picture: input, result, truth."""
         sheet = torch.cat([torch.cat(row, 2) for row in rows[:ON_SHEET]], 1)
         path = self.folder / "samples" / f"{images_seen:010d}.png"
-        write(Picture(_picture(sheet).numpy()), path, overwrite=True)
+        write(Picture(leaving(sheet).numpy()), path, overwrite=True)
         return path
 
 
@@ -192,11 +193,6 @@ def _unconditional(
         ).float().cpu()  # fmt: skip
     loss = round(float(torch.stack(losses).mean()), 6)
     return {"loss": loss}, [list(row) for row in x.split(columns)]
-
-
-def _picture(x: Tensor) -> Tensor:
-    """(3,H,W) in [-1,1] -> (H,W,3) in [0,1]."""
-    return ((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous()
 
 
 def _quick(law: methods.Method) -> methods.Method:
