@@ -6,7 +6,6 @@ resuming: the file of a run that was killed is that of one that was not, but for
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -120,7 +119,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = DiskFull if error.errno == errno.ENOSPC else OutputError
+        kind = DiskFull if atomic.full(error) else OutputError
         raise kind(
             f"{path} cannot be written ({error.strerror}). Fix this, and run the same command "
             "again: it resumes from the last checkpoint"

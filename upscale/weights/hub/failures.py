@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
+from upscale.atomic import full
 from upscale.errors import (
     DiskFull,
     GatedRepo,
@@ -99,7 +100,7 @@ def _otherwise(hub: Hub, error: Exception, upload: bool) -> Exception:
     place = client.constants.HF_HUB_CACHE
     http = isinstance(error, client.errors.HTTPError)
     if isinstance(error, OSError) and not http:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if full(error):
             return DiskFull(f"{hub}: no room for it in {place}; set HF_HOME to a larger disk")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return WeightsError(
