@@ -108,25 +108,29 @@ def tune(
 
 
 def keep(tuned: Tuned, weights: str, output: Path | None = None) -> Path:
-    """Write the schedule into the metadata of the weights, at `output` or in their own place.
-
-    Raises UsageError for weights of a list or of the Hub, which have a sha256 to keep, without an
-    `output`; else as `weights.save`."""
-    entry = store.find(weights)
-    if output is None and not entry.loose:
-        raise UsageError(
-            f"{weights} is known by its sha256 and stays as it is: name another file with --output"
-        )
+    """Write the schedule into the metadata of the weights, at `place_of`. Raises as that, and as
+    `weights.save`."""
+    path, entry = place_of(weights, output), store.find(weights)
     state, metadata = store.load(entry, offline=True)
     defaults = dict(metadata.get("defaults", {}))
     new = tuned.schedule
     way = new.sampler, new.steps
     others = [s for s in defaults.get("schedules", ()) if (s["sampler"], s["steps"]) != way]
     defaults["schedules"] = [*others, {**asdict(new), "sigmas": list(new.sigmas)}]
-    path = output or entry.path
-    assert path is not None
     store.save(path, state, {**metadata, "defaults": defaults})
     return path
+
+
+def place_of(weights: str, output: Path | None) -> Path:
+    """Where a schedule is stored: `output`, or the file of the weights. Raises UsageError where
+    that is of a list or of the Hub, which know its sha256."""
+    entry = store.find(weights)
+    if output is None and not entry.loose:
+        raise UsageError(
+            f"{weights} is known by its sha256 and stays as it is: name the file to write with "
+            "--output"
+        )
+    return output or entry.path
 
 
 def _check(metrics: tuple[str, ...]) -> None:

@@ -29,12 +29,8 @@ def tune_schedule(options: dict[str, Any]) -> int:
     from upscale.bench import testsets, tune
     from upscale.bench.score import default_metrics
 
-    entry = tune.store.find(weights)
-    if not entry.loose and not options["output"]:
-        raise UsageError(
-            f"{weights} is known by its sha256 and stays as it is: name the file "
-            "to write with --output"
-        )
+    output = path_of(options["output"])
+    tune.place_of(weights, output)  # before the work
     metrics = options["metrics"] or tuple(
         name for name in default_metrics() if name.startswith("lpips")
     )
@@ -60,7 +56,7 @@ def tune_schedule(options: dict[str, Any]) -> int:
         reporter.end()
         path = None
         if tuned.kept:
-            path = tune.keep(tuned, weights, path_of(options["output"]))
+            path = tune.keep(tuned, weights, output)
         if options["json_file"]:
             put(_as_json(tuned, path), options["json_file"], reporter)
     if options["json_file"] != "-" and not options["quiet"]:
