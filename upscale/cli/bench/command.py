@@ -34,7 +34,7 @@ from upscale.cli.progress import Reporter, printable
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.methods import PRESETS
-from upscale.pipeline.request import Request, Setup
+from upscale.pipeline.request import SCALES, Request, Setup
 
 _MEASURE, _SHOW, _NETWORK, _TUNE = "What to measure", "Results", "Sampling", "Schedule search"
 _OPTIONS = [
@@ -51,7 +51,7 @@ _OPTIONS = [
         shell_complete=weights_names, show_default="those for method and scale",
         help="Weights to measure, each with its own method. --method can add methods without a "
              "network."),
-    option("--scale", type=Several(Scale(1, 16), "FLOAT"), default="4", group=_MEASURE,
+    option("--scale", type=Several(Scale(*SCALES), "FLOAT"), default="4", group=_MEASURE,
         help="Magnifications to measure, from 1 to 16."),
     *asked(Setup, "domain", group=_MEASURE, expert=True,
         help="What the pictures show; decides which weights are chosen."),

@@ -27,7 +27,7 @@ from upscale.cli.options import (
 from upscale.cli.progress import Reporter
 from upscale.document import counted
 from upscale.errors import InputError, UsageError
-from upscale.pipeline.request import Request, Setup
+from upscale.pipeline.request import SCALE, SCALES, Request, Setup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ _OPTIONS = [
              "--hr, or baby_x4.png for baby.png. May be repeated."),
     option("--method", type=Several(Named(METHODS), "METHOD"), group=_PICTURES,
         help=f"Enlarge with these methods, as diffsr upscale does: {', '.join(METHODS)}."),
-    option("--scale", type=Scale(1, 16), default=4.0, metavar="FLOAT", group=_PICTURES,
+    option("--scale", type=Scale(*SCALES), default=SCALE, metavar="FLOAT", group=_PICTURES,
         help="Magnification, where --lr is not given."),
     *asked(Setup, "domain", group=_PICTURES,
         help="What the pictures show; decides which weights are chosen."),

@@ -31,6 +31,7 @@ from upscale.cli.weights.rows import JSON, WHICH, described
 from upscale.convert.table import PUBLISHED, Hints
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError, UsageError
+from upscale.pipeline.request import SCALES
 
 _LICENCE = option("--licence", metavar="TEXT", help="Licence of the weights (SPDX identifier).")
 
@@ -45,7 +46,7 @@ _IMPORT = [
              "to 512."),
     option("--max-scale", type=Finite(1, min_open=True), default=8.0, metavar="FLOAT",
         help="Largest magnification that idm was trained for."),
-    option("--scale", type=Scale(1, 16), metavar="FLOAT",
+    option("--scale", type=Scale(*SCALES), metavar="FLOAT",
         show_default="sr3: 8, ecdp: 4 or, for faces, 8", help="Magnification of sr3 and ecdp."),
     option("--selection", type=Several(click.IntRange(0), "N"), show_default="the paper's",
         help="Encoder blocks that ecdp reads (rrdb_block_selection)."),
