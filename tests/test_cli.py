@@ -571,14 +571,11 @@ def test_size_limits_are_checked_before_the_work(here, calls):
 # --- other commands -----------------------------------------------------------------------------
 
 
-def test_copies_of_tables_are_true():
-    from upscale import methods
-    from upscale.cli import options
+def test_modes_that_act_in_every_step_are_modes_of_consistency():
     from upscale.pipeline import consistency
+    from upscale.pipeline.request import CONSISTENCY
 
-    made = {name for name, law in methods.METHODS.items() if law.unconditional}
-    assert set(options.METHODS) == set(methods.METHODS) - made and set(options.GENERATING) == made
-    assert consistency.IN_STEPS.keys() < set(options.CONSISTENCY)
+    assert consistency.IN_STEPS.keys() < set(CONSISTENCY)
 
 
 def test_doctor(here, monkeypatch):

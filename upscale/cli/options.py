@@ -20,9 +20,7 @@ from upscale.bench.columns import REGISTERED
 from upscale.cli.environment import is_variable
 from upscale.cli.help import GENERAL, Option
 from upscale.errors import UsageError
-from upscale.pipeline.request import CONSISTENCY as CONSISTENCY
 from upscale.pipeline.request import SCALE, SCALES, SMALLEST_TILE, Setup
-from upscale.pipeline.request import STORED as STORED
 
 if TYPE_CHECKING:
     from upscale.weights.registry import Entry

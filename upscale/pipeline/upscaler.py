@@ -33,7 +33,8 @@ from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warm
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
 from upscale.pipeline.sampling import Call, OnStep, Sampling, directly
 from upscale.pipeline.tensors import pictures_of, tensor_of
-from upscale.weights.store import Entry, OnBytes
+from upscale.weights.hub.files import OnBytes
+from upscale.weights.registry import Entry
 
 Source: TypeAlias = "str | PathLike[str] | BinaryIO | np.ndarray"
 OnRows = Callable[[Picture, dict[str, Any]], None]

@@ -18,7 +18,6 @@ from upscale.cli.options import (
     COMMON,
     GENERATING,
     METHODS,
-    STORED,
     Finite,
     Named,
     NamedFolder,
@@ -34,7 +33,7 @@ from upscale.cli.progress import Reporter, printable
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import InputError, OutputError, UsageError
 from upscale.methods import PRESETS
-from upscale.pipeline.request import SCALES, Request, Setup
+from upscale.pipeline.request import SCALES, STORED, Request, Setup
 
 _MEASURE, _SHOW, _NETWORK, _TUNE = "What to measure", "Results", "Sampling", "Schedule search"
 _OPTIONS = [

@@ -18,7 +18,6 @@ from upscale.cli.options import (
     ANY_PATH,
     COMMON,
     MACHINE,
-    STORED,
     Named,
     Several,
     asked,
@@ -31,7 +30,7 @@ from upscale.cli.options import (
 from upscale.cli.progress import Reporter, stopped
 from upscale.cli.upscale.command import FORMATS
 from upscale.document import counted
-from upscale.pipeline.request import Request
+from upscale.pipeline.request import STORED, Request
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
