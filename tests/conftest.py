@@ -48,6 +48,17 @@ def errors_name_options(monkeypatch) -> None:
     monkeypatch.setattr(errors, "options", True)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tensors so small that more threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch) -> Path:
     """An empty cache of the Hub, and a client that is patient on a busy machine."""

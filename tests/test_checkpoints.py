@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from upscale.convert.table import Hints
 from upscale.errors import DamagedWeights, UntrustedWeights, UsageError, WeightsError
 from upscale.weights import store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 SETTINGS = {
     "sr3": Hints("sr3", norm_groups=8, scale=4.0),
@@ -30,15 +31,6 @@ SETTINGS = {
     "ecdp": Hints("ecdp", selection=(0, 2)),
 }
 CLOSE = {"atol": 2e-5, "rtol": 0}  # of the fixtures' README, for one call
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These tensors are so small that more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def published(name: str) -> dict[str, Tensor]:

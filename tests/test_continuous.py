@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +28,8 @@ from upscale.train.loss import encode
 from upscale.train.networks import make_net, start
 from upscale.weights import store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = CompactIDMConfig(
     channels=(16, 16, 16), down=(1, 1, 1), up=(1, 1), encoder=1, head=(8, 8), embedding=16,
     encoder_blocks=1, encoder_features=8, initial=4, branch=8, hidden=16, head_hidden=(8, 8),
@@ -36,14 +37,6 @@ TINY = CompactIDMConfig(
 LIIF = LIIFConfig(blocks=1, features=8, hidden=8)
 EDSR = EDSRConfig(blocks=1, features=8)
 NOISE = torch.tensor([0.6], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def stirred(net: torch.nn.Module, strength: float = 0.1) -> torch.nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from upscale.convert.table import Hints
 from upscale.nets import ecdp
 from upscale.nets.ecdp import CONFIGS, ECDPConfig, ECDPNet, time_of
 from upscale.nets.encoders import RRDBEncoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOLDER = Path(__file__).parent / "fixtures" / "ecdp"
 PUBLISHED = load_file(FOLDER / "weights.safetensors")
@@ -32,15 +33,6 @@ def ecdp_from_published(state, **settings):
     """(configuration, state) of a published checkpoint."""
     net, own, _ = published.converted(state, Hints(**settings))
     return net.config, own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These tensors are so small that more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,8 @@ from upscale.diffusion.samplers import ddim, ddpm
 from upscale.nets.idm import CONFIGS, IDMConfig, IDMNet
 from upscale.nets.unet import Layer, UNetConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOLDER = Path(__file__).parent / "fixtures" / "idm"
 PUBLISHED = load_file(FOLDER / "weights.safetensors")
 RECORD = json.loads((FOLDER / "fixture.json").read_text())
@@ -34,15 +35,6 @@ def idm_from_published(state, **settings):
     """(configuration, state) of a published checkpoint."""
     net, own, _ = published.converted(state, Hints(**settings))
     return net.config, own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These tensors are so small that more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from upscale.diffusion.samplers import ddpm
 from upscale.nets.sr3 import CONFIGS, SR3Net
 from upscale.nets.unet import Attention, NoiseEmbedding, ResBlock, UNetConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOLDER = Path(__file__).parent / "fixtures" / "sr3"
 SMALL = CONFIGS["sr3-tiny"]
 PUBLISHED = load_file(FOLDER / "weights.safetensors")
@@ -30,15 +31,6 @@ def sr3_from_published(state, **settings):
     """(configuration, state) of a published checkpoint."""
     net, own, _ = published.converted(state, Hints(**settings))
     return net.config, own
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These tensors are so small that more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

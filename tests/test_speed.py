@@ -35,14 +35,7 @@ from upscale.pipeline.request import Setup
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- noise ----------------------------------------------------------------------------------------

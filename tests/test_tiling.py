@@ -16,14 +16,7 @@ from upscale.diffusion.samplers import ddpm
 from upscale.diffusion.tiling import MARGIN, cores, joined, tiled, windows
 from upscale.nets.compact import CompactConfig, CompactNet
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @given(
