@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -16,6 +17,15 @@ def whole(*shape: int, bits: int = 8, seed: int = 0) -> np.ndarray:
     """Random samples of a depth."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 2**bits, shape).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def random_photos(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """0.png, 1.png ... in a folder, each a row higher than the one before."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        pixels = rng.integers(0, 256, (size[0] + index, size[1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
 
 
 def saved(image: Image.Image | np.ndarray, format: str, **options: object) -> io.BytesIO:

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from picture_files import random_photos
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
@@ -50,12 +51,7 @@ ECDP = CONFIG.with_(method="ecdp")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        pixels = rng.integers(0, 256, (50 + index, 62, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+    return random_photos(tmp_path_factory.mktemp("photos"), 3, (50, 62))
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG, **settings) -> dict:

@@ -6,10 +6,9 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from picture_files import random_photos
 from torch import Tensor
 
 from upscale.errors import UsageError
@@ -129,12 +128,7 @@ def test_its_levels_are_the_trunks() -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        pixels = rng.integers(0, 256, (60 + index, 72, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+    return random_photos(tmp_path_factory.mktemp("photos"), 3, (60, 72))
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG) -> dict[str, Tensor]:

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked import FORKS, Forked
-from PIL import Image
+from picture_files import random_photos
 
 from upscale.cli.main import main
 from upscale.train import checkpoint
@@ -36,12 +35,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for index in range(5):
-        pixels = rng.integers(0, 256, (60 + index, 72, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+    return random_photos(tmp_path_factory.mktemp("photos"), 5, (60, 72))
 
 
 def port() -> str:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from picture_files import random_photos
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -57,12 +58,7 @@ NEVER = Options(validate_every=0)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        pixels = rng.integers(0, 256, (50 + index, 62, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
+    return random_photos(tmp_path_factory.mktemp("photos"), 4, (50, 62))
 
 
 def run(photos: Path, output: Path, config: TrainConfig = CONFIG, **settings) -> Path:
