@@ -26,7 +26,7 @@ from upscale.image.resize import resize_array
 from upscale.pipeline import models
 from upscale.pipeline.request import Request, Setup
 from upscale.train.networks import start
-from upscale.weights import registry, store
+from upscale.weights import choice, registry, store
 
 SCENE = np.ascontiguousarray(
     read(Path(__file__).parents[1] / "examples" / "parrots.png").rgb[:64, :72]
@@ -73,7 +73,7 @@ def test_between_the_ends_parameters_and_projection_are_mixed(pair):
     assert told["weights_sha256"] == "+".join(one.sha256 for one in pair)
     errors = [told["consistency"] for _, told in found.values()]
     assert errors == sorted(errors) and errors[0] < errors[1] < errors[2] < errors[3]
-    mixed = own.models.model(store.mixed(*pair, 0.25))
+    mixed = own.models.model(choice.mixed(*pair, 0.25))
     one, other = (store.load(entry)[0] for entry in pair)
     for key, value in mixed.net.state_dict().items():
         torch.testing.assert_close(value, 0.75 * one[key].float() + 0.25 * other[key].float())
@@ -167,7 +167,7 @@ def test_a_file_that_grew_is_mixed_with_the_one_it_grew_from(pair, tmp_path):
     both = clean, store.find(str(path))
     x, level = torch.rand(1, 3, 16, 24), torch.tensor([0.5])
     wanted = small(x, small.encode(x, torch.tensor([4.0])), level)
-    mixed = methods.build(*store.load(store.mixed(*both, 0.5))).net
+    mixed = methods.build(*store.load(choice.mixed(*both, 0.5))).net
     torch.testing.assert_close(
         mixed(x, mixed.encode(x, torch.tensor([4.0])), level), wanted, atol=1e-3, rtol=1e-3
     )
@@ -177,7 +177,7 @@ def test_a_file_that_grew_is_mixed_with_the_one_it_grew_from(pair, tmp_path):
 def test_only_what_is_alike_is_mixed(pair, two_headed_weights):
     other = replace(store.find(two_headed_weights), name="other")
     with pytest.raises(WeightsError, match=r"cannot be mixed, their .*architecture.* differ"):
-        store.load(store.mixed(pair[0], other, 0.5))
+        store.load(choice.mixed(pair[0], other, 0.5))
 
 
 def test_the_list_says_which_belong_together(tiny_weights, listed):  # noqa: F811
@@ -188,15 +188,16 @@ def test_the_list_says_which_belong_together(tiny_weights, listed):  # noqa: F81
     registry._entries.cache_clear()
     listed(entry_text("a", path, 'input = "real"\nclean = "gone"'))
     with pytest.raises(WeightsError, match=rf"{own.name}: \[weights.a\]: no weights named gone"):
-        store.pair_of(store.find("a"))
+        choice.pair_of(store.find("a"))
 
 
 def test_a_ledger_and_a_cache_know_all_that_may_be_mixed(pair):
     both = sorted(one.sha256 for one in pair)
-    assert store.hashes(None, "tiny-clean", 4, "photo", mixing=True) == [one.sha256 for one in pair]
+    named = choice.hashes(None, "tiny-clean", 4, "photo", mixing=True)
+    assert named == [one.sha256 for one in pair]
     shipped = store.find("sr3-photo").sha256  # which knows 4x too
-    assert store.hashes("sr3", None, 4, "photo", mixing=True) == sorted([*both, shipped])
-    assert set(both) < set(store.hashes(None, None, 4, "photo"))  # of every picture its own
+    assert choice.hashes("sr3", None, 4, "photo", mixing=True) == sorted([*both, shipped])
+    assert set(both) < set(choice.hashes(None, None, 4, "photo"))  # of every picture its own
     settings = [settings_of(Setup("sr3"), Request(denoise=d), Files()) for d in (None, 0.5, 1)]
     assert len(set(settings)) == 3
 
@@ -214,5 +215,5 @@ def test_bench_measures_several(pair, tmp_path):
 
 def test_the_bundled_two_are_alike():
     entry = store.find("ecdp-photo-real")
-    mixed = store.mixed(*store.pair_of(entry), 0.5)
+    mixed = choice.mixed(*choice.pair_of(entry), 0.5)
     assert methods.build(*store.load(mixed)).method == "ecdp"

@@ -34,7 +34,7 @@ from upscale.train.config import TrainConfig
 from upscale.train.networks import make_net
 from upscale.train.recipes import settings_of
 from upscale.train.run import spec_of
-from upscale.weights import store
+from upscale.weights import choice, store
 from upscale.weights.publish import bundle
 
 COLOUR = np.array([0.8, 0.5, 0.25], np.float32)  # of the toy pictures, on average
@@ -376,7 +376,7 @@ def test_the_stage_for_faces_is_taken_where_it_is_listed(
     assert names[0] == "for-faces" and names[1] != names[0]  # x2 is not what it was made for
     monkeypatch.setattr(generating, "CASCADE", {})
     fallback = generator.cascade(64)[0]
-    assert fallback.name == store.choose(methods.preferred("face"), 4.0, "face").name
+    assert fallback.name == choice.choose(methods.preferred("face"), 4.0, "face").name
 
 
 # --- the command ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from upscale.image.gain import LEAST, gain_of
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import blurred, resize, resize_array
 from upscale.pipeline.request import CONSISTENCY, Request, Setup
-from upscale.weights import registry, store
+from upscale.weights import choice, registry, store
 
 ROOT = Path(__file__).parents[1]
 
@@ -369,13 +369,13 @@ def test_the_list_says_what_weights_are_for(tiny_weights, listed, tmp_path):
     listed(entry_text("a", path, "", "[4, 8]") + entry_text("b", path, 'input = "real"'))
     known = store.entries()
     assert (known["a"].input, known["b"].input) == ("clean", "real")
-    assert store.choose(("sr3",), 4).input == "clean"  # a method's own weights are for clean input
-    assert store.choose(("ecdp", "sr3"), 4, input="real").name == "b"
-    assert store.choose(("idm", "ecdp"), 4, input="real").input == "clean"  # there are none
+    assert choice.choose(("sr3",), 4).input == "clean"  # a method's own weights are for clean input
+    assert choice.choose(("ecdp", "sr3"), 4, input="real").name == "b"
+    assert choice.choose(("idm", "ecdp"), 4, input="real").input == "clean"  # there are none
     registry._entries.cache_clear()
     both = entry_text("a", path, "shrinks_to = 1.5", "[4]") + entry_text("b", path, "", "[2]")
     listed(both.replace('"sr3"', '"edsr"'))  # of which there are no others
-    found = [store.choose(("edsr",), scale).name for scale in (4, 3, 2, 1.5, 1.4)]
+    found = [choice.choose(("edsr",), scale).name for scale in (4, 3, 2, 1.5, 1.4)]
     assert found == ["a", "a", "b", "a", "b"]  # the last: for want of any that serve it
     registry._entries.cache_clear()
     own = listed(entry_text("a", path, "shrinks_to = 0.5"))
@@ -404,13 +404,13 @@ def test_a_ledger_knows_which_weights_may_be_used(real_weights):
         return settings_of(Setup(**options), Request(), Files())
 
     both = made()
-    found = store.candidates(("ecdp", "idm", "sr3"), 4, "photo")
+    found = choice.candidates(("ecdp", "idm", "sr3"), 4, "photo")
     assert [e.name for e in found] == ["ecdp-photo", "made-real"]
     assert len({both, made(input="clean"), made(input="real"), made(method="ecdp")}) == 4
     assert both == made()
-    several = store.candidates(("ecdp", "sr3"), None, "photo")
+    several = choice.candidates(("ecdp", "sr3"), None, "photo")
     assert {e.name for e in several} >= {"ecdp-photo", "sr3-photo", "made-real"}
-    assert {e.input for e in store.candidates(("sr3",), None, "photo", "clean")} == {"clean"}
+    assert {e.input for e in choice.candidates(("sr3",), None, "photo", "clean")} == {"clean"}
 
 
 def test_a_batch_chooses_for_each_and_a_dry_run_says_so(real_weights, clean, tmp_path):

@@ -26,7 +26,7 @@ from upscale.errors import (
     WeightsError,
 )
 from upscale.pipeline.models import read_as
-from upscale.weights import golden, publish, registry, store
+from upscale.weights import choice, golden, publish, registry, store
 
 pytestmark = pytest.mark.packaged
 
@@ -341,21 +341,21 @@ def test_choosing(listed) -> None:
     face = SR3.replace("sr3-photo", "sr3-face").replace('"photo"', '"face"').replace("4, 8", "8")
     any_scale = SR3.replace("sr3-photo", "sr3-any").replace("[4, 8]", "{ min = 1, max = 5 }")
     listed(any_scale + SR3 + face)
-    assert store.choose(("sr3",), 4).name == "sr3-photo"  # made for it: before the range
-    assert store.choose(("sr3",), 3.3).name == "sr3-any"
-    assert store.choose(("sr3",), 8, "face").name == "sr3-face"
-    assert store.choose(("sr3",), 7).name == "sr3-photo"
-    assert store.choose(("sr3",), 5.1).name == "sr3-any"
+    assert choice.choose(("sr3",), 4).name == "sr3-photo"  # made for it: before the range
+    assert choice.choose(("sr3",), 3.3).name == "sr3-any"
+    assert choice.choose(("sr3",), 8, "face").name == "sr3-face"
+    assert choice.choose(("sr3",), 7).name == "sr3-photo"
+    assert choice.choose(("sr3",), 5.1).name == "sr3-any"
 
 
 def test_choosing_in_vain_says_what_there_is(listed) -> None:
     listed(SR3)
     with pytest.raises(WeightsError, match=r"weights for sr3; choose from sr3-photo \(--weights"):
-        store.choose(("sr3",), 4, "face")
+        choice.choose(("sr3",), 4, "face")
     with pytest.raises(
         WeightsError, match=r"no weights for ecdp; .*--method ecdp --scale 2\.5"
     ) as e:
-        store.choose(("ecdp",), 2.5)
+        choice.choose(("ecdp",), 2.5)
     assert e.value.exit_code == 5
 
 

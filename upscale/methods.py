@@ -245,7 +245,7 @@ def domains() -> tuple[str, ...]:
 
 
 def preferred(domain: str) -> tuple[str, ...]:
-    """The default methods for a domain, best first; `weights.store.choose` has what each is for.
+    """The default methods for a domain, best first; `weights.choice.choose` has what each is for.
     Raises UsageError for domains that have none."""
     found = {
         name: row.preferred[domain] for name, row in METHODS.items() if domain in row.preferred

@@ -255,9 +255,9 @@ def settings_of(setup: Setup, request: Request, files: Files, batch: int = 1) ->
     Ledgers outlive versions of this program: a field that is added later must leave the hash as it
     is while it has its default. Raises UsageError, WeightsError.
     """
-    from upscale.weights import store
+    from upscale.weights import choice
 
-    made_by = store.hashes(
+    made_by = choice.hashes(
         setup.method,
         setup.weights,
         request.scale,
@@ -267,7 +267,7 @@ def settings_of(setup: Setup, request: Request, files: Files, batch: int = 1) ->
         request.denoise is not None,
     )
     if request.faces:
-        made_by += store.hashes(None, None, None, "face", "clean", setup.offline)
+        made_by += choice.hashes(None, None, None, "face", "clean", setup.offline)
     values = asdict(setup) | asdict(request) | asdict(files) | {"batch": batch}
     known = {name: value for name, value in values.items() if name not in _APART}
     for name in ("denoise", "faces", "same_noise"):  # which came later

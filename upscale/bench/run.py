@@ -24,7 +24,7 @@ from upscale.image.folders import partners_of
 from upscale.image.picture import Picture
 from upscale.machine import peak_memory, pick_device, processor, reset_peak, versions
 from upscale.pipeline.request import Request
-from upscale.weights import store
+from upscale.weights import choice, store
 
 Upscale = Callable[..., Any]  # an Upscaler, or what behaves like one
 Arrays = dict[str, np.ndarray]
@@ -227,7 +227,7 @@ def _hashes(trial: Trial, settings: BenchSettings) -> list[str]:
         return []
     method = None if trial.method == AUTO else trial.method
     mixing = trial.denoise is not None
-    return store.hashes(method, trial.weights, trial.scale, settings.domain, mixing=mixing)
+    return choice.hashes(method, trial.weights, trial.scale, settings.domain, mixing=mixing)
 
 
 def _upscaler(trial: Trial, settings: BenchSettings) -> Upscale:

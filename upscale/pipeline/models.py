@@ -19,7 +19,7 @@ from upscale.machine import available_memory
 from upscale.nets import winograd
 from upscale.nets.net import Net
 from upscale.pipeline.request import Setup
-from upscale.weights import store
+from upscale.weights import choice, store
 
 LEVELS = 4  # parts of 1 that the estimate's strength is rounded to: an album shares weights
 KEPT = 3  # mixed weights that stay in memory
@@ -72,12 +72,12 @@ class Models:
             return None
         if self.name is not None:
             return store.find(self.name, **self.fetching)
-        return store.choose(self._names, scale, self.domain, input or "clean")
+        return choice.choose(self._names, scale, self.domain, input or "clean")
 
     def share(self, scale: float, found: Degradation) -> float | None:
         """What `denoise` is by this estimate; None where there are no two weights to be mixed."""
-        real = store.choose(self._names, scale, self.domain, "real")
-        return round(found.strength * LEVELS) / LEVELS if store.pair_of(real) else None
+        real = choice.choose(self._names, scale, self.domain, "real")
+        return round(found.strength * LEVELS) / LEVELS if choice.pair_of(real) else None
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -89,17 +89,17 @@ class Models:
             if self.name is not None:
                 known, what = store.find(self.name, **self.fetching), f"weights {self.name}"
             else:
-                known = store.choose(self._names, scale, self.domain, "real")
+                known = choice.choose(self._names, scale, self.domain, "real")
                 what = what if self.method else f"--domain {self.domain}"
-            pair = store.pair_of(known)
+            pair = choice.pair_of(known)
         if pair is None:
             raise UsageError(
                 f"--denoise needs weights for clean and for real input that can be mixed; {what} "
                 "has none (`diffsr weights list` shows what there is)"
             )
         if denoise == 0 and self.name is None:
-            return store.choose(self._names, scale, self.domain)
-        return store.mixed(*pair, denoise)
+            return choice.choose(self._names, scale, self.domain)
+        return choice.mixed(*pair, denoise)
 
     def model(self, entry: store.Entry) -> methods.Model:
         with self._lock:

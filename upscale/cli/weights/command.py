@@ -48,7 +48,8 @@ def list_(as_json: bool, debug: bool) -> int:
     or missing (a package without it). You can list your own weights in
     ~/.config/diffsr/weights.toml and in the file that DIFFSR_WEIGHTS_TOML names.
     """
-    from upscale.weights.store import defaults, entries, state_of
+    from upscale.weights.choice import defaults
+    from upscale.weights.store import entries, state_of
 
     chosen = defaults()
     rows = [described(e, state_of(e), chosen.get(e.name, ())) for e in entries().values()]
@@ -70,8 +71,9 @@ def list_(as_json: bool, debug: bool) -> int:
 @DEBUG
 def show(name: str, offline: bool, as_json: bool, debug: bool) -> int:
     """Show the entry of weights and the metadata in their file."""
-    from upscale.weights.store import defaults, find, locate, state_of
+    from upscale.weights.choice import defaults
     from upscale.weights.store import described as told
+    from upscale.weights.store import find, locate, state_of
 
     entry = find(name, offline)
     state = state_of(entry)
