@@ -339,10 +339,10 @@ def test_a_large_picture_without_a_network_is_given_up_too(tmp_path, monkeypatch
 @pytest.mark.parametrize("where", ["reading", "writing"])
 def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatch, where):
     """As on a network drive that does not answer."""
-    from upscale.batch import job
+    from upscale.batch import job, reading
 
-    name = "prepare" if where == "reading" else "_put"
-    true, hung = getattr(job, name), []
+    place, name = (reading, "prepare") if where == "reading" else (job, "_put")
+    true, hung = getattr(place, name), []
 
     def hangs_once(job_, ticket, *rest):
         if ticket.item.source.inside.name == "001.png":
@@ -350,7 +350,7 @@ def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatc
             time.sleep(30)
         return true(job_, ticket, *rest)
 
-    monkeypatch.setattr(job, name, hangs_once)
+    monkeypatch.setattr(place, name, hangs_once)
     started = time.monotonic()
     tickets = engine(tmp_path, 4, Pace(1, 1, timeout=1.0))
     assert [type(ticket.error) for ticket in tickets] == [type(None), TimedOut] + [type(None)] * 2
@@ -360,9 +360,9 @@ def test_a_file_that_hangs_is_given_up_and_the_next_is_done(tmp_path, monkeypatc
 def test_a_file_that_hangs_is_given_up_without_a_timeout_too(tmp_path, monkeypatch):
     """After a time that grows with its pixels, once they are known."""
     from upscale.batch import engine as engine_module
-    from upscale.batch import job
+    from upscale.batch import reading
 
-    true, asked = job.prepare, []
+    true, asked = reading.prepare, []
 
     def hangs_once(job_, ticket):
         if ticket.item.source.inside.name == "001.png":
@@ -374,7 +374,7 @@ def test_a_file_that_hangs_is_given_up_without_a_timeout_too(tmp_path, monkeypat
         asked.append(pixels)
         return 0.5 + pixels / 100 if pixels <= 50 else 20
 
-    monkeypatch.setattr(job, "prepare", hangs_once)
+    monkeypatch.setattr(reading, "prepare", hangs_once)
     monkeypatch.setattr(engine_module, "patience", patience)
     tickets = engine(tmp_path, 3, Pace(1))
     assert [type(ticket.error) for ticket in tickets] == [type(None), TimedOut, type(None)]

@@ -221,7 +221,7 @@ def test_memory_that_runs_out_outside_the_network(inside, tmp_path, monkeypatch,
     if where == "plan":
         monkeypatch.setattr(FakeUpscaler, "plan", fail)
     else:
-        monkeypatch.setattr("upscale.batch.job.prepare", fail)
+        monkeypatch.setattr("upscale.batch.reading.prepare", fail)
     code, told = inside("a.png")
     assert code == 4 and "memory ran out" in told
 

@@ -14,9 +14,10 @@ from cli_fake import FakeUpscaler
 from test_cli import calls, here, picture, run  # noqa: F401
 
 from upscale.batch.files import Files
-from upscale.batch.job import Job, Ticket, look
+from upscale.batch.job import Job, Ticket
 from upscale.batch.ledger import Ledger
 from upscale.batch.names import Item, Naming, Source, plan, without_results
+from upscale.batch.reading import look
 from upscale.cli.upscale.inputs import find
 from upscale.cli.upscale.watch import lines
 from upscale.errors import UsageError

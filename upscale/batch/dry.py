@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from upscale.batch import frames
-from upscale.batch.job import Job, Ticket, doubts, existing, look
+from upscale.batch.job import Job, Ticket, doubts
 from upscale.batch.names import Item
+from upscale.batch.reading import existing, look
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def planned(job: Job, item: Item) -> dict[str, Any]:
-    """What would be made of a picture. Raises as `job.prepare` and `job.plan`, but not where a
+    """What would be made of a picture. Raises as `reading.prepare` and `job.plan`, but not where a
     result exists."""
     from upscale.image.formats import check_format
 

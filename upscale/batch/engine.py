@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upscale.batch import job as work
+from upscale.batch import reading
 from upscale.batch.job import Job, Ticket
 from upscale.batch.names import Item
 from upscale.batch.workers import Task, Workers
@@ -135,7 +136,7 @@ class Engine:
                 return
             ticket = Ticket(item)
             ticket.check = self._guard(ticket)
-            task = self._readers.submit(lambda ticket=ticket: work.prepare(self.job, ticket))
+            task = self._readers.submit(lambda ticket=ticket: reading.prepare(self.job, ticket))
             self._reading.append((ticket, task))
             del ticket
 

@@ -18,12 +18,12 @@ from typing import Any
 import ray
 
 from upscale import errors
-from upscale.batch import job as work
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.files import Files
 from upscale.batch.job import Job, Ticket, upscaler_of
 from upscale.batch.ledger import Content, line_of
 from upscale.batch.names import Item
+from upscale.batch.reading import look
 from upscale.errors import DiffsrError
 from upscale.pipeline.request import Request, Setup
 
@@ -104,7 +104,7 @@ def run(
     for number, item in enumerate(items):
         ticket = Ticket(item)
         try:
-            work.look(job, ticket)
+            look(job, ticket)
         except DiffsrError as error:
             yield item, None, error
             continue
