@@ -245,18 +245,6 @@ def test_a_preview_is_short_and_stores_nothing(tmp_path):
     assert (study / DATABASE).read_bytes() == before
 
 
-def test_a_study_of_before_goes_on(tmp_path):
-    store = open_study(make_study(tmp_path / "s"))
-    with store.change() as db:
-        db.execute("ALTER TABLE trial DROP COLUMN zoom")
-        db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
-    store.close()
-    for _ in range(2):
-        store = open_study(tmp_path / "s")
-        assert store.row("SELECT count(zoom) FROM trial")[0] == 0
-        store.close()
-
-
 def test_pictures_are_cut(tmp_path):
     store = open_study(make_study(tmp_path / "s", crop=10))
     sizes = {tuple(row) for row in store.db.execute("SELECT height, width FROM image")}

@@ -167,11 +167,6 @@ def open_study(folder: Path) -> Store:
         if store.row("PRAGMA quick_check(1)")[0] != "ok":
             raise sqlite3.DatabaseError("it is damaged; go on with a copy from before")
         version = store.meta.get("version")
-        if version == 1:  # it did not keep how large pictures were shown
-            with store.change() as db:
-                db.execute("ALTER TABLE trial ADD COLUMN zoom INTEGER")
-                db.execute("UPDATE meta SET value = ? WHERE key = 'version'", (VERSION,))
-            version = VERSION
     except sqlite3.DatabaseError as error:
         advice = "; copy the study to a folder that can be written to"  # SQLite has files beside it
         shut = "" if os.access(folder, os.W_OK) else advice
