@@ -10,7 +10,7 @@ class Hints:
     """What leaves no trace in a published checkpoint; None: the published configuration's.
 
     norm_groups: of sr3 and idm (32; 16 in sr3's 64 -> 512). max_scale: of idm's training.
-    selection, resize: of ecdp's encoder, see `ecdp_from_published`. scale: that it enlarges by.
+    selection, resize: of ecdp's encoder, see `convert.ecdp.converted`. scale: that it enlarges by.
     """
 
     method: str | None = None

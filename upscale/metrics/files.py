@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from upscale.errors import WeightsError
 from upscale.weights import store
+from upscale.weights.pickles import opened
 
 
 def metric_file(
@@ -32,15 +32,9 @@ def metric_file(
 
 
 def state_of(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth that holds nothing but tensors: torch's
-    weights_only reader runs no code of the file. Raises WeightsError."""
-    if path.suffix == ".safetensors":
-        return store.read(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path}: damaged, or it holds more than tensors ({reason})") from error
+    """The tensors of a .safetensors file, or of a .pth that holds nothing but tensors. Raises
+    WeightsError."""
+    state = store.read(path)[0] if path.suffix == ".safetensors" else opened(path)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} is not a table of tensors")
     return state
