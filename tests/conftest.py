@@ -48,6 +48,15 @@ def errors_name_options(monkeypatch) -> None:
     monkeypatch.setattr(errors, "options", True)
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in, and no variable that sets an option."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For tensors so small that more threads only wait for each other."""

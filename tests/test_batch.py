@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from cli_fake import FakeUpscaler
 from PIL import Image
-from test_cli import calls, here, picture, run  # noqa: F401 (fixtures)
+from test_cli import calls, picture, run  # noqa: F401 (a fixture)
 from test_cli_faults import FAKE, env  # noqa: F401 (a fixture)
 
 from upscale.batch.engine import Engine, Pace

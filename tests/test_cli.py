@@ -41,15 +41,6 @@ def picture(path: Path, size: tuple[int, int] = (6, 5), **options) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("DIFFSR_"):
-            monkeypatch.delenv(name)
-    return tmp_path
-
-
-@pytest.fixture
 def calls(monkeypatch):
     """What the upscaler was made with and called with."""
     log: list[dict] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_fake import FakeUpscaler
-from test_cli import calls, here, picture, run  # noqa: F401
+from test_cli import calls, picture, run  # noqa: F401 (a fixture)
 
 from upscale.batch.files import Files
 from upscale.batch.job import Job, Ticket

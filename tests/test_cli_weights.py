@@ -29,14 +29,6 @@ COMMANDS = ("list", "show", "pull", "verify", "path", "rm", "export", "import", 
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
-@pytest.fixture
 def hub(here, hub_double: HubDouble, tiny_weights: str) -> HubDouble:
     hub_double.files[FILE] = Path(tiny_weights).read_bytes()
     return hub_double

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -69,14 +68,6 @@ def toy(toy_run) -> str:
 @pytest.fixture(scope="module")
 def generator(toy) -> Generator:
     return Generator(toy, device="cpu", dtype="fp32")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
-        monkeypatch.delenv(name)
-    return tmp_path
 
 
 def listed(folder: Path, monkeypatch, enlarged: bool = False, **files: str) -> None:

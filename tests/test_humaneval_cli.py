@@ -33,15 +33,6 @@ from upscale.humaneval.store import PICTURES, open_study
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("DIFFSR_"):
-            monkeypatch.delenv(name)
-    return tmp_path
-
-
 def pictures(folder: str, size: tuple[int, int] = (22, 18), count: int = 6, **options) -> Path:
     """a0.png to a5.png of (width, height), all different."""
     Path(folder).mkdir()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cli_fake import FakeUpscaler
 from PIL import Image
-from test_cli import here, picture, run, size_of  # noqa: F401 (a fixture)
+from test_cli import picture, run, size_of
 
 import upscale
 from upscale.batch import sheet as module
@@ -123,7 +123,7 @@ def test_transparency_is_laid_on_white_and_colours_become_srgb() -> None:
 # --- pages and pictures -------------------------------------------------------------------------
 
 
-def test_a_page_of_one_picture(here) -> None:  # noqa: F811
+def test_a_page_of_one_picture(here) -> None:
     evil = "<b>&.png"
     picture(here / evil)
     made = run(evil, *TWICE, "--sheet", "out/look.html")
@@ -141,7 +141,7 @@ def test_a_page_of_one_picture(here) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
-def test_one_picture_with_words_over_each(here, ending) -> None:  # noqa: F811
+def test_one_picture_with_words_over_each(here, ending) -> None:
     for name in ("a.png", "b.png"):
         picture(here / name, (30, 20))
     run("a.png", "b.png", *TWICE, "--sheet", f"look.{ending}")
@@ -161,7 +161,7 @@ def test_words_without_room_are_cut_off_and_missing_pictures_leave_a_gap() -> No
     assert (made.rgb[-20:, 8 + 120 :] == 1).all() and (made.rgb[-20:, :60] == 0).any()
 
 
-def test_methods_are_columns_and_the_first_makes_the_file(here) -> None:  # noqa: F811
+def test_methods_are_columns_and_the_first_makes_the_file(here) -> None:
     picture(here / "in.png", (40, 30))
     run("in.png", *TWICE, "-o", "alone.png")
     both = ("--method", "lanczos,bicubic,spandrel")
@@ -178,14 +178,14 @@ def test_methods_are_columns_and_the_first_makes_the_file(here) -> None:  # noqa
     assert size_of("look.png")[0] == 4 * 120 + 5 * 8
 
 
-def test_variants_are_columns(here) -> None:  # noqa: F811
+def test_variants_are_columns(here) -> None:
     picture(here / "in.png")
     run("in.png", *TWICE, "--samples", "8", "--uncertainty", "--sheet", "look.html")
     shown = captions((here / "look.html").read_text())
     assert shown[2:] == [f"lanczos, variant {n}" for n in range(1, 7)]
 
 
-def test_large_results_are_looked_at_while_they_are_written(here, monkeypatch) -> None:  # noqa: F811
+def test_large_results_are_looked_at_while_they_are_written(here, monkeypatch) -> None:
     plan = FakeUpscaler.plan
 
     def in_blocks(self, picture, request):
@@ -217,7 +217,7 @@ def batch(folder, count: int = 5) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("--batch", "3"), ("--jobs", "0")])
-def test_of_many_pictures_those_that_differ_most_in_order(here, monkeypatch, more) -> None:  # noqa: F811
+def test_of_many_pictures_those_that_differ_most_in_order(here, monkeypatch, more) -> None:
     batch(here / "in")
     (here / "in/f.png").write_bytes(b"no picture")
     monkeypatch.setattr(module, "MOST", 3)
@@ -227,7 +227,7 @@ def test_of_many_pictures_those_that_differ_most_in_order(here, monkeypatch, mor
     assert "The 3 of 5 pictures that differ most" in text
 
 
-def test_the_same_command_later_shows_what_was_done_before(here) -> None:  # noqa: F811
+def test_the_same_command_later_shows_what_was_done_before(here) -> None:
     batch(here / "in")
     for more in (("--resume", "l.jsonl"), ("--skip-existing",)):
         args = ("in", "-o", "out", *TWICE, "--method", "lanczos,bicubic", *more)
@@ -245,7 +245,7 @@ def test_the_same_command_later_shows_what_was_done_before(here) -> None:  # noq
         os.unlink("look.html")
 
 
-def test_what_cannot_be_read_again_is_said(here, monkeypatch) -> None:  # noqa: F811
+def test_what_cannot_be_read_again_is_said(here, monkeypatch) -> None:
     batch(here / "in", 2)
     run("in", "-o", "out", *TWICE)
     (here / "out/a_x2.png").write_bytes(b"gone")
@@ -262,7 +262,7 @@ def test_what_cannot_be_read_again_is_said(here, monkeypatch) -> None:  # noqa: 
     assert "look.html" not in failed.stdout  # what is there is an older one
 
 
-def test_a_shard_has_a_sheet_of_its_own(here) -> None:  # noqa: F811
+def test_a_shard_has_a_sheet_of_its_own(here) -> None:
     batch(here / "in")
     for part in ("0/2", "1/2"):
         run("in", "-o", "out", *TWICE, "--sheet", "look.html", "--shard", part)
@@ -270,7 +270,7 @@ def test_a_shard_has_a_sheet_of_its_own(here) -> None:  # noqa: F811
     assert sum(len(images(text)) for text in texts) == 15 and not (here / "look.html").exists()
 
 
-def test_json_and_dry_runs(here) -> None:  # noqa: F811
+def test_json_and_dry_runs(here) -> None:
     picture(here / "in.png")
     dry = run("in.png", *TWICE, "--sheet", "new/look.html", "--dry-run")
     assert "would write new/look.html" in dry.stderr and os.listdir() == ["in.png"]
@@ -300,7 +300,7 @@ def test_json_and_dry_runs(here) -> None:  # noqa: F811
         (("--engine", "ray", "--sheet", "a.html"), "leave --sheet out"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_any_work(here, args, words) -> None:  # noqa: F811
+def test_what_does_not_go_together_is_refused_before_any_work(here, args, words) -> None:
     picture(here / "in.png")
     (here / "there.html").write_text("mine")
     (here / "folder.html").mkdir()
@@ -311,7 +311,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(here, args, words)
     assert not (here / "in_x2.png").exists() and (here / "there.html").read_text() == "mine"
 
 
-def test_a_full_disk_under_the_sheet_leaves_the_results_and_says_so(here, monkeypatch) -> None:  # noqa: F811
+def test_a_full_disk_under_the_sheet_leaves_the_results_and_says_so(here, monkeypatch) -> None:
     picture(here / "in.png")
 
     def fails(self):
@@ -322,7 +322,7 @@ def test_a_full_disk_under_the_sheet_leaves_the_results_and_says_so(here, monkey
     assert made.stdout == "in_x2.png\n" and "no room" in made.stderr
 
 
-def test_from_python(here) -> None:  # noqa: F811
+def test_from_python(here) -> None:
     batch(here / "in", 2)
     names = sorted(str(path) for path in (here / "in").iterdir())
     how = {"scale": 2, "sheet": "look.html"}

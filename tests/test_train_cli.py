@@ -68,13 +68,9 @@ def config_of(name: str) -> TrainConfig:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def here(here, monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.0)
-    for name in list(os.environ):
-        if name.startswith("DIFFSR_"):
-            monkeypatch.delenv(name)
-    return tmp_path
+    return here
 
 
 def photographs(folder: Path, count: int = 20) -> Path:
