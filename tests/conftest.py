@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 # one thread for each of several workers, and for what they start: threads of two that share the
@@ -55,6 +56,50 @@ def here(tmp_path, monkeypatch) -> Path:
     for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
         monkeypatch.delenv(name)
     return tmp_path
+
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    """For `diffsr` as a process: the same."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DIFFSR_", "FAKE_"))}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[dict]:
+    """What a fake upscaler was made with and called with, which the command line takes."""
+    from cli_fake import FakeUpscaler
+
+    log: list[dict] = []
+
+    def make(setup, ends, on_bytes):
+        log.append(asdict(setup))
+        return FakeUpscaler(log)
+
+    monkeypatch.setattr("upscale.cli.upscale.command.make_upscaler", make)
+    return log
+
+
+@pytest.fixture
+def inside(here, monkeypatch, capsys):
+    """`diffsr args` in this process, from the console entry on: (exit code, stderr)."""
+    from cli_fake import FakeUpscaler
+
+    from upscale import signals
+    from upscale.cli.main import main
+
+    monkeypatch.setattr(signals, "catch", lambda: None)
+
+    def ended(*args: str, fake: bool = True) -> tuple[int, str]:
+        with monkeypatch.context() as patch:
+            if fake:
+                make = lambda setup, ends, on_bytes: FakeUpscaler()  # noqa: E731
+                patch.setattr("upscale.cli.upscale.command.make_upscaler", make)
+            with pytest.raises(SystemExit) as end:
+                main(args)
+        return end.value.code, capsys.readouterr().err
+
+    return ended
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from cli_fake import FakeUpscaler
 from PIL import Image
-from test_cli import calls, picture, run  # noqa: F401 (a fixture)
-from test_cli_faults import FAKE, env  # noqa: F401 (a fixture)
+from test_cli import picture, run
+from test_cli_faults import FAKE
 
 from upscale.batch.engine import Engine, Pace
 from upscale.batch.files import Files
@@ -53,7 +53,7 @@ def files(path: Path) -> dict[str, bytes]:
 # --- ledger -------------------------------------------------------------------------------------
 
 
-def test_a_line_for_every_picture_and_nothing_twice(here, calls):  # noqa: F811
+def test_a_line_for_every_picture_and_nothing_twice(here, calls):
     folder(here / "in", 20, broken=3)
     args = ("in", "-o", "out", "--resume", "l.jsonl")
     made = run(*args, code=1)
@@ -70,7 +70,7 @@ def test_a_line_for_every_picture_and_nothing_twice(here, calls):  # noqa: F811
     assert {p: os.stat(p).st_ino for p in Path("out").iterdir()} == before
 
 
-def test_a_ledger_beside_the_results_makes_their_folder(here, calls):  # noqa: F811
+def test_a_ledger_beside_the_results_makes_their_folder(here, calls):
     folder(here / "in", 1)
     run("in", "-o", "out/new", "--resume", "out/new/l.jsonl", "--dry-run")
     assert not (here / "out").exists()
@@ -78,7 +78,7 @@ def test_a_ledger_beside_the_results_makes_their_folder(here, calls):  # noqa: F
     assert lines(here / "out/new/l.jsonl")[0]["status"] == "ok"
 
 
-def test_what_changed_is_done_again_and_only_that(here, calls):  # noqa: F811
+def test_what_changed_is_done_again_and_only_that(here, calls):
     folder(here / "in", 4)
     args = ("in", "-o", "out", "--resume", "l.jsonl")
     run(*args)
@@ -94,7 +94,7 @@ def test_what_changed_is_done_again_and_only_that(here, calls):  # noqa: F811
         assert image.getpixel((0, 0)) == (0, 0, 0)
 
 
-def test_files_that_a_crash_left_without_a_line_are_taken_for_done(here, calls):  # noqa: F811
+def test_files_that_a_crash_left_without_a_line_are_taken_for_done(here, calls):
     folder(here / "in", 3)
     args = ("in", "-o", "out", "--resume", "l.jsonl")
     run(*args)
@@ -109,7 +109,7 @@ def test_files_that_a_crash_left_without_a_line_are_taken_for_done(here, calls):
 
 
 @pytest.mark.parametrize("ledger", [(), ("--resume", "l.jsonl")])
-def test_an_equal_output_that_appears_meanwhile_counts(here, calls, ledger, monkeypatch):  # noqa: F811
+def test_an_equal_output_that_appears_meanwhile_counts(here, calls, ledger, monkeypatch):
     folder(here / "in", 3)
     run("in", "-o", "other")
     enlarge, made = FakeUpscaler.run, here / "out"
@@ -156,7 +156,7 @@ def test_a_large_result_that_appears_meanwhile_counts_too(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_failures_alone_are_done_again_on_wish(here, calls):  # noqa: F811
+def test_failures_alone_are_done_again_on_wish(here, calls):
     folder(here / "in", 6, broken=2)
     args = ("in", "-o", "out", "--resume", "l.jsonl")
     run(*args, code=1)
@@ -167,7 +167,7 @@ def test_failures_alone_are_done_again_on_wish(here, calls):  # noqa: F811
     run("in", "--retry-failed", code=2)
 
 
-def test_a_dry_run_plans_what_the_run_would_do(here, calls):  # noqa: F811
+def test_a_dry_run_plans_what_the_run_would_do(here, calls):
     folder(here / "in", 4, broken=2)
     args = ("in", "-o", "out", "--resume", "l.jsonl")
     assert len(run(*args, "--dry-run", code=1).stdout.split()) == 2 and os.listdir() == ["in"]
@@ -185,14 +185,14 @@ def test_a_dry_run_plans_what_the_run_would_do(here, calls):  # noqa: F811
     assert files(here) == before
 
 
-def test_enough_failures_end_the_run(here, calls):  # noqa: F811
+def test_enough_failures_end_the_run(here, calls):
     folder(here / "in", 30, broken=10)
     made = run("in", "-o", "out", "--max-failures", "4", "--jobs", "1", code=3)
     assert "--max-failures is reached with" in made.stderr
     assert 4 <= made.stderr.count("Error: in/") < 10
 
 
-def test_what_is_missing_counts_as_a_failure(here, calls):  # noqa: F811
+def test_what_is_missing_counts_as_a_failure(here, calls):
     folder(here / "in", 3)
     args = ("none.png", "in", "-o", "out", "--max-failures")
     assert "3 more pictures were not started" in run(*args, "1", code=3).stderr
@@ -200,7 +200,7 @@ def test_what_is_missing_counts_as_a_failure(here, calls):  # noqa: F811
     assert len(run(*args, "2", code=1).stdout.split()) == 3
 
 
-def test_a_ledger_needs_files(here, calls):  # noqa: F811
+def test_a_ledger_needs_files(here, calls):
     data = (folder(here / "in", 1) / "000.png").read_bytes()
     assert "lists files" in run("-", "--resume", "l.jsonl", input=data, code=2).told
     (here / "text").write_text("no\nledger\n")
@@ -212,7 +212,7 @@ def test_a_ledger_needs_files(here, calls):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_killed_at_random_and_run_again(env, tmp_path):  # noqa: F811
+def test_killed_at_random_and_run_again(env, tmp_path):
     folder(tmp_path / "in", 40, broken=4)
     command = [*FAKE, "in", "-o", "out", "--resume", "l.jsonl"]
     slow, rng = {**env, "FAKE_SLEEP": "0.002"}, random.Random(1)
@@ -259,7 +259,7 @@ def _parsed(line: str) -> dict | None:
 # --- shards -------------------------------------------------------------------------------------
 
 
-def test_shards_together_are_the_whole(here, calls, monkeypatch):  # noqa: F811
+def test_shards_together_are_the_whole(here, calls, monkeypatch):
     folder(here / "in", 24, broken=2)
     (here / "in/000.jpg").write_bytes((here / "in/003.png").read_bytes())  # shares a stem
     args = ("in", "--format", "png", "--samples", "1")
@@ -281,7 +281,7 @@ def test_shards_together_are_the_whole(here, calls, monkeypatch):  # noqa: F811
     run(*args, "--shard", "3/3", code=2)
 
 
-def test_pictures_of_one_name_are_spread_over_the_shards(here, calls):  # noqa: F811
+def test_pictures_of_one_name_are_spread_over_the_shards(here, calls):
     listed = [f"{number}/cover.png" for number in range(9)]
     for name in listed:
         picture(here / name)
@@ -410,7 +410,7 @@ def test_few_pictures_are_held_at_a_time(tmp_path):
 # --- a pipeline that stays open -----------------------------------------------------------------
 
 
-def test_watch_answers_each_line_before_the_next(env, tmp_path):  # noqa: F811
+def test_watch_answers_each_line_before_the_next(env, tmp_path):
     folder(tmp_path / "in", 3, broken=1)
     process = subprocess.Popen(
         [*FAKE, "upscale", "--from-file", "-", "--watch", "-o", "out"], env=env, cwd=tmp_path,
@@ -462,7 +462,7 @@ def test_watch_answers_each_line_before_the_next(env, tmp_path):  # noqa: F811
         ["in", "--engine", "spark"],
     ],
 )
-def test_what_cannot_be_meant(here, calls, args):  # noqa: F811
+def test_what_cannot_be_meant(here, calls, args):
     folder(here / "in", 1)
     run(*args, code=2, input=b"")
     assert calls == []
@@ -471,7 +471,7 @@ def test_what_cannot_be_meant(here, calls, args):  # noqa: F811
 # --- object stores ------------------------------------------------------------------------------
 
 
-def test_from_store_to_store(here, calls):  # noqa: F811
+def test_from_store_to_store(here, calls):
     fsspec = pytest.importorskip("fsspec")
     store = fsspec.filesystem("memory")
     store.rm("/", recursive=True)
@@ -497,7 +497,7 @@ def test_from_store_to_store(here, calls):  # noqa: F811
 # --- Ray ----------------------------------------------------------------------------------------
 
 
-def test_ray_is_named_where_it_is_missing(here, calls, monkeypatch):  # noqa: F811
+def test_ray_is_named_where_it_is_missing(here, calls, monkeypatch):
     folder(here / "in", 1)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "upscale.batch.ray_engine", raising=False)
@@ -542,7 +542,7 @@ def test_a_worker_of_ray_does_what_is_done_here(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_makes_the_same_files(env, tmp_path):  # noqa: F811
+def test_a_cluster_makes_the_same_files(env, tmp_path):
     """Two workers of a cluster on this machine: half a minute, where Ray is installed."""
     pytest.importorskip("ray")
     folder(tmp_path / "in", 6, broken=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from cli_fake import FakeUpscaler
 from test_cli import picture
-from test_cli_faults import FAKE, diffsr, env, inside, started  # noqa: F401
+from test_cli_faults import FAKE, started
 
 import upscale.cli.upscale.command as command_module
 from upscale import atomic
@@ -37,7 +37,7 @@ with atomic.placed(Path(sys.argv[1]), overwrite=False) as file:
 """
 
 
-def writer(env, target: Path, before: str = "") -> subprocess.Popen:  # noqa: F811
+def writer(env, target: Path, before: str = "") -> subprocess.Popen:
     program = [sys.executable, "-c", WRITER.format(before=before), str(target)]
     process = subprocess.Popen(program, env=env, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"begun\n"
@@ -61,7 +61,7 @@ def unswept():
 # --- unfinished files ---------------------------------------------------------------------------
 
 
-def test_what_a_killed_process_left_is_swept_by_the_next(env, tmp_path):  # noqa: F811
+def test_what_a_killed_process_left_is_swept_by_the_next(env, tmp_path):
     killed, alive = writer(env, tmp_path / "a.png"), writer(env, tmp_path / "b.png")
     assert len(parts(tmp_path)) == 2
     killed.kill()
@@ -124,7 +124,7 @@ def test_unfinished_files_have_names_of_chance_and_follow_no_link(tmp_path, monk
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_among_samples_on_a_slow_disk_leaves_nothing(env, tmp_path, number):  # noqa: F811
+def test_interrupted_among_samples_on_a_slow_disk_leaves_nothing(env, tmp_path, number):
     for name in "ab":
         picture(tmp_path / f"{name}.png")
     process = started({**env, "FAKE_SLOW_WRITE": "1"}, tmp_path, "a.png", "b.png", "--samples", "4",
@@ -171,7 +171,7 @@ def test_no_empty_file_holds_the_name_without_hard_links(tmp_path, monkeypatch, 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full device")
 @pytest.mark.parametrize("args", [("--json",), (), ("-o", "-")])
-def test_a_full_disk_under_standard_output(env, tmp_path, args):  # noqa: F811
+def test_a_full_disk_under_standard_output(env, tmp_path, args):
     picture(tmp_path / "a.png")
     with open("/dev/full", "wb") as full:
         made = subprocess.run([*FAKE, "a.png", *args], env=env, cwd=tmp_path, stdout=full,
@@ -180,14 +180,14 @@ def test_a_full_disk_under_standard_output(env, tmp_path, args):  # noqa: F811
     assert b"Traceback" not in made.stderr and b"Exception ignored" not in made.stderr
 
 
-def test_a_full_disk_under_the_help(env, tmp_path):  # noqa: F811
+def test_a_full_disk_under_the_help(env, tmp_path):
     with open("/dev/full", "wb") as full:
         made = subprocess.run([*FAKE, "--help"], env=env, cwd=tmp_path, stdout=full,
                               stderr=subprocess.PIPE, timeout=60)  # fmt: skip
     assert made.returncode == 4 and b"Exception ignored" not in made.stderr, made.stderr
 
 
-def test_a_full_disk_under_the_ledger(inside, tmp_path, monkeypatch):  # noqa: F811
+def test_a_full_disk_under_the_ledger(inside, tmp_path, monkeypatch):
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -213,7 +213,7 @@ def test_what_ran_out_is_named_wherever_it_ran_out(error, kind):
 
 
 @pytest.mark.parametrize("where", ["plan", "read"])
-def test_memory_that_runs_out_outside_the_network(inside, tmp_path, monkeypatch, where):  # noqa: F811
+def test_memory_that_runs_out_outside_the_network(inside, tmp_path, monkeypatch, where):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
 
@@ -231,7 +231,7 @@ def test_memory_that_runs_out_outside_the_network(inside, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("when", ["midway", "at the end"])
 @pytest.mark.parametrize("jobs", ["0", "2"])
-def test_an_output_folder_removed_midway_is_no_success(inside, tmp_path, monkeypatch, when, jobs):  # noqa: F811
+def test_an_output_folder_removed_midway_is_no_success(inside, tmp_path, monkeypatch, when, jobs):
     for name in "abcd":
         picture(tmp_path / f"{name}.png")
     true, runs, written = FakeUpscaler.run, [], {"a_x4.png", "b_x4.png"}
@@ -265,7 +265,7 @@ def _await(happened: Callable[[], bool]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("links", [True, False])
-def test_killed_at_any_moment_a_name_stands_for_a_whole_file(env, tmp_path, links):  # noqa: F811
+def test_killed_at_any_moment_a_name_stands_for_a_whole_file(env, tmp_path, links):
     program = (NO_LINKS if not links else "") + (
         "import sys\nfrom pathlib import Path\nfrom upscale import atomic\n"
         "for n in range(10**6):\n"

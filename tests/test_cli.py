@@ -9,18 +9,15 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import numpy as np
 import pytest
-from cli_fake import FakeUpscaler
 from click.testing import CliRunner
 from PIL import Image
 
-import upscale.cli.upscale.command as command_module
 from upscale.cli import environment
 from upscale.cli.help import Command
 from upscale.cli.main import COMMANDS, cli
@@ -38,19 +35,6 @@ def picture(path: Path, size: tuple[int, int] = (6, 5), **options) -> Path:
     pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **options)
     return path
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """What the upscaler was made with and called with."""
-    log: list[dict] = []
-
-    def make(setup, ends, on_bytes):
-        log.append(asdict(setup))
-        return FakeUpscaler(log)
-
-    monkeypatch.setattr(command_module, "make_upscaler", make)
-    return log
 
 
 def run(*args: str, code: int | None = 0, **options):

@@ -32,12 +32,6 @@ REAL = [sys.executable, "-m", "upscale"]
 catch_signals = signals.catch
 
 
-@pytest.fixture
-def env():
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DIFFSR_", "FAKE_"))}
-    return {**kept, "PYTHONPATH": str(ROOT)}
-
-
 def diffsr(env, cwd, *args, program=FAKE, **options):
     return subprocess.run(
         [*program, *map(str, args)], env=env, cwd=cwd, capture_output=True, timeout=60, **options
@@ -53,26 +47,6 @@ def started(env, cwd, *args, until):
     while not until() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     return process
-
-
-@pytest.fixture
-def inside(tmp_path, monkeypatch, capsys):
-    """`diffsr args` in this process, from the console entry on: (exit code, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signals, "catch", lambda: None)
-    for name in [name for name in os.environ if name.startswith("DIFFSR_")]:
-        monkeypatch.delenv(name)
-
-    def ended(*args: str, fake: bool = True) -> tuple[int, str]:
-        with monkeypatch.context() as patch:
-            if fake:
-                make = lambda setup, ends, on_bytes: FakeUpscaler()  # noqa: E731
-                patch.setattr(command_module, "make_upscaler", make)
-            with pytest.raises(SystemExit) as end:
-                entry.main(args)
-        return end.value.code, capsys.readouterr().err
-
-    return ended
 
 
 def test_help_is_quick_and_without_torch(env, tmp_path):

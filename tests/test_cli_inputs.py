@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_fake import FakeUpscaler
-from test_cli import calls, picture, run  # noqa: F401 (a fixture)
+from test_cli import picture, run
 
 from upscale.batch.files import Files
 from upscale.batch.job import Job, Ticket
@@ -39,7 +39,7 @@ def aliases(path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("way", ["link", "hard link", "through a folder", "link to a link",
                                  "another spelling"])  # fmt: skip
-def test_an_input_is_not_replaced_by_another_name(way, here, calls):  # noqa: F811
+def test_an_input_is_not_replaced_by_another_name(way, here, calls):
     source = picture(here / "in.png")
     before = source.read_bytes()
     alias = aliases(source)[way]
@@ -50,7 +50,7 @@ def test_an_input_is_not_replaced_by_another_name(way, here, calls):  # noqa: F8
     assert source.read_bytes() == before
 
 
-def test_results_in_a_folder_go_round_links_to_inputs(here, calls):  # noqa: F811
+def test_results_in_a_folder_go_round_links_to_inputs(here, calls):
     one, two = picture(here / "a" / "one.png"), picture(here / "a" / "two.png")
     before = two.read_bytes()
     (here / "out").mkdir()
@@ -79,7 +79,7 @@ def test_one_folder_by_two_names_is_one(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_list_with_a_byte_order_mark(encoding, here, calls):  # noqa: F811
+def test_a_list_with_a_byte_order_mark(encoding, here, calls):
     picture(here / "маяк.png")
     picture(here / "b.png")
     (here / "list.txt").write_bytes("маяк.png\r\nb.png\r\n".encode(encoding))
@@ -103,7 +103,7 @@ LONG = "é" + "x" * 247
     ],
     ids=["kinds", "taken", "cases", "long"],
 )
-def test_a_folder_enlarged_in_place_stays_as_it_is(names, again, here, calls):  # noqa: F811
+def test_a_folder_enlarged_in_place_stays_as_it_is(names, again, here, calls):
     for name in names:
         picture(here / "f" / name)
     if len(os.listdir("f")) < len(names):
@@ -153,7 +153,7 @@ def answers(*lines: str, args: tuple[str, ...] = ()) -> list[dict]:
         ("{", "nor a JSON object"),
     ],
 )
-def test_a_failure_answers_with_id_and_path(line, error, here, calls):  # noqa: F811
+def test_a_failure_answers_with_id_and_path(line, error, here, calls):
     picture(here / "a.png")
     (here / "text").write_bytes(b"x")
     (answer,) = answers(line, args=("--resume", "done.jsonl"))
@@ -179,7 +179,7 @@ def filled(path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("more", [[], ["--resume", "done.jsonl"], ["--dry-run"]])
-def test_a_pipe_is_read_once(more, here, calls):  # noqa: F811
+def test_a_pipe_is_read_once(more, here, calls):
     data = picture(here / "a.jpg").read_bytes()
     assert run(filled(here / "p", data), "-o", "x.png", *more).stdout == "x.png\n"
     listed = filled(here / "q", data)
@@ -193,7 +193,7 @@ def test_a_pipe_is_read_once(more, here, calls):  # noqa: F811
     assert "a device" in run("/dev/zero", "-o", "y.png", code=3).told
 
 
-def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):  # noqa: F811
+def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):
     picture(here / "a.png")
     monkeypatch.setattr(os, "access", lambda path, mode: not os.path.isdir(path))  # as of /dev
     assert run("a.png", "-o", "/dev/null", "--format", "png").stdout == "/dev/null\n"
@@ -209,7 +209,7 @@ def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):  # noq
     assert "no pipe or device" in refused.told
 
 
-def test_standard_output_by_another_name_holds_the_picture_alone(here, calls):  # noqa: F811
+def test_standard_output_by_another_name_holds_the_picture_alone(here, calls):
     picture(here / "a.png")
     whole = run("a.png", "-o", "-").stdout_bytes
     assert whole.endswith(b"IEND\xaeB`\x82")
@@ -217,13 +217,13 @@ def test_standard_output_by_another_name_holds_the_picture_alone(here, calls):  
     assert "--json needs -o FILE" in run("a.png", "-o", "/dev/fd/1", "--json", code=2).told
 
 
-def test_pipes_met_in_a_folder_are_passed_over(here, calls):  # noqa: F811
+def test_pipes_met_in_a_folder_are_passed_over(here, calls):
     picture(here / "f" / "a.png")
     os.mkfifo(here / "f" / "p.png")
     assert run("f", "-o", "out/").stdout == "out/a_x4.png\n"
 
 
-def test_a_pipe_named_to_watch(here, calls):  # noqa: F811
+def test_a_pipe_named_to_watch(here, calls):
     filled(here / "p", picture(here / "f" / "a.jpg").read_bytes())
     piped, folder, device = answers("p", "f", "/dev/zero")
     assert (piped["status"], piped["output"]) == ("ok", "p_x4.jpg")
@@ -231,7 +231,7 @@ def test_a_pipe_named_to_watch(here, calls):  # noqa: F811
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
-def test_lines_of_a_list_end_as_on_any_system(ending, here, calls):  # noqa: F811
+def test_lines_of_a_list_end_as_on_any_system(ending, here, calls):
     for name in ("a.png", "b c.png"):
         picture(here / name)
     (here / "list.txt").write_bytes(f"a.png{ending}b c.png{ending}".encode())
@@ -239,12 +239,12 @@ def test_lines_of_a_list_end_as_on_any_system(ending, here, calls):  # noqa: F81
     assert out.splitlines() == ["out/a_x4.png", "out/b c_x4.png"]
 
 
-def test_a_list_of_utf16_that_is_cut_short(here, calls):  # noqa: F811
+def test_a_list_of_utf16_that_is_cut_short(here, calls):
     (here / "list.txt").write_bytes(codecs.BOM_UTF16_LE + "a.png\n".encode("utf-16-le")[:-1])
     assert "list.txt: begins as UTF-16" in run("--from-file", "list.txt", code=3).told
 
 
-def test_a_line_ends_at_lf_alone(here, calls):  # noqa: F811
+def test_a_line_ends_at_lf_alone(here, calls):
     strange = ["a\rb.png", "c\x85d.png", "e\x0bf.png"]
     for name in strange:
         picture(here / name)
@@ -253,7 +253,7 @@ def test_a_line_ends_at_lf_alone(here, calls):  # noqa: F811
     assert len(os.listdir("out")) == 3
 
 
-def test_a_pattern_of_folders(here, calls):  # noqa: F811
+def test_a_pattern_of_folders(here, calls):
     for name in ("alb/one/a.png", "alb/two/deep/b.png", "alb/c.png", "alb/c_x4.png"):
         picture(here / name)
     (here / "alb" / "none").mkdir()
@@ -263,7 +263,7 @@ def test_a_pattern_of_folders(here, calls):  # noqa: F811
     assert [path for path, _ in find(["alb/n*"]).failures] == ["alb/n*"]
 
 
-def test_the_folder_of_the_results_is_left_out_by_any_name(here, calls):  # noqa: F811
+def test_the_folder_of_the_results_is_left_out_by_any_name(here, calls):
     picture(here / "in" / "a.png")
     (here / "in" / "large").mkdir()
     (here / "link").symlink_to(here / "in" / "large")
@@ -274,7 +274,7 @@ def test_the_folder_of_the_results_is_left_out_by_any_name(here, calls):  # noqa
     assert os.listdir("in/large") == ["a_x4.png"]
 
 
-def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
+def test_what_is_passed_over_in_a_folder_is_named(here, calls):
     picture(here / "in" / "a.png")
     others = ["b.mpo", "c.JP2", "d.jxl", "e.psd", "f.cr2", "g.mp4", "h.pdf", "i.DNG"]
     for name in [*others, "notes.txt", ".hidden.mpo"]:
@@ -287,7 +287,7 @@ def test_what_is_passed_over_in_a_folder_is_named(here, calls):  # noqa: F811
     assert len(find([str(here / "in" / "*")]).passed_over) == 8
 
 
-def test_a_link_to_a_folder_is_told(here, calls):  # noqa: F811
+def test_a_link_to_a_folder_is_told(here, calls):
     picture(here / "in" / "a.png")
     picture(here / "other" / "b.png")
     (here / "in" / "link").symlink_to(here / "other")
@@ -300,7 +300,7 @@ def test_a_link_to_a_folder_is_told(here, calls):  # noqa: F811
     assert "passed over" not in done.stderr
 
 
-def test_dates_are_kept_if_wanted(here, calls):  # noqa: F811
+def test_dates_are_kept_if_wanted(here, calls):
     source = picture(here / "a.png")
     os.utime(source, ns=(10**18, 10**18 + 7))
     run("a.png", "-o", "new.png")
@@ -312,13 +312,13 @@ def test_dates_are_kept_if_wanted(here, calls):  # noqa: F811
     assert "no dates" in told
 
 
-def test_a_second_picture_on_standard_input_is_told(here, calls):  # noqa: F811
+def test_a_second_picture_on_standard_input_is_told(here, calls):
     data = picture(here / "a.jpg").read_bytes()
     told = run("-", "-o", "out.jpg", input=data + data).stderr
     assert "another picture (JPEG) follows" in told
 
 
-def test_links_that_lead_in_a_circle(here, calls):  # noqa: F811
+def test_links_that_lead_in_a_circle(here, calls):
     picture(here / "in" / "c.png")
     for name, to in (("a.png", "b.png"), ("b.png", "a.png")):
         (here / "in" / name).symlink_to(to)
@@ -328,7 +328,7 @@ def test_links_that_lead_in_a_circle(here, calls):  # noqa: F811
     assert "Errno" not in done.stderr
 
 
-def test_settings_may_be_quiet(here, calls, monkeypatch):  # noqa: F811
+def test_settings_may_be_quiet(here, calls, monkeypatch):
     picture(here / "a.png")
     monkeypatch.setenv("DIFFSR_CONFIG", str(here / "quiet.toml"))
     assert "quiet.toml: the settings cannot be read: No such" in run("a.png", code=2).told
