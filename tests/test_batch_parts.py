@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -280,19 +279,6 @@ def test_a_device_is_no_ledger(device) -> None:
         pytest.skip("no such device here")
     with pytest.raises(InputError, match="is not a file"):
         Ledger(device, "s")
-
-
-def test_a_full_disk_under_the_ledger_is_said(tmp_path, monkeypatch) -> None:
-    ledger = Ledger(tmp_path / "l.jsonl", "s")
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        with pytest.raises(DiskFull, match="no space left"):
-            ledger.append({"input": "a", "status": "failed", "settings": "s"})
-    ledger.close()
 
 
 def test_a_line_that_a_full_disk_cuts_loses_only_itself(tmp_path, monkeypatch) -> None:
