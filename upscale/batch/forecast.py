@@ -16,6 +16,7 @@ from upscale.batch.workers import Workers
 from upscale.diffusion.table import SAMPLERS
 from upscale.document import duration
 from upscale.errors import DiffsrError
+from upscale.pipeline.request import SCALES
 
 if TYPE_CHECKING:
     from upscale.image.picture import Picture
@@ -54,7 +55,9 @@ def _timed(upscaler: Upscaler, plan: Plan, picture: Picture) -> float | None:
     part = replace(picture, rgb=picture.rgb[:height, :width], alpha=None)
     wish = plan.request
     if wish.scale is None:  # of an exact size, a part has the same magnification
-        wish = replace(wish, size=None, max_side=None, scale=min(max(plan.scale, 1.0), 16.0))
+        wish = replace(
+            wish, size=None, max_side=None, scale=min(max(plan.scale, SCALES[0]), SCALES[1])
+        )
     with suppress(DiffsrError, RuntimeError):
         small = upscaler.plan(part, wish)
         for _ in range(2):  # the first one pays for what is made once

@@ -122,26 +122,27 @@ def output_size(
     max_side: int | None = None,
 ) -> tuple[int, int]:
     """(height, width) of the output: exactly `exact`, or round(scale * side), or the longer side
-    made `max_side`. Raises UsageError for more than one of them, or a scale outside 1 to 16."""
+    made `max_side`. Raises UsageError for more than one of them, or a scale outside SCALES."""
     if sum(x is not None for x in (scale, exact, max_side)) > 1:
         raise UsageError("give only one of --scale, --size and --max-side")
+    least, most = SCALES
     if exact is not None:
         target = exact
     else:
         if max_side is not None:
             scale = max_side / max(size)
         factor = SCALE if scale is None else scale
-        if not (math.isfinite(factor) and SCALES[0] <= factor <= SCALES[1]):
-            raise UsageError(f"a scale of {factor:g} is outside 1 to 16")
+        if not (math.isfinite(factor) and least <= factor <= most):
+            raise UsageError(f"a scale of {factor:g} is outside {least} to {most}")
         # half up, not to even: 1.5 x 3 is 5 as anyone would expect
         target = tuple(max(1, math.floor(side * factor + 0.5)) for side in size)
     if min(target) < 1:
         raise UsageError(f"an output of {target[1]}x{target[0]} has no pixels")
     for new, old in zip(target, size, strict=True):
-        if not old <= new <= max(16 * old, 16):
+        if not old <= new <= max(most * old, most):
             raise UsageError(
                 f"{size[1]}x{size[0]} to {target[1]}x{target[0]} is not an enlargement "
-                "by 1 to 16 on both sides"
+                f"by {least} to {most} on both sides"
             )
     return target
 

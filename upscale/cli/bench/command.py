@@ -51,7 +51,7 @@ _OPTIONS = [
         help="Weights to measure, each with its own method. --method can add methods without a "
              "network."),
     option("--scale", type=Several(Scale(*SCALES), "FLOAT"), default="4", group=_MEASURE,
-        help="Magnifications to measure, from 1 to 16."),
+        help=f"Magnifications to measure, from {SCALES[0]} to {SCALES[1]}."),
     *asked(Setup, "domain", group=_MEASURE, expert=True,
         help="What the pictures show; decides which weights are chosen."),
     option("--degradation", type=Named(DEGRADATIONS), default="none", group=_MEASURE, expert=True,
