@@ -168,6 +168,7 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode().translate(_ESCAPED)
 
 
+_LONGEST_NAME = 40
 _ROOM_FOR_TIMES = 50  # columns of a terminal; with fewer, times leave nothing of the names
 
 
@@ -208,6 +209,6 @@ def _bars() -> Progress:
     )
 
 
-def _short(name: str, most: int = 40) -> str:
+def _short(name: str) -> str:
     name = printable(name)
-    return name if len(name) <= most else "…" + name[1 - most :]
+    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]

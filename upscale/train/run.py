@@ -283,14 +283,12 @@ def spec_of(config: TrainConfig) -> Spec:
     return Spec(name, config.std if residual else None, law.process, squared=config.loss == "l2")
 
 
-def estimate_std(pairs: Pairs, batches: int = 32) -> float:
+def estimate_std(pairs: Pairs) -> float:
     """Standard deviation of hr - lr_up over the first examples of a run, in [-1,1] units.
 
     Raises InputError where the pictures have no detail at all.
     """
-    squares = [
-        (batch.hr - batch.lr_up).square().mean() for batch in map(pairs.batch, range(batches))
-    ]
+    squares = [(batch.hr - batch.lr_up).square().mean() for batch in map(pairs.batch, range(32))]
     std = float(torch.stack(squares).mean().sqrt())
     if std < 0.0025:  # the small pictures' rounding to 8 bits alone makes 0.0023
         raise InputError(

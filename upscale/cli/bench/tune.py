@@ -58,7 +58,8 @@ def tune_schedule(options: dict[str, Any]) -> int:
         if tuned.kept:
             path = tune.keep(tuned, weights, output)
         if options["json_file"]:
-            put(_as_json(tuned, path), options["json_file"], reporter)
+            told = {**asdict(tuned), "path": None if path is None else str(path)}
+            put(json.dumps(told, indent=1), options["json_file"], reporter)
     if options["json_file"] != "-" and not options["quiet"]:
         click.echo("\n".join(_lines(tuned, path)))
     return 0
@@ -88,7 +89,3 @@ def _lines(tuned: Tuned, path: Path | None) -> list[str]:
         )
     kept = f"stored in {path}" if path else "not better there: the weights are not changed"
     return [*lines, kept]
-
-
-def _as_json(tuned: Tuned, path: Path | None) -> str:
-    return json.dumps({**asdict(tuned), "path": None if path is None else str(path)}, indent=1)

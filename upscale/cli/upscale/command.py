@@ -185,7 +185,8 @@ def _check(ctx: click.Context, paths: tuple[str, ...], options: dict[str, Any]) 
         if chosen := one_of(ctx, pair):
             options[pair[1 - pair.index(chosen)]] = False
     # The weights bring their method; one named farther away must not stand against them.
-    explicit = one_of(ctx, ("method", "weights")) if not _both(ctx, "method", "weights") else None
+    apart = place_of(ctx, "method") != place_of(ctx, "weights")
+    explicit = one_of(ctx, ("method", "weights")) if apart else None
     if explicit == "weights":
         options["method"] = None
     elif explicit == "method":
@@ -223,7 +224,3 @@ def _check_watch(paths: tuple[str, ...], options: dict[str, Any]) -> None:
             "--watch does one picture at a time: leave out --engine ray, --batch and -o -"
         )
     options["as_json"] = True
-
-
-def _both(ctx: click.Context, *names: str) -> bool:
-    return len({place_of(ctx, name) for name in names}) == 1
