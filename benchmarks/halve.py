@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upscale import methods, read
+from upscale import read
 from upscale.bench.protocol import make_lr
 from upscale.diffusion.process import sigmas
 from upscale.image.resize import resize
+from upscale.model import build
 from upscale.nets.compact import CompactNet, at_stem, blocks
 from upscale.weights import store
 
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("to", type=Path, nargs="?")
     options = parser.parse_args()
     state, metadata = store.load(store.find(NAME))
-    model = methods.build(state, metadata)
+    model = build(state, metadata)
     large, lr = model.net.eval().float(), parts(options.photos)
     height, width = lr.shape[2:]
     at_4, at_2 = (resize(lr, (n * height, n * width)) for n in (4, 2))

@@ -15,12 +15,13 @@ import upscale
 ROOT = Path(upscale.__file__).parent
 # a room may import those of lower floors; the rooms of one floor do not know each other
 FLOORS = {
-    "__main__": 10,
-    "cli": 9,
-    "convert": 8, "ui": 8,
-    "train": 7, "batch": 7, "bench": 7,
-    "metrics": 6, "pipeline": 6,
-    "weights": 5,
+    "__main__": 11,
+    "cli": 10,
+    "convert": 9, "ui": 9,
+    "train": 8, "batch": 8, "bench": 8,
+    "metrics": 7, "pipeline": 7,
+    "weights": 6,
+    "model": 5,
     "methods": 4, "humaneval": 4,
     "image": 3, "web": 3,
     "atomic": 2, "machine": 2, "document": 2,

@@ -21,6 +21,7 @@ from upscale.errors import InputError, UsageError, WeightsError
 from upscale.image.encode import write
 from upscale.image.picture import Picture
 from upscale.methods import Schedule
+from upscale.model import build
 from upscale.pipeline.upscaler import Upscaler
 from upscale.weights import store
 
@@ -108,7 +109,7 @@ def test_listed_weights_are_not_touched(pictures: Path, tmp_path: Path, own: Pat
     assert metadata["defaults"]["schedules"][0]["steps"] == 3
     listed, _ = store.load(store.find("sr3-photo"))
     assert state.keys() == listed.keys() and all(state[k].dtype == listed[k].dtype for k in state)
-    assert methods.build(state, metadata).law.tuned(found.schedule.sampler, 3) == found.schedule
+    assert build(state, metadata).law.tuned(found.schedule.sampler, 3) == found.schedule
     keep(found, str(path))  # once more: it takes its own place
     assert len(store.read(path)[1]["defaults"]["schedules"]) == 1
 
@@ -148,11 +149,11 @@ def test_mistakes(pictures: Path, own: Path, tmp_path: Path) -> None:
     state, metadata = store.read(own)
     metadata["defaults"]["schedules"] = [{"sampler": "ddim", "steps": 2, "sigmas": [1.0]}]
     with pytest.raises(WeightsError, match="cannot build"):
-        methods.build(state, metadata)
+        build(state, metadata)
 
 
 def test_points_of_the_box_are_schedules(own: Path) -> None:
-    law = methods.build(*store.read(own)).law
+    law = build(*store.read(own)).law
     rng = np.random.default_rng(0)
     low, high = np.array(module._LOW), np.array(module._HIGH)
     for steps in (1, 2, 3, 10, 50):

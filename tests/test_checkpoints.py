@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from upscale import methods
 from upscale.convert import checkpoints
 from upscale.convert.table import Hints
 from upscale.errors import DamagedWeights, UntrustedWeights, UsageError, WeightsError
+from upscale.model import Model, build
 from upscale.weights import store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,16 +56,16 @@ def as_published(name: str, folder: Path) -> Path:
     return path
 
 
-def imported(path: Path, settings: Hints) -> methods.Model:
+def imported(path: Path, settings: Hints) -> Model:
     """Converted, saved, found by its path alone, and built."""
     target = path.parent / "mine.safetensors"
     state, metadata, half = checkpoints.convert(path, settings)
     store.save(target, state, metadata, half=half)
-    return methods.build(*store.load(store.find(target)))
+    return build(*store.load(store.find(target)))
 
 
 @torch.inference_mode()
-def answer(model: methods.Model, name: str) -> tuple[Tensor, Tensor]:
+def answer(model: Model, name: str) -> tuple[Tensor, Tensor]:
     """(what the network computes, what was recorded) of the fixture's call."""
     io, net = recorded(name), model.net
     if name == "sr3":
@@ -96,7 +96,7 @@ def test_shared_fixtures_are_imported_as_they_lie_there(tmp_path, name: str) -> 
         source = FIXTURES / name / "weights.safetensors"
     state, metadata, _ = checkpoints.convert(source, replace(SETTINGS[name], method=None))
     assert metadata["method"] == name  # told by its keys
-    torch.testing.assert_close(*answer(methods.build(state, metadata), name), **CLOSE)
+    torch.testing.assert_close(*answer(build(state, metadata), name), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["sr3", "idm"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_real_input import entry_text, listed  # noqa: F401 (a fixture)
 
-from upscale import Upscaler, methods
+from upscale import Upscaler
 from upscale.batch.files import Files
 from upscale.batch.ledger import settings_of
 from upscale.bench.means import means
@@ -23,6 +23,7 @@ from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import resize_array
+from upscale.model import build
 from upscale.pipeline import models
 from upscale.pipeline.request import Request, Setup
 from upscale.train.networks import start
@@ -158,7 +159,7 @@ def test_a_lone_file_has_no_counterpart(tiny_weights):
 def test_a_file_that_grew_is_mixed_with_the_one_it_grew_from(pair, tmp_path):
     clean, _ = pair
     state, told = store.load(clean)
-    small = methods.build(state, told).net
+    small = build(state, told).net
     larger = type(small)(replace(small.config, down=(2, 2, 1), up=(2, 1)))
     start(larger, clean.name)
     path = tmp_path / "grown.safetensors"
@@ -167,7 +168,7 @@ def test_a_file_that_grew_is_mixed_with_the_one_it_grew_from(pair, tmp_path):
     both = clean, store.find(str(path))
     x, level = torch.rand(1, 3, 16, 24), torch.tensor([0.5])
     wanted = small(x, small.encode(x, torch.tensor([4.0])), level)
-    mixed = methods.build(*store.load(choice.mixed(*both, 0.5))).net
+    mixed = build(*store.load(choice.mixed(*both, 0.5))).net
     torch.testing.assert_close(
         mixed(x, mixed.encode(x, torch.tensor([4.0])), level), wanted, atol=1e-3, rtol=1e-3
     )
@@ -216,4 +217,4 @@ def test_bench_measures_several(pair, tmp_path):
 def test_the_bundled_two_are_alike():
     entry = store.find("ecdp-photo-real")
     mixed = choice.mixed(*choice.pair_of(entry), 0.5)
-    assert methods.build(*store.load(mixed)).method == "ecdp"
+    assert build(*store.load(mixed)).method == "ecdp"

@@ -24,6 +24,7 @@ from upscale.errors import (
 )
 from upscale.image.decode import read
 from upscale.image.picture import Picture, sheet
+from upscale.model import Model, build
 from upscale.nets.ddpm import CONFIGS, DDPMConfig, DDPMNet
 from upscale.pipeline import generator as generating
 from upscale.pipeline.generator import Generator
@@ -104,7 +105,7 @@ def test_the_network_for_64x64_is_small_and_describes_itself(tmp_path) -> None:
             "std": None, "size": [64, 64]}  # fmt: skip
     store.save(path, net.state_dict(), told, half=True)
     assert path.stat().st_size <= 4 << 20
-    again = methods.build(*store.read(path)).net
+    again = build(*store.read(path)).net
     assert again.config == CONFIGS["ddpm-64"] and again.config.patch == 2
 
 
@@ -174,7 +175,7 @@ def with_net(generator: Generator, net: DDPMNet) -> Generator:
     """The same with another network in it."""
     other = Generator.__new__(Generator)
     other.__dict__ |= generator.__dict__
-    other.model = methods.Model("ddpm", net.eval(), generator.model.law, None, {})
+    other.model = Model("ddpm", net.eval(), generator.model.law, None, {})
     return other
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hub_double import REPO, HubDouble
 
-from upscale import methods
 from upscale.errors import DamagedWeights, InputError, NoFile, NoRepo, UsageError, WeightsError
+from upscale.model import build
 from upscale.weights import file, golden, publish, store
 from upscale.weights.hub import files
 from upscale.weights.hub.names import Hub
@@ -32,7 +32,7 @@ def entry(tiny_weights, tmp_path) -> store.Entry:
 def stored(entry: store.Entry) -> Path:
     """Its golden vectors, beside it."""
     path = entry.path.with_name("tiny.golden.safetensors")
-    golden.store(golden.make(methods.build(*store.load(entry)), 4.0), entry.sha256, path)
+    golden.store(golden.make(build(*store.load(entry)), 4.0), entry.sha256, path)
     return path
 
 
@@ -58,7 +58,7 @@ def test_they_do_not_depend_on_the_number_of_threads(entry, threads: int) -> Non
 
 
 def test_two_heads_and_their_mean_have_vectors_too(two_headed_weights) -> None:
-    model = methods.build(*store.load(store.find(two_headed_weights)))
+    model = build(*store.load(store.find(two_headed_weights)))
     assert golden.make(model, 3.0).output.shape == (3, 3, 18, 21)
 
 
@@ -90,7 +90,7 @@ def test_vectors_of_other_weights_and_none_are_told(entry) -> None:
 
 def test_a_network_without_finite_answers_has_none(entry) -> None:
     state, metadata = store.load(entry)
-    model = methods.build({k: v * torch.inf for k, v in state.items()}, metadata)
+    model = build({k: v * torch.inf for k, v in state.items()}, metadata)
     with pytest.raises(WeightsError, match="not finite"):
         golden.make(model, 2.0)
 

@@ -18,6 +18,7 @@ from upscale import Upscaler
 from upscale.diffusion import noise
 from upscale.errors import UsageError, WeightsError
 from upscale.image.resize import resize
+from upscale.model import network_of
 from upscale.pipeline import sampling
 from upscale.weights import store
 
@@ -191,7 +192,7 @@ def made_by(operator: str, *inputs: str) -> bytes:
 class Broken(torch.nn.Module):
     """A network call that nothing can trace."""
 
-    net = exporting.methods.network_of("compact").from_dict({"encoder": 1})
+    net = network_of("compact").from_dict({"encoder": 1})
 
     def forward(self, lr, x, sigma):
         raise RuntimeError("no such operator\nand a long story")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from upscale import methods
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize_array
+from upscale.model import build
 from upscale.nets.compact import CompactNet
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
 from upscale.pipeline import consistency
@@ -298,16 +298,16 @@ def test_weights_of_another_method_are_refused(tiny_weights: str) -> None:
 def test_a_std_that_is_not_positive_is_refused(tiny_weights, std) -> None:
     state, metadata = store.read(tiny_weights)
     with pytest.raises(WeightsError, match="std"):
-        methods.build(state, {**metadata, "std": std})
+        build(state, {**metadata, "std": std})
 
 
 def test_weights_that_do_not_fit_their_description_are_refused(tiny_weights) -> None:
     state, metadata = store.read(tiny_weights)
     state.pop("head3.bias")
     with pytest.raises(WeightsError, match=r"head3\.bias"):
-        methods.build(state, metadata)
+        build(state, metadata)
     with pytest.raises(WeightsError, match="cannot build"):
-        methods.build(state, {**metadata, "architecture": {"kind": "other"}})
+        build(state, {**metadata, "architecture": {"kind": "other"}})
 
 
 def test_plan_promises_what_is_done(upscaler: Upscaler, scene) -> None:

@@ -20,7 +20,8 @@ from upscale.bench.trials import BenchSettings
 from upscale.diffusion.table import SAMPLERS, Sampler
 from upscale.errors import WeightsError
 from upscale.image.picture import Picture
-from upscale.methods import METHODS, Method, build
+from upscale.methods import METHODS, Method
+from upscale.model import build
 from upscale.nets.compact import CompactNet
 from upscale.nets.net import Config, Net
 from upscale.pipeline.upscaler import Upscaler

@@ -23,6 +23,7 @@ from upscale.diffusion.samplers import ddim
 from upscale.errors import InputError, NumericalError, UsageError
 from upscale.image.picture import Picture
 from upscale.image.resize import resize
+from upscale.model import build
 from upscale.nets.compact import CompactConfig, CompactNet
 from upscale.nets.winograd import WinogradConv2d
 from upscale.pipeline.upscaler import Upscaler
@@ -443,7 +444,7 @@ def test_start_noise_has_a_temperature_of_its_own_for_each_example() -> None:
 
 
 def test_two_heads_start_where_one_head_ended(tiny_weights) -> None:
-    one = methods.build(*store.read(tiny_weights)).net
+    one = build(*store.read(tiny_weights)).net
     two = CompactNet(replace(one.config, heads=2, encoder=3, inject=(0, 2)))
     start(two, tiny_weights)
     torch.manual_seed(0)

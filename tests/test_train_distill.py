@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from upscale import methods
 from upscale.cli.main import cli
 from upscale.diffusion.process import VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddim
 from upscale.errors import UsageError
+from upscale.model import build
 from upscale.nets.compact import CompactConfig
 from upscale.nets.compact_idm import CompactIDMConfig
 from upscale.nets.ecdp import ECDPConfig, ECDPNet
@@ -95,7 +95,7 @@ def away(photos: Path, teacher: Path, path: Path, calls: int, heat: float = 0.2)
     spec, batch = spec_of(CONFIG), examples(photos)
     torch.manual_seed(5)
     start = torch.randn_like(batch.hr) * heat
-    net = methods.build(*store.read(path)).net
+    net = build(*store.read(path)).net
     with torch.no_grad():
         wanted = teacher_of(taught(teacher), spec, SMALL).picture(spec, batch, start)
         return float((sample(net, spec, batch, start, calls) - wanted).abs().mean())
@@ -234,7 +234,7 @@ def test_the_file_tells_its_teacher_and_serves_three_presets(photos, teacher, tm
         "name": "sr3", "sha256": store.sha256_of(teacher), "kind": "map", "sampler": "ddim",
         "steps": 8, "temperature": 1.0,
     }  # fmt: skip
-    law = methods.build(*store.read(path)).law
+    law = build(*store.read(path)).law
     assert (law.sampler, law.spacing, law.steps, law.temperature) == ("ddim", "phi", 2, 1.0)
     few = [law.preset(name) for name in ("fast", "balanced", "best")]
     assert few == [("ddim", 1), ("ddim", 2), ("ddim", 4)]

@@ -25,6 +25,7 @@ from upscale.errors import (
     UsageError,
     WeightsError,
 )
+from upscale.model import build
 from upscale.pipeline.models import read_as
 from upscale.weights import choice, golden, publish, registry, store
 
@@ -222,7 +223,7 @@ def test_a_head_of_other_weights_is_weights_of_its_method(heads) -> None:
     one, two = store.find("one"), store.find("two")
     assert (one.method, one.shrinks_to, one.path) == ("sr3", 3, two.path)
     assert (one.scales, one.sha256, one.size) == (two.scales, two.sha256, two.size)
-    mine, theirs = (methods.build(*store.load(entry)) for entry in (one, two))
+    mine, theirs = (build(*store.load(entry)) for entry in (one, two))
     assert (mine.method, mine.std, mine.law.sampler) == ("sr3", theirs.std, theirs.law.sampler)
     assert mine.law.noising == methods.get("sr3").noising != theirs.law.noising
     alike = golden.make(read_as(theirs, "hybrid-x0"), 4.0).output

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from upscale import methods
 from upscale.errors import WeightsError
+from upscale.model import Model, build
 from upscale.weights import store
 
 Lie = Callable[[dict[str, Any]], Any]
@@ -36,8 +36,8 @@ def written(path: Path, state: dict[str, torch.Tensor], text: str) -> Path:
     return path
 
 
-def used(path: Path) -> methods.Model:
-    return methods.build(*store.load(store.find(path)))
+def used(path: Path) -> Model:
+    return build(*store.load(store.find(path)))
 
 
 def at(*keys: str, value: Any) -> Lie:

@@ -17,6 +17,7 @@ from upscale.convert.table import PUBLISHED, Hints
 from upscale.diffusion.process import describe
 from upscale.diffusion.table import loaded
 from upscale.errors import DiffsrError, UsageError, WeightsError
+from upscale.model import build
 from upscale.weights import file as tensors
 from upscale.weights import golden, pickles, store
 
@@ -44,7 +45,7 @@ def convert(path: Path, settings: Hints) -> tuple[State, dict[str, Any], bool]:
             raise UsageError(f"{path} is diffsr's already: use it as it is, --weights {path}")
         else:
             state, metadata = _published(path, tensors.read(path)[0], settings)
-        golden.make(methods.build(state, metadata), _largest(metadata))
+        golden.make(build(state, metadata), _largest(metadata))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {_cut(str(error))}") from error
     except WeightsError as error:

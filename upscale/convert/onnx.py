@@ -30,7 +30,7 @@ from upscale.diffusion.process import sigmas
 from upscale.diffusion.table import SAMPLERS
 from upscale.errors import UsageError, WeightsError
 from upscale.image.resize import resize
-from upscale.methods import Model
+from upscale.model import Model, build
 from upscale.pipeline.consistency import finished
 from upscale.pipeline.plan import Plan
 from upscale.pipeline.request import SCALE
@@ -72,7 +72,7 @@ def export(
     entry = store.find(name, offline, on_bytes)
     _exportable(entry)
     _needed()
-    model = methods.build(*store.load(entry, offline=offline, on_bytes=on_bytes))
+    model = build(*store.load(entry, offline=offline, on_bytes=on_bytes))
     upscaler = Upscaler(weights=name, device="cpu", offline=offline)
     plan = upscaler.plan(_TRACED[:2], scale=max(entry.scales, default=SCALE))
     call = Call(model, plan.projection, plan.consistency)

@@ -130,7 +130,7 @@ class Net(nn.Module):
         return cls.named[name]
 
     def architecture(self) -> dict[str, Any]:
-        """What a weights file records of the network, so that `methods.build` can make it again."""
+        """What a weights file records of the network, so that `model.build` can make it again."""
         return {"kind": self.kind, **self.config.to_dict()}
 
     def encode(self, lr_up: Tensor, scale: Tensor, lr: Tensor | None = None) -> Any:

@@ -18,7 +18,7 @@ from upscale.errors import NumericalError
 from upscale.image.picture import Picture, fill_transparent
 from upscale.image.resize import Kernel, resize, resize_array
 from upscale.machine import dtype_name
-from upscale.methods import Model
+from upscale.model import Model
 from upscale.pipeline import faces
 from upscale.pipeline.blocks import Block, drawn, whole
 from upscale.pipeline.consistency import doubts, finished, squared_error

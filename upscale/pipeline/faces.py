@@ -20,7 +20,7 @@ from upscale.image import faces
 from upscale.image.faces import Face
 from upscale.image.picture import Picture, fill_transparent
 from upscale.image.resize import resize
-from upscale.methods import Model
+from upscale.model import Model
 from upscale.pipeline.plan import Stage, warmed
 from upscale.pipeline.request import Request
 from upscale.pipeline.sampling import Call, Sampling, sampled

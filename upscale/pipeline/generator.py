@@ -24,6 +24,7 @@ from upscale.document import counted
 from upscale.errors import NumericalError, OutOfMemory, UsageError, WeightsError
 from upscale.image.picture import Picture
 from upscale.machine import autocast, dtype_name, is_out_of_memory, pick_device, pick_dtype
+from upscale.model import build
 from upscale.pipeline.request import Request
 from upscale.pipeline.tensors import leaving
 from upscale.pipeline.upscaler import Upscaler
@@ -82,7 +83,7 @@ class Generator:
                 f"weights {self.entry.name} are for {self.entry.method}, which enlarges a picture: "
                 f"diffsr upscale in.png --weights {name}"
             )
-        self.model = methods.build(*store.load(self.entry, **fetching))
+        self.model = build(*store.load(self.entry, **fetching))
         self.model.net.to(self.device).to(memory_format=torch.channels_last)
         self.size = _size_of(self.model.metadata, self.entry.name)
         self.side = self.entry.enlarged_to or max(self.size)  # of the result, unless asked for

@@ -16,6 +16,7 @@ from upscale.errors import UsageError
 from upscale.image.estimate import Degradation, estimate
 from upscale.image.picture import Picture
 from upscale.machine import available_memory
+from upscale.model import Model, build
 from upscale.nets import winograd
 from upscale.nets.net import Net
 from upscale.pipeline.request import Setup
@@ -44,8 +45,8 @@ class Models:
                 raise UsageError(f"weights {name} are for --method {entry.method}, not {method}")
             self.method = entry.method
         self.law = methods.enlarging(self.method or methods.preferred(self.domain)[0])
-        self._loaded: dict[str, methods.Model] = {}
-        self._mixes: dict[str, methods.Model] = {}
+        self._loaded: dict[str, Model] = {}
+        self._mixes: dict[str, Model] = {}
         self._lock = threading.Lock()
 
     def taken_for(self, picture: Picture | None) -> tuple[str | None, Degradation | None]:
@@ -101,14 +102,14 @@ class Models:
             return choice.choose(self._names, scale, self.domain)
         return choice.mixed(*pair, denoise)
 
-    def model(self, entry: store.Entry) -> methods.Model:
+    def model(self, entry: store.Entry) -> Model:
         with self._lock:
             loaded = self._mixes if entry.mix else self._loaded
             if entry.name not in loaded:
                 if len(self._mixes) == KEPT and entry.mix:
                     del self._mixes[next(iter(self._mixes))]
                 state, metadata = store.load(entry, **self.fetching)
-                model = methods.build(state, metadata)
+                model = build(state, metadata)
                 self.ready(model.net)
                 loaded[entry.name] = model
             return loaded[entry.name]
@@ -157,7 +158,7 @@ def compiled(function: Callable) -> Callable:
     return call
 
 
-def read_as(model: methods.Model, name: str | None) -> methods.Model:
+def read_as(model: Model, name: str | None) -> Model:
     """The model with its answers read in another way: the hybrid's heads one by one.
 
     Raises UsageError for a name that is none, or not for these weights.

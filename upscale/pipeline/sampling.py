@@ -18,7 +18,7 @@ from upscale.diffusion.tiling import Box, joined, tiled
 from upscale.errors import DiffsrError, NumericalError, OutOfMemory
 from upscale.image.resize import resize
 from upscale.machine import autocast, available_memory, is_out_of_memory
-from upscale.methods import Model
+from upscale.model import Model
 from upscale.nets.implicit import Place
 from upscale.pipeline.consistency import towards
 from upscale.pipeline.plan import Stage, parts_of, windows_of

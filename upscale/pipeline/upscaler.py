@@ -23,7 +23,8 @@ from upscale.image.frames_in import Film
 from upscale.image.picture import Picture
 from upscale.image.pillow import PillowImage, picture_of, pillow_of
 from upscale.machine import dtype_name, pick_device, pick_dtype
-from upscale.methods import Method, Model
+from upscale.methods import Method
+from upscale.model import Model
 from upscale.pipeline import consistency, faces
 from upscale.pipeline.bands import Enlarging, joined
 from upscale.pipeline.consistency import IN_STEPS

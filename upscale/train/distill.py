@@ -18,6 +18,7 @@ from upscale import methods
 from upscale.diffusion.denoiser import bind, per_example
 from upscale.diffusion.process import sigmas
 from upscale.errors import UsageError
+from upscale.model import Model, build
 from upscale.nets.compact import CompactConfig
 from upscale.train.chance import Chance, shared
 from upscale.train.checkpoint import under
@@ -40,7 +41,7 @@ class Teacher:
 
     name: str
     sha256: str
-    model: methods.Model
+    model: Model
     config: TrainConfig
     round: int = 0
 
@@ -176,7 +177,7 @@ def teacher_of(config: TrainConfig, spec: Spec, sizes: CompactConfig | None = No
             f"{', '.join(most)} and {last}"
         )
     entry = store.find(config.distill)
-    model = methods.build(*store.load(entry))
+    model = build(*store.load(entry))
     with torch.device("meta"):
         student = make_net(config, sizes).architecture()
     law = model.law

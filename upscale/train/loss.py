@@ -13,8 +13,8 @@ from torch.func import functional_call
 from upscale.diffusion.denoiser import bind, parametrisation, per_example
 from upscale.diffusion.process import Process, VPDiscrete, sigmas
 from upscale.diffusion.samplers import ddim, rk45
-from upscale.methods import Diffused
 from upscale.metrics.perceptual import Features
+from upscale.model import Diffused
 from upscale.pipeline.consistency import towards
 from upscale.train.adversary import Adversary
 from upscale.train.chance import Chance, normal, uniform
@@ -24,7 +24,7 @@ from upscale.train.grid import PERIOD, grid_loss, mesh_loss, phase_loss
 
 @dataclass(frozen=True)
 class Spec(Diffused):
-    """What a network is trained to answer: a `methods.Model` without network or file."""
+    """What a network is trained to answer: a `model.Model` without network or file."""
 
     parametrisation: str
     std: float | None  # residual target (hr - lr_up) / std; None: the picture itself

@@ -23,6 +23,7 @@ from upscale.image.picture import Picture
 from upscale.image.resize import resize
 from upscale.metrics import pixel
 from upscale.metrics.perceptual import SMALLEST, Lpips
+from upscale.model import Model, build
 from upscale.pipeline.consistency import settle
 from upscale.pipeline.plan import Stage
 from upscale.pipeline.sampling import Sampling, run_stage
@@ -120,7 +121,7 @@ class Validator:
         self, run: Run, state: dict[str, Tensor]
     ) -> tuple[dict[str, float], list[list[Tensor]]]:
         """(means over the pictures, [enlarged input, result, truth] of each, or what is drawn)."""
-        model = methods.build(dict(state), self.describe(run))
+        model = build(dict(state), self.describe(run))
         model.net.to(run.device).to(memory_format=torch.channels_last)
         if self.unpaired:
             return _unconditional(run, model, [truth for truth, _ in self.pairs])
@@ -140,9 +141,7 @@ class Validator:
             del means["lpips"]
         return means, rows
 
-    def _enlarged(
-        self, model: methods.Model, small: Tensor, size: Size, index: int, run: Run
-    ) -> Tensor:
+    def _enlarged(self, model: Model, small: Tensor, size: Size, index: int, run: Run) -> Tensor:
         """The result (3,P,P) in [-1,1], on the CPU."""
         law, lr, true = model.law, small[None], exact(self.config, run.paired)
         stage = Stage(tuple(small.shape[-2:]), size, law.steps, law.temperature)
@@ -167,7 +166,7 @@ class Validator:
 
 @torch.no_grad()
 def _unconditional(
-    run: Run, model: methods.Model, truths: Sequence[Tensor]
+    run: Run, model: Model, truths: Sequence[Tensor]
 ) -> tuple[dict[str, float], list[list[Tensor]]]:
     """({"loss": mean over truths and levels}, rows of samples (3,P,P) in [-1,1]).
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from upscale import __version__, methods
+from upscale import __version__
 from upscale.diffusion.denoiser import bind
 from upscale.errors import DamagedWeights, WeightsError
 from upscale.image.resize import resize
+from upscale.model import Model, build
 from upscale.weights import store as weights
 from upscale.weights.file import read, save
 from upscale.weights.hub import files
@@ -42,7 +43,7 @@ class Vectors:
     scale: float
 
 
-def make(model: methods.Model, scale: float) -> Vectors:
+def make(model: Model, scale: float) -> Vectors:
     """Vectors of a model at a magnification. Raises WeightsError if the answers are not finite."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.linspace(-1, 1, SIZE[0])[:, None]
@@ -59,7 +60,7 @@ def make(model: methods.Model, scale: float) -> Vectors:
 
 @torch.inference_mode()
 def _answers(
-    model: methods.Model, lr: Tensor, noise: Tensor, sigmas: tuple[float, ...], scale: float
+    model: Model, lr: Tensor, noise: Tensor, sigmas: tuple[float, ...], scale: float
 ) -> Tensor:
     lr_up = resize(lr, tuple(noise.shape[-2:]), model.kernel)
     cond = model.net.encode(lr_up, torch.tensor([float(scale)]), lr)
@@ -93,7 +94,7 @@ def check(
         raise DamagedWeights(f"{path} holds no golden vectors")
     if made_from.get("weights_sha256") != entry.sha256:
         raise WeightsError(f"{path} holds the golden vectors of other weights than {entry.name}")
-    model = methods.build(*weights.load(entry, offline=offline, on_bytes=on_bytes))
+    model = build(*weights.load(entry, offline=offline, on_bytes=on_bytes))
     sigmas, scale = made_from.get("sigmas"), made_from.get("scale")
     if not (isinstance(sigmas, list) and 0 < len(sigmas) < 100 and _positive(scale, *sigmas)):
         raise DamagedWeights(f"{path} does not say at which noise it was made")

@@ -9,6 +9,7 @@ from typing import Any
 
 from upscale import methods
 from upscale.errors import InputError, UsageError
+from upscale.model import Model, build
 from upscale.weights import file as tensors
 from upscale.weights import golden, store
 from upscale.weights.hub.names import Hub
@@ -34,12 +35,12 @@ def bundle(
     state, metadata = store.load(entry)
     made = {file: content}
     if entry.domain != "metric":  # whose networks are other packages'
-        made[golden.name_for(file)] = _tested(entry, methods.build(state, metadata))
+        made[golden.name_for(file)] = _tested(entry, build(state, metadata))
     text = _read(card) if card else _card(entry, metadata, Hub(repo, file=file))
     return made | {"README.md": (_front_matter(licence, entry) + text).encode()}
 
 
-def _tested(entry: store.Entry, model: methods.Model) -> bytes:
+def _tested(entry: store.Entry, model: Model) -> bytes:
     """The file of its golden vectors."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / golden.name_for(entry.name.replace("/", "-"))

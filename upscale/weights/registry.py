@@ -37,7 +37,7 @@ class Mix:
 class Entry:
     """One file of weights, or two that are mixed. In diffsr's list `bundled` or `hub` is given, or
     both: then a package without the file fetches it. In a list of the user's own it is `hub` or
-    `path`. A table with `head_of` is another's file as this method reads it (`methods.headed`)."""
+    `path`. A table with `head_of` is another's file as this method reads it (`model.headed`)."""
 
     name: str
     method: str

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscale.errors import DamagedWeights, DiskFull, UsageError, WeightsError
-from upscale.methods import foreign, headed
+from upscale.methods import foreign
+from upscale.model import headed
 from upscale.weights import others
 from upscale.weights.file import DISCRIMINATOR, header_of, metadata_of, read
 from upscale.weights.file import save as save  # beside `load`, for those who use both
