@@ -1,6 +1,6 @@
-"""Batches at full size, measured: `python tests/batch_proof.py crash|shards|ray|speed [FOLDER]`.
+"""Batches at full size, measured: `python benchmarks/batches.py crash|shards|ray|speed [FOLDER]`.
 
-Not a test: minutes, not seconds. What it prints is in docs/batches.md.
+What it prints is in docs/batches.md; it takes minutes.
 """
 
 from __future__ import annotations
