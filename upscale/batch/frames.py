@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from upscale.image.picture import Picture
     from upscale.pipeline.plan import Plan
 
-_OFFSETS = 2**32 - 2**24  # bytes of pixels in a TIFF, as for one page
-
 
 def opened(
     source: Source, files: Files, on_frame: Callable[[Picture], None] = lambda picture: None
@@ -45,7 +43,7 @@ def opened(
 def checked(job: Job, format: str, film: Film) -> list[str]:
     """Notes on what the format can hold of a film only in part. Raises OutputError where it cannot
     hold it, UsageError where a page cannot be enlarged as it is asked."""
-    from upscale.image.formats import check_several
+    from upscale.image.formats import FORMATS, check_several
     from upscale.pipeline.frames import sizes_out
 
     if job.files.uncertainty:
@@ -53,7 +51,7 @@ def checked(job: Job, format: str, film: Film) -> list[str]:
     notes = check_several(format, film.kind)
     sizes = sizes_out(film, job.request)
     samples = 4 * film.first.bits // 8
-    if format == "TIFF" and sum(map(math.prod, sizes)) * samples > _OFFSETS:
+    if format == "TIFF" and sum(map(math.prod, sizes)) * samples > FORMATS["TIFF"].max_bytes:
         raise OutputError(
             f"a TIFF ends at 4 GiB of pixels, and all {film.kind} together have more; write a "
             "smaller size, or each into a file of its own"
