@@ -10,13 +10,14 @@
 Parts of photographs, an eighth of them with drawings, are shrunk by four and degraded: a quarter
 not at all, a quarter mildly and a seventh really as for `diffsr train --degradation mixed`, the
 others by one thing each (WebP, JPEG, a fine JPEG, AVIF, noise, blur). An example costs nothing but
-that: it tells, for bands of frequencies, how far the part is from the clean one. A label costs two
-enlargements, by the weights for clean and for real input, and tells LPIPS of both. The network
-learns the first from many; then its last layer is fitted to the second, of which there are few.
+that: it tells, for bands of frequencies, how far the part is from the clean one. A label tells
+LPIPS of the part enlarged, cleaned by all of STRENGTHS. The network learns the first from many;
+then its last layer is fitted to what the ends of the second differ by, of which there are few.
 
 Examples are also shrunk by less than four, as softer pictures are that nothing has happened to.
 What cleaning gains there nobody can measure, for there is no larger truth. They are taken for
-clean. `judge` prints what LPIPS loses by the choices of `estimate` among labels.
+clean. `judge` prints what LPIPS loses by the choices of `estimate` among labels, against the best
+strength of each.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from upscale.train.crops import random_part
 from upscale.train.drawings import drawing
 
 SCALE = 4
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DRAWN, GREY = 0.12, 0.08  # shares
 CLEAN, MILD, ONCE, TWICE = 0.25, 0.25, 0.08, 0.06  # shares; the others had one thing done
 ONE = ("webp", "jpeg", "fine", "avif", "noise", "blur")
@@ -159,7 +161,7 @@ def labels(photos: Path, file: Path, number: int, seed: int, kind: str) -> None:
             continue
         truth = np.ascontiguousarray(((hr + 1) / 2).permute(1, 2, 0).numpy())
         picture, scores = Picture(lr.astype(np.float32) / 255), []
-        for strength in (0, 1):
+        for strength in STRENGTHS:
             sr = upscaler(picture, scale=SCALE, denoise=strength).picture.rgb.clip(0, 1)
             scores.append([net.distance(sr, truth) for net in nets])
         kinds.append(name)
@@ -173,8 +175,8 @@ def labels(photos: Path, file: Path, number: int, seed: int, kind: str) -> None:
 
 
 def gained(lpips: np.ndarray) -> np.ndarray:
-    """(N,2,2) LPIPS by strength and network -> (N,): how much less there is after cleaning."""
-    return (lpips[:, 0] - lpips[:, 1]).mean(1)
+    """(N,5,2) LPIPS by strength and network -> (N,): how much less there is after all cleaning."""
+    return (lpips[:, 0] - lpips[:, -1]).mean(1)
 
 
 def learn(file: Path, examples: list[Path], steps: int, seed: int) -> None:
@@ -236,17 +238,22 @@ def _joined(files: list[Path], key: str) -> np.ndarray:
 def judge(files: list[Path]) -> None:
     kinds, parts, lpips = (_joined(files, key) for key in ("kind", "lr", "lpips"))
     found = [estimate(Picture(lr.astype(np.float32) / 255)) for lr in parts]
-    scores = lpips.mean(2)
+    scores, last = lpips.mean(2), len(STRENGTHS) - 1
+
+    def rounded(strengths: list[float]) -> np.ndarray:
+        return np.array([round(strength * last) for strength in strengths])
+
     ways = {
-        "without the gain": [replace(one, gain=None).real for one in found],
-        "the gain alone": [(one.gain or 0) > 0 for one in found],
-        "as estimated": [one.real for one in found],
-        "always clean": [False] * len(found),
-        "always real": [True] * len(found),
-    }
-    lost = {way: np.where(real, scores[:, 1], scores[:, 0]) - scores.min(1)
-            for way, real in ways.items()}  # fmt: skip
-    print("| | parts | better cleaned | " + " | ".join(ways) + " |\n" + "|---" * 8 + "|")
+        "as estimated": rounded([one.strength for one in found]),
+        "clean or real": rounded([float(one.real) for one in found]),
+        "without the gain": rounded([replace(one, gain=None).strength for one in found]),
+        **{f"always {strength:g}": np.full(len(found), round(strength * last))
+           for strength in STRENGTHS},
+    }  # fmt: skip
+    lost = {way: np.take_along_axis(scores, which[:, None], 1)[:, 0] - scores.min(1)
+            for way, which in ways.items()}  # fmt: skip
+    print("| | parts | better cleaned | " + " | ".join(ways) + " |")
+    print("|---" * (3 + len(ways)) + "|")
     for kind in ("all", *sorted(set(kinds))):
         own = (kinds == kind) | (kind == "all")
         cells = [f"{own.sum()}", f"{(gained(lpips)[own] > 0).mean():.0%}"]

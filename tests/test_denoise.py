@@ -23,8 +23,7 @@ from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture, quantised
 from upscale.image.resize import resize_array
-from upscale.model import build
-from upscale.pipeline import models
+from upscale.model import build, mean
 from upscale.pipeline.request import Request, Setup
 from upscale.train.networks import start
 from upscale.weights import choice, registry, store
@@ -66,7 +65,7 @@ def test_the_ends_are_the_files_themselves_to_the_bit(pair):
             assert told | {"denoise": None, "seconds": 0} == plain | {"seconds": 0}
 
 
-def test_between_the_ends_parameters_and_projection_are_mixed(pair):
+def test_between_the_ends_is_the_mean_of_two_pictures(pair):
     own = Upscaler(weights="tiny-clean")
     found = {d: made(own, denoise=d) for d in (0, 0.25, 0.75, 1)}
     told = found[0.25][1]
@@ -74,12 +73,21 @@ def test_between_the_ends_parameters_and_projection_are_mixed(pair):
     assert told["weights_sha256"] == "+".join(one.sha256 for one in pair)
     errors = [told["consistency"] for _, told in found.values()]
     assert errors == sorted(errors) and errors[0] < errors[1] < errors[2] < errors[3]
-    mixed = own.models.model(choice.mixed(*pair, 0.25))
-    one, other = (store.load(entry)[0] for entry in pair)
-    for key, value in mixed.net.state_dict().items():
-        torch.testing.assert_close(value, 0.75 * one[key].float() + 0.25 * other[key].float())
-    assert mixed.std == pytest.approx(0.75 * 0.24 + 0.25 * 0.3)
-    assert mixed.law == own.models.model(pair[0]).law
+    assert told["nfe"] == own.plan(Picture(SCENE), denoise=0.25).nfe == 4
+    drawn = []
+    for entry in pair:  # each held to the input in its steps as its file asks, with no last touch
+        alone = Upscaler(weights=entry.name)
+        plan = replace(alone.plan(Picture(SCENE)), consistency="off")
+        drawn.append(alone.run(plan, Picture(SCENE)).picture.rgb)
+    for share in (0.25, 0.75):
+        mean = (1 - share) * drawn[0] + share * drawn[1]
+        np.testing.assert_allclose(found[share][0], mean, atol=1e-5)
+
+
+def test_progress_is_that_of_both_networks(pair):
+    told = []
+    made(Upscaler(weights="tiny-clean"), denoise=0.5, on_step=lambda *step: told.append(step))
+    assert told == [(0, 2), (1, 2), (1, 2), (2, 2)]
 
 
 def test_the_projection_puts_back_what_is_not_cleaned(pair):
@@ -118,11 +126,9 @@ def test_the_estimate_sets_it_in_a_few_steps_that_share_their_weights(pair, monk
     assert found[97].weights == MIX and any(f"so {MIX} is used" in one for one in found[97].notes)
     other = own.plan(saved(97, SCENE[:, ::-1]))
     assert other.entry == found[97].entry
-    assert own.models.model(other.entry) is own.models.model(found[97].entry)
-    assert len(own.models._mixes) == 2 and len(own.models._loaded) == 2
-    for denoise in (0.1, 0.2):
-        own.plan(saved(98), denoise=denoise)
-    assert len(own.models._mixes) == models.KEPT == 3
+    mixed = [own.models.model(found[quality].entry) for quality in (97, 96)]
+    for (one, _), (again, _) in zip(*(model.parts for model in mixed), strict=True):
+        assert one is again  # each file is loaded once
     clean = own.plan(Picture(SCENE))
     assert (clean.denoise, clean.weights, clean.consistency) == (0, "ecdp-photo", "project")
     for input, name in (("clean", "ecdp-photo"), ("real", "tiny-real")):
@@ -156,29 +162,32 @@ def test_a_lone_file_has_no_counterpart(tiny_weights):
         Upscaler(weights=tiny_weights).plan((20, 30), denoise=1)
 
 
-def test_a_file_that_grew_is_mixed_with_the_one_it_grew_from(pair, tmp_path):
+def test_networks_of_other_depths_are_mixed_and_done_in_tiles_that_leave_no_seam(pair, tmp_path):
     clean, _ = pair
     state, told = store.load(clean)
     small = build(state, told).net
-    larger = type(small)(replace(small.config, down=(2, 2, 1), up=(2, 1)))
+    larger = type(small)(replace(small.config, down=(4, 4, 4), up=(2, 1)))
     start(larger, clean.name)
+    for key, value in larger.state_dict().items():  # what is new adds something
+        if key not in state:
+            value += 0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
     path = tmp_path / "grown.safetensors"
-    meta = {**told, "architecture": larger.architecture()}
-    store.save(path, larger.state_dict(), meta)
-    both = clean, store.find(str(path))
-    x, level = torch.rand(1, 3, 16, 24), torch.tensor([0.5])
-    wanted = small(x, small.encode(x, torch.tensor([4.0])), level)
-    mixed = build(*store.load(choice.mixed(*both, 0.5))).net
-    torch.testing.assert_close(
-        mixed(x, mixed.encode(x, torch.tensor([4.0])), level), wanted, atol=1e-3, rtol=1e-3
-    )
-    assert len(mixed.down[0]) == 2
+    store.save(path, larger.state_dict(), {**told, "architecture": larger.architecture()})
+    models = [build(*store.load(entry)) for entry in (clean, store.find(str(path)))]
+    for pair_ in (models, models[::-1]):
+        mixed = mean(*pair_, 0.25)
+        assert mixed.net.halo == larger.halo > small.halo and mixed.networks == 2
+    own = Upscaler(weights="tiny-clean")
+    own.models.model = lambda entry: mixed
+    whole = made(own, consistency="off")[0]
+    np.testing.assert_allclose(made(own, consistency="off", tile=128)[0], whole, atol=3e-4)
 
 
-def test_only_what_is_alike_is_mixed(pair, two_headed_weights):
-    other = replace(store.find(two_headed_weights), name="other")
-    with pytest.raises(WeightsError, match=r"cannot be mixed, their .*architecture.* differ"):
-        store.load(choice.mixed(pair[0], other, 0.5))
+def test_networks_that_need_other_tiles_are_not_mixed(pair):
+    model = build(*store.load(pair[0]))
+    other = replace(model, net=type(model.net)(replace(model.net.config, stem=2)))
+    with pytest.raises(WeightsError, match="other tiles cannot be mixed"):
+        mean(model, other, 0.5)
 
 
 def test_the_list_says_which_belong_together(tiny_weights, listed):  # noqa: F811
@@ -214,7 +223,6 @@ def test_bench_measures_several(pair, tmp_path):
     assert [line["denoise"] for line in means(rows)] == [0, 0.25, 1]
 
 
-def test_the_bundled_two_are_alike():
-    entry = store.find("ecdp-photo-real")
-    mixed = choice.mixed(*choice.pair_of(entry), 0.5)
-    assert build(*store.load(mixed)).method == "ecdp"
+def test_the_bundled_two_can_be_mixed():
+    plan = Upscaler("ecdp").plan((20, 30), denoise=0.5)
+    assert plan.weights == "0.5 ecdp-photo + 0.5 ecdp-photo-real" and plan.nfe == 4

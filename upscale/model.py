@@ -45,6 +45,17 @@ class Model(Diffused):
     std: float | None
     metadata: dict[str, Any]
     kernel: str = "bicubic"  # the resize that enlarges the input to the mean
+    parts: tuple[tuple[Model, float], ...] = ()  # whose pictures it is the mean of, and the shares
+
+    @property
+    def networks(self) -> int:
+        """How many are called for a picture."""
+        return max(1, len(self.parts))
+
+    @property
+    def consistency(self) -> str:
+        """The mode that its file asks for."""
+        return self.metadata.get("consistency") or "project"
 
 
 def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
@@ -87,6 +98,19 @@ def build(state: dict[str, Tensor], metadata: dict[str, Any]) -> Model:
         ) from error
     net.load_state_dict({k: v.float() for k, v in state.items()})
     return Model(name, net.eval().requires_grad_(False), law, std, metadata, kernel)
+
+
+def mean(clean: Model, real: Model, share: float) -> Model:
+    """The model whose pictures are the mean of theirs, `share` of it real's: cut into parts for the
+    network that sees further, in the steps of the one that counts more. Raises WeightsError."""
+    if clean.net.align != real.net.align:
+        raise WeightsError("weights that need other tiles cannot be mixed")
+    net = max(
+        (one.net for one in (clean, real)),
+        key=lambda net: (net.halo is None, net.halo or 0, net.bytes_per_pixel),
+    )
+    nearer = real if share >= 0.5 else clean
+    return replace(nearer, net=net, parts=((clean, 1 - share), (real, share)))
 
 
 def headed(

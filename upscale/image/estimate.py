@@ -18,14 +18,13 @@ from upscale.image.grid import FREQUENCY, SIDE, blocks, coefficients, origin_of,
 from upscale.image.picture import Picture, fill_transparent
 
 CENTRE = 1024  # side of the part that is looked at, in pixels
-# What is measured -> how much cleaning it needs, linear between. Light noise is best met by a
-# quarter; elsewhere a mix of two files of weights is worse than either (benchmarks/strengths.py)
-NOISE = (1.25, 1.5, 2.3, 2.7), (0.0, 0.25, 0.25, 1.0)
-QUALITY = (95.0, 96.0), (1.0, 0.0)
+# What is measured -> how much cleaning it needs, linear between: docs/upscale.md
+NOISE = (0.8, 1.1, 1.5, 2.2, 3.2, 4.0), (0.0, 0.25, 0.5, 0.75, 0.75, 1.0)
+QUALITY = (86.0, 90.0, 92.0, 95.5, 98.5, 100.0), (1.0, 0.75, 0.75, 0.5, 0.25, 0.0)
 BLUR = (0.5, 0.56), (0.0, 1.0)
-GAIN = (0.0, 0.01, 0.02, 0.035), (0.0, 0.25, 0.25, 1.0)
+GAIN = (-0.03, -0.02, 0.0, 0.02, 0.035), (0.0, 0.25, 0.5, 0.75, 1.0)
 # white noise that is light, as NOISE has it, and nothing else -> as much of a gain as is believed
-LIGHT = (0.9, 1.1, 2.3, 2.7), (1.0, 0.25, 0.25, 1.0)
+LIGHT = (0.9, 1.1, 2.3, 4.0), (1.0, 0.5, 0.5, 1.0)
 DOUBTED = (-0.03, -0.02), (0.0, 1.0)  # gain -> how much of what noise and blur ask for counts
 REAL = 0.5  # strength from which on the picture is called real input
 _WIDER = 2.0  # the way past the first limit beside what a file says, which albums share
@@ -68,10 +67,10 @@ class Degradation:
     @property
     def strength(self) -> float:
         """From 0, for what was rendered or shrunk, to 1, for what needs all of the cleaning. It has
-        no steps, so that pictures that are alike get what is alike, but nearly one in quality; an
-        album is of one quality. What noise and blur ask for counts less where the network sees
-        nothing of them: fine texture and soft things are like them. What it sees does not count
-        beside a file's own word: it cannot tell the finest JPEGs from others."""
+        no steps, so that pictures that are alike get what is alike. What noise and blur ask for
+        counts less where the network sees nothing of them: fine texture and soft things are like
+        them. What it sees does not count beside a file's own word: it cannot tell the finest JPEGs
+        from others."""
         width = _WIDER if self.told else 1.0
         lossy = 0.0 if self.quality is None else _cleaning(self.quality, QUALITY)
         noise, blur = _cleaning(self.noise or 0.0, NOISE, width), _cleaning(self.blur, BLUR, width)

@@ -16,7 +16,6 @@ pixel_unshuffle(2) or as they are, which docs/experiments.md compares). Three de
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -328,29 +327,6 @@ def at_stem(state: Mapping[str, Tensor], stem: int, ours: int) -> dict[str, Tens
         cells = pixels.reshape(count, planes, ours, share, ours, share, *kernel).sum((3, 5))
         merged[key] = torch.cat([cells.flatten(1, 3), rest], 1)
     return merged
-
-
-def grew(small: Mapping[str, Any], large: Mapping[str, Any]) -> bool:
-    """Whether an architecture is another one with more blocks in its levels."""
-    if small.get("kind") != CompactNet.kind or small == large:
-        return False
-    counts = [[*one.get("down", ()), *one.get("up", ())] for one in (small, large)]
-    rest = [{**one, "down": 0, "up": 0} for one in (small, large)]
-    return rest[0] == rest[1] and all(a <= b for a, b in zip(*counts, strict=True))
-
-
-def grown(
-    state: Mapping[str, Tensor], theirs: Mapping[str, Any], larger: Mapping[str, Tensor],
-    ours: Mapping[str, Any],
-) -> dict[str, Tensor]:  # fmt: skip
-    """The same function with the larger's layout: blocks that it lacks are the larger's, but add
-    nothing."""
-    here = placed(state, theirs, ours)
-    silent = re.compile(r"inject\.|.*\.conv2\.")
-    return {
-        key: here[key] if key in here else torch.zeros_like(value) if silent.match(key) else value
-        for key, value in larger.items()
-    }
 
 
 def blocks(architecture: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from upscale.errors import NumericalError
 from upscale.image.resize import gaussian, resize, resize_array
+
+if TYPE_CHECKING:
+    from upscale.model import Model
 
 IN_STEPS = {"project": 1.0, "blend": 0.5}  # mode -> share of the error that each step puts back
 # What the shrunk result's mean squared error against the input is measured by: the variance of the
@@ -22,6 +26,14 @@ NOISE, NOISE_FREE = 1e-3, 1e-2  # variance
 DOUBTFUL, DOUBTFUL_FREE = 0.5, 0.8
 NONSENSE = 1.0
 COARSE = 4.0  # sigma in pixels of the input: noise and blocks are finer, colours are not
+
+
+def in_steps(model: Model, asked: str | None) -> float:
+    """The share of the input's own error that each step puts back: by the mode that is asked for,
+    else by the weights' own; of mixed weights the mean."""
+    if asked is None and model.parts:
+        return sum(share * in_steps(part, None) for part, share in model.parts)
+    return IN_STEPS.get(asked or model.consistency, 0.0)
 
 
 def towards(picture: Tensor, lr: Tensor, strength: float = 1.0) -> Tensor:

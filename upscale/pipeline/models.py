@@ -12,18 +12,17 @@ import torch
 
 from upscale import methods
 from upscale.diffusion.denoiser import parametrisation as check
-from upscale.errors import UsageError
+from upscale.errors import UsageError, WeightsError
 from upscale.image.estimate import Degradation, estimate
 from upscale.image.picture import Picture
 from upscale.machine import available_memory
-from upscale.model import Model, build
+from upscale.model import Model, build, mean
 from upscale.nets import winograd
 from upscale.nets.net import Net
-from upscale.pipeline.request import Setup
+from upscale.pipeline.request import CONSISTENCY, Setup
 from upscale.weights import choice, store
 
-LEVELS = 4  # parts of 1 that the estimate's strength is rounded to: an album shares weights
-KEPT = 3  # mixed weights that stay in memory
+LEVELS = 4  # parts of 1 that the estimate's strength is rounded to: an album is treated alike
 
 
 class Models:
@@ -46,7 +45,6 @@ class Models:
             self.method = entry.method
         self.law = methods.enlarging(self.method or methods.preferred(self.domain)[0])
         self._loaded: dict[str, Model] = {}
-        self._mixes: dict[str, Model] = {}
         self._lock = threading.Lock()
 
     def taken_for(self, picture: Picture | None) -> tuple[str | None, Degradation | None]:
@@ -103,16 +101,20 @@ class Models:
         return choice.mixed(*pair, denoise)
 
     def model(self, entry: store.Entry) -> Model:
+        """Raises WeightsError."""
+        if entry.mix:
+            clean, real = self.model(entry.mix.clean), self.model(entry.mix.real)
+            return mean(clean, real, entry.mix.share)
         with self._lock:
-            loaded = self._mixes if entry.mix else self._loaded
-            if entry.name not in loaded:
-                if len(self._mixes) == KEPT and entry.mix:
-                    del self._mixes[next(iter(self._mixes))]
-                state, metadata = store.load(entry, **self.fetching)
-                model = build(state, metadata)
+            if entry.name not in self._loaded:
+                model = build(*store.load(entry, **self.fetching))
+                if (mode := model.consistency) not in CONSISTENCY:
+                    raise WeightsError(
+                        f"{entry.name}: these weights name no consistency: {mode!r:.80}"
+                    )
                 self.ready(model.net)
-                loaded[entry.name] = model
-            return loaded[entry.name]
+                self._loaded[entry.name] = model
+            return self._loaded[entry.name]
 
     def ready(self, net: Net) -> Net:
         """On the device, laid out as it likes best, with what only inference allows where
@@ -175,4 +177,5 @@ def read_as(model: Model, name: str | None) -> Model:
         check(name)
     except ValueError as error:
         raise UsageError(f"--parametrisation: {error}") from error
-    return replace(model, law=replace(model.law, parametrisation=name))
+    parts = tuple((read_as(part, name), share) for part, share in model.parts)
+    return replace(model, law=replace(model.law, parametrisation=name), parts=parts)

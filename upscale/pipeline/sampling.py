@@ -20,7 +20,7 @@ from upscale.image.resize import resize
 from upscale.machine import autocast, available_memory, is_out_of_memory
 from upscale.model import Model
 from upscale.nets.implicit import Place
-from upscale.pipeline.consistency import towards
+from upscale.pipeline.consistency import in_steps, towards
 from upscale.pipeline.plan import Stage, parts_of, windows_of
 from upscale.pipeline.request import SMALLEST_TILE, Request
 
@@ -38,13 +38,14 @@ def directly(function: Callable[..., Any], *args: Any, **named: Any) -> Any:
 class Sampling:
     """What all stages of a picture have in common.
 
-    projection: share of the input's own error that each step puts back. seed: of all noise, or of
+    projection: share of the input's own error that each step puts back; None: as each of mixed
+    weights has it. seed: of all noise, or of
     a stage's. origin: where the stage's output begins in a larger one, for its noise.
     """
 
     sampler: str
     spacing: str
-    projection: float
+    projection: float | None
     seed: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     overlap: int = Request.overlap
@@ -109,6 +110,8 @@ def run_stage(
 
     Raises FloatingPointError where an adaptive sampler fails.
     """
+    if model.parts:
+        return _mixed(model, lr, stage, sampling, on_step, call)
     lr_up = resize(lr, stage.size_out, model.kernel)
     calls = 0
     network = _network(model, lr, lr_up, stage.tile, sampling, call)
@@ -132,6 +135,23 @@ def run_stage(
         on_step=on_step,
     )  # fmt: skip
     return model.decode(x, lr_up), calls
+
+
+def _mixed(
+    model: Model, lr: Tensor, stage: Stage, sampling: Sampling, on_step: OnStep, call: Call
+) -> tuple[Tensor, int]:
+    """`run_stage` of each of the model's parts, from the same noise, and the mean of it."""
+    mean, calls = 0.0, 0
+    for number, (part, share) in enumerate(model.parts):
+        projection = sampling.projection
+        own = in_steps(part, None) if projection is None else projection
+
+        def step(done: int, steps: int, before: int = number) -> None:
+            on_step((before * steps + done) // len(model.parts), steps)
+
+        sr, nfe = run_stage(part, lr, stage, replace(sampling, projection=own), step, call)
+        mean, calls = mean + share * sr.clamp(-1, 1), calls + nfe
+    return mean, calls
 
 
 def held(model: Model, target: Tensor, lr: Tensor, lr_up: Tensor, strength: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upscale.diffusion.table import SAMPLERS
 from upscale.document import counted
-from upscale.errors import UsageError, WeightsError
+from upscale.errors import UsageError
 from upscale.image.estimate import Degradation
 from upscale.image.faces import Face
 from upscale.image.frames_in import Film
@@ -27,11 +27,10 @@ from upscale.methods import Method
 from upscale.model import Model
 from upscale.pipeline import consistency, faces
 from upscale.pipeline.bands import Enlarging, joined
-from upscale.pipeline.consistency import IN_STEPS
 from upscale.pipeline.frames import plans
 from upscale.pipeline.models import Models, read_as
 from upscale.pipeline.plan import Plan, Stage, fitted, output_size, stages, warmed
-from upscale.pipeline.request import CONSISTENCY, Request, Setup
+from upscale.pipeline.request import Request, Setup
 from upscale.pipeline.sampling import Call, OnStep, Sampling, directly
 from upscale.pipeline.tensors import pictures_of, tensor_of
 from upscale.weights.hub.files import OnBytes
@@ -122,20 +121,14 @@ class Upscaler:
                 given=request.steps is not None or SAMPLERS[sampler].adaptive,
             )  # fmt: skip
             way = tuple(warmed(stage, law, sampler, request) for stage in way)
-            stored = model.metadata.get("consistency") or "project"
-            if stored not in CONSISTENCY:
-                raise WeightsError(
-                    f"{entry.name}: these weights name no consistency: {stored!r:.80}"
-                )
-            mode = request.consistency or stored
-            projection = IN_STEPS.get(mode, 0.0)
-            if denoise not in (None, 0, 1) and request.consistency is None:
-                mode, projection = "blend", 1 - denoise
+            mode = request.consistency or ("blend" if model.parts else model.consistency)
+            projection = consistency.in_steps(model, request.consistency)
         small, said = self._faces(pixels) if request.faces else (None, [])
         plan = Plan(
             request, size_in, size, factor, way, sampler, request.spacing or law.spacing, mode,
             projection,
-            nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way) if model else 0,
+            nfe=sum(SAMPLERS[sampler].calls(stage.steps) for stage in way)
+            * (model.networks if model else 0),
             notes=(*_choice(taken_for, estimate, entry), *notes, *said,
                    *_too_many(request, entry, law, sampler)),
             entry=entry, taken_for=taken_for, degradation=estimate, denoise=denoise,
@@ -168,8 +161,9 @@ class Upscaler:
             law = model.law
         able = model is None or self.dtype in model.net.dtypes
         dtype = self.dtype if able else torch.float32
+        own = model is not None and bool(model.parts) and request.consistency is None
         sampling = Sampling(
-            plan.sampler, plan.spacing, plan.projection,
+            plan.sampler, plan.spacing, None if own else plan.projection,
             (request.seed, 0 if request.same_noise else picture.fingerprint(), sample),
             dtype, request.overlap,
             (request.rtol, request.atol),

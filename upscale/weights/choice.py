@@ -62,8 +62,8 @@ def candidates(
 
 
 def pair_of(entry: Entry) -> tuple[Entry, Entry] | None:
-    """(the weights for clean input, those for real input) of one lineage, either of which is
-    `entry`; None where the list tells of no such two. Raises WeightsError."""
+    """(the weights for clean input, those for real input), either of which is `entry`; None
+    where the list tells of no such two. Raises WeightsError."""
     if entry.source is None:
         return None
     known = entries()
@@ -79,7 +79,7 @@ def pair_of(entry: Entry) -> tuple[Entry, Entry] | None:
 
 
 def mixed(clean: Entry, real: Entry, share: float) -> Entry:
-    """The mean of the two, real's share in it; the files themselves at 0 and 1."""
+    """Both, real's share in the mean of their pictures; the files themselves at 0 and 1."""
     if share in (0, 1):
         return real if share else clean
     return replace(

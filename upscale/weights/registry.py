@@ -26,7 +26,7 @@ _PLACES = ("bundled", "hub", "path")
 
 @dataclass(frozen=True)
 class Mix:
-    """Weights for clean and for real input of one lineage, and the share of the latter."""
+    """Weights for clean and for real input, and the share of the latter's picture."""
 
     clean: Entry
     real: Entry
@@ -35,9 +35,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of weights, or two that are mixed. In diffsr's list `bundled` or `hub` is given, or
-    both: then a package without the file fetches it. In a list of the user's own it is `hub` or
-    `path`. A table with `head_of` is another's file as this method reads it (`model.headed`)."""
+    """One file of weights, or two whose pictures are mixed. In diffsr's list `bundled` or `hub` is
+    given, or both: then a package without the file fetches it. In a list of the user's own it is
+    `hub` or `path`. A table with `head_of` is another's file as this method reads it
+    (`model.headed`)."""
 
     name: str
     method: str

@@ -273,11 +273,7 @@ def load(
     offline: bool = False,
     on_bytes: OnBytes | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(state dict with the stored dtypes, metadata) of a verified file, or of two that are mixed.
-    Raises as `locate`."""
-    if entry.mix:
-        parts = [load(one, device, offline, on_bytes) for one in (entry.mix.clean, entry.mix.real)]
-        return _mean(*parts, entry)
+    """(state dict with the stored dtypes, metadata) of a verified file. Raises as `locate`."""
     path = locate(entry, offline, on_bytes)
     with files.removing_damaged(files.cached(entry.hub) if entry.hub else None):
         if entry.method == foreign():
@@ -303,26 +299,3 @@ def described(entry: Entry, path: Path) -> dict[str, Any]:
     if entry.method == foreign():
         return others.metadata_of(path, entry.sha256)
     return metadata_of(path)
-
-
-# what two networks must have in common for the mean of their parameters to be a network
-_ALIKE = ("method", "architecture", "parametrisation", "process", "kernel")
-
-
-def _mean(clean: tuple[dict, dict], real: tuple[dict, dict], entry: Entry) -> tuple[dict, dict]:
-    """Tensors and metadata between those of two files; how it samples is as of the nearer one."""
-    from upscale.nets import compact  # imports torch
-
-    (one, first), (other, second), share = clean, real, entry.mix.share
-    small, large = (told.get("architecture") or {} for told in (first, second))
-    if compact.grew(small, large):
-        one, first = compact.grown(one, small, other, large), {**first, "architecture": large}
-    shapes = ({key: value.shape for key, value in state.items()} for state in (one, other))
-    differs = [key for key in _ALIKE if first.get(key) != second.get(key)]
-    if len(set(map(repr, shapes))) > 1 or differs:
-        what = ", ".join(differs) or "layouts"
-        raise WeightsError(f"{entry.name}: these weights cannot be mixed, their {what} differ")
-    state = {key: one[key].float().lerp(other[key].float(), share) for key in one}
-    stds = first.get("std"), second.get("std")
-    std = None if None in stds else stds[0] + share * (stds[1] - stds[0])
-    return state, {**(second if share >= 0.5 else first), "std": std}
