@@ -192,6 +192,18 @@ def test_what_no_picture_has_is_no_number() -> None:
     assert "- unknown" in text and "| NIQE | - | - | - | unknown |" in text and "nan" not in text
 
 
+def test_no_number_is_less_than_nothing_and_printed_as_nothing() -> None:
+    """A mean of -0.001 with two digits, in every table."""
+    tiny, plain = np.float64(-0.001), DIFFICULTY
+    change = stats.Mean(tiny, -0.004, 0.004)
+    assert change.text(2) == "0.00 (0.00..0.00)" and stats.Mean(-0.5, -1, -0.1).text(1)[0] == "-"
+    for shift in (tiny, -tiny):
+        runs = rows_of(plain), rows_of(plain + shift, method="ecdp")
+        shown = report.to_markdown([*runs[0], *runs[1]])
+        assert "0.00 better" in shown or "0.00 worse" in shown
+        assert "-0.00 " not in shown and "+0.00 " not in shown
+
+
 # --- published ----------------------------------------------------------------------------------
 
 

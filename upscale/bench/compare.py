@@ -11,7 +11,7 @@ from typing import Any
 from upscale import document
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.means import TRIAL, TrialKey, groups, names_of
-from upscale.bench.stats import Mean, difference, mean_of, paired
+from upscale.bench.stats import Mean, difference, mean_of, paired, printed
 from upscale.document import counted
 from upscale.errors import InputError
 
@@ -119,7 +119,7 @@ def to_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     for row in rows:
         column = COLUMNS[row["metric"]]
         digits = column.digits + 1  # a difference is smaller than what differs
-        means = (_text(row[when], digits) for when in ("before", "after"))
+        means = (printed(row[when], digits) for when in ("before", "after"))
         cells = (column.title, *means, _signed(row["difference"], digits, True), row["verdict"])
         found.setdefault((row["against"], row["trial"], row["pictures"]), []).append(cells)
     texts = []
@@ -158,12 +158,8 @@ def _lines(against: str, name: str, before: list[Row], after: list[Row]) -> list
 
 
 def _signed(change: Mean, digits: int, interval: bool) -> str:
-    text = change.text(digits) if interval else _text(change.value, digits)
-    return f"+{text}" if change.value > 0 else text
-
-
-def _text(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    text = change.text(digits) if interval else printed(change.value, digits)
+    return f"+{text}" if round(change.value, digits) > 0 else text
 
 
 def _verdict(change: Mean, better: int) -> str:

@@ -9,7 +9,7 @@ from upscale import document
 from upscale.bench import compare
 from upscale.bench.columns import COLUMNS, METRICS
 from upscale.bench.means import TRIAL, Row, means, names_of
-from upscale.bench.stats import Mean
+from upscale.bench.stats import Mean, printed
 
 WIDTH = 80  # of a table's lines, where nobody knows better
 
@@ -92,8 +92,7 @@ def brief(rows: Sequence[Row]) -> list[Row]:
     for label, row in zip(named, table, strict=True):
         cells: Row = {"": label}
         for name in metrics:
-            text = f"{row[name].value:.{COLUMNS[name].digits}f}"
-            text = "-" if math.isnan(row[name].value) else text
+            text = printed(row[name].value, COLUMNS[name].digits)
             cells[COLUMNS[name].title] = f"**{text}**" if text == best[name] else text
         out.append({**cells, "calls": row["nfe"]})
     return out
@@ -105,4 +104,4 @@ def _best(name: str, table: Sequence[Row]) -> str | None:
     known = [row[name].value for row in table if not math.isnan(row[name].value)]
     if not column.better or len(known) < 2:
         return None
-    return f"{max(known) if column.better > 0 else min(known):.{column.digits}f}"
+    return printed(max(known) if column.better > 0 else min(known), column.digits)

@@ -23,16 +23,20 @@ class Mean:
     high: float
 
     def text(self, digits: int) -> str:
-        if math.isnan(self.value):
-            return "-"
-        alone = not (math.isfinite(self.low) and math.isfinite(self.high))
-        interval = "" if alone else f" ({self.low:.{digits}f}..{self.high:.{digits}f})"
-        return f"{self.value:.{digits}f}{interval}"
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return printed(self.value, digits)
+        value, low, high = (printed(n, digits) for n in (self.value, self.low, self.high))
+        return f"{value} ({low}..{high})"
 
     @property
     def sure(self) -> bool:
         """Whether the interval leaves 0 out; of a difference: it is significant at 5%."""
         return math.isfinite(self.low) and (self.low > 0 or self.high < 0)
+
+
+def printed(value: float, digits: int) -> str:
+    """A number of a table; none is "-0.00"."""
+    return "-" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def mean_of(values: Sequence[float | None]) -> Mean:

@@ -184,7 +184,7 @@ def deliver(
     or the Markdown."""
     for kind, target in targets.items():
         put(texts[kind](), target, reporter)
-    if "-" not in targets.values() and not reporter.quiet:
+    if "-" not in targets.values():
         show() if show else _echo(texts.get("screen", texts["markdown"])())
 
 

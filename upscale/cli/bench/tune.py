@@ -60,7 +60,7 @@ def tune_schedule(options: dict[str, Any]) -> int:
         if options["json_file"]:
             told = {**asdict(tuned), "path": None if path is None else str(path)}
             put(json.dumps(told, indent=1), options["json_file"], reporter)
-    if options["json_file"] != "-" and not options["quiet"]:
+    if options["json_file"] != "-":
         click.echo("\n".join(_lines(tuned, path)))
     return 0
 
