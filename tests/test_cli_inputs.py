@@ -193,6 +193,19 @@ def test_a_pipe_is_read_once(more, here, calls):
     assert "a device" in run("/dev/zero", "-o", "y.png", code=3).told
 
 
+def test_a_dry_run_waits_for_nobody_who_may_not_come(here, calls, monkeypatch):
+    monkeypatch.setattr("upscale.cli.upscale.inputs._PATIENCE", 0.05)
+    os.mkfifo("p")
+    told = run("p", "-o", "x.png", "--dry-run", code=3).told
+    assert "p: nobody writes into this pipe, and a dry run does not wait" in told
+    reader, writer = os.open("p", os.O_RDONLY | os.O_NONBLOCK), os.open("p", os.O_WRONLY)
+    data = picture(here / "a.png").read_bytes()
+    late = threading.Timer(0.2, lambda: (os.write(writer, data), os.close(writer)))
+    late.start()  # who is there, and slow, is waited for
+    assert run("p", "-o", "x.png", "--dry-run").stdout == "x.png\n"
+    os.close(reader)
+
+
 def test_a_result_goes_into_a_pipe_or_a_device(here, calls, monkeypatch):
     picture(here / "a.png")
     monkeypatch.setattr(os, "access", lambda path, mode: not os.path.isdir(path))  # as of /dev

@@ -7,6 +7,7 @@ import codecs
 import difflib
 import glob
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from upscale.errors import InputError, UsageError
 from upscale.image.formats import OTHER_SUFFIXES, SUFFIXES
 
 _NAMED = 5  # of the files that are passed over
+_PATIENCE = 1.0  # seconds in which a dry run lets a pipe be opened
 
 
 @dataclass
@@ -86,7 +88,7 @@ def _find(paths: tuple[str, ...], options: Mapping[str, Any]) -> Found:
         listed = read_list(options["from_file"], options["null"])
         if not listed and not paths:
             raise UsageError(f"--from-file {options['from_file']}: the list is empty")
-    return find(paths, listed, but_not=options["output"])
+    return find(paths, listed, but_not=options["output"], wait=not options["dry_run"])
 
 
 def _check_stdout(items: list[Item], options: Mapping[str, Any]) -> None:
@@ -107,13 +109,20 @@ def _check_stdout(items: list[Item], options: Mapping[str, Any]) -> None:
 # --- looking --------------------------------------------------------------------------------------
 
 
-def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | None = None) -> Found:
+def find(
+    inputs: Iterable[str],
+    listed: Iterable[str] = (),
+    *,
+    but_not: str | None = None,
+    wait: bool = True,
+) -> Found:
     """Everything that `inputs` and the lines of a list name, in their order, each picture once.
 
     Folders are searched to the bottom, in alphabetical order; hidden files, other files than
     pictures (by suffix), pipes, links to folders, earlier results beside their picture, and the
     folder `but_not` (where the results go), by whatever name, are skipped. Patterns (`*.png`,
     `**/*.jpg`) are for quoted ones that the shell left alone; a line of a list is a plain path.
+    wait: for who writes into a named pipe.
     """
     found, inputs, listed = Found(), list(inputs), list(listed)
     for text in inputs:
@@ -122,10 +131,10 @@ def find(inputs: Iterable[str], listed: Iterable[str] = (), *, but_not: str | No
         elif glob.has_magic(text) and not remote.is_url(text) and not os.path.lexists(text):
             _match(text, found, but_not)
         else:
-            _add(text, found, but_not)
+            _add(text, found, but_not, wait)
     for text in listed:
         found.many = True
-        _add(text, found, but_not)
+        _add(text, found, but_not, wait)
     unique: dict[str, Source] = {}
     for source in found.sources:
         unique.setdefault(STDIN if source.name == STDIN else os.path.abspath(source.name), source)
@@ -161,7 +170,7 @@ def without_mark(data: bytes) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def _add(text: str, found: Found, but_not: str | None) -> None:
+def _add(text: str, found: Found, but_not: str | None, wait: bool) -> None:
     if remote.is_url(text):
         found.many = True
         stored = dict(remote.find(text, but_not))
@@ -177,27 +186,39 @@ def _add(text: str, found: Found, but_not: str | None) -> None:
             found.failures.append((text, InputError(why)))
     elif os.path.exists(text):
         try:
-            found.sources.append(source_of(text))
+            found.sources.append(source_of(text, wait))
         except InputError as error:
             found.failures.append((text, error))
     else:
         found.failures.append((text, InputError(f"{text}: {_why_missing(text)}")))
 
 
-def source_of(path: str) -> Source:
-    """A file, or what comes out of a pipe, which is read at once. Raises InputError."""
+def source_of(path: str, wait: bool = True) -> Source:
+    """A file, or what comes out of a pipe, which is read at once. Raises InputError, also for a
+    pipe that nobody writes into, unless it is to `wait` for that."""
     source = Source(path, Path(Path(path).name), alone=True)
     if not is_special(Path(path)):
         return source
     try:
         if not stat.S_ISFIFO(os.stat(path).st_mode):
             raise InputError(f"{path}: is a device or a socket, and no file or pipe")
-        data = Path(path).read_bytes()
+        data = Path(path).read_bytes() if wait else _drained(path)
     except OSError as error:
         raise InputError(f"{path}: the pipe cannot be read: {error.strerror}") from error
     if not data:
         raise InputError(f"{path}: nothing came out of this pipe")
     return replace(source, data=data)
+
+
+def _drained(pipe: str) -> bytes:
+    """What comes out of a pipe, unless nobody opens it to write. Raises InputError, OSError."""
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as file:
+        ready, _, _ = select.select([file], [], [], _PATIENCE)
+        first = b"" if ready else file.read(1)  # None: somebody is there, who has said nothing yet
+        if not ready and first == b"":
+            raise InputError(f"{pipe}: nobody writes into this pipe, and a dry run does not wait")
+        os.set_blocking(file.fileno(), True)
+        return (first or b"") + file.readall()
 
 
 def _match(pattern: str, found: Found, but_not: str | None) -> None:
