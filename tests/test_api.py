@@ -311,6 +311,13 @@ def test_many_take_one_path_and_each_file_once(tmp_path, monkeypatch):
         assert [made.image.size for made in upscale.upscale_many(one, **how)] == [(24, 20)]
 
 
+def test_many_take_no_pictures_in_memory():
+    for wrong in (np.zeros((4, 4, 3), np.uint8), [np.zeros((4, 4, 3))], image(), [image()], None):
+        kind = type(wrong[0] if isinstance(wrong, (list, np.ndarray)) else wrong).__name__
+        with pytest.raises(UsageError, match=f"paths of files, and no {kind}; an Upscaler"):
+            upscale.upscale_many(wrong)
+
+
 def test_options_that_are_none():
     with pytest.raises(UsageError, match="no option scail"):
         upscale.upscale_many([], scail=2)

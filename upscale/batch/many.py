@@ -71,9 +71,14 @@ def upscale_many(
     files, pace = Files(**given[2]), Pace(jobs, batch, timeout)
     method, beside = sheet.methods_of(given[0].get("method"), given[0].get("weights"), files)
     setup, request = Setup(**{**given[0], "method": method}), Request(**given[1])
-    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    several = isinstance(paths, Iterable) and not isinstance(paths, (str, os.PathLike))
     unique: dict[str, str] = {}
-    for path in paths:
+    for path in paths if several else [paths]:
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(
+                f"upscale_many takes paths of files, and no {type(path).__name__}; an Upscaler "
+                "takes a picture in memory"
+            )
         unique.setdefault(os.path.abspath(path), os.fspath(path))
     sources = [Source(path, Path(Path(path).name)) for path in unique.values()]
     naming = naming_of(request, files)
