@@ -185,6 +185,9 @@ def test_own_words(here):
     store = open_study(Path("s"))
     assert (store.meta["title"], store.meta["consent"]) == ("Echt?", "Wir fragen Sie …")
     store.close()
+    wrong = ("-o", "t", "--title", os.fsdecode(b"caf\xe9"))  # as a Latin-1 script gives it
+    told = run("build", "--hr", "hr", "--method", "bicubic", *wrong, *FEW, code=2).told
+    assert "it is not in UTF-8" in told and not Path("t").exists()
     (here / "consent.txt").write_text(" \n")
     assert "is empty" in run("build", "--hr", "hr", "--method", "bicubic", "-o", "t", "--consent",
                              "consent.txt", *FEW, code=3).told  # fmt: skip

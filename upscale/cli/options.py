@@ -172,6 +172,19 @@ class NamedFolder(click.ParamType):
         return [CompletionItem(incomplete, type="dir")]
 
 
+class Words(click.ParamType):
+    """A text that goes into files and pages, all of which are in UTF-8."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail("it is not in UTF-8; is the terminal set to another encoding?", param, ctx)
+        return str(value)
+
+
 class Tile(click.ParamType):
     """auto, 0 (the whole picture at once) or a side in pixels of the result."""
 

@@ -26,6 +26,7 @@ from upscale.cli.options import (
     Finite,
     Named,
     Scale,
+    Words,
     asked,
     completed,
     option,
@@ -66,7 +67,7 @@ _OPTIONS = [
     option("--output", metavar="DIR", type=ANY_PATH, group="Run",
         show_default="runs/ and the name of the recipe, or METHOD-DOMAIN",
         help="Folder of the run: checkpoints, metrics.jsonl, samples, the weights and their card."),
-    option("--name", metavar="NAME", group="Run", expert=True,
+    option("--name", metavar="NAME", type=Words(), group="Run", expert=True,
         show_default="my- and the recipe, or METHOD-DOMAIN", help="Name of the weights file."),
     option("--resume", metavar="DIR", type=ANY_PATH, group="Run",
         help="Go on with the run in this folder, with its settings and pictures. Options given "

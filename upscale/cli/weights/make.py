@@ -22,6 +22,7 @@ from upscale.cli.options import (
     Named,
     Scale,
     Several,
+    Words,
     option,
     path_of,
     with_options,
@@ -33,7 +34,7 @@ from upscale.diffusion.table import SAMPLERS
 from upscale.errors import OutputError, UsageError
 from upscale.pipeline.request import SCALES
 
-_LICENCE = option("--licence", metavar="TEXT", help="Licence of the weights (SPDX identifier).")
+_LICENCE = option("--licence", type=Words(), help="Licence of the weights (SPDX identifier).")
 
 
 _IMPORT = [
