@@ -64,6 +64,36 @@ def test_premultiplied_planes_are_made_straight():
     assert np.abs(picture.rgb * 255 - colour)[seen].max() < 1.5
 
 
+def test_what_was_multiplied_into_colours_is_not_rounded_down():
+    stored = np.array([[[100, 33, 7, 128], [3, 2, 1, 3], [9, 8, 7, 0]]], np.uint8)
+    picture = read(tiff(stored, photometric="rgb", extrasamples=["assocalpha"]))
+    want = stored[..., :3] / np.maximum(stored[..., 3:], 1)
+    assert np.abs(picture.rgb - want)[0, :2].max() < 1e-6
+
+
+@pytest.mark.parametrize("photometric, colours", [("rgb", 4), ("miniswhite", 1), ("rgb", 3)])
+def test_bytes_whose_bits_stand_the_other_way_round(photometric, colours):
+    a = whole(7, 9, colours)
+    turned = np.packbits(np.unpackbits(a[..., None], -1)[..., ::-1], -1)[..., 0]
+    extra = ["unassalpha"] if colours == 4 else None
+    file = tiff(turned.squeeze(), photometric=photometric, extrasamples=extra,
+                extratags=[(274, 3, 1, 2)])  # fmt: skip
+    order = struct.pack("<HHI", 266, 3, 1)  # FillOrder in the place of an orientation
+    file = io.BytesIO(file.getvalue().replace(struct.pack("<HHI", 274, 3, 1), order))
+    assert np.array_equal(samples(read(file)), 255 - a if photometric == "miniswhite" else a)
+
+
+def test_planes_of_which_pillow_makes_garbage_are_refused():
+    a = whole(3, 7, 9)
+    lab = tiff(a, photometric="cielab", planarconfig="separate")
+    with pytest.raises(InputError, match="Lab in planes, which diffsr cannot read"):
+        read(lab)
+    two = tiff(a[:2], photometric="minisblack", planarconfig="separate",
+               extrasamples=["unassalpha"])  # fmt: skip
+    with pytest.raises(InputError, match="a palette and transparency in planes"):
+        read(patched(two, 262, struct.pack("<H", 3)))
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_fourth_channel_that_nothing_is_said_of_is_left_out_and_told(bits):
     a = whole(7, 9, 4, bits=bits)

@@ -40,9 +40,9 @@ _TURNED = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))  # the bits of byt
 _MOST_PAGES = 1_000_000  # counted
 _MOST_SAMPLES = 32  # of a pixel
 _MOST_TILE = 4096**2  # pixels of a tile larger than the picture
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR, _LAB = 0, 1, 2, 5, 6, 8
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _CFA, _LINEAR_RAW = 32803, 34892
-_PHOTOMETRICS = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, 3, _CMYK, _YCBCR, _LAB}
+_PHOTOMETRICS = {_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB}
 _OUR_COMPRESSIONS = {1, _LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD, 32773}
 _COMPRESSIONS = _OUR_COMPRESSIONS | {2, 3, 4, 6, 7, 32771, 32809}
 _INSTEAD = (
@@ -103,10 +103,11 @@ def _odd(page: tifffile.TiffPage) -> bool:
     """Whether Pillow refuses or misreads channels of 8 bits beside the colours."""
     colours, samples = (3 if page.photometric == _RGB else 1), page.samplesperpixel
     planes = page.planarconfig == 2 and samples > colours
-    # Pillow takes the fourth of RGB for transparency where nothing is said of it
-    known = colours == 3 and page.extrasamples[:1] in ((0,), (_PREMULTIPLIED,), (_STRAIGHT,))
-    many = samples > colours + known
-    return (planes or many) and page.compression in _OUR_COMPRESSIONS
+    # Pillow takes the fourth of RGB for transparency where nothing is said of it, and rounds down
+    # what was multiplied into colours
+    known = colours == 3 and page.extrasamples[:1] in ((0,), (_STRAIGHT,))
+    odd = planes or samples > colours + known or page.fillorder == 2
+    return odd and page.compression in _OUR_COMPRESSIONS
 
 
 def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
@@ -130,9 +131,12 @@ def _unread(page: tifffile.TiffPage, ours: bool) -> str | None:
         return f"of {page.imagedepth} layers in depth, which diffsr cannot read"
     if page.photometric == _YCBCR and page.compression == 1 and not _plain_ycbcr(page):
         return "of subsampled YCbCr colours without compression, which diffsr cannot read"
-    deep_planes = page.planarconfig == 2 and bits == {16} and page.compression == 1
-    if page.photometric == _CMYK and deep_planes:  # of which Pillow makes garbage
-        return "of CMYK in planes of 16 bits without compression, which diffsr cannot read"
+    if page.planarconfig == 2 and page.samplesperpixel > 1:  # of which Pillow makes garbage
+        if page.photometric == _CMYK and bits == {16} and page.compression == 1:
+            return "of CMYK in planes of 16 bits without compression, which diffsr cannot read"
+        if page.photometric in (_PALETTE, _LAB):
+            kind = "Lab" if page.photometric == _LAB else "a palette and transparency"
+            return f"of {kind} in planes, which diffsr cannot read"
     empty = zip(page.dataoffsets, page.databytecounts, strict=True)
     if ours and any(at and not count for at, count in empty):  # at 0 is what was left out
         return "whose strips are said to hold no bytes"
