@@ -6,6 +6,7 @@ Each file is made in the test, as a rule by a library that is not the one that r
 import io
 import os
 import struct
+import zlib
 
 import numpy as np
 import png
@@ -161,6 +162,20 @@ def test_palette_of_greys_is_grey():
     assert picture.grey
     want = np.array([[0, 0], [80, 128], [160, 255], [240, 255]])[np.asarray(indexed)]
     assert np.array_equal(samples(picture), want)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_transparent_grey_has_no_more_bits_than_the_samples(bits):
+    a = np.arange(4, dtype=np.uint8)[None] * (255 // (2**bits - 1))
+    file = saved(Image.fromarray(a), "PNG", bits=bits)
+    with Image.open(file) as im:
+        key = round(int(np.asarray(im)[0, 2]) / 255 * (2**bits - 1)) | 1 << bits
+    chunk = b"tRNS" + struct.pack(">H", key)
+    chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = file.getvalue()
+    at = data.index(b"IDAT") - 4
+    picture = read(io.BytesIO(data[:at] + chunk + data[at:]))
+    assert picture.alpha.tolist() == [[1, 1, 0, 1]]
 
 
 @pytest.mark.parametrize("bits", [8, 16])

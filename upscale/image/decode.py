@@ -163,7 +163,9 @@ def decoded(
         return _pnm(pixels, im, found, allow_truncated)
     im, lost = _loaded(im, pixels, format, allow_truncated)
     if format == "PNG" and head[25] == 0 and "transparency" in im.info:
-        im.info["transparency"] *= {2: 85, 4: 17}.get(head[24], 1)  # as Pillow has the samples
+        most = 2 ** head[24] - 1  # further bits are to be ignored (PNG, 11.3.1.1)
+        hidden = im.info["transparency"] & most
+        im.info["transparency"] = hidden * max(1, 255 // most)  # as Pillow has the samples
     if format == "TGA" and im.mode == "P" and im.palette.mode == "RGBA":
         im = im.convert("RGBA")
     if format == "TGA" and not head[17] & 15 and im.mode in ("LA", "RGBA"):
