@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import png
@@ -18,7 +19,7 @@ from picture_files import (
 from PIL import Image, ImageFile
 
 from upscale.errors import InputError, OutOfMemory
-from upscale.image import decode
+from upscale.image import decode, jpeg
 from upscale.image.decode import read
 from upscale.image.encode import write
 from upscale.image.picture import Picture
@@ -144,6 +145,27 @@ def test_a_jpeg_with_a_gap_in_its_pixels_is_told(restarts):
             assert "damaged" in read(gap).notes[0]
         except InputError as error:  # all that follows is even
             assert "--allow-truncated" in str(error)
+
+
+@pytest.mark.parametrize("how", [{"progressive": True}, {"restart_marker_blocks": 9}, {}])
+def test_a_jpeg_with_zeros_in_the_place_of_pixels_is_told(how):
+    data = saved(smooth(160, 130), "JPEG", quality=90, **how).getvalue()
+    assert read(io.BytesIO(data)).notes == ()
+    told = 0
+    starts = range(1500, len(data) - 600, (len(data) - 2100) // 9)
+    for at in starts:
+        with suppress(InputError):
+            told += not read(io.BytesIO(data[:at] + bytes(300) + data[at + 300 :])).notes
+    assert told <= 1  # two codes may happen to end at one bit
+
+
+def test_zeros_that_are_pixels_are_no_damage():
+    flat = np.full((700, 900, 3), 250, np.uint8)
+    flat[50:60, 20:90] = 0
+    for how in ({"progressive": True, "quality": 95}, {"optimize": True}):
+        data = saved(flat, "JPEG", **how).getvalue()
+        assert list(jpeg.behind_zeros(data)) or "optimize" in how
+        assert read(io.BytesIO(data)).notes == ()
 
 
 def bomb() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import itertools
 import logging
 import math
 import threading
@@ -29,6 +30,8 @@ Frames: TypeAlias = Literal["error", "first"]
 
 _HEAD = 64  # bytes that tell the format
 _MOST_SCANS = 100
+_MOST_STRETCHES = 8  # of zeros among a JPEG's pixels that are looked at
+_LAST = 8  # bytes of such pixels, not all of which can belong to one code
 _quiet_lock = threading.Lock()
 _quiet: list[ExitStack] = []  # what the first of several threads put aside, for the last to restore
 _decoding = 0
@@ -394,12 +397,32 @@ def _made_up(file: BinaryIO) -> list[str]:
         both = (_jpeg_of(d, small=True) for d in (data, jpeg.longer(data, _GUESSES[1])))
         made, other = (np.asarray(im).reshape(im.height, im.width, -1) for im in both)
         rows = np.flatnonzero((made != other).any((1, 2)))
-        if not len(rows) and jpeg.restarts_in_order(data):
+        if not len(rows) and jpeg.restarts_in_order(data) and not _out_of_step(data):
             return []
         below = made[min(rows[0] + 4, len(made) - 1) :] if len(rows) else made  # 4: an MCU's most
         if (below == made[-1, 0]).all():
             return [_NO_END]
     return ["the JPEG is damaged: parts of the picture are made up, or in a wrong place"]
+
+
+def _out_of_step(data: bytes) -> bool:
+    """Whether pixels behind a stretch of zeros need more bytes than there are, or do not need the
+    last ones. Of a progressive JPEG an eighth of the size does not show it."""
+    ends = list(itertools.islice(jpeg.behind_zeros(data), _MOST_STRETCHES))
+    if not ends:
+        return False
+    whole = _jpeg_of(data).tobytes()
+
+    def same(other: bytes) -> bool:
+        with suppress(OSError):
+            return _jpeg_of(other).tobytes() == whole
+        return False
+
+    def unneeded(end: int) -> bool:
+        start = len(data[: end - _LAST].rstrip(b"\xff"))
+        return all(same(data[:start] + guess[:_LAST] + data[end:]) for guess in _GUESSES[1:])
+
+    return not same(jpeg.longer(data, _GUESSES[1])) or any(map(unneeded, ends))
 
 
 def _jpeg_of(data: bytes, *, small: bool = False) -> Image.Image:

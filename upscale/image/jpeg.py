@@ -24,6 +24,7 @@ _NOT_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _LOSSLESS, _HIERARCHICAL = {0xC3, 0xCB}, {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 _RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+_ZEROS = bytes(64)
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SCAN, EOI, LS, CUT = 0xDA, 0xD9, 0xF7, 0
 
@@ -88,6 +89,22 @@ def restarts_in_order(data: bytes) -> bool:
         for begin, end in _pixels(data)
         for index, mark in enumerate(_RESTART.finditer(data, begin, end))
     )
+
+
+def behind_zeros(data: bytes) -> Iterator[int]:
+    """Where the last byte that is not 0 ends of pixels in which zeros stand as a bad disk or a
+    broken download leaves them: of each scan, or between two restarts. Of flat pictures they may be
+    pixels. (The last bits of blocks' means have one place each.)"""
+    if _ZEROS not in data or any(marker in _ARITHMETIC for marker, *_ in segments(data)):
+        return
+    for begin, end in _pixels(data):
+        if data[begin - 3] == 0 and data[begin - 1] >> 4:
+            continue
+        for mark in [*_RESTART.finditer(data, begin, end), None]:
+            body = data[begin : mark.start() if mark else end].rstrip(b"\0\xff")
+            if _ZEROS in body:
+                yield begin + len(body)
+            begin = mark.end() if mark else end
 
 
 def check_frame(marker: int, bits: int, channels: int) -> None:
