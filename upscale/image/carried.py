@@ -30,6 +30,9 @@ _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _COLOURS = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
 
 
+_CALLED = {"exif": "EXIF block", "xmp": "XMP packet", "iptc": "IPTC block", "icc": "colour profile"}
+
+
 @dataclass
 class Carried:
     """exif: a block, with or without prefix; comments: of JPEG and GIF; texts and colours: chunks
@@ -49,6 +52,14 @@ class Carried:
     coded: Coded | None = None
     notes: list[str] = field(default_factory=list)
     room: int = _UNPACKED_BYTES  # that is left
+
+    def take(self, field: str, block: bytes) -> None:
+        """exif, xmp, iptc or icc: the first block counts, and another is told."""
+        block = block.removeprefix(exif.PREFIX)
+        if getattr(self, field) is None:
+            setattr(self, field, block)
+        elif block != getattr(self, field):
+            self.notes.append(f"a second {_CALLED[field]} in the file was left out")
 
 
 def carried(file: BinaryIO, format: str) -> tuple[Carried, BinaryIO]:
@@ -85,10 +96,10 @@ def _jpeg(file: BinaryIO, found: Carried) -> None:
             end = start
         elif marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 12:
             _density(found, body[7], struct.unpack(">HH", body[8:12]))
-        elif marker == 0xE1 and body.startswith(b"Exif\0") and found.exif is None:
-            found.exif = body[6:]
-        elif marker == 0xE1 and body.startswith(jpeg.XMP) and found.xmp is None:
-            found.xmp = body[len(jpeg.XMP) :]
+        elif marker == 0xE1 and body.startswith(b"Exif\0"):
+            found.take("exif", body[6:])
+        elif marker == 0xE1 and body.startswith(jpeg.XMP):
+            found.take("xmp", body[len(jpeg.XMP) :])
         elif marker == 0xE1 and body.startswith(jpeg.MORE_XMP):
             rest = body[len(jpeg.MORE_XMP) :]  # GUID, length of the whole, offset, part
             more_xmp.setdefault(rest[:32], {})[int.from_bytes(rest[36:40], "big")] = rest[40:]
@@ -248,10 +259,10 @@ def _ancillary(kind: bytes) -> bool:
 
 def _png_chunk(kind: bytes, data: bytes, found: Carried) -> None:
     if kind == b"eXIf":
-        found.exif = found.exif or data
-    elif kind == b"iCCP" and found.icc is None:
+        found.take("exif", data)
+    elif kind == b"iCCP":
         try:
-            found.icc = _unpacked(data.split(b"\0", 1)[1][1:], found)
+            found.take("icc", _unpacked(data.split(b"\0", 1)[1][1:], found))
         except (IndexError, zlib.error, ValueError):
             found.notes.append("a damaged colour profile was left out")
     elif kind == b"pHYs" and len(data) == 9:
@@ -291,8 +302,7 @@ def _png_text(kind: bytes, data: bytes, found: Carried) -> None:
         if content and content.startswith(jpeg.XMP):
             place, content = "xmp", content[len(jpeg.XMP) :]
         if content:
-            if getattr(found, place) is None:
-                setattr(found, place, content)
+            found.take(place, content)
             return
     found.texts.append((kind, data))
 
@@ -333,9 +343,10 @@ def _webp(file: BinaryIO, found: Carried) -> None:
     while file.tell() < end and len(head := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", head)
         name = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "icc"}.get(kind)
-        if name and length <= _CHUNK_BYTES and getattr(found, name) is None:
+        if name and length <= _CHUNK_BYTES:
             data = file.read(length)
-            setattr(found, name, data if len(data) == length else None)
+            if len(data) == length:
+                found.take(name, data)
             file.seek(length % 2, 1)
         elif kind == b"VP8 " and found.coded is None:
             data = file.read(min(length, _FRAME_HEAD))
