@@ -25,6 +25,8 @@ _PRIMARIES = {
 _VIDEO, _SRGB, _LINEAR, _PQ, _HLG = (1, 6, 14, 15), 13, 8, 16, 18
 _GAMMAS = {4: 2.2, 5: 2.8, _LINEAR: 1.0, 17: 2.6}
 _UNSPECIFIED = 2
+_SRGB_GAMMA = 45455  # sRGB's curve in one number
+_GAMMA = (16, 625_000_000)  # others are mistakes, to libpng too
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
@@ -62,8 +64,10 @@ def of_chunks(chunks: Sequence[tuple[bytes, bytes]], grey: bool) -> tuple[bytes 
     if b"sRGB" in said or not {b"gAMA", b"cHRM"} & said.keys():
         return None, None
     curve, primaries, names = _SRGB_CURVE, _PRIMARIES[1], []
-    gamma = int.from_bytes(said.get(b"gAMA", b""), "big")
-    if gamma and abs(gamma - 45455) > 500:  # 45455 is sRGB's in one number
+    gamma = int.from_bytes(said.get(b"gAMA", _SRGB_GAMMA.to_bytes(4, "big")), "big")
+    if not _GAMMA[0] <= gamma <= _GAMMA[1]:
+        return None, "gAMA"
+    if abs(gamma - _SRGB_GAMMA) > 500:
         curve = _gamma(100000 / gamma)
         names.append("gAMA")
     if len(said.get(b"cHRM", b"")) == 32 and not grey:
