@@ -437,6 +437,22 @@ def test_pixels_that_are_not_square_stay_so(format):
     assert back.aspect[0] / back.aspect[1] == pytest.approx(2, abs=0.05)
 
 
+@pytest.mark.parametrize("dpi", [(2**31 * 0.0254, 4e7), (0.0254, 0.03), (2.54, 5.08), (1e-9, 1e12),
+                                 (299.9994, 299.9994), (65535, 1)])  # fmt: skip
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_resolution_is_kept_or_told_however_odd(format, dpi):
+    picture = Picture(np.zeros((3, 5, 3), np.float32), dpi=dpi)
+    data, notes = written(picture, format)
+    back = read(io.BytesIO(data)).dpi
+    if format == "PNG" and dpi == (1e-9, 1e12):
+        return  # its unit is a whole number a metre, of 31 bits
+    held = dpi in ((2.54, 5.08), (299.9994, 299.9994), (65535, 1)) or format != "JPEG"
+    assert (notes == []) == held
+    limit = 2**32 - 1
+    want = pytest.approx([min(max(n, 1 / limit), limit) for n in dpi], rel=0.2)
+    assert back == want if held else back is None
+
+
 # ---- XMP, IPTC, comments, texts ------------------------------------------------------------------
 
 
@@ -828,6 +844,39 @@ def test_what_follows_in_the_same_stream_is_told(format):
     assert picture.size == (16, 16)
     assert any("another picture" in note for note in picture.notes)
     assert read(io.BytesIO(one)).notes == ()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_second_block_of_a_kind_is_told(format, same):
+    one = directory((271, 2, b"Maker\0"))
+    two = one if same else directory((271, 2, b"Else\0"))
+    plain = saved(smooth(16, 16), format, lossless=True).getvalue()
+    if format == "PNG":
+        raw = b"Raw profile type exif\0\nexif\n  99\n" + (exif.PREFIX + two).hex().encode()
+        file = with_chunks(plain, (b"eXIf", one), (b"tEXt", raw))
+    elif format == "JPEG":
+        blocks = (exif.PREFIX + block for block in (one, two))
+        added = b"".join(b"\xff\xe1" + struct.pack(">H", 2 + len(b)) + b for b in blocks)
+        file = io.BytesIO(plain[:2] + added + plain[2:])
+    else:
+        size = struct.pack("<I", 15)[:3] * 2
+        chunks = [(b"VP8X", b"\x08\0\0\0" + size), (b"VP8L", plain[20:])]
+        chunks += [(b"EXIF", one), (b"EXIF", two)]
+        body = b"".join(k + struct.pack("<I", len(d)) + d + bytes(len(d) % 2) for k, d in chunks)
+        file = io.BytesIO(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body)
+    picture = read(file)
+    assert b"Maker" in picture.exif
+    assert picture.notes == (() if same else ("a second EXIF block in the file was left out",))
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2**31 - 1])
+def test_a_gamma_that_is_none_is_told(gamma):
+    plain = saved(smooth(9, 5), "PNG").getvalue()
+    picture = read(with_chunks(plain, (b"gAMA", struct.pack(">I", gamma))))
+    told = ("colours by gAMA are not understood: they are taken for sRGB",)
+    assert (picture.icc, picture.notes) == (None, told)
+    assert np.array_equal(picture.rgb, read(io.BytesIO(plain)).rgb)
 
 
 def test_a_damaged_tRNS_costs_only_transparency():

@@ -139,6 +139,8 @@ def extras_of(
     found["texts"] = tuple(t for t in found["texts"] if not t[1].startswith(b"Software\0diffsr "))
     found["icc"], found["colours"], said = _colours(picture, name)
     notes += said
+    if name == "JPEG" and found["dpi"] and not jpeg.density(found["dpi"]):
+        holds -= {"dpi"}
     for field, words in _WORDS.items():
         if found[field] and field not in holds:
             if field == "texts":

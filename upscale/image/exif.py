@@ -389,12 +389,17 @@ def resolution(order: str, densities: tuple[float, float], unit: int) -> Tags:
     """Tags of a resolution; unit 1 (none), 2 (inches)."""
     made: Tags = {_UNIT: whole(order, SHORT, unit)}
     for tag, density in zip((_X, _Y), densities, strict=True):
-        fraction = Fraction(density).limit_denominator(10000)
-        pair = (fraction.numerator, fraction.denominator)
-        if not 0 < pair[0] < 2**32:
-            pair = (1, 1)
-        made[tag] = whole(order, RATIONAL, *pair)
+        made[tag] = whole(order, RATIONAL, *_ratio(density))
     return made
+
+
+def _ratio(number: float) -> tuple[int, int]:
+    """A positive number as two of 32 bits, as near as these can be."""
+    if number < 1:
+        return _ratio(1 / number)[::-1]
+    most = min(number, 2**32 - 1)
+    fraction = Fraction(most).limit_denominator(min(10000, int((2**32 - 1) / most)))
+    return fraction.numerator, fraction.denominator
 
 
 def tags_of(block: bytes | None) -> tuple[str, Tags]:

@@ -25,6 +25,7 @@ _LOSSLESS, _HIERARCHICAL = {0xC3, 0xCB}, {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
 _RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 _ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ZEROS = bytes(64)
+_OFF = 0.05  # most that a resolution may change by
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SCAN, EOI, LS, CUT = 0xDA, 0xD9, 0xF7, 0
 
@@ -159,16 +160,29 @@ def _photoshop(iptc: bytes) -> Iterator[bytes]:
         yield _segment(0xED, PHOTOSHOP + resource[start : start + step])
 
 
+def density(dpi: tuple[float, float]) -> tuple[int, int, int] | None:
+    """(unit, across, down) in JFIF's whole numbers, of inches or centimetres, whichever are nearer;
+    None where both are far off."""
+    ways = []
+    for unit, inches in ((1, 1.0), (2, 1 / 2.54)):
+        exact = [n * inches for n in dpi]
+        whole = [min(65535, max(1, round(n))) for n in exact]
+        off = max(abs(w / n - 1) for w, n in zip(whole, exact, strict=True))
+        ways.append((off, (unit, whole[0], whole[1])))
+    off, best = min(ways)
+    return best if off < _OFF else None
+
+
 def head_of(data: memoryview, extras: Extras) -> tuple[bytes, int]:
     """(the beginning of a JPEG, with what goes along behind JFIF's segment, where in `data` it
     goes on)."""
     (length,) = struct.unpack(">H", data[4:6])
     jfif = bytearray(data[2 : 4 + length])
-    if densities := extras.dpi or extras.aspect:
-        # pixels without a unit have a ratio alone
-        scale = 1.0 if extras.dpi else 1000 / max(densities)
-        whole = [min(65535, max(1, round(n * scale))) for n in densities]
-        jfif[11:16] = struct.pack(">BHH", 1 if extras.dpi else 0, *whole)
+    if extras.dpi:
+        jfif[11:16] = struct.pack(">BHH", *(density(extras.dpi) or (0, 1, 1)))
+    elif extras.aspect:  # pixels without a unit have a ratio alone
+        whole = [max(1, round(n * 1000 / max(extras.aspect))) for n in extras.aspect]
+        jfif[11:16] = struct.pack(">BHH", 0, *whole)
     added, more = bytes(jfif), []
     if extras.exif:
         added += _segment(0xE1, extras.exif)
