@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from upscale import methods
 from upscale.bench import tune as module
-from upscale.bench.tune import keep, tune
+from upscale.bench.tune import Tuned, keep, tune
 from upscale.cli.main import cli
 from upscale.diffusion.process import sigmas
 from upscale.diffusion.table import SAMPLERS, SPACINGS
@@ -100,8 +100,9 @@ def test_a_stored_schedule_is_what_the_sampler_gets(
     assert warm.report["temperature"] == 1.0 and warm.report["spacing"] == "tuned"
 
 
-def test_listed_weights_are_not_touched(pictures: Path, tmp_path: Path, own: Path) -> None:
-    found = search(pictures, own)
+def test_listed_weights_are_not_touched(tmp_path: Path) -> None:
+    schedule = Schedule("ddim", 3, (2.0, 0.7, 0.2), 0.5)
+    found = Tuned(schedule, before={}, after={}, change={}, kept=True, tried=1)
     with pytest.raises(UsageError, match="--output"):
         keep(found, "sr3-photo")
     path = keep(found, "sr3-photo", tmp_path / "mine.safetensors")
@@ -183,12 +184,13 @@ def test_the_command(pictures: Path, own: Path, tmp_path: Path) -> None:
     args = ("--dataset", str(pictures), "--weights", str(own), "--steps", "3", "--scale", "2",
             "--metrics", "psnr", "--candidates", "12", "--device", "cpu",
             "--output", str(new))  # fmt: skip
-    result = run(*args, "--json", "-")
-    assert result.exception is None
-    told = json.loads(result.stdout)
+    result = run(*args, "--json", str(tmp_path / "told.json"))
+    assert result.exception is None and f"stored in {new}" in result.stdout
+    told = json.loads((tmp_path / "told.json").read_text())
     assert told["tried"] == 12 and len(told["schedule"]["sigmas"]) == 3
     assert told["kept"] is True and told["path"] == str(new) and new.is_file()
-    assert f"stored in {new}" in run(*args).stdout
+    alone = json.loads(run(*args, "--candidates", "4", "--json", "-").stdout)
+    assert alone["tried"] == 4 and alone.keys() == told.keys()
     for bad, why in (
         (("--steps", "3"), "needs --weights and --steps"),
         (("--weights", str(own), "--steps", "2,3"), "takes one --steps"),
