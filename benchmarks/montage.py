@@ -3,6 +3,7 @@
     python benchmarks/montage.py first KODAK24/HR before-after.jpg
     python benchmarks/montage.py limits KODAK24/HR photo-limits.png
     python benchmarks/montage.py real KODAK24/HR photo-real.png
+    python benchmarks/montage.py denoise KODAK24/HR denoise.jpg
     python benchmarks/montage.py cuts FOLDER out.png --weights A,B --cut NAME:TOP:LEFT ...
 
 Each picture of the folder is enlarged as a whole, by the defaults, as `diffsr upscale` does; then
@@ -53,10 +54,12 @@ REAL = tuple(
         ("kodim13", 160, 300), ("kodim08", 150, 300),
     )
 )  # fmt: skip
+STRENGTHS = ("bicubic", "--denoise 0", "--denoise 0.5", "--denoise 1")
 
 
 class Montage:
-    """columns: "bicubic", "truth", "diffsr" (its choice for the picture), a method, or weights."""
+    """columns: "bicubic", "truth", "diffsr" (its choice for the picture), a strength of the
+    cleaning, a method, or weights."""
 
     def __init__(self, columns: Sequence[str], side: int, data: Path) -> None:
         self.columns, self.side, self.data = columns, side, data
@@ -80,7 +83,10 @@ class Montage:
         lr, hr = make_lr(self._truth(name), scale, degradation, name)
         if column == "truth":
             return hr
-        return self.upscaler(column)(Picture(lr), scale=float(scale)).picture.rgb
+        method, _, strength = column.partition("--denoise ")
+        fields = {"denoise": float(strength)} if strength else {}
+        upscaler = self.upscaler(method or "ecdp")
+        return upscaler(Picture(lr), scale=float(scale), **fields).picture.rgb.clip(0, 1)
 
     def _truth(self, name: str) -> np.ndarray:
         if name == "lettering":
@@ -121,7 +127,7 @@ def lettering(side: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("first", "limits", "real", "cuts"))
+    parser.add_argument("what", choices=("first", "limits", "real", "denoise", "cuts"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--weights", default="ecdp")
@@ -131,6 +137,9 @@ def main() -> None:
     if chosen.what == "first":
         made = Montage(("bicubic", "diffsr", "truth"), 136, chosen.folder).whole(FIRST, 1)
         made = titled(made, ("bicubic", "diffsr", "original"), 3)
+    elif chosen.what == "denoise":
+        cuts = (Cut("kodim23", 70, 380, degradation="peers"),)
+        made = titled(Montage(STRENGTHS, 160, chosen.folder).whole(cuts, 1), STRENGTHS, 2)
     elif chosen.what == "limits":
         made = Montage(("bicubic", "ecdp", "truth"), 160, chosen.folder).whole(LIMITS, 2)
     elif chosen.what == "real":

@@ -22,7 +22,7 @@ CENTRE = 1024  # side of the part that is looked at, in pixels
 NOISE = (0.8, 1.1, 1.5, 2.2, 3.2, 4.0), (0.0, 0.25, 0.5, 0.75, 0.75, 1.0)
 QUALITY = (86.0, 90.0, 92.0, 95.5, 98.5, 100.0), (1.0, 0.75, 0.75, 0.5, 0.25, 0.0)
 BLUR = (0.5, 0.56), (0.0, 1.0)
-GAIN = (-0.03, -0.02, 0.0, 0.02, 0.035), (0.0, 0.25, 0.5, 0.75, 1.0)
+GAIN = (-0.015, 0.0, 0.02, 0.035), (0.0, 0.4, 0.75, 1.0)
 # white noise that is light, as NOISE has it, and nothing else -> as much of a gain as is believed
 LIGHT = (0.9, 1.1, 2.3, 4.0), (1.0, 0.5, 0.5, 1.0)
 DOUBTED = (-0.03, -0.02), (0.0, 1.0)  # gain -> how much of what noise and blur ask for counts
