@@ -39,8 +39,8 @@ class Sampling:
     """What all stages of a picture have in common.
 
     projection: share of the input's own error that each step puts back; None: as each of mixed
-    weights has it. seed: of all noise, or of
-    a stage's. origin: where the stage's output begins in a larger one, for its noise.
+    weights has it. seed: of all noise, or of a stage's. origin: where the stage's output begins in
+    a larger one, for its noise.
     """
 
     sampler: str
