@@ -401,3 +401,13 @@ def test_a_narrow_terminal_shows_how_far_it_is(monkeypatch, capsys, columns, tim
     lines = [line.rstrip() for line in shown.get().splitlines() if line.strip()]
     assert len(lines) == 2 and "0/124" in lines[0] and "2/5" in lines[1]
     assert ("0:00:0" in lines[0]) == times
+
+
+@pytest.mark.parametrize("own", ["", "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(own, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    if not own:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        entry.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == (own or "PASSIVE")

@@ -135,6 +135,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     debug = debugging(args)
     if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")  # users read our own lines on standard error
+    # torch's threads spin for milliseconds while they wait for each other, and so fight for the
+    # cores with other busy programs; this is read when torch is loaded (docs/performance.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signals.catch()
     errors.options = True
     sys.exit(_flush(_run(args, debug)))
