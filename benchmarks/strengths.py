@@ -3,7 +3,7 @@
     python benchmarks/strengths.py FOLDER "JPEG 95" "noise 2" "blur 0.8" [--every 3]
 
 Each picture is shrunk by four, damaged, and enlarged again at each `--denoise`; the last column is
-the strength that the estimate finds. docs/upscale.md has what came out.
+the strength that the estimate finds.
 """
 
 from __future__ import annotations
